@@ -1,0 +1,30 @@
+# Every target works from a fresh clone: what it needs is installed into .venv first.
+PYTHON ?= python3
+VENV := .venv
+export PATH := $(CURDIR)/$(VENV)/bin:$(PATH)
+
+.PHONY: help install train test test-all check lint type bench clean
+
+help:      ## list the targets
+	@grep -E '^[a-z-]+: .*##' $(MAKEFILE_LIST) | sed 's/:.*##/\t/' | expand -t 12
+install: $(VENV)/installed ## make .venv: pinned requirements and this package, C++ core built
+train: install ## learn to tokenise and recommend MovieLens-100k under DeepSpeed ZeRO-3
+	deepspeed store_engine/train.py --ds_config configs/zero3.json
+test: install ## the tests
+	pytest
+check: lint type test ## everything CI runs
+lint: install ## format and lint, Python and C++
+	ruff check . && ruff format --check .
+	clang-format --dry-run --Werror csrc/bindings.cpp csrc/store_engine/*.h
+type: install ## static types
+	mypy
+bench: install ## the decoding benchmark, into benchmarks/results/
+	python benchmarks/decode.py
+clean:     ## remove what was built, keep runs/
+	rm -rf $(VENV) build *.egg-info store_engine/_C*.so
+
+$(VENV)/installed: requirements.lock pyproject.toml setup.py csrc/bindings.cpp $(wildcard csrc/store_engine/*.h)
+	test -x $(VENV)/bin/python || $(PYTHON) -m venv $(VENV)
+	$(VENV)/bin/python -m pip install --quiet --requirement requirements.lock
+	$(VENV)/bin/python -m pip install --quiet --no-build-isolation --no-deps --editable .
+	touch $@

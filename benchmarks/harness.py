@@ -1,0 +1,223 @@
+"""What every benchmark shares: its options, the timing, the table and the CSV rows.
+
+A benchmark is a table of cases; each case runs every provider on the same inputs, checks that they
+agree, and only then times them:
+
+    options = parse_options("decode", __doc__)
+    report = Report("decode", options)
+    for case in CASES:
+        if options.wants(case):
+            ...
+            report.add("ours", case, "latency_ms", "ms", measure(run, options))
+            report.add_ratio("ours", "transformers", case, "latency_ms")
+    report.finish()
+"""
+
+import argparse
+import csv
+import datetime
+import os
+import platform
+import re
+import subprocess
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import NamedTuple
+
+import torch
+from rich.console import Console
+from rich.table import Table
+
+ROOT = Path(__file__).resolve().parents[1]
+# fmt: off
+COLUMNS = [
+    "benchmark", "provider", "case", "metric", "unit", "p20", "p50", "p80",
+    "threads", "dtype", "machine", "torch", "commit", "date",
+]
+# fmt: on
+
+
+class Quantiles(NamedTuple):
+    """The 20th, 50th and 80th percentile of the repetitions of one figure."""
+
+    p20: float
+    p50: float
+    p80: float
+
+
+@dataclass(frozen=True)
+class Options:
+    """The command line of a benchmark."""
+
+    cases: re.Pattern[str]
+    threads: int
+    out: Path
+    quick: bool
+    device: str
+    extra: argparse.Namespace  # the benchmark's own options
+
+    def wants(self, case: str) -> bool:
+        """True if `--cases` selects the case of this name."""
+        return self.cases.search(case) is not None
+
+
+@dataclass
+class Report:
+    """Collects figures, one CSV row each; shows them and appends them to the file at the end."""
+
+    benchmark: str
+    options: Options
+    rows: list[dict[str, str | float]] = field(default_factory=list)
+
+    def add(
+        self,
+        provider: str,
+        case: str,
+        metric: str,
+        unit: str,
+        figure: Quantiles | float,
+        dtype: str = "float32",
+    ) -> None:
+        """Adds one figure; a single number stands for all three percentiles."""
+        values = figure if isinstance(figure, Quantiles) else Quantiles(figure, figure, figure)
+        row: dict[str, str | float] = {"benchmark": self.benchmark, "provider": provider}
+        row |= {"case": case, "metric": metric, "unit": unit}
+        row |= {name: float(value) for name, value in values._asdict().items()}
+        self.rows.append(row | {"threads": self.options.threads, "dtype": dtype})
+
+    def add_ratio(self, provider: str, other: str, case: str, metric: str) -> float:
+        """Adds how many times faster `provider` is than `other`, from the medians of a duration.
+
+        Returns:
+            The ratio: above 1 when `provider` is the faster.
+
+        Raises:
+            KeyError: One of the two has no figure of that name for this case.
+        """
+        ours, theirs = self._find(provider, case, metric), self._find(other, case, metric)
+        ratio = float(theirs["p50"]) / float(ours["p50"])
+        self.add(provider, case, f"ratio_vs_{other}", "x", ratio, str(ours["dtype"]))
+        return ratio
+
+    def _find(self, provider: str, case: str, metric: str) -> dict[str, str | float]:
+        for row in self.rows:
+            if (row["provider"], row["case"], row["metric"]) == (provider, case, metric):
+                return row
+        raise KeyError(f"no {metric} of {provider} for case {case}")
+
+    def finish(self) -> None:
+        """Prints the table and appends the rows to the CSV file (its header once)."""
+        where = {"machine": machine(self.options.device), "torch": str(torch.__version__)}
+        stamp = {"commit": commit(), "date": datetime.date.today().isoformat()}
+        table = Table(title=f"{self.benchmark} on {where['machine']}, commit {stamp['commit']}")
+        for name in ("case", "provider", "metric", "p20", "p50", "p80", "unit"):
+            table.add_column(name, justify="right" if name in Quantiles._fields else "left")
+        for row in self.rows:
+            figures = [f"{row[name]:,.3f}" for name in ("p20", "p50", "p80")]
+            table.add_row(
+                *(str(row[name]) for name in ("case", "provider", "metric")),
+                *figures,
+                str(row["unit"]),
+            )
+        console = Console()
+        # a table that is piped into a file is not cut to the width of a terminal
+        console.print(table, width=None if console.is_terminal else 160)
+        self.options.out.parent.mkdir(parents=True, exist_ok=True)
+        is_new = not self.options.out.exists()
+        with self.options.out.open("a", newline="") as file:
+            writer = csv.DictWriter(file, COLUMNS)
+            if is_new:
+                writer.writeheader()
+            writer.writerows(row | where | stamp for row in self.rows)
+
+
+def parse_options(
+    benchmark: str, doc: str | None, add: Callable[[argparse.ArgumentParser], None] | None = None
+) -> Options:
+    """Reads the command line that every benchmark understands, and sets the number of threads.
+
+    Args:
+        benchmark: Its name, which is also that of its CSV file.
+        doc: The benchmark's docstring, shown by --help.
+        add: Adds the benchmark's own options to the parser.
+    """
+    parser = argparse.ArgumentParser(
+        description=doc, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    default_out = ROOT / "benchmarks" / "results" / f"{benchmark}.csv"
+    parser.add_argument("--cases", default="", metavar="REGEX", help="run matching cases only")
+    parser.add_argument(
+        "--threads", type=int, default=len(os.sched_getaffinity(0)), help="CPU threads (all)"
+    )
+    parser.add_argument("--out", type=Path, default=default_out, metavar="FILE.csv")
+    parser.add_argument("--quick", action="store_true", help="few repetitions, small cases")
+    parser.add_argument("--device", default="cpu", help="cpu (default) or cuda")
+    if add is not None:
+        add(parser)
+    args = parser.parse_args()
+    torch.set_num_threads(args.threads)
+    return Options(
+        re.compile(args.cases), args.threads, args.out, args.quick, args.device, extra=args
+    )
+
+
+def measure(
+    run: Callable[[], object], options: Options, min_repeats: int = 5, budget_s: float = 10.0
+) -> Quantiles:
+    """Times `run` after one warm-up, as often as fits in `budget_s` seconds.
+
+    Args:
+        run: What is timed.
+        options: `quick` allows 3 repetitions and a tenth of the budget; a CUDA device is
+            synchronised around each repetition.
+        min_repeats: Repetitions made even when the budget is spent.
+        budget_s: Seconds after which no further repetition starts.
+
+    Returns:
+        Milliseconds.
+    """
+    if options.quick:
+        min_repeats, budget_s = 3, budget_s / 10
+    on_gpu = options.device.startswith("cuda")
+    run()
+    durations: list[float] = []
+    end = time.perf_counter() + budget_s
+    while len(durations) < min_repeats or (time.perf_counter() < end and len(durations) < 1000):
+        if on_gpu:
+            torch.cuda.synchronize()
+        begin = time.perf_counter()
+        run()
+        if on_gpu:
+            torch.cuda.synchronize()
+        durations.append(1e3 * (time.perf_counter() - begin))
+    p20, p50, p80 = torch.tensor(durations, dtype=torch.float64).quantile(
+        torch.tensor([0.2, 0.5, 0.8], dtype=torch.float64)
+    )
+    return Quantiles(float(p20), float(p50), float(p80))
+
+
+def machine(device: str = "cpu") -> str:
+    """The processor's name and number of cores, and the GPU's name when one is used."""
+    name = platform.processor() or platform.machine()
+    cpuinfo = Path("/proc/cpuinfo")
+    if cpuinfo.exists():
+        models = re.findall(r"^model name\s*:\s*(.+)$", cpuinfo.read_text(), re.MULTILINE)
+        name = models[0].strip() if models else name
+    name = f"{name} x{os.cpu_count()}"
+    return f"{name} + {torch.cuda.get_device_name()}" if device.startswith("cuda") else name
+
+
+def commit() -> str:
+    """The short hash of the checkout, with "+" when files differ from it; "unknown" without git."""
+    try:
+        head = _git("rev-parse", "--short", "HEAD")
+        return head + ("+" if _git("status", "--porcelain", "--untracked-files=no") else "")
+    except (OSError, subprocess.CalledProcessError):
+        return "unknown"
+
+
+def _git(*args: str) -> str:
+    done = subprocess.run(["git", *args], cwd=ROOT, capture_output=True, text=True, check=True)
+    return done.stdout.strip()

@@ -1,0 +1,192 @@
+// Python bindings of the C++ core: checks types, shapes and bounds, releases the GIL, copies
+// nothing.
+#include <pybind11/numpy.h>
+#include <pybind11/pybind11.h>
+#include <pybind11/stl.h>
+#include <pybind11/stl/filesystem.h>
+
+#include <filesystem>
+#include <string>
+#include <system_error>
+#include <utility>
+#include <vector>
+
+#include "store_engine/beam_search.h"
+#include "store_engine/item_trie.h"
+
+namespace py = pybind11;
+using namespace pybind11::literals;
+using Path = std::filesystem::path;
+using store_engine::ItemTrie;
+
+namespace {
+
+template <typename T>
+using Array = py::array_t<T, py::array::c_style>;
+
+// A read-only NumPy view of `size` numbers, kept alive by `owner`.
+template <typename T>
+py::array view(const T* data, int64_t size, py::handle owner) {
+  py::array_t<T> array(size, data, owner);
+  array.attr("setflags")("write"_a = false);
+  return std::move(array);
+}
+
+template <typename T>
+void require_shape(const Array<T>& array, const std::string& name,
+                   const std::vector<int64_t>& shape, const std::string& legend) {
+  bool ok = array.ndim() == static_cast<py::ssize_t>(shape.size());
+  for (size_t i = 0; ok && i < shape.size(); ++i) ok = array.shape(i) == shape[i];
+  if (!ok) throw py::value_error(name + " must have shape " + legend);
+}
+
+ItemTrie make_trie(const Array<int32_t>& sids, const std::vector<int64_t>& codebook_sizes) {
+  if (sids.ndim() != 2) throw py::value_error("sids must be 2-D (num_items, num_levels)");
+  const int64_t num_items = sids.shape(0), num_levels = sids.shape(1);
+  if (num_levels != static_cast<int64_t>(codebook_sizes.size())) {
+    throw py::value_error("sids have " + std::to_string(num_levels) + " levels, codebook_sizes " +
+                          std::to_string(codebook_sizes.size()));
+  }
+  const int32_t* data = sids.data();
+  py::gil_scoped_release release;  // the core never touches Python
+  return ItemTrie(data, num_items, codebook_sizes);
+}
+
+int64_t checked_depth(const ItemTrie& trie, int64_t depth) {
+  if (depth < 0 || depth >= trie.num_levels()) {
+    throw py::value_error("level must be in [0, " + std::to_string(trie.num_levels()) + "), got " +
+                          std::to_string(depth));
+  }
+  return depth;
+}
+
+std::vector<int64_t> codebook_sizes(const ItemTrie& trie) {
+  std::vector<int64_t> sizes;
+  for (int64_t d = 0; d < trie.num_levels(); ++d) sizes.push_back(trie.codebook_size(d));
+  return sizes;
+}
+
+std::vector<int64_t> level_sizes(const ItemTrie& trie) {
+  std::vector<int64_t> sizes;
+  for (int64_t d = 1; d <= trie.num_levels(); ++d) sizes.push_back(trie.num_nodes(d));
+  return sizes;
+}
+
+py::tuple level(const py::object& self, int64_t depth) {
+  const auto& trie = self.cast<const ItemTrie&>();
+  checked_depth(trie, depth);
+  const int64_t num_nodes = trie.num_nodes(depth);
+  py::array_t<int64_t> child_begin(num_nodes + 1);
+  int64_t* begin = child_begin.mutable_data();
+  begin[0] = 0;
+  for (int64_t node = 0; node < num_nodes; ++node) begin[node + 1] = trie.children(depth, node).end;
+  return trie.with_tokens(depth, [&](const auto* tokens) {
+    return py::make_tuple(child_begin, view(tokens, trie.num_nodes(depth + 1), self));
+  });
+}
+
+py::tuple leaf_rows(const ItemTrie& trie, const Array<int64_t>& leaves) {
+  if (leaves.ndim() != 1) throw py::value_error("leaves must be 1-D (num_leaves,)");
+  std::vector<store_engine::Range> groups;
+  py::array_t<int64_t> offsets(leaves.shape(0) + 1);
+  int64_t* offset = offsets.mutable_data();
+  offset[0] = 0;
+  for (py::ssize_t i = 0; i < leaves.shape(0); ++i) {
+    const int64_t leaf = leaves.at(i);
+    if (leaf < -1 || leaf >= trie.num_nodes(trie.num_levels())) {
+      throw py::value_error("leaves[" + std::to_string(i) + "] = " + std::to_string(leaf) +
+                            " is neither a leaf node nor -1");
+    }
+    groups.push_back(leaf < 0 ? store_engine::Range{0, 0} : trie.positions(leaf));
+    offset[i + 1] = offset[i] + groups.back().size();
+  }
+  py::array_t<int64_t> rows(offset[leaves.shape(0)]);
+  int64_t* row = rows.mutable_data();
+  for (const store_engine::Range& group : groups) {
+    for (int64_t i = group.begin; i < group.end; ++i) *row++ = trie.row_at(i);
+  }
+  return py::make_tuple(offsets, rows);
+}
+
+py::object beam_step(const ItemTrie& trie, int64_t depth, const Array<float>& logits,
+                     const Array<float>& scores, const Array<int64_t>& nodes,
+                     const Array<int64_t>& num_valid, int64_t width, const std::string& normalize,
+                     int64_t num_threads) {
+  const int64_t vocab_size = trie.codebook_size(checked_depth(trie, depth));
+  if (scores.ndim() != 2) throw py::value_error("scores must be 2-D (batch, beam_width)");
+  const int64_t batch = scores.shape(0), beam_width = scores.shape(1);
+  require_shape(logits, "logits", {batch, beam_width, vocab_size},
+                "(batch, beam_width, codebook_size) = (" + std::to_string(batch) + ", " +
+                    std::to_string(beam_width) + ", " + std::to_string(vocab_size) + ")");
+  require_shape(nodes, "nodes", {batch, beam_width}, "(batch, beam_width) as scores");
+  require_shape(num_valid, "num_valid", {batch}, "(batch,) as scores");
+  if (width < 1) throw py::value_error("width must be at least 1, got " + std::to_string(width));
+  if (num_threads < 1) {
+    throw py::value_error("num_threads must be at least 1, got " + std::to_string(num_threads));
+  }
+  if (normalize != "vocab" && normalize != "children") {
+    throw py::value_error("normalize must be 'vocab' or 'children', got '" + normalize + "'");
+  }
+  const store_engine::Beams beams{batch,         beam_width,   vocab_size,      logits.data(),
+                                  scores.data(), nodes.data(), num_valid.data()};
+  const std::vector<py::ssize_t> shape{batch, width};
+  py::array_t<float> out_scores(shape);
+  py::array_t<int64_t> parents(shape), tokens(shape), out_nodes(shape), out_num_valid(batch);
+  const store_engine::Children out{width,
+                                   out_scores.mutable_data(),
+                                   parents.mutable_data(),
+                                   tokens.mutable_data(),
+                                   out_nodes.mutable_data(),
+                                   out_num_valid.mutable_data()};
+  {
+    py::gil_scoped_release release;
+    store_engine::beam_step(
+        trie, depth, beams,
+        normalize == "vocab" ? store_engine::Normalize::kVocab : store_engine::Normalize::kChildren,
+        num_threads, out);
+  }
+  return py::module_::import("store_engine._C")
+      .attr("BeamStep")(out_scores, parents, tokens, out_nodes, out_num_valid);
+}
+
+}  // namespace
+
+PYBIND11_MODULE(_C, m) {
+  m.doc() = "C++ core of store_engine. See store_engine/_C.pyi for the documented API.";
+
+  py::register_exception_translator([](std::exception_ptr error) {
+    try {
+      if (error) std::rethrow_exception(error);
+    } catch (const std::system_error& e) {  // OSError picks its subclass by the number
+      py::set_error(PyExc_OSError, py::make_tuple(e.code().value(), e.what()));
+    }
+  });
+
+  py::class_<ItemTrie>(m, "ItemTrie")
+      .def(py::init(&make_trie), py::arg("sids").noconvert(), "codebook_sizes"_a)
+      .def_property_readonly("num_items", &ItemTrie::num_items)
+      .def_property_readonly("num_levels", &ItemTrie::num_levels)
+      .def_property_readonly(
+          "codebook_sizes",
+          [](const ItemTrie& trie) { return py::tuple(py::cast(codebook_sizes(trie))); })
+      .def_property_readonly(
+          "level_sizes",
+          [](const ItemTrie& trie) { return py::tuple(py::cast(level_sizes(trie))); })
+      .def_property_readonly("nbytes", &ItemTrie::nbytes)
+      .def("level", &level, "level"_a)
+      .def("leaf_rows", &leaf_rows, py::arg("leaves").noconvert())
+      .def(
+          "save", [](const ItemTrie& trie, const Path& path) { trie.save(path.string()); },
+          "path"_a, py::call_guard<py::gil_scoped_release>())
+      .def_static(
+          "load", [](const Path& path) { return ItemTrie::load(path.string()); }, "path"_a,
+          py::call_guard<py::gil_scoped_release>());
+
+  m.attr("BeamStep") = py::module_::import("collections")
+                           .attr("namedtuple")("BeamStep", "scores parents tokens nodes num_valid",
+                                               "module"_a = "store_engine._C");
+  m.def("beam_step", &beam_step, "trie"_a, "level"_a, py::arg("logits").noconvert(),
+        py::arg("scores").noconvert(), py::arg("nodes").noconvert(),
+        py::arg("num_valid").noconvert(), "width"_a, py::kw_only(), "normalize"_a = "vocab",
+        "num_threads"_a = 1);
+}

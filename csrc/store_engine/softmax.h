@@ -1,0 +1,114 @@
+// Log-softmax of one row of logits, vectorised, the instruction set chosen at run time.
+//
+// Results are bit for bit the same on every machine: see softmax_lanes.h.
+#pragma once
+
+#ifdef __x86_64__
+#include <immintrin.h>
+#endif
+
+#include <cmath>
+#include <cstdint>
+#include <cstring>
+#include <limits>
+#include <vector>
+
+namespace store_engine {
+
+constexpr int64_t kLanes = 16;
+constexpr float kInfinity = std::numeric_limits<float>::infinity();
+
+// The last, partial group of a row, filled up with -inf: that adds nothing to a maximum or a sum.
+struct LastGroup {
+  LastGroup(const float* row, int64_t size) {
+    const int64_t rest = size % kLanes;
+    for (int64_t i = 0; i < kLanes; ++i) lanes[i] = i < rest ? row[size - rest + i] : -kInfinity;
+  }
+  float lanes[kLanes];
+};
+
+// The kernels of one instruction set; softmax_lanes.h says what each computes.
+struct SoftmaxKernels {
+  const char* target;
+  float (*row_max)(const float* row, int64_t size);
+  float (*log_sum_exp)(const float* row, int64_t size, float max);
+  void (*mark_above)(const float* row, int64_t size, float score, float lse, float threshold,
+                     uint16_t* is_above);
+  void (*widen_bfloat16)(const uint16_t* row, int64_t size, float* wide);
+};
+
+// GCC and Clang vectors: operators work lane by lane, a comparison yields 0 or -1.
+#define STORE_ENGINE_LANES(width)                               \
+  constexpr int64_t kWidth = width;                             \
+  typedef float Floats __attribute__((vector_size(4 * width))); \
+  typedef int32_t Ints __attribute__((vector_size(4 * width)))
+#define STORE_ENGINE_INLINE static inline __attribute__((always_inline))
+
+// What every machine of this architecture has: SSE2 on x86-64, NEON on AArch64.
+namespace baseline {
+constexpr const char* kTargetName = "baseline";
+STORE_ENGINE_LANES(4);
+STORE_ENGINE_INLINE uint32_t to_bits(Ints x) {
+#ifdef __x86_64__
+  return static_cast<uint32_t>(_mm_movemask_ps((__m128)x));
+#else
+  x &= Ints{1, 2, 4, 8};
+  return static_cast<uint32_t>(x[0] | x[1] | x[2] | x[3]);
+#endif
+}
+#include "store_engine/softmax_lanes.h"
+}  // namespace baseline
+
+#ifdef __x86_64__
+#ifdef __clang__
+#pragma clang attribute push(__attribute__((target("avx2"))), apply_to = function)
+#else
+#pragma GCC push_options
+#pragma GCC target("avx2")
+#endif
+namespace avx2 {
+constexpr const char* kTargetName = "avx2";
+STORE_ENGINE_LANES(8);
+STORE_ENGINE_INLINE uint32_t to_bits(Ints x) {
+  return static_cast<uint32_t>(_mm256_movemask_ps((__m256)x));
+}
+#include "store_engine/softmax_lanes.h"
+}  // namespace avx2
+#ifdef __clang__
+#pragma clang attribute pop
+#pragma clang attribute push(__attribute__((target("avx512f,avx512dq"))), apply_to = function)
+#else
+#pragma GCC pop_options
+#pragma GCC push_options
+#pragma GCC target("avx512f,avx512dq")
+#endif
+namespace avx512 {
+constexpr const char* kTargetName = "avx512";
+STORE_ENGINE_LANES(16);
+STORE_ENGINE_INLINE uint32_t to_bits(Ints x) { return _mm512_movepi32_mask((__m512i)x); }
+#include "store_engine/softmax_lanes.h"
+}  // namespace avx512
+#ifdef __clang__
+#pragma clang attribute pop
+#else
+#pragma GCC pop_options
+#endif
+#endif  // __x86_64__
+
+// The kernels this machine can run, fastest first.
+inline const std::vector<SoftmaxKernels>& softmax_kernels() {
+  static const std::vector<SoftmaxKernels> kernels = [] {
+    std::vector<SoftmaxKernels> found;
+#ifdef __x86_64__
+    if (__builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512dq")) {
+      found.push_back(avx512::kKernels);
+    }
+    if (__builtin_cpu_supports("avx2")) found.push_back(avx2::kKernels);
+#endif
+    found.push_back(baseline::kKernels);
+    return found;
+  }();
+  return kernels;
+}
+
+}  // namespace store_engine

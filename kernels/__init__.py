@@ -1,0 +1,5 @@
+"""Triton kernels, one file per op. This file imports nothing: import the op from its file.
+
+masked_softmax          softmax of each row over its own sub-vocabulary    memory-bound
+linear_cross_entropy    fused linear + cross-entropy, logits never stored  compute-bound
+"""

@@ -1,0 +1,26 @@
+"""Builds store_engine._C, the C++ core. All other metadata is in pyproject.toml."""
+
+from glob import glob
+
+from pybind11.setup_helpers import Pybind11Extension
+from setuptools import setup
+
+setup(
+    ext_modules=[
+        Pybind11Extension(
+            "store_engine._C",
+            sources=["csrc/bindings.cpp"],
+            include_dirs=["csrc"],
+            depends=sorted(glob("csrc/store_engine/*.h")),
+            cxx_std=17,
+            extra_compile_args=[
+                *("-O3", "-Wall", "-Wextra", "-Werror"),
+                # no fused multiply-add: scores are the same bits on every machine
+                "-ffp-contract=off",
+                "-Wno-psabi",  # vector types never cross a call that is not inlined
+                "-pthread",
+            ],
+            extra_link_args=["-pthread"],
+        )
+    ]
+)

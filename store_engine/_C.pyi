@@ -1,0 +1,144 @@
+"""C++ core of store_engine. Source: csrc/store_engine/*.h; binding: csrc/bindings.cpp.
+
+Arrays must have the dtype named and be C-contiguous: a TypeError says so, nothing is converted in
+silence. Long work runs without the GIL.
+"""
+
+from collections.abc import Sequence
+from os import PathLike
+from typing import Literal, NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+class ItemTrie:
+    """Prefix tree over the SIDs of a catalogue; immutable, so threads may share it.
+
+    Node ids count per depth: the root is node 0 of depth 0, the nodes of depth `num_levels` are
+    the leaves. The ids of one depth ascend with the SID prefix they stand for.
+    """
+
+    def __init__(self, sids: NDArray[np.int32], codebook_sizes: Sequence[int]) -> None:
+        """Builds the trie in O(num_items * num_levels).
+
+        Args:
+            sids: (num_items, num_levels) int32. Rows in any order; rows with the same SID are all
+                kept. A row's position here is its catalogue row.
+            codebook_sizes: One size per level, each in [1, 65536]; 1 to 16 levels.
+
+        Raises:
+            TypeError: `sids` is not int32 and C-contiguous.
+            ValueError: A shape or size is wrong, or a code is outside its codebook (names the row).
+        """
+
+    @property
+    def num_items(self) -> int: ...
+    @property
+    def num_levels(self) -> int: ...
+    @property
+    def codebook_sizes(self) -> tuple[int, ...]: ...
+    @property
+    def level_sizes(self) -> tuple[int, ...]:
+        """Number of nodes of depth 1, 2, ... num_levels; the last is the number of leaves."""
+    @property
+    def nbytes(self) -> int:
+        """Bytes of all arrays, in memory or in the mapped file."""
+    def level(self, level: int) -> tuple[NDArray[np.int64], NDArray[np.uint8] | NDArray[np.uint16]]:
+        """Returns the step from depth `level` to the next, as arrays in CSR form.
+
+        Args:
+            level: In [0, num_levels).
+
+        Returns:
+            child_begin: (num_nodes + 1,) int64, a copy. The children of node j of depth `level` are
+                the nodes child_begin[j] to child_begin[j + 1] - 1 of depth `level + 1`.
+            tokens: (level_sizes[level],) uint8, or uint16 for a codebook above 256; a read-only
+                view. The code of each node of depth `level + 1`, ascending under one parent.
+
+        Raises:
+            ValueError: There is no such level.
+        """
+    def leaf_rows(self, leaves: NDArray[np.int64]) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+        """Returns the catalogue rows under each leaf.
+
+        Args:
+            leaves: (num_leaves,) int64 nodes of depth `num_levels`; -1 stands for none.
+
+        Returns:
+            offsets: (num_leaves + 1,) int64.
+            rows: (offsets[-1],) int64; those of leaf i are rows[offsets[i]:offsets[i + 1]],
+                ascending.
+
+        Raises:
+            TypeError: `leaves` is not int64 and C-contiguous.
+            ValueError: An entry is neither a leaf nor -1.
+        """
+    def save(self, path: str | PathLike[str]) -> None:
+        """Writes the trie to one file, atomically.
+
+        Raises:
+            OSError: The file cannot be written; an old file at `path` is then untouched.
+        """
+    @staticmethod
+    def load(path: str | PathLike[str]) -> ItemTrie:
+        """Maps a saved trie; processes that load the same file share its memory.
+
+        The file must not be truncated while it is in use; replacing it through `save` is safe.
+
+        Raises:
+            OSError: The file cannot be read (FileNotFoundError: there is none).
+            ValueError: It is not a trie file of this version, or it is damaged.
+        """
+
+class BeamStep(NamedTuple):
+    """The best children of each request, best first.
+
+    Slots from `num_valid` on hold score -inf and parent, token and node -1.
+    """
+
+    scores: NDArray[np.float32]
+    """(batch, width) float32, the beam's score + log p(code)."""
+    parents: NDArray[np.int64]
+    """(batch, width) int64, the slot of the beam that was extended."""
+    tokens: NDArray[np.int64]
+    """(batch, width) int64, the code that was added."""
+    nodes: NDArray[np.int64]
+    """(batch, width) int64, node ids of depth `level + 1`."""
+    num_valid: NDArray[np.int64]
+    """(batch,) int64."""
+
+def beam_step(
+    trie: ItemTrie,
+    level: int,
+    logits: NDArray[np.float32],
+    scores: NDArray[np.float32],
+    nodes: NDArray[np.int64],
+    num_valid: NDArray[np.int64],
+    width: int,
+    *,
+    normalize: Literal["vocab", "children"] = "vocab",
+    num_threads: int = 1,
+) -> BeamStep:
+    """Extends beams of depth `level` by one code and keeps the best `width` per request.
+
+    score = scores + (logits - logsumexp(logits)), in float32. Ties go to the lower node id, that
+    is the lower SID. The result is the same bits for any batch, thread count and machine. A code
+    whose logit is -inf is never chosen. Where fewer than `width` children can be reached, fewer
+    come back.
+
+    Args:
+        trie: The items that exist.
+        level: Depth of the beams, in [0, num_levels).
+        logits: (batch, beam_width, codebook_sizes[level]) float32.
+        scores: (batch, beam_width) float32, in any order. For the first step: zeros.
+        nodes: (batch, beam_width) int64 nodes of depth `level`. For the first step: zeros.
+        num_valid: (batch,) int64; slots from num_valid on are not read.
+        width: How many to keep, at least 1; it may exceed beam_width and the codebook.
+        normalize: "vocab": log-probabilities over the whole codebook, the model's likelihood.
+            "children": over the children of the node only; an only child then costs nothing.
+        num_threads: Threads to share the requests among, at least 1.
+
+    Raises:
+        TypeError: An array is not of the dtype above or not C-contiguous.
+        ValueError: A shape or range is wrong, or a valid beam holds NaN or +inf.
+    """

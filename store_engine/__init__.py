@@ -1,0 +1,3 @@
+"""Semantic-ID generative recommendation with one language model."""
+
+__version__ = "0.1.0"

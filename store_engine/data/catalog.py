@@ -1,0 +1,123 @@
+"""The catalogue: item ids and the text of every item, in row order.
+
+A row, the position in the catalogue, stands for an item everywhere else; ids come in and go out
+here. On disk it is items.jsonl, one `{"item_id": ..., "text": {field: text}}` per row.
+"""
+
+import json
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from store_engine.data.atomic import atomic_open
+from store_engine.errors import InputError
+
+
+@dataclass(frozen=True)
+class Catalog:
+    """Items in row order.
+
+    Args:
+        item_ids: The user's keys; unique, at least one.
+        fields: Field name -> one text per row, in row order, "" where an item has none. The first
+            field is the title.
+
+    Raises:
+        InputError: There is no item or no field, an id is empty or appears twice, or a field has
+            not one text per item.
+    """
+
+    item_ids: tuple[str, ...]
+    fields: dict[str, tuple[str, ...]]
+    _rows: dict[str, int] = field(init=False, repr=False, compare=False)
+
+    def __post_init__(self) -> None:
+        """Checks the items and indexes their ids."""
+        if not self.item_ids:
+            raise InputError("a catalogue needs at least one item, got none")
+        if not self.fields:
+            raise InputError("a catalogue needs at least one text field, got none")
+        for name, texts in self.fields.items():
+            if len(texts) != self.num_items:
+                raise InputError(
+                    f"field {name} must have one text per item ({self.num_items}), got {len(texts)}"
+                )
+        rows = {item_id: row for row, item_id in enumerate(self.item_ids)}
+        object.__setattr__(self, "_rows", rows)
+        if "" in rows:
+            raise InputError(f"an item id must not be empty (catalogue row {rows['']})")
+        if len(rows) < self.num_items:
+            row = next(r for r, i in enumerate(self.item_ids) if rows[i] != r)
+            item_id = self.item_ids[row]
+            raise InputError(f"item id {item_id!r} appears twice (rows {row} and {rows[item_id]})")
+
+    @property
+    def num_items(self) -> int:
+        """Items in the catalogue."""
+        return len(self.item_ids)
+
+    def row_of(self, item_id: str) -> int:
+        """The row of an item.
+
+        Raises:
+            InputError: The catalogue has no such item.
+        """
+        row = self._rows.get(item_id)
+        if row is None:
+            raise InputError(f"unknown item id {item_id!r}; the catalogue has {self.num_items:,}")
+        return row
+
+    def text(self, row: int) -> str:
+        """The item as one line, `title: ... | categories: ...`; empty fields are left out."""
+        texts = ((name, texts[row]) for name, texts in self.fields.items())
+        return " | ".join(f"{name}: {text}" for name, text in texts if text)
+
+    def save(self, path: str | Path) -> None:
+        """Writes items.jsonl, which either stands complete or not at all."""
+        with atomic_open(path) as file:
+            for row, item_id in enumerate(self.item_ids):
+                text = {name: texts[row] for name, texts in self.fields.items()}
+                line = json.dumps({"item_id": item_id, "text": text}, ensure_ascii=False)
+                file.write(line.encode() + b"\n")
+
+    @classmethod
+    def load(cls, path: str | Path) -> "Catalog":
+        """Reads what `save` wrote.
+
+        Raises:
+            InputError: The file is missing or not of this form; names the line.
+        """
+        item_ids: list[str] = []
+        fields: dict[str, list[str]] = {}
+        try:
+            with Path(path).open("rb") as file:
+                for number, line in enumerate(file, start=1):
+                    item_id, text = _parse(line, f"{path} line {number}")
+                    if number == 1:
+                        fields = {name: [] for name in text}
+                    if text.keys() != fields.keys():
+                        raise InputError(
+                            f"{path} line {number}: fields must be {', '.join(fields)}, "
+                            f"got {', '.join(text)}"
+                        )
+                    item_ids.append(item_id)
+                    for name, texts in fields.items():
+                        texts.append(text[name])
+        except OSError as error:
+            raise InputError(f"{path}: {error.strerror}") from error
+        try:
+            return cls(tuple(item_ids), {name: tuple(texts) for name, texts in fields.items()})
+        except InputError as error:
+            raise InputError(f"{path}: {error}") from error
+
+
+def _parse(line: bytes, where: str) -> tuple[str, dict[str, str]]:
+    try:
+        item: Any = json.loads(line)
+    except ValueError as error:  # covers bad UTF-8 too
+        raise InputError(f"{where}: not valid JSON: {error}") from error
+    match item:
+        case {"item_id": str(item_id), "text": dict(text)}:
+            if all(isinstance(value, str) for value in text.values()):
+                return item_id, text
+    raise InputError(f'{where}: expected {{"item_id": "...", "text": {{field: "..."}}}}')

@@ -1,0 +1,93 @@
+"""Histories: what every user did, in time order, as catalogue rows in one flat array."""
+
+import zipfile
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from store_engine.data.atomic import atomic_open
+from store_engine.errors import InputError
+
+
+@dataclass(frozen=True)
+class Histories:
+    """Events by user, then time.
+
+    Args:
+        user_ids: One id per user.
+        rows: (num_events,) int32, the catalogue row of each event.
+        offsets: (num_users + 1,) int64; the events of user u are rows[offsets[u]:offsets[u + 1]].
+
+    Raises:
+        ValueError: The arrays do not fit together, or a row is negative.
+    """
+
+    user_ids: tuple[str, ...]
+    rows: NDArray[np.int32]
+    offsets: NDArray[np.int64]
+
+    def __post_init__(self) -> None:
+        """Refuses arrays that do not describe histories."""
+        if self.rows.dtype != np.int32 or self.rows.ndim != 1:
+            raise ValueError(f"rows must be 1-d int32, got {self.rows.ndim}-d {self.rows.dtype}")
+        if self.offsets.dtype != np.int64 or self.offsets.shape != (self.num_users + 1,):
+            raise ValueError(
+                f"offsets must be int64 ({self.num_users + 1},), "
+                f"got {self.offsets.dtype} {self.offsets.shape}"
+            )
+        ends = (self.offsets[0], self.offsets[-1])
+        if ends != (0, len(self.rows)) or (np.diff(self.offsets) < 0).any():
+            raise ValueError(f"offsets must rise from 0 to {len(self.rows)}")
+        if len(self.rows) and self.rows.min() < 0:
+            raise ValueError(f"rows must not be negative, got {self.rows.min()}")
+
+    @property
+    def num_users(self) -> int:
+        """Users, also those without events."""
+        return len(self.user_ids)
+
+    @property
+    def num_events(self) -> int:
+        """Events of all users."""
+        return len(self.rows)
+
+    def __getitem__(self, user: int) -> NDArray[np.int32]:
+        """The history of the user at position `user`, oldest event first, as a view."""
+        if not 0 <= user < self.num_users:
+            raise IndexError(f"user must be in [0, {self.num_users}), got {user}")
+        return self.rows[self.offsets[user] : self.offsets[user + 1]]
+
+    def save(self, path: str | Path) -> None:
+        """Writes an npz file, which either stands complete or not at all."""
+        # ids as one blob: a fixed-width string array would pay the longest id for every user
+        encoded = [user_id.encode() for user_id in self.user_ids]
+        with atomic_open(path) as file:
+            np.savez(
+                file,
+                rows=self.rows,
+                offsets=self.offsets,
+                id_bytes=np.frombuffer(b"".join(encoded), dtype=np.uint8),
+                id_lengths=np.array([len(i) for i in encoded], dtype=np.int64),
+            )
+
+    @classmethod
+    def load(cls, path: str | Path) -> "Histories":
+        """Reads what `save` wrote.
+
+        Raises:
+            InputError: The file is missing, damaged or not of this form.
+        """
+        try:
+            with np.load(path, allow_pickle=False) as arrays:
+                blob, lengths = arrays["id_bytes"].tobytes(), arrays["id_lengths"]
+                ends = np.cumsum(lengths).tolist()
+                begins = [0, *ends[:-1]]
+                ids = (blob[a:b].decode() for a, b in zip(begins, ends, strict=False))
+                return cls(tuple(ids), arrays["rows"], arrays["offsets"])
+        except OSError as error:
+            raise InputError(f"{path}: {error.strerror or error}") from error
+        # a zip of other arrays, no zip at all, truncated data, a pickle
+        except (ValueError, KeyError, AttributeError, EOFError, zipfile.BadZipFile) as error:
+            raise InputError(f"{path}: not a histories file: {error}") from error

@@ -1,0 +1,135 @@
+"""Text <-> token ids: SentencePiece, trained on the catalogue's own text.
+
+Byte pair merges with byte fallback and no normalisation, so every text comes back exactly as it
+went in, also one that holds letters the catalogue never used.
+"""
+
+import io
+import re
+import warnings
+from collections.abc import Iterable
+from pathlib import Path
+
+import sentencepiece
+
+from store_engine.data.atomic import atomic_open
+from store_engine.errors import InputError
+
+
+class TextVocabulary:
+    """A SentencePiece model, kept as its bytes.
+
+    Attributes:
+        pad_id: Id 0.
+        bos_id: Id 1, before a text.
+        eos_id: Id 2, after a text.
+    """
+
+    def __init__(self, model: bytes) -> None:
+        """Takes a serialised SentencePiece model.
+
+        Raises:
+            InputError: `model` is not one, or lacks pad, bos or eos.
+        """
+        self.model = model
+        try:
+            self._processor = sentencepiece.SentencePieceProcessor(model_proto=model)
+            self.pad_id: int = self._processor.pad_id()
+            self.bos_id: int = self._processor.bos_id()
+            self.eos_id: int = self._processor.eos_id()
+        except RuntimeError as error:
+            raise InputError("not a SentencePiece model") from error
+        if not model or min(self.pad_id, self.bos_id, self.eos_id) < 0:
+            raise InputError("not a SentencePiece model with pad, bos and eos tokens")
+
+    @classmethod
+    def train(cls, texts: Iterable[str], vocab_size: int) -> "TextVocabulary":
+        """Learns a vocabulary; the same texts in the same order give the same bytes.
+
+        Args:
+            texts: The catalogue's texts.
+            vocab_size: Most pieces, among them 4 control and 256 byte pieces. Texts that hold
+                fewer different pieces give a smaller vocabulary, with a warning.
+
+        Raises:
+            InputError: The texts are empty, or `vocab_size` has no room for their letters.
+        """
+        model = io.BytesIO()
+        try:
+            sentencepiece.SentencePieceTrainer.train(
+                sentence_iterator=iter(texts),
+                model_writer=model,
+                vocab_size=vocab_size,
+                model_type="bpe",
+                byte_fallback=True,
+                hard_vocab_limit=False,
+                normalization_rule_name="identity",
+                remove_extra_whitespaces=False,
+                max_sentence_length=1 << 24,  # bytes; longer texts would be skipped in silence
+                num_threads=1,
+                pad_id=0,
+                bos_id=1,
+                eos_id=2,
+                unk_id=3,
+                minloglevel=2,
+            )
+        except RuntimeError as error:
+            raise InputError(_explain(str(error), vocab_size)) from error
+        vocabulary = cls(model.getvalue())
+        if len(vocabulary) < vocab_size:
+            warnings.warn(
+                f"the text gives {len(vocabulary)} pieces, fewer than text_vocab_size = "
+                f"{vocab_size}: the vocabulary has {len(vocabulary)}",
+                stacklevel=2,
+            )
+        return vocabulary
+
+    def __len__(self) -> int:
+        """Number of ids."""
+        size: int = self._processor.vocab_size()
+        return size
+
+    def encode(self, text: str) -> list[int]:
+        """Token ids of `text`, without bos and eos."""
+        ids: list[int] = self._processor.encode(text)
+        return ids
+
+    def decode(self, ids: Iterable[int]) -> str:
+        """The text of `ids`; control tokens vanish.
+
+        Raises:
+            ValueError: An id is not in the vocabulary.
+        """
+        ids = [int(i) for i in ids]
+        if ids and not 0 <= min(ids) <= max(ids) < len(self):
+            raise ValueError(f"ids must be in [0, {len(self)}), got {min(ids)} to {max(ids)}")
+        text: str = self._processor.decode(ids)
+        return text
+
+    def save(self, path: str | Path) -> None:
+        """Writes the SentencePiece model, which either stands complete or not at all."""
+        with atomic_open(path) as file:
+            file.write(self.model)
+
+    @classmethod
+    def load(cls, path: str | Path) -> "TextVocabulary":
+        """Reads a SentencePiece model.
+
+        Raises:
+            InputError: The file is missing or no SentencePiece model.
+        """
+        try:
+            return cls(Path(path).read_bytes())
+        except OSError as error:
+            raise InputError(f"{path}: {error.strerror}") from error
+        except InputError as error:
+            raise InputError(f"{path}: {error}") from error
+
+
+def _explain(message: str, vocab_size: int) -> str:
+    """What SentencePiece's complaint means for the one who wrote the config."""
+    if needed := re.search(r"smaller than required_chars\. \d+ vs (\d+)", message):
+        return f"text_vocab_size must be at least {needed[1]} for this text, got {vocab_size}"
+    if "sentences_.empty()" in message:
+        return "a text vocabulary needs text, got none: every text field is empty"
+    return f"SentencePiece could not learn a vocabulary of {vocab_size}: {message}"

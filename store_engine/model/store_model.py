@@ -1,0 +1,146 @@
+"""The one LLM with both of its vocabularies: text tokens and semantic tokens.
+
+Joint token ids: text first, then the codes of level 0, level 1, ...; every level has a code space
+of its own. Semantic tokens have an embedding and a head of their own beside the text's. No softmax
+ever runs over more than a target's own sub-vocabulary: all text tokens, or one level's codes.
+"""
+
+from itertools import accumulate
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from store_engine.config import ModelConfig
+from store_engine.kernels.linear_cross_entropy import linear_cross_entropy
+from store_engine.model.attention import PackedSequences
+from store_engine.model.transformer import Transformer
+
+IGNORE = -100  # a position without a target
+
+
+class Head(nn.Module):
+    """Output embeddings of one vocabulary. A module, so that ZeRO-3 gathers its weight.
+
+    Args:
+        weight: (vocab_size, hidden_size).
+    """
+
+    def __init__(self, weight: nn.Parameter) -> None:
+        super().__init__()
+        self.weight = weight
+
+    def forward(self, hidden: Tensor, targets: Tensor, start: Tensor, length: Tensor) -> Tensor:
+        """Cross-entropy of each row over weight[start : start + length] -> (num_rows,) float32."""
+        loss: Tensor = linear_cross_entropy(
+            hidden, self.weight, targets, start, length, reduction="none"
+        )
+        return loss
+
+
+class StoreModel(nn.Module):
+    """Embeddings, transformer and heads.
+
+    Args:
+        config: Sizes.
+        text_vocab_size: Number of text tokens.
+        codebook_sizes: Codes per level; empty while items have no codes yet (stage 1).
+    """
+
+    def __init__(
+        self, config: ModelConfig, text_vocab_size: int, codebook_sizes: tuple[int, ...] = ()
+    ) -> None:
+        super().__init__()
+        self.config = config
+        self.text_vocab_size = text_vocab_size
+        self.codebook_sizes = codebook_sizes
+        self.code_offsets = (0, *accumulate(codebook_sizes))[:-1]  # first row of each level
+        self.text_embedding = _embedding(text_vocab_size, config.hidden_size)
+        self.transformer = Transformer(config)
+        if config.tie_text_head:
+            self.text_head = Head(self.text_embedding.weight)
+        else:
+            self.text_head = _head(text_vocab_size, config.hidden_size)
+        if codebook_sizes:
+            self.code_embedding = _embedding(sum(codebook_sizes), config.hidden_size)
+            self.code_head = _head(sum(codebook_sizes), config.hidden_size)
+        self.dropout = nn.Dropout(config.dropout)
+
+    def embed(self, tokens: Tensor) -> Tensor:
+        """Input embeddings: joint ids (...) int64 -> (..., hidden_size)."""
+        if not self.codebook_sizes:
+            return self.text_embedding(tokens)
+        is_code = tokens >= self.text_vocab_size
+        text = self.text_embedding(tokens.masked_fill(is_code, 0))
+        codes = self.code_embedding((tokens - self.text_vocab_size).clamp(min=0))
+        return torch.where(is_code[..., None], codes, text)
+
+    def code_tokens(self, codes: Tensor) -> Tensor:
+        """Joint ids of codes (..., num_levels) int64, same shape."""
+        offsets = torch.tensor(self.code_offsets, device=codes.device)
+        return codes + offsets + self.text_vocab_size
+
+    def level_logits(self, hidden: Tensor, level: int) -> Tensor:
+        """Logits over one level's codes: (..., hidden_size) -> (..., codebook_sizes[level])."""
+        begin = self.code_offsets[level]
+        return F.linear(hidden, self.code_head.weight[begin : begin + self.codebook_sizes[level]])
+
+    def forward(self, tokens: Tensor, sequences: PackedSequences, targets: Tensor) -> Tensor:
+        """Next-token losses of a packed batch, of text and of codes alike.
+
+        Args:
+            tokens: (num_tokens,) int64 joint ids.
+            sequences: Where each sequence begins.
+            targets: (num_tokens,) int64 joint ids, `IGNORE` where there is none.
+
+        Returns:
+            (num_targets,) float32 losses, in the order of the positions that have a target.
+        """
+        hidden = self.hidden_states(self.embed(tokens), sequences)
+        return self.target_losses(hidden, targets)
+
+    def hidden_states(self, embeddings: Tensor, sequences: PackedSequences) -> Tensor:
+        """Runs the transformer over packed embeddings (num_tokens, hidden_size), same shape."""
+        return self.transformer(self.dropout(embeddings), sequences.positions, sequences)
+
+    def target_losses(self, hidden: Tensor, targets: Tensor) -> Tensor:
+        """Each target's cross-entropy over its own sub-vocabulary; see `forward`."""
+        has_target = targets != IGNORE
+        hidden, targets = hidden[has_target], targets[has_target]
+        is_code = targets >= self.text_vocab_size
+        text, codes = (~is_code).nonzero().squeeze(1), is_code.nonzero().squeeze(1)
+        # both heads run even on no rows: under ZeRO-3 every rank must gather the same weights
+        losses = hidden.new_zeros(len(targets), dtype=torch.float32)
+        losses = losses.index_copy(0, text, self._text_losses(hidden[text], targets[text]))
+        if self.codebook_sizes:
+            losses = losses.index_copy(0, codes, self._code_losses(hidden[codes], targets[codes]))
+        return losses
+
+    def _text_losses(self, hidden: Tensor, targets: Tensor) -> Tensor:
+        start = torch.zeros_like(targets)
+        length = torch.full_like(targets, self.text_vocab_size)
+        return self.text_head(hidden, targets, start, length)
+
+    def _code_losses(self, hidden: Tensor, targets: Tensor) -> Tensor:
+        codes = targets - self.text_vocab_size  # rows of the semantic head
+        starts = torch.tensor(self.code_offsets, device=codes.device)
+        sizes = torch.tensor(self.codebook_sizes, device=codes.device)
+        level = torch.bucketize(codes, starts, right=True) - 1
+        return self.code_head(hidden, codes, starts[level], sizes[level])
+
+
+def _embedding(num_tokens: int, hidden_size: int) -> nn.Embedding:
+    return _NormalEmbedding(num_tokens, hidden_size)
+
+
+class _NormalEmbedding(nn.Embedding):
+    """An embedding initialised before ZeRO-3 may partition it."""
+
+    def __init__(self, num_tokens: int, hidden_size: int) -> None:
+        super().__init__(num_tokens, hidden_size)
+        nn.init.normal_(self.weight, std=0.02)
+
+
+def _head(vocab_size: int, hidden_size: int) -> Head:
+    weight = torch.empty(vocab_size, hidden_size)
+    return Head(nn.Parameter(nn.init.normal_(weight, std=0.02)))

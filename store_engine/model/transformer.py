@@ -1,0 +1,123 @@
+"""The LLM's body: a Llama-family decoder (RMSNorm, RoPE, SwiGLU, grouped-query attention).
+
+How attention is done is an argument: training attends within packed sequences, prefill also keeps
+the keys and values, decoding attends from beams to a cache. Every other line is shared.
+Source: Touvron et al. 2023, https://arxiv.org/abs/2302.13971; layout as in Hugging Face's Llama.
+"""
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from store_engine.config import ModelConfig
+from store_engine.model.attention import Attend
+
+_INIT_STD = 0.02
+
+
+class Linear(nn.Linear):
+    """A linear layer without bias, initialised N(0, std) before ZeRO-3 may partition it."""
+
+    def __init__(self, in_features: int, out_features: int, std: float = _INIT_STD) -> None:
+        super().__init__(in_features, out_features, bias=False)
+        nn.init.normal_(self.weight, std=std)
+
+
+class Rope:
+    """Rotary position embedding of one batch: cosines and sines, computed once for all layers.
+
+    Args:
+        positions: (num_tokens,) int64.
+        head_dim: Even.
+        theta: Base of the wavelengths.
+        dtype: Of q and k.
+    """
+
+    def __init__(self, positions: Tensor, head_dim: int, theta: float, dtype: torch.dtype) -> None:
+        exponents = torch.arange(0, head_dim, 2, device=positions.device) / head_dim
+        angles = positions[:, None].float() * theta**-exponents  # (num_tokens, head_dim / 2)
+        self.cos = angles.cos().repeat(1, 2)[:, None].to(dtype)  # (num_tokens, 1, head_dim)
+        sin = angles.sin()
+        self.signed_sin = torch.cat([-sin, sin], dim=-1)[:, None].to(dtype)
+
+    def __call__(self, x: Tensor) -> Tensor:
+        """Rotates x (num_tokens, heads, head_dim); the pairs are (i, i + head_dim / 2)."""
+        low, high = x.chunk(2, dim=-1)
+        return x * self.cos + torch.cat([high, low], dim=-1) * self.signed_sin
+
+
+class Attention(nn.Module):
+    """Grouped-query self-attention; q, k and v come out of one matrix product."""
+
+    def __init__(self, config: ModelConfig, layer_id: int) -> None:
+        super().__init__()
+        self.layer_id = layer_id
+        self.head_dim = config.head_dim
+        self.heads = [config.num_heads, config.num_kv_heads, config.num_kv_heads]
+        self.qkv_proj = Linear(config.hidden_size, sum(self.heads) * config.head_dim)
+        std = _INIT_STD / (2 * config.num_layers) ** 0.5  # keeps the residual stream's scale
+        self.o_proj = Linear(config.num_heads * config.head_dim, config.hidden_size, std)
+
+    def forward(self, x: Tensor, rope: Rope, attend: Attend) -> Tensor:
+        """x (num_tokens, hidden_size) -> (num_tokens, hidden_size)."""
+        qkv = self.qkv_proj(x).unflatten(-1, (-1, self.head_dim))
+        q, k, v = qkv.split(self.heads, dim=1)
+        return self.o_proj(attend(self.layer_id, rope(q), rope(k), v).flatten(1))
+
+
+class MLP(nn.Module):
+    """SwiGLU: down(silu(gate(x)) * up(x)); gate and up come out of one matrix product."""
+
+    def __init__(self, config: ModelConfig) -> None:
+        super().__init__()
+        self.gate_up_proj = Linear(config.hidden_size, 2 * config.intermediate_size)
+        std = _INIT_STD / (2 * config.num_layers) ** 0.5
+        self.down_proj = Linear(config.intermediate_size, config.hidden_size, std)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """x (num_tokens, hidden_size) -> (num_tokens, hidden_size)."""
+        gate, up = self.gate_up_proj(x).chunk(2, dim=-1)
+        return self.down_proj(F.silu(gate) * up)
+
+
+class Block(nn.Module):
+    """One pre-norm decoder layer."""
+
+    def __init__(self, config: ModelConfig, layer_id: int) -> None:
+        super().__init__()
+        self.attention_norm = nn.RMSNorm(config.hidden_size, eps=config.norm_eps)
+        self.attention = Attention(config, layer_id)
+        self.mlp_norm = nn.RMSNorm(config.hidden_size, eps=config.norm_eps)
+        self.mlp = MLP(config)
+        self.dropout = nn.Dropout(config.dropout)
+
+    def forward(self, x: Tensor, rope: Rope, attend: Attend) -> Tensor:
+        """x (num_tokens, hidden_size) -> (num_tokens, hidden_size)."""
+        x = x + self.dropout(self.attention(self.attention_norm(x), rope, attend))
+        return x + self.dropout(self.mlp(self.mlp_norm(x)))
+
+
+class Transformer(nn.Module):
+    """All layers and the final norm."""
+
+    def __init__(self, config: ModelConfig) -> None:
+        super().__init__()
+        self.config = config
+        self.blocks = nn.ModuleList(Block(config, i) for i in range(config.num_layers))
+        self.norm = nn.RMSNorm(config.hidden_size, eps=config.norm_eps)
+
+    def forward(self, x: Tensor, positions: Tensor, attend: Attend) -> Tensor:
+        """Runs the layers.
+
+        Args:
+            x: (num_tokens, hidden_size) input embeddings, packed.
+            positions: (num_tokens,) int64, restarting with each sequence.
+            attend: How queries meet keys; called once per layer.
+
+        Returns:
+            (num_tokens, hidden_size), after the final norm.
+        """
+        rope = Rope(positions, self.config.head_dim, self.config.rope_theta, x.dtype)
+        for block in self.blocks:
+            x = block(x, rope, attend)
+        return self.norm(x)

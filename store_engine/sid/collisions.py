@@ -1,0 +1,115 @@
+"""Items that share a SID: what is done about them, and what a run says of its codes.
+
+suffix    one more level numbers the items of a SID: every item has a SID of its own (default)
+reassign  the cheapest colliding items move to the nearest free combination of codes
+share     items keep sharing; a hit on a shared SID is then worth 1 / size of its group
+"""
+
+import itertools
+from typing import Any, Literal
+
+import numpy as np
+from numpy.typing import NDArray
+
+Codes = NDArray[np.int32]
+Resolution = Literal["suffix", "reassign", "share"]
+
+_CANDIDATES = 4  # codes per position that `reassign` tries, nearest first
+
+
+def resolve_collisions(
+    codes: Codes, codebook_size: int, distances: NDArray[np.float32], how: Resolution
+) -> tuple[Codes, tuple[int, ...]]:
+    """Gives every item its SID.
+
+    Args:
+        codes: (num_items, num_codes) int32 nearest codes.
+        codebook_size: Codes per position.
+        distances: (num_items, num_codes, codebook_size) squared distances to the centroids.
+        how: "suffix", "reassign" or "share".
+
+    Returns:
+        SIDs (num_items, num_levels) int32 and the codebook size of each level.
+    """
+    sizes = (codebook_size,) * codes.shape[1]
+    if how == "share":
+        return codes, sizes
+    if how == "reassign":
+        codes = _reassign(codes, distances)
+    ranks = _rank_within_sid(codes)
+    if not ranks.any() and how == "reassign":
+        return codes, sizes
+    # reassign falls back to a suffix for items that found no free place nearby
+    return np.column_stack([codes, ranks]), (*sizes, int(ranks.max()) + 1)
+
+
+def sid_report(sids: Codes, codebook_sizes: tuple[int, ...], num_codes: int) -> dict[str, Any]:
+    """What a user wants to know of a set of SIDs.
+
+    Args:
+        sids: (num_items, num_levels) int32.
+        codebook_sizes: Codes per level.
+        num_codes: Levels that describe the item; those behind are a collision suffix.
+
+    Returns:
+        num_items and num_unique_sids; num_collision_groups (groups of items whose descriptive
+        codes are the same) and largest_group, 1 where there is none; and per level its
+        codebook_size, the codes used (num_used, usage) and their perplexity (exp of the entropy:
+        the effective number of codes).
+    """
+    _, counts = np.unique(sids[:, :num_codes], axis=0, return_counts=True)
+    levels = []
+    for level, size in enumerate(codebook_sizes):
+        used = np.bincount(sids[:, level], minlength=size)
+        shares = used[used > 0] / len(sids)
+        levels.append(
+            {
+                "codebook_size": size,
+                "num_used": int((used > 0).sum()),
+                "usage": float((used > 0).mean()),
+                "perplexity": float(np.exp(-(shares * np.log(shares)).sum())),
+            }
+        )
+    return {
+        "num_items": len(sids),
+        "num_unique_sids": len(np.unique(sids, axis=0)),
+        "num_collision_groups": int((counts > 1).sum()),
+        "largest_group": int(counts.max()),
+        "levels": levels,
+    }
+
+
+def _rank_within_sid(codes: Codes) -> NDArray[np.int32]:
+    """0, 1, 2, ... for the items of one SID, in row order."""
+    _, group = np.unique(codes, axis=0, return_inverse=True)
+    order = np.argsort(group, kind="stable")
+    begins = np.r_[0, np.flatnonzero(np.diff(group[order])) + 1]
+    sizes = np.diff(np.r_[begins, len(codes)])
+    ranks = np.empty(len(codes), dtype=np.int32)
+    ranks[order] = np.arange(len(codes)) - np.repeat(begins, sizes)
+    return ranks
+
+
+def _reassign(codes: Codes, distances: NDArray[np.float32]) -> Codes:
+    """Moves all but the closest item of each SID to the nearest free SID among near codes."""
+    codes = codes.copy()
+    cost = np.take_along_axis(distances, codes[:, :, None], 2)[:, :, 0].sum(1)
+    order = np.argsort(cost, kind="stable")
+    taken: set[tuple[int, ...]] = set()
+    displaced = []
+    for row in order.tolist():  # the item closest to its centroids keeps the SID
+        sid = tuple(codes[row].tolist())
+        if sid in taken:
+            displaced.append(row)
+        taken.add(sid)
+    for row in displaced:
+        near = np.argsort(distances[row], axis=1, kind="stable")[:, :_CANDIDATES]
+        combinations = itertools.product(*near.tolist())
+        by_cost = sorted(
+            combinations, key=lambda sid: sum(distances[row, n, c] for n, c in enumerate(sid))
+        )
+        free = next((sid for sid in by_cost if sid not in taken), None)
+        if free is not None:
+            codes[row] = free
+            taken.add(free)
+    return codes

@@ -1,0 +1,198 @@
+"""Stage 1: the LLM reads an item's text and says it again in n vectors, the item's palette.
+
+Two causal passes stand for the paper's block attention:
+  (a) content | palette queries     -> the n output states are the item's dense tokens
+  (b) dense tokens | prompt | text  -> the text must be rebuilt from the dense tokens alone
+Gradients flow from (b) into (a) through the pasted vectors.
+Source: STORE, https://arxiv.org/abs/2409.07276 (v1), with LAMIA's contrastive loss (v3).
+"""
+
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from store_engine.data.catalog import Catalog
+from store_engine.data.packing import Document, PackedBatch, pack
+from store_engine.data.text_vocabulary import TextVocabulary
+from store_engine.model.attention import PackedSequences
+from store_engine.model.store_model import IGNORE, StoreModel
+
+
+class ItemTexts:
+    """The catalogue's texts as token ids: what stage 1 reads, and what it must rebuild.
+
+    Args:
+        catalog: Items with text.
+        vocabulary: Text tokens.
+        max_tokens: Every attribute is cut after this many.
+    """
+
+    def __init__(self, catalog: Catalog, vocabulary: TextVocabulary, max_tokens: int) -> None:
+        self.fields = tuple(catalog.fields)
+        self.bos_id, self.eos_id = vocabulary.bos_id, vocabulary.eos_id
+        self.prompts = [vocabulary.encode(f"{field}:") for field in self.fields]
+        self.attributes = [
+            [vocabulary.encode(text)[:max_tokens] for text in catalog.fields[field]]
+            for field in self.fields
+        ]
+
+    @property
+    def num_items(self) -> int:
+        """Number of items."""
+        return len(self.attributes[0])
+
+    def content(self, row: int) -> list[int]:
+        """<bos>, then every attribute that is not empty behind its prompt."""
+        tokens = [self.bos_id]
+        for prompt, texts in zip(self.prompts, self.attributes, strict=True):
+            if texts[row]:
+                tokens += prompt + texts[row]
+        return tokens
+
+    def reconstructions(self, row: int) -> list[tuple[int, list[int], list[int]]]:
+        """(field id, prompt, text + <eos>) of every attribute that is not empty."""
+        return [
+            (field_id, self.prompts[field_id], [*texts[row], self.eos_id])
+            for field_id, texts in enumerate(self.attributes)
+            if texts[row]
+        ]
+
+
+class TokenizerBatch(NamedTuple):
+    """Both passes of one batch of items, packed."""
+
+    content_tokens: Tensor  # (num_content_tokens,) int64, 0 where a palette query stands
+    content_sequences: PackedSequences
+    palette_slots: Tensor  # (num_items * num_codes,) where the palette queries stand
+    text: PackedBatch  # pass (b); its documents begin with num_codes places for dense tokens
+    text_sequences: PackedSequences
+    filled_slots: Tensor  # (num_documents * num_codes,)
+    item_of_document: Tensor  # (num_documents,) position of the item in the batch
+
+
+def content_batch(
+    texts: ItemTexts, rows: Sequence[int], num_codes: int
+) -> tuple[Tensor, PackedSequences, Tensor]:
+    """Pass (a) of the given items: tokens, sequences and palette slots, in the order of `rows`."""
+    contents = [texts.content(row) + [0] * num_codes for row in rows]
+    ends = torch.tensor([len(c) for c in contents]).cumsum(0)
+    slots = (ends[:, None] - num_codes + torch.arange(num_codes)).flatten()
+    tokens = torch.tensor([token for content in contents for token in content])
+    return tokens, PackedSequences(F.pad(ends, (1, 0))), slots
+
+
+def tokenizer_batch(texts: ItemTexts, rows: Sequence[int], num_codes: int) -> TokenizerBatch:
+    """Both passes of the given items.
+
+    Args:
+        texts: Token ids of the catalogue's text.
+        rows: Catalogue rows.
+        num_codes: Palette size n.
+    """
+    documents: list[Document] = []
+    items: list[int] = []
+    for i, row in enumerate(rows):
+        for field_id, prompt, text in texts.reconstructions(row):
+            head = num_codes + len(prompt)
+            tokens = np.array([0] * num_codes + prompt + text[:-1], dtype=np.int64)
+            targets = np.array([IGNORE] * (head - 1) + text, dtype=np.int64)
+            documents.append(Document(tokens, targets, field_id))
+            items.append(i)
+    # pack() sorts by length and is stable: the same order for the documents' items
+    order = sorted(range(len(documents)), key=lambda d: len(documents[d].tokens), reverse=True)
+    text_batch = pack(documents)
+    slots = (text_batch.cu_seqlens[:-1, None] + torch.arange(num_codes)).flatten()
+    return TokenizerBatch(
+        *content_batch(texts, rows, num_codes),
+        text_batch,
+        PackedSequences(text_batch.cu_seqlens),
+        slots,
+        torch.tensor([items[d] for d in order]),
+    )
+
+
+class DenseTokenizer(nn.Module):
+    """The LLM with a learnable palette in front of its input.
+
+    Args:
+        model: The LLM; it needs no semantic tokens yet.
+        num_codes: Palette size n, the codes an item will get.
+    """
+
+    def __init__(self, model: StoreModel, num_codes: int) -> None:
+        super().__init__()
+        self.model = model
+        self.palette = _Palette(num_codes, model.config.hidden_size)
+
+    def forward(self, batch: TokenizerBatch) -> tuple[Tensor, Tensor]:
+        """Encodes a batch of items and rebuilds their text.
+
+        Returns:
+            (num_targets,) float32 losses of the text tokens, and the items' dense tokens
+            (num_items, num_codes, hidden_size).
+        """
+        vectors = self.encode(batch.content_tokens, batch.content_sequences, batch.palette_slots)
+        embeddings = self.model.embed(batch.text.tokens)
+        pasted = vectors[batch.item_of_document].flatten(0, 1)
+        embeddings = embeddings.index_copy(0, batch.filled_slots, pasted)
+        hidden = self.model.hidden_states(embeddings, batch.text_sequences)
+        return self.model.target_losses(hidden, batch.text.targets), vectors
+
+    def encode(self, tokens: Tensor, sequences: PackedSequences, slots: Tensor) -> Tensor:
+        """Pass (a): the items' dense tokens (num_items, num_codes, hidden_size)."""
+        queries = self.palette(len(slots))
+        embeddings = self.model.embed(tokens).index_copy(0, slots, queries)
+        hidden = self.model.hidden_states(embeddings, sequences)
+        return hidden[slots].unflatten(0, (-1, self.palette.num_codes))
+
+
+class _Palette(nn.Module):
+    """The n learnable input embeddings. A module, so that ZeRO-3 gathers its weight."""
+
+    def __init__(self, num_codes: int, hidden_size: int) -> None:
+        super().__init__()
+        self.num_codes = num_codes
+        self.weight = nn.Parameter(nn.init.normal_(torch.empty(num_codes, hidden_size), std=0.02))
+
+    def forward(self, num_slots: int) -> Tensor:
+        return self.weight.repeat(num_slots // self.num_codes, 1)
+
+
+def contrastive_loss(vectors: Tensor, temperature: float) -> Tensor:
+    """LAMIA's contrastive loss: an item's aspects differ, and so do items in one aspect.
+
+    InfoNCE with each vector as its own positive: against the other vectors of its item, and against
+    the same aspect of the batch's other items. Both terms are averaged over all vectors.
+
+    Args:
+        vectors: (num_items, num_codes, hidden_size) dense tokens.
+        temperature: Of the cosine similarities.
+
+    Returns:
+        A scalar, float32.
+    """
+    unit = F.normalize(vectors.float(), dim=-1)
+    aspects = torch.einsum("ind,imd->inm", unit, unit) / temperature  # (items, codes, codes)
+    items = torch.einsum("ind,jnd->nij", unit, unit) / temperature  # (codes, items, items)
+    return _info_nce(aspects) + _info_nce(items)
+
+
+def _info_nce(similarity: Tensor) -> Tensor:
+    positive = similarity.diagonal(dim1=-2, dim2=-1)
+    return (similarity.logsumexp(-1) - positive).mean()
+
+
+@torch.no_grad()
+def encode_catalog(
+    tokenizer: DenseTokenizer, texts: ItemTexts, num_codes: int, batch_size: int = 256
+) -> np.ndarray:
+    """Dense tokens of every item: (num_items, num_codes, hidden_size) float32."""
+    tokenizer.eval()
+    rows = range(texts.num_items)
+    batches = (rows[i : i + batch_size] for i in range(0, len(rows), batch_size))
+    vectors = [tokenizer.encode(*content_batch(texts, b, num_codes)).float() for b in batches]
+    return torch.cat(vectors).numpy()

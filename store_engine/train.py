@@ -1,0 +1,198 @@
+"""Trains the one LLM: text -> dense tokens -> codes -> recommendations, then measures it.
+
+    deepspeed store_engine/train.py --ds_config configs/zero3.json
+    deepspeed store_engine/train.py --ds_config configs/zero3.json --resume
+    deepspeed --num_accelerators 2 store_engine/train.py --ds_config configs/zero3.json \
+        --config configs/tiny.toml run_dir=runs/mine recommender.lr=1e-3
+
+Everything goes into the run directory: weights, SIDs, trie, metrics, logs and checkpoints.
+"""
+
+import argparse
+import json
+import logging
+import sys
+import time
+import warnings
+from pathlib import Path
+from typing import Any
+
+import torch
+from rich.console import Console
+
+from store_engine._C import ItemTrie
+from store_engine.config import Config, load_config
+from store_engine.data.split import leave_one_out
+from store_engine.errors import InputError
+from store_engine.model.weights import load_weights, read_weights, save_weights
+from store_engine.sid.collisions import resolve_collisions, sid_report
+from store_engine.sid.dense_tokenizer import ItemTexts, encode_catalog
+from store_engine.sid.quantize import fit_quantizer
+from store_engine.sid.sid_table import SidTable
+from store_engine.training.checkpoint import remove_checkpoints
+from store_engine.training.deepspeed_setup import (
+    init_process_group,
+    read_ds_config,
+    set_threads,
+)
+from store_engine.training.evaluation import evaluate_run, print_metrics
+from store_engine.training.loop import train_stage
+from store_engine.training.run import open_run
+from store_engine.training.stages import (
+    RecommenderStage,
+    TokenizerStage,
+    initial_recommender_weights,
+)
+
+console = Console(soft_wrap=True)
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Trains from the command line; returns the exit status."""
+    warnings.filterwarnings("ignore", category=FutureWarning, module="torch.distributed")
+    logging.getLogger("DeepSpeed").setLevel(logging.WARNING)
+    args = _parse_arguments(argv)
+    try:
+        config = load_config(args.config, args.overrides)
+        ds_config = read_ds_config(args.ds_config, config.train)
+        train(config, ds_config, args.resume, args.overwrite)
+    except InputError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 2
+    return 0
+
+
+def train(config: Config, ds_config: dict[str, Any], resume: bool, overwrite: bool) -> None:
+    """The whole way from a catalogue and histories to a measured recommender.
+
+    Raises:
+        InputError: The data, the config or the run directory cannot be worked with.
+    """
+    began = time.perf_counter()
+    rank, num_ranks = init_process_group()
+    is_first = rank == 0
+    say = console.print if is_first else lambda *_, **__: None
+
+    # -- run directory and data -------------------------------------------------------------------
+    run_dir = Path(config.run_dir)
+    catalog, histories, vocabulary = open_run(config, resume, overwrite, is_first)
+    split = leave_one_out(histories)
+    texts = ItemTexts(catalog, vocabulary, config.data.max_text_tokens)
+    say(
+        f"{run_dir}: {catalog.num_items:,} items, {histories.num_users:,} users, "
+        f"{histories.num_events:,} events, {len(vocabulary):,} text tokens"
+    )
+
+    # -- device -----------------------------------------------------------------------------------
+    threads = set_threads(config.train)
+    dtype = "bfloat16" if ds_config["bf16"]["enabled"] else "float32"
+    zero_stage = ds_config.get("zero_optimization", {}).get("stage", 0)
+    say(f"ZeRO-{zero_stage}, {num_ranks} rank(s) x {threads} thread(s), {dtype}")
+
+    # -- stage 1: the LLM learns to say an item in a few vectors ----------------------------------
+    stage = TokenizerStage(config, texts, len(vocabulary))
+    weights_path = run_dir / "tokenizer.safetensors"
+    if not weights_path.exists():
+        weights = train_stage(stage, config, ds_config, run_dir)
+        _finish_stage(weights, weights_path, run_dir, stage.name, is_first)
+
+    # -- discretisation: vectors become codes -----------------------------------------------------
+    sids_path = run_dir / "sids.npz"
+    if is_first and not sids_path.exists():
+        _tokenize_catalog(config, stage, texts, weights_path, catalog.item_ids, sids_path)
+    torch.distributed.barrier()
+    table = SidTable.load(sids_path)
+    say(_describe(sid_report(table.sids, table.codebook_sizes, config.tokenizer.num_codes)))
+
+    # -- stage 2: the same weights learn to write the next item's codes --------------------------
+    recommender = RecommenderStage(config, texts, len(vocabulary), split.train, table)
+    model_path = run_dir / "model.safetensors"
+    if not model_path.exists():
+        initial = initial_recommender_weights(config, read_weights(weights_path), table)
+        weights = train_stage(recommender, config, ds_config, run_dir, initial)
+        _finish_stage(weights, model_path, run_dir, recommender.name, is_first)
+
+    # -- evaluation -------------------------------------------------------------------------------
+    if is_first:
+        trie = ItemTrie(table.sids, list(table.codebook_sizes))
+        trie.save(str(run_dir / "trie.bin"))
+        metrics = evaluate_run(run_dir)
+        print_metrics(metrics, console)
+        say(f"done in {time.perf_counter() - began:.0f} s; recommend with")
+        say(f"  python store_engine/recommend.py --run {run_dir} --history ID,ID,ID")
+    torch.distributed.barrier()
+
+
+def _parse_arguments(argv: list[str] | None) -> argparse.Namespace:
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--config", default="configs/ml100k.toml", help="the run's TOML file")
+    parser.add_argument(
+        "--ds_config", required=True, help="DeepSpeed's JSON file, configs/zero*.json"
+    )
+    parser.add_argument(
+        "--data", metavar="PATH", help="folder of the data; short for data.path=PATH"
+    )
+    parser.add_argument("--resume", action="store_true", help="go on with the run that is there")
+    parser.add_argument("--overwrite", action="store_true", help="remove the run that is there")
+    parser.add_argument("--local_rank", type=int, help="set by the deepspeed launcher")
+    parser.add_argument(
+        "overrides", nargs="*", metavar="section.key=value", help="change a value of the config"
+    )
+    args = parser.parse_intermixed_args(argv)
+    if args.data is not None:
+        args.overrides.append(f"data.path={json.dumps(args.data)}")
+    return args
+
+
+def _finish_stage(
+    weights: dict[str, torch.Tensor], path: Path, run_dir: Path, name: str, is_first: bool
+) -> None:
+    """Writes a stage's weights; from then on its checkpoints are not needed."""
+    if is_first:
+        save_weights(weights, path)
+        remove_checkpoints(run_dir / "checkpoints" / name)
+    torch.distributed.barrier()
+
+
+def _tokenize_catalog(
+    config: Config,
+    stage: TokenizerStage,
+    texts: ItemTexts,
+    weights_path: Path,
+    item_ids: tuple[str, ...],
+    path: Path,
+) -> None:
+    """Encodes every item and writes its SID."""
+    settings = config.tokenizer
+    tokenizer = stage.build()
+    load_weights(tokenizer, weights_path)
+    vectors = encode_catalog(tokenizer, texts, settings.num_codes)
+    quantizer = fit_quantizer(
+        vectors,
+        settings.codebook_size,
+        settings.pca_dim,
+        settings.kmeans_iterations,
+        config.train.seed,
+    )
+    codes, distances = quantizer.assign(vectors), quantizer.distances(vectors)
+    sids, sizes = resolve_collisions(codes, settings.codebook_size, distances, settings.collisions)
+    SidTable(sids, sizes, item_ids, quantizer).save(path)
+
+
+def _describe(report: dict[str, Any]) -> str:
+    lines = [
+        f"{report['num_unique_sids']:,} SIDs for {report['num_items']:,} items, "
+        f"{report['num_collision_groups']:,} groups share one, largest {report['largest_group']}"
+    ]
+    for level, codes in enumerate(report["levels"]):
+        lines.append(
+            f"  level {level}: {codes['num_used']} of {codes['codebook_size']} codes used, "
+            f"perplexity {codes['perplexity']:.1f}"
+        )
+    return "\n".join(lines)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

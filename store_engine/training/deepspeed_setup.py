@@ -1,0 +1,128 @@
+"""DeepSpeed around a module: the config's "auto" values, the process group, the engine."""
+
+import json
+import os
+from pathlib import Path
+from typing import Any
+
+import deepspeed
+import torch
+from torch import Tensor, nn
+
+from store_engine.config import TrainConfig
+from store_engine.errors import InputError
+
+
+def init_process_group() -> tuple[int, int]:
+    """Joins the launcher's process group, or makes one of a single process.
+
+    Returns:
+        This process' rank and the number of ranks.
+    """
+    alone = {"RANK": "0", "LOCAL_RANK": "0", "WORLD_SIZE": "1"}
+    alone |= {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": "0"}
+    if "RANK" not in os.environ:
+        os.environ.update(alone)
+    deepspeed.init_distributed(verbose=False)
+    return torch.distributed.get_rank(), torch.distributed.get_world_size()
+
+
+def read_ds_config(path: str | Path, train: TrainConfig) -> dict[str, Any]:
+    """Reads a DeepSpeed config and fills in what it leaves to us.
+
+    Args:
+        path: JSON. "auto" for bf16.enabled and gradient_clipping means: as the run's config says.
+        train: The run's training section.
+
+    Raises:
+        InputError: The file is missing, no JSON, or states what this engine decides itself.
+    """
+    try:
+        config: dict[str, Any] = json.loads(Path(path).read_text(encoding="utf-8"))
+    except OSError as error:
+        raise InputError(f"--ds_config {path}: {error.strerror}") from error
+    except ValueError as error:
+        raise InputError(f"--ds_config {path}: not valid JSON: {error}") from error
+    for name in ("optimizer", "scheduler"):
+        if name in config:
+            raise InputError(f"--ds_config {path}: '{name}' is set by the run's config, remove it")
+    bf16 = config.setdefault("bf16", {})
+    if bf16.get("enabled", "auto") == "auto":
+        bf16["enabled"] = choose_dtype(train) == torch.bfloat16
+    if config.get("gradient_clipping", "auto") == "auto":
+        config["gradient_clipping"] = train.grad_clip
+    config["train_micro_batch_size_per_gpu"] = 1  # a micro-batch is one packed batch
+    config.setdefault("gradient_accumulation_steps", 1)
+    config.setdefault("steps_per_print", 1 << 30)  # progress is ours
+    return config
+
+
+def choose_dtype(train: TrainConfig) -> torch.dtype:
+    """The dtype of the weights in training: `auto` takes bf16 where the machine computes in it."""
+    if train.dtype == "auto":
+        if torch.cuda.is_available():
+            return torch.bfloat16 if torch.cuda.is_bf16_supported() else torch.float32
+        has_amx = torch.cpu._is_amx_tile_supported()
+        return torch.bfloat16 if has_amx else torch.float32
+    return torch.bfloat16 if train.dtype == "bfloat16" else torch.float32
+
+
+def set_threads(train: TrainConfig) -> int:
+    """Gives this rank its share of the cores: oversubscribed threads cost a factor of ten."""
+    local_ranks = int(os.environ.get("LOCAL_WORLD_SIZE", os.environ.get("LOCAL_SIZE", "1")))
+    cores = len(os.sched_getaffinity(0))
+    threads = train.threads or max(1, cores // local_ranks)
+    torch.set_num_threads(threads)
+    return threads
+
+
+def zero_init(ds_config: dict[str, Any]) -> Any:
+    """Context in which modules are born partitioned (ZeRO-3) and in the training dtype."""
+    is_zero3 = ds_config.get("zero_optimization", {}).get("stage", 0) == 3
+    dtype = torch.bfloat16 if ds_config["bf16"]["enabled"] else torch.float32
+    return deepspeed.zero.Init(config_dict_or_path=ds_config, enabled=is_zero3, dtype=dtype)
+
+
+def initialize(module: nn.Module, ds_config: dict[str, Any], train: TrainConfig, lr: float) -> Any:
+    """A DeepSpeed engine with AdamW; norms and embeddings are not decayed."""
+    trained = [(n, p) for n, p in module.named_parameters() if p.requires_grad]
+    decayed = [p for n, p in trained if n.endswith("proj.weight")]
+    others = [p for n, p in trained if not n.endswith("proj.weight")]
+    optimizer = torch.optim.AdamW(
+        [
+            {"params": decayed, "weight_decay": train.weight_decay},
+            {"params": others, "weight_decay": 0.0},
+        ],
+        lr=lr,
+        betas=(0.9, train.beta2),
+        fused=True,
+    )
+    ds_config = ds_config | {"zero_allow_untested_optimizer": True}
+    engine, *_ = deepspeed.initialize(model=module, optimizer=optimizer, config=ds_config)
+    return engine
+
+
+def fill_parameters(module: nn.Module, tensors: dict[str, Tensor]) -> None:
+    """Copies tensors into the module's parameters of the same name, partitioned or not."""
+    parameters = dict(module.named_parameters())
+    for name, tensor in tensors.items():
+        with deepspeed.zero.GatheredParameters([parameters[name]], modifier_rank=0):
+            parameters[name].data.copy_(tensor)
+
+
+def full_weights(engine: Any) -> dict[str, Tensor]:
+    """Every parameter whole, on every rank, in float32 where the optimiser keeps a master copy."""
+    weights: dict[str, Tensor] = {}
+    for name, parameter in engine.module.named_parameters():
+        master = None
+        if parameter.requires_grad:
+            master = deepspeed.utils.safe_get_full_fp32_param(parameter)
+        if master is None:
+            with deepspeed.zero.GatheredParameters([parameter]):
+                master = parameter.detach().float().clone()
+        weights[name] = master.detach().cpu().clone().view(_full_shape(parameter))
+    return weights
+
+
+def _full_shape(parameter: nn.Parameter) -> torch.Size:
+    return getattr(parameter, "ds_shape", parameter.shape)

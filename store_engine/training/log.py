@@ -1,0 +1,86 @@
+"""What training tells: a progress bar for the eye, train_log.jsonl for everything else."""
+
+import json
+import time
+from pathlib import Path
+from typing import IO, Any
+
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+_LINE_EVERY_S = 20.0  # without a terminal: one plain line this often
+
+
+class TrainLog:
+    """One stage's log; a context manager. Ranks other than 0 stay silent.
+
+    Args:
+        path: The run's train_log.jsonl, shared by its stages.
+        stage: Name of the stage.
+        first_step: Steps done before; later entries of the stage are dropped, they will come again.
+        num_steps: Of the whole stage.
+        is_silent: Write and print nothing.
+    """
+
+    def __init__(
+        self, path: Path, stage: str, first_step: int, num_steps: int, is_silent: bool
+    ) -> None:
+        self._stage, self._num_steps, self._is_silent = stage, num_steps, is_silent
+        self._console = Console(soft_wrap=True)
+        self._last_line = 0.0
+        self._file: IO[str] | None = None
+        if not is_silent:
+            _drop_later_entries(path, stage, first_step)
+            self._file = path.open("a", encoding="utf-8")
+        self._progress = Progress(
+            TextColumn("[bold]{task.description}"),
+            BarColumn(),
+            MofNCompleteColumn(),
+            TimeRemainingColumn(),
+            TextColumn("{task.fields[figures]}"),
+            console=self._console,
+            disable=is_silent or not self._console.is_terminal,
+        )
+        self._task = self._progress.add_task(
+            stage, total=num_steps, completed=first_step, figures=""
+        )
+
+    def __enter__(self) -> "TrainLog":
+        self._progress.start()
+        return self
+
+    def __exit__(self, *exception: object) -> None:
+        self._progress.stop()
+        if self._file is not None:
+            self._file.close()
+
+    def step(self, step: int, figures: dict[str, float]) -> None:
+        """Records the figures of step number `step`, counted from 1."""
+        if self._file is None:
+            return
+        self._file.write(json.dumps({"stage": self._stage, "step": step} | figures) + "\n")
+        self._file.flush()
+        text = "  ".join(f"{name} {value:,.4g}" for name, value in figures.items())
+        self._progress.update(self._task, completed=step, figures=text)
+        is_due = time.monotonic() - self._last_line > _LINE_EVERY_S or step == self._num_steps
+        if not self._console.is_terminal and is_due:
+            self._last_line = time.monotonic()
+            self._console.print(f"{self._stage} {step}/{self._num_steps}  {text}", highlight=False)
+
+
+def read_log(path: Path) -> list[dict[str, Any]]:
+    """Entries of a train_log.jsonl; a last line that a kill cut short is left out."""
+    if not path.exists():
+        return []
+    entries = []
+    for line in path.read_text(encoding="utf-8").splitlines():
+        try:
+            entries.append(json.loads(line))
+        except ValueError:
+            break
+    return entries
+
+
+def _drop_later_entries(path: Path, stage: str, first_step: int) -> None:
+    kept = [e for e in read_log(path) if e["stage"] != stage or e["step"] <= first_step]
+    path.write_text("".join(json.dumps(e) + "\n" for e in kept), encoding="utf-8")

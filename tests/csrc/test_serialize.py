@@ -1,0 +1,126 @@
+import struct
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from store_engine._C import ItemTrie
+
+SIDS = np.array([[3, 1, 700], [0, 2, 5], [0, 1, 999], [3, 1, 700]], dtype=np.int32)
+SIZES = [4, 3, 1000]
+HEAD_WORDS = 4 + 2 + 2 * len(SIZES)  # magic, version, checksum, count; the numbers
+
+
+def contents(trie):
+    leaves = np.arange(trie.level_sizes[-1], dtype=np.int64)
+    arrays = [array for level in range(trie.num_levels) for array in trie.level(level)]
+    return trie.codebook_sizes, [a.tolist() for a in (*arrays, *trie.leaf_rows(leaves))]
+
+
+def checksum(data):
+    """The checksum of serialize.h, so that a hostile file can carry a right one."""
+    state, mask = 1, 2**64 - 1
+    for (word,) in struct.iter_unpack("<Q", data[24:]):
+        state = (state ^ word) * 0x9E3779B97F4A7C15 & mask
+        state ^= state >> 32
+    return state
+
+
+@pytest.fixture(scope="module")
+def saved(tmp_path_factory):
+    path = tmp_path_factory.mktemp("trie") / "trie.bin"
+    ItemTrie(SIDS, SIZES).save(path)
+    return path.read_bytes()
+
+
+@pytest.mark.parametrize("num_items", [0, 1, 4, 63, 1000])
+def test_load_equals_what_was_saved(tmp_path, num_items):
+    rng = np.random.default_rng(0)
+    sids = rng.integers(0, SIZES, (num_items, 3)).astype(np.int32)
+    trie = ItemTrie(sids, SIZES)
+    trie.save(tmp_path / "trie.bin")
+    loaded = ItemTrie.load(tmp_path / "trie.bin")
+    assert contents(loaded) == contents(trie)
+    assert (loaded.num_items, loaded.nbytes) == (num_items, trie.nbytes)
+    assert [p.name for p in tmp_path.iterdir()] == ["trie.bin"]
+
+
+def test_replacing_the_file_leaves_open_tries_alone(tmp_path):
+    path = tmp_path / "trie.bin"
+    ItemTrie(SIDS, SIZES).save(path)
+    loaded = ItemTrie.load(str(path))
+    tokens = loaded.level(2)[1]
+    before = contents(loaded)
+    ItemTrie(SIDS[:1], SIZES).save(path)
+    assert contents(loaded) == before
+    assert ItemTrie.load(path).num_items == 1
+    del loaded
+    assert tokens.tolist() == before[1][5]
+
+
+def test_every_flipped_byte_is_refused(saved, tmp_path):
+    path = tmp_path / "trie.bin"
+    for position in range(len(saved)):
+        damaged = bytearray(saved)
+        damaged[position] ^= 0x10
+        path.write_bytes(damaged)
+        with pytest.raises(ValueError, match="trie file"):
+            ItemTrie.load(path)
+
+
+def test_every_truncation_is_refused(saved, tmp_path):
+    path = tmp_path / "trie.bin"
+    for size in range(len(saved)):
+        path.write_bytes(saved[:size])
+        with pytest.raises(ValueError, match="trie file"):
+            ItemTrie.load(path)
+    path.write_bytes(saved + bytes(64))
+    with pytest.raises(ValueError, match="trie file"):
+        ItemTrie.load(path)
+
+
+@settings(deadline=None)
+@given(st.data())
+def test_a_hostile_file_never_crashes(saved, tmp_path_factory, data):
+    """Any word may be anything, under a right checksum: refused, or a trie that is safe to walk."""
+    hostile = bytearray(saved)
+    for _ in range(data.draw(st.integers(1, 3))):
+        position = data.draw(st.integers(3, len(saved) // 8 - 1)) * 8
+        word = data.draw(st.one_of(st.integers(0, 8), st.integers(0, 2**64 - 1)))
+        hostile[position : position + 8] = struct.pack("<Q", word)
+    hostile[16:24] = struct.pack("<Q", checksum(hostile))
+    path = tmp_path_factory.mktemp("hostile") / "trie.bin"
+    path.write_bytes(hostile)
+    try:
+        trie = ItemTrie.load(path)
+    except ValueError:
+        return
+    assert sorted(contents(trie)[1][-1]) == list(range(trie.num_items))
+
+
+def test_the_checksum_here_is_the_one_there(saved):
+    assert struct.unpack_from("<Q", saved, 16) == (checksum(saved),)
+
+
+@pytest.mark.parametrize("value", [2**64 - 1, 2**62, 2**40])
+@pytest.mark.parametrize("word", range(3, HEAD_WORDS))
+def test_huge_sizes_are_refused_without_allocating(saved, tmp_path, word, value):
+    hostile = bytearray(saved)
+    hostile[word * 8 : word * 8 + 8] = struct.pack("<Q", value)
+    hostile[16:24] = struct.pack("<Q", checksum(hostile))
+    (tmp_path / "trie.bin").write_bytes(hostile)
+    with pytest.raises(ValueError, match="trie file"):
+        ItemTrie.load(tmp_path / "trie.bin")
+
+
+def test_file_errors_are_os_errors(tmp_path):
+    with pytest.raises(FileNotFoundError, match=r"none\.bin"):
+        ItemTrie.load(tmp_path / "none.bin")
+    with pytest.raises(FileNotFoundError):
+        ItemTrie(SIDS, SIZES).save(tmp_path / "none" / "trie.bin")
+    with pytest.raises(ValueError, match="not a regular file"):
+        ItemTrie.load(tmp_path)
+    with pytest.raises(IsADirectoryError):
+        ItemTrie(SIDS, SIZES).save(tmp_path)
+    assert list(tmp_path.parent.glob("*.part-*")) == []

@@ -1,0 +1,123 @@
+import math
+
+import numpy as np
+import pytest
+import torch
+
+from store_engine._C import ItemTrie
+from store_engine.decoding.beam_step import Beams, beam_step, root_beams
+from store_engine.decoding.trie_arrays import TrieArrays
+
+BACKENDS = ["cpp", "torch"]
+SIZES = (9, 6, 5)
+
+
+def random_trie(num_items, seed=0):
+    rng = np.random.default_rng(seed)
+    sids = np.stack([rng.integers(0, size, num_items) for size in SIZES], 1).astype(np.int32)
+    return TrieArrays(ItemTrie(sids, list(SIZES)))
+
+
+def random_beams(trie, level, batch, beam_width):
+    """Different nodes per request in any order, descending scores, some requests not full."""
+    most = min(beam_width, trie.level_sizes[level])
+    num_valid = torch.randint(1, most + 1, (batch,))
+    nodes = torch.full((batch, beam_width), -1)
+    scores = torch.full((batch, beam_width), -torch.inf)
+    for i, n in enumerate(num_valid.tolist()):
+        nodes[i, :n] = torch.randperm(trie.level_sizes[level])[:n]
+        scores[i, :n] = -torch.rand(n).cumsum(0)
+    return Beams(scores, nodes, nodes, nodes, num_valid)
+
+
+def oracle(trie, level, logits, beams, width, normalize):
+    """The definition, one request and one candidate at a time."""
+    results = []
+    for request in range(len(logits)):
+        candidates = []
+        for beam in range(int(beams.num_valid[request])):
+            node = int(beams.nodes[request, beam])
+            begin, end = trie.child_begin[level][node : node + 2].tolist()
+            row = logits[request, beam].double()
+            codes = trie.token[level][begin:end]
+            log_sum = (row if normalize == "vocab" else row[codes]).logsumexp(0)
+            for child, code in zip(range(begin, end), codes.tolist(), strict=True):
+                score = float(beams.scores[request, beam] + row[code] - log_sum)
+                if score > -math.inf:
+                    candidates.append((-score, child, beam, code))
+        results.append(sorted(candidates)[:width])
+    return results
+
+
+@pytest.mark.parametrize("backend", BACKENDS)
+@pytest.mark.parametrize("normalize", ["vocab", "children"])
+@pytest.mark.parametrize(
+    ("level", "batch", "beam_width", "width"),
+    [(0, 3, 1, 4), (1, 1, 1, 1), (1, 5, 8, 8), (2, 4, 16, 63), (2, 3, 40, 1000)],
+)
+def test_equals_the_definition(backend, normalize, level, batch, beam_width, width):
+    trie = random_trie(150)
+    beams = random_beams(trie, level, batch, beam_width)
+    logits = 2 * torch.randn(batch, beam_width, SIZES[level])
+    logits[torch.rand_like(logits) < 0.1] = -torch.inf
+    got = beam_step(trie, level, logits, beams, width, normalize=normalize, backend=backend)
+    want = oracle(trie, level, logits, beams, width, normalize)
+    assert got.num_valid.tolist() == [len(one) for one in want]
+    for i, one in enumerate(want):
+        found = list(
+            zip(got.nodes[i].tolist(), got.parents[i].tolist(), got.tokens[i].tolist(), strict=True)
+        )
+        assert found[: len(one)] == [(child, beam, code) for _, child, beam, code in one]
+        assert set(found[len(one) :]) <= {(-1, -1, -1)}
+        scores = torch.tensor([-score for score, *_ in one])
+        torch.testing.assert_close(got.scores[i, : len(one)], scores, atol=1e-5, rtol=1e-5)
+        assert (got.scores[i, len(one) :] == -torch.inf).all()
+
+
+@pytest.mark.parametrize("backend", BACKENDS)
+def test_of_equal_scores_the_lower_sid_is_first(backend):
+    trie = random_trie(150)
+    beams = root_beams(2, torch.device("cpu"))
+    for level, width in enumerate((4, 7, 12)):
+        logits = torch.zeros(2, beams.nodes.shape[1], SIZES[level])
+        beams = beam_step(trie, level, logits, beams, width, backend=backend)
+        # equal scores, so the lowest prefixes survive and stand in order
+        assert beams.nodes.tolist() == [list(range(width))] * 2
+
+
+@pytest.mark.parametrize("backend", BACKENDS)
+def test_batch_equals_one_by_one(backend):
+    trie = random_trie(150)
+    beams = random_beams(trie, 1, batch=6, beam_width=5)
+    logits = torch.randn(6, 5, SIZES[1])
+    together = beam_step(trie, 1, logits, beams, 10, backend=backend)
+    for i in range(6):
+        one = Beams(*(x[i : i + 1] for x in beams))
+        alone = beam_step(trie, 1, logits[i : i + 1], one, 10, backend=backend)
+        for a, b in zip(alone, together, strict=True):
+            assert torch.equal(a[0], b[i])
+
+
+@pytest.mark.parametrize("backend", BACKENDS)
+@pytest.mark.parametrize("bad", [torch.nan, torch.inf])
+def test_refuses_logits_that_are_no_numbers(backend, bad):
+    trie = random_trie(150)
+    beams = random_beams(trie, 1, batch=2, beam_width=4)
+    logits = torch.randn(2, 4, SIZES[1])
+    logits[1, 0, 3] = bad
+    with pytest.raises(ValueError, match="logits"):
+        beam_step(trie, 1, logits, beams, 4, backend=backend)
+
+
+@pytest.mark.parametrize("backend", BACKENDS)
+def test_slots_that_are_no_beams_are_not_read(backend):
+    trie = random_trie(150)
+    beams = random_beams(trie, 1, batch=2, beam_width=4)._replace(num_valid=torch.tensor([1, 2]))
+    logits = torch.randn(2, 4, SIZES[1])
+    logits[0, 1:], logits[1, 2:] = torch.nan, torch.nan
+    assert not beam_step(trie, 1, logits, beams, 4, backend=backend).scores.isnan().any()
+
+
+def test_unknown_backend():
+    with pytest.raises(ValueError, match="backend must be 'auto', 'cpp' or 'torch', got 'cuda'"):
+        beam_step(random_trie(9), 0, torch.zeros(1, 1, 9), root_beams(1, "cpu"), 2, backend="cuda")

@@ -1,0 +1,50 @@
+import numpy as np
+import pytest
+import torch
+
+from store_engine.decoding.exact import score_catalog
+from store_engine.model.attention import PackedSequences
+
+
+def naive_scores(bench, history):
+    """Runs every item's whole sequence through the model."""
+    model, context = bench.model, bench.tokens(history)
+    scores = []
+    for row, sid in enumerate(bench.sids.tolist()):
+        tokens = torch.cat([context, bench.item_tokens[row]])
+        sequence = PackedSequences(torch.tensor([0, len(tokens)]))
+        hidden = model.hidden_states(model.embed(tokens), sequence)[len(context) - 1 :]
+        logprobs = [model.level_logits(hidden[i], i).log_softmax(-1)[c] for i, c in enumerate(sid)]
+        scores.append(float(sum(logprobs)))
+    return torch.tensor(scores)
+
+
+@pytest.mark.parametrize("chunk_tokens", [1, 16, 63, 4096])
+def test_equals_scoring_every_item_alone(make_bench, histories, chunk_tokens):
+    bench = make_bench(num_items=40)
+    args = (bench.model, bench.trie, bench.cache, bench.contexts(histories))
+    got = score_catalog(*args, chunk_tokens=chunk_tokens)
+    want = torch.stack([naive_scores(bench, history) for history in histories])
+    torch.testing.assert_close(got, want, atol=1e-4, rtol=1e-4)
+
+
+def test_children_normalisation_is_a_distribution_over_sids(make_bench, histories):
+    bench = make_bench(num_items=150)
+    args = (bench.model, bench.trie, bench.cache, bench.contexts(histories))
+    scores = score_catalog(*args, normalize="children")
+    _, first = np.unique(bench.sids, axis=0, return_index=True)  # one item per SID
+    torch.testing.assert_close(scores[:, first].exp().sum(1), torch.ones(len(histories)))
+
+
+def test_items_of_one_sid_score_the_same(make_bench):
+    sids = np.array([[1, 2, 3], [0, 0, 0], [1, 2, 3]], dtype=np.int32)
+    bench = make_bench(sids=sids)
+    scores = score_catalog(bench.model, bench.trie, bench.cache, bench.contexts([[1], []]))
+    assert torch.equal(scores[:, 0], scores[:, 2])
+
+
+def test_refuses_nan(make_bench):
+    bench = make_bench()
+    bench.model.code_head.weight[-1] = torch.nan
+    with pytest.raises(ValueError, match="level 2: logits NaN"):
+        score_catalog(bench.model, bench.trie, bench.cache, bench.contexts([[1]]))

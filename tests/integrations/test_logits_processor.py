@@ -1,0 +1,80 @@
+import numpy as np
+import pytest
+import torch
+
+from store_engine._C import ItemTrie
+from store_engine.decoding.beam import beam_search
+from store_engine.decoding.contexts import pack
+from store_engine.decoding.kv_cache import KVCache
+from store_engine.decoding.trie_arrays import TrieArrays
+from store_engine.integrations.huggingface import export_llama
+from store_engine.integrations.logits_processor import TrieLogitsProcessor, prefix_allowed_tokens_fn
+
+TEXT, PAD, BOS = 20, 0, 1
+SIDS = np.array([[2, 0], [0, 1], [2, 3], [0, 0]], dtype=np.int32)  # sizes 3, 4; ids from 20, 23
+
+
+@pytest.fixture
+def small():
+    return ItemTrie(SIDS, [3, 4])
+
+
+@pytest.mark.parametrize(
+    ("tokens", "allowed"),
+    [
+        ([1], [20, 22]),  # after text: the first level
+        ([1, 22], [23, 26]),
+        ([1, 20], [23, 24]),
+        ([1, 22, 26], [20, 22]),  # after a whole SID: the next item begins
+        ([1, 22, 26, 20], [23, 24]),
+        ([1, 21], []),  # no item begins with code 1
+    ],
+)
+def test_allowed_tokens(small, tokens, allowed):
+    tokens = torch.tensor(tokens)
+    assert prefix_allowed_tokens_fn(small, TEXT)(0, tokens) == allowed
+    scores = TrieLogitsProcessor(small, TEXT)(tokens[None], torch.randn(1, 27))
+    assert (scores[0] > -torch.inf).nonzero().flatten().tolist() == allowed
+
+
+def test_sequences_of_one_call_may_stand_at_different_levels(small):
+    tokens = torch.tensor([[1, 22], [22, 23], [1, 21]])
+    logits = torch.randn(3, 27)
+    scores = TrieLogitsProcessor(small, TEXT)(tokens, logits)
+    first, second = logits[1, 20:23].log_softmax(0), logits[0, 23:27].log_softmax(0)
+    torch.testing.assert_close(scores[0, [23, 26]], second[[0, 3]])
+    torch.testing.assert_close(scores[1, [20, 22]], first[[0, 2]])
+    assert (scores > -torch.inf).sum(1).tolist() == [2, 2, 0]
+
+
+@pytest.mark.parametrize("beam_width", [1, 5, 30])
+def test_generate_equals_our_beam_search(make_model, sids, item_trie, beam_width):
+    model = make_model()
+    trie = TrieArrays(item_trie)
+    item_tokens = model.code_tokens(torch.from_numpy(sids).long())
+    histories = [np.array([3, 1, 4]), np.array([5]), np.array([], dtype=np.int64)]
+    contexts = pack(histories, item_tokens, BOS)
+    cache = KVCache(model.config, torch.device("cpu"), torch.float32)
+    beams = beam_search(model, trie, cache, contexts, beam_width)
+
+    prompts = [[BOS, *item_tokens[rows].flatten().tolist()] for rows in histories]
+    longest = max(map(len, prompts))
+    padded = torch.tensor([[PAD] * (longest - len(p)) + p for p in prompts])
+    out = export_llama(model).generate(
+        padded,
+        attention_mask=(padded != PAD).long(),
+        max_new_tokens=3,
+        num_beams=beam_width,
+        num_return_sequences=beam_width,
+        do_sample=False,
+        length_penalty=0.0,
+        pad_token_id=PAD,
+        return_dict_in_generate=True,
+        output_scores=True,
+        logits_processor=[TrieLogitsProcessor(item_trie, TEXT)],
+    )
+    codes = out.sequences[:, longest:] - torch.tensor([20, 26, 31])
+    assert trie.find(codes).view(3, -1).tolist() == beams.nodes.tolist()
+    if beam_width > 1:  # greedy search has no sequences_scores
+        scores = out.sequences_scores.view(3, -1)
+        torch.testing.assert_close(scores, beams.scores, atol=1e-4, rtol=1e-4)

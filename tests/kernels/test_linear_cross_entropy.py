@@ -1,0 +1,179 @@
+from functools import partial
+
+import pytest
+import torch
+import torch.nn.functional as F
+
+from store_engine.kernels import linear_cross_entropy as module
+from store_engine.kernels.linear_cross_entropy import (
+    linear_cross_entropy,
+    linear_cross_entropy_ref,
+    linear_cross_entropy_rows,
+)
+from store_engine.testing import assert_as_accurate
+
+BACKENDS = ["torch", "triton"]
+# rows, hidden size, rows of the weight, lengths of the slices that tile the weight's front
+SHAPES = [
+    (1, 1, 1, [1]),
+    (64, 16, 64, [16, 16, 32]),
+    (63, 63, 1000, [700, 64, 63, 1]),
+    (70, 33, 130, [130]),
+    (0, 8, 4, [4]),
+]
+
+
+def make(num_rows, hidden_size, vocab_size, lengths, dtype=torch.float32, device="cpu"):
+    """A batch of rows of mixed slices, unsorted, every fifth without a target."""
+    hidden = torch.randn(num_rows, hidden_size, dtype=dtype, device=device)
+    weight = torch.randn(vocab_size, hidden_size, dtype=dtype, device=device) / hidden_size**0.5
+    lengths = torch.tensor(lengths, device=device)
+    level = torch.randint(0, len(lengths), (num_rows,), device=device)
+    start, length = (lengths.cumsum(0) - lengths)[level], lengths[level]
+    targets = start + (torch.rand(num_rows, device=device) * length).long()
+    targets[4::5] = -100
+    return hidden, weight, targets, start, length
+
+
+def make_options(targets, start, length, **options):
+    return {"targets": targets, "start": start, "length": length, **options}
+
+
+def test_ref_matches_torch():
+    hidden, weight, targets, *_ = make(20, 8, 50, [50])
+    logits = hidden @ weight.T
+    for reduction in ("none", "sum", "mean"):
+        options = {"reduction": reduction, "label_smoothing": 0.1}
+        want = F.cross_entropy(logits, targets, **options)
+        got = linear_cross_entropy_ref(hidden, weight, targets, **options)
+        torch.testing.assert_close(got, want)
+
+
+@pytest.mark.parametrize("backend", BACKENDS)
+def test_slice_equals_torch_on_the_slice_alone(backend, device):
+    hidden, weight, targets, start, length = make(40, 16, 90, [60, 30], device=device)
+    losses = linear_cross_entropy(
+        hidden, weight, targets, start, length, reduction="none", backend=backend
+    )
+    for i in range(40):
+        begin, end = int(start[i]), int(start[i] + length[i])
+        target = targets[i] - begin if targets[i] >= 0 else targets[i]
+        want = F.cross_entropy(weight[begin:end] @ hidden[i], target, reduction="sum")
+        torch.testing.assert_close(losses[i], want)
+
+
+@pytest.mark.parametrize("shape", SHAPES, ids=lambda s: f"rows={s[0]},vocab={s[2]}")
+@pytest.mark.parametrize("reduction", ["none", "sum", "mean"])
+@pytest.mark.parametrize(
+    "extra",
+    [{}, {"label_smoothing": 0.1}, {"z_loss": 1e-2}, {"label_smoothing": 0.2, "z_loss": 1e-3}],
+    ids=["plain", "smoothing", "z_loss", "both"],
+)
+@pytest.mark.parametrize("backend", BACKENDS)
+def test_matches_ref(shape, reduction, extra, backend, device):
+    hidden, weight, *rows = make(*shape, device=device)
+    options = make_options(*rows, reduction=reduction, **extra)
+    dout = torch.randn(shape[0] if reduction == "none" else (), device=device)
+    op = partial(linear_cross_entropy, **options, backend=backend)
+    ref = partial(linear_cross_entropy_ref, **options)
+    assert_as_accurate(op, ref, [hidden, weight], dout)
+
+
+@pytest.mark.parametrize("backend", BACKENDS)
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
+def test_matches_ref_in_half_precision(backend, dtype, device):
+    if backend == "triton" and dtype is torch.bfloat16 and device == "cpu":
+        pytest.skip("the Triton interpreter truncates to bfloat16 instead of rounding")
+    hidden, weight, *rows = make(63, 40, 200, [100, 63, 37], dtype, device)
+    options = make_options(*rows, reduction="sum")
+    op = partial(linear_cross_entropy, **options, backend=backend)
+    ref = partial(linear_cross_entropy_ref, **options)
+    assert_as_accurate(op, ref, [hidden, weight], torch.ones((), device=device))
+
+
+@pytest.mark.parametrize("backend", BACKENDS)
+def test_one_slice_for_all_rows(backend, device):
+    hidden, weight, targets, *_ = make(30, 8, 20, [20], device=device)
+    targets = torch.where(targets < 0, targets, targets.clamp(5, 11))
+    options = make_options(targets, 5, 7)
+    op = partial(linear_cross_entropy, **options, backend=backend)
+    ref = partial(linear_cross_entropy_ref, **options)
+    assert_as_accurate(op, ref, [hidden, weight], torch.ones((), device=device))
+
+
+@pytest.mark.parametrize("reduction", ["sum", "none"])
+def test_chunks_change_nothing(reduction, monkeypatch):
+    hidden, weight, *rows = make(50, 8, 40, [10, 30])
+    monkeypatch.setattr(module, "_CHUNK_LOGITS", 1)
+    monkeypatch.setattr(module, "_CHUNK_ROWS", 3)
+    options = make_options(*rows, reduction=reduction)
+    op = partial(linear_cross_entropy, **options, backend="torch")
+    ref = partial(linear_cross_entropy_ref, **options)
+    assert_as_accurate(op, ref, [hidden, weight], torch.rand(50 if reduction == "none" else ()))
+
+
+@pytest.mark.parametrize("backend", BACKENDS)
+def test_is_correct_is_top_1_of_the_slice(backend, device):
+    hidden, weight, targets, start, length = make(60, 4, 12, [4, 8], device=device)
+    with torch.no_grad():
+        rows = linear_cross_entropy_rows(hidden, weight, targets, start, length, backend=backend)
+    cols = torch.arange(12, device=device)
+    is_outside = (cols < start[:, None]) | (cols >= (start + length)[:, None])
+    top = (hidden @ weight.T).masked_fill(is_outside, -float("inf")).argmax(1)
+    assert torch.equal(rows.is_correct, top == targets)
+    assert 0 < rows.is_correct.sum() < 60
+
+
+@pytest.mark.parametrize("backend", BACKENDS)
+def test_nothing_to_learn(backend, device):
+    """All rows ignored: the loss and the gradients are 0, not NaN; slices are not looked at."""
+    hidden = torch.randn(3, 4, device=device, requires_grad=True)
+    weight = torch.randn(5, 4, device=device, requires_grad=True)
+    targets, nowhere = torch.full((3,), -1, device=device), torch.full((3,), 99, device=device)
+    loss = linear_cross_entropy(
+        hidden, weight, targets, nowhere, nowhere, ignore_index=-1, backend=backend
+    )
+    grads = torch.autograd.grad(loss, [hidden, weight])
+    assert loss == 0
+    assert all(g.eq(0).all() for g in grads)
+
+
+def test_autocast_casts_both():
+    hidden, weight, *rows = make(20, 8, 50, [20, 30])
+    weight.requires_grad_()
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        loss = linear_cross_entropy(hidden.bfloat16(), weight, *rows)
+    (grad,) = torch.autograd.grad(loss, weight)
+    want = linear_cross_entropy(hidden.bfloat16(), weight.bfloat16(), *rows)
+    assert loss.dtype == grad.dtype == torch.float32
+    torch.testing.assert_close(loss, want)
+
+
+@pytest.mark.parametrize(
+    ("change", "error", "message"),
+    [
+        ({"targets": torch.tensor([0, 7])}, ValueError, r"row 1: target 7 .* slice \[2, 6\)"),
+        ({"length": torch.tensor([2, 9])}, ValueError, r"row 1: slice \[2, 11\) .* \[0, 8\)"),
+        ({"start": -1}, ValueError, r"row 0: slice \[-1, 1\)"),
+        ({"length": 0}, ValueError, "must not be empty"),
+        ({"targets": torch.tensor([0])}, ValueError, r"targets must be \(2,\), got \(1,\)"),
+        ({"targets": torch.tensor([0.0, 1.0])}, TypeError, "targets must be int64"),
+        ({"start": torch.zeros(2)}, TypeError, "start must hold integers"),
+        ({"weight": torch.zeros(8, 5)}, ValueError, r"got \(2, 3\) and \(8, 5\)"),
+        ({"weight": torch.zeros(8, 3).half()}, TypeError, "float32 and torch.float16"),
+        ({"label_smoothing": 2.0}, ValueError, "label_smoothing must be in"),
+        ({"reduction": "avg"}, ValueError, "got 'avg'"),
+        ({"backend": "cuda"}, ValueError, "backend must be"),
+    ],
+    ids=lambda x: ",".join(x) if isinstance(x, dict) else "",
+)
+def test_rejects(change, error, message):
+    options = {
+        "hidden": torch.zeros(2, 3),
+        "weight": torch.zeros(8, 3),
+        "targets": torch.tensor([0, 3]),
+        "start": torch.tensor([0, 2]),
+        "length": torch.tensor([2, 4]),
+    }
+    with pytest.raises(error, match=message):
+        linear_cross_entropy(**(options | change))

@@ -1,0 +1,50 @@
+import pytest
+import torch
+import torch.nn.functional as F
+
+from store_engine.model.attention import PackedSequences
+
+
+def packed(lengths, heads=4, kv_heads=2, head_dim=8):
+    total = sum(lengths)
+    cu_seqlens = torch.tensor([0, *lengths]).cumsum(0)
+    q = torch.randn(total, heads, head_dim, requires_grad=True)
+    k, v = (torch.randn(total, kv_heads, head_dim, requires_grad=True) for _ in range(2))
+    return cu_seqlens, q, k, v
+
+
+@pytest.mark.parametrize(
+    "lengths",
+    [[1], [5], [4, 4, 4], [63, 1], [64, 63, 60, 9, 9, 8, 1, 1], [1, 50, 2, 33]],
+    ids=["one token", "one", "equal", "very unequal", "sorted", "unsorted"],
+)
+def test_each_sequence_attends_to_itself_alone(lengths):
+    cu_seqlens, q, k, v = packed(lengths)
+    got = PackedSequences(cu_seqlens)(0, q, k, v)
+
+    begin = 0
+    for length in lengths:
+        own = [x[begin : begin + length].transpose(0, 1)[None] for x in (q, k, v)]
+        want = F.scaled_dot_product_attention(*own, is_causal=True, enable_gqa=True)
+        torch.testing.assert_close(got[begin : begin + length], want[0].transpose(0, 1))
+        begin += length
+
+    gradients = torch.autograd.grad(got.square().sum(), [q, k, v])
+    assert all(g.isfinite().all() for g in gradients)
+
+
+def test_positions_restart():
+    assert PackedSequences(torch.tensor([0, 3, 5])).positions.tolist() == [0, 1, 2, 0, 1]
+
+
+def test_sorted_sequences_are_padded_little():
+    cu_seqlens = torch.tensor([0, *[200] * 20, *[20] * 30]).cumsum(0)
+    assert len(PackedSequences(cu_seqlens)._groups) == 2
+
+
+@pytest.mark.parametrize(
+    "cu_seqlens", [[1, 3], [0], [0, 3, 2], [0, 2, 2]], ids=["begin", "none", "descends", "empty"]
+)
+def test_rejects(cu_seqlens):
+    with pytest.raises(ValueError, match="cu_seqlens must"):
+        PackedSequences(torch.tensor(cu_seqlens))

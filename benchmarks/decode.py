@@ -68,12 +68,12 @@ class Case:
 
 
 CASES = [
-    Case(16, 20, (20, 20)),
     Case(4, 20, (20, 20)),
+    Case(16, 20, (20, 20)),
     Case(16, 20, (5, 35)),
-    Case(1, 20, (20, 20)),
     Case(16, 50, (20, 20)),
 ]
+QUICK_CASES = CASES[:2]
 
 
 def main() -> None:
@@ -83,10 +83,12 @@ def main() -> None:
     make = partial(load_engine, options.extra.run) if options.extra.run else random_engine
     engine = make(torch.float32, options.device)
     providers = make_providers(engine)
-    timed = make_providers(make(dtype, options.device))
+    is_exact = dtype == torch.float32  # the check is always made in float32
+    timed = providers if is_exact else make_providers(make(dtype, options.device))
     report = Report("decode", options)
-    for case in CASES:
+    for case in QUICK_CASES if options.quick else CASES:
         if options.wants(case.name):
+            print(f"{case.name}: checking, then timing", file=sys.stderr)
             histories = random_histories(engine, case)
             check(case, {name: run(histories, case.beam) for name, run in providers.items()})
             time_case(report, options, case, histories, timed)

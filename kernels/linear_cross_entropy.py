@@ -5,15 +5,12 @@
     loss = lse - (1 - s) z_target - s mean_j z_j + z_loss lse^2        s = label_smoothing
     dz_j = p_j (1 + 2 z_loss lse) - (1 - s) [j = target] - s / length  p_j = exp(z_j - lse)
 
-`linear_cross_entropy_ref` materialises (num_rows, vocab_size) logits. The PyTorch path, which
-trains on CPUs, does one GEMM per distinct slice and chunk of rows, and makes the gradients while
-the chunk is in the cache, as if the gradient of every loss were 1: true up to a factor for a sum
-and a mean; any other needs the logits once more. The Triton path is an online softmax over
-vocabulary tiles that recomputes the logits in the backward; each gradient entry belongs to one
-program, so the result is deterministic.
+`linear_cross_entropy_ref` materialises (num_rows, vocab_size) logits. The PyTorch path stands in
+_linear_cross_entropy_torch.py. The Triton path is an online softmax over vocabulary tiles that
+recomputes the logits in the backward; each gradient entry belongs to one program, so the result is
+deterministic. Rows are sorted by slice, so that rows of mixed slices share one launch.
 Compute-bound: 3 GEMMs of num_rows x length x hidden_size (PyTorch), 5 (Triton).
-Sources: Liger Kernel, https://arxiv.org/abs/2410.10989, and Cut Cross-Entropy,
-https://arxiv.org/abs/2411.09009.
+Source: Wijmans et al. 2024 (Cut Cross-Entropy), https://arxiv.org/abs/2411.09009.
 """
 
 from typing import Any, Literal, NamedTuple
@@ -26,16 +23,18 @@ from torch import Tensor
 from torch.autograd.function import once_differentiable
 
 from store_engine.kernels._dispatch import Backend, use_triton
+from store_engine.kernels._linear_cross_entropy_torch import (
+    LossesTorch,
+    Options,
+    as_rows,
+    run_chunks,
+    slices_of,
+)
 
 _DTYPES = (torch.float32, torch.float16, torch.bfloat16)
 Reduction = Literal["none", "sum", "mean"]
 
-_NUM_PROGRAMS = 264  # enough for two programs on each of an H100's 132 multiprocessors
-
-# the PyTorch path: a chunk of logits stays in the cache, but has rows enough for an efficient GEMM
-# (T=8192, hidden=128, V=2048 in fp32 on 2 cores: 97 ms at 512 rows, 134 ms at 128 rows)
-_CHUNK_LOGITS = 1 << 20
-_CHUNK_ROWS = 256
+_NUM_PROGRAMS = 132  # wanted at least, one for each multiprocessor of an H100
 
 
 class RowLosses(NamedTuple):
@@ -43,11 +42,6 @@ class RowLosses(NamedTuple):
 
     losses: Tensor  # (num_rows,) float32, 0 where ignored
     is_correct: Tensor  # (num_rows,) bool: no logit of the slice exceeds the target's
-
-
-class _Options(NamedTuple):
-    label_smoothing: float
-    z_loss: float
 
 
 def linear_cross_entropy_ref(
@@ -63,7 +57,7 @@ def linear_cross_entropy_ref(
     z_loss: float = 0.0,
 ) -> Tensor:
     """The definition of the op, in plain PyTorch. Same arguments as `linear_cross_entropy`."""
-    start, length = _as_rows(start, len(weight) if length is None else length, targets)
+    start, length = as_rows(start, len(weight) - start if length is None else length, targets)
     is_kept = targets != ignore_index
     hidden, kept, start, length = hidden[is_kept], targets[is_kept], start[is_kept], length[is_kept]
     logits = F.linear(hidden, weight).float()
@@ -80,128 +74,7 @@ def linear_cross_entropy_ref(
     return losses.sum() / (max(len(kept), 1) if reduction == "mean" else 1)
 
 
-class _Slice(NamedTuple):
-    """The rows whose softmax runs over weight[begin:end]."""
-
-    begin: int
-    end: int
-    rows: Tensor | None  # None: all rows of the call
-
-
-def _slices(start: Tensor | int, length: Tensor | int, is_kept: Tensor) -> list[_Slice]:
-    """Groups the rows that are not ignored by their slice of the weight."""
-    rows = None if is_kept.all() else is_kept.nonzero()[:, 0]
-    if isinstance(start, int) and isinstance(length, int):
-        return [_Slice(start, start + length, rows)]
-    ranges = torch.stack(_as_rows(start, length, is_kept))
-    if rows is not None:
-        ranges = ranges[:, rows]
-    if ranges.shape[1] == 0:
-        return []
-    base = int(ranges[1].max()) + 1  # one integer per slice sorts faster than a pair
-    keys, group_of, counts = torch.unique(
-        ranges[0] * base + ranges[1], return_inverse=True, return_counts=True
-    )
-    members = group_of.argsort(stable=True).split(counts.tolist())
-    return [
-        _Slice(key // base, key // base + key % base, own if rows is None else rows[own])
-        for key, own in zip(keys.tolist(), members, strict=True)
-    ]
-
-
-class _Pass(NamedTuple):
-    losses: Tensor
-    is_correct: Tensor
-    dhidden: Tensor | None  # None unless asked for
-    dweight: Tensor | None
-
-
-def _run_chunks(
-    hidden: Tensor,
-    weight: Tensor,
-    targets: Tensor,
-    slices: list[_Slice],
-    options: _Options,
-    dlosses: Tensor | None,
-) -> _Pass:
-    """Computes the losses chunk by chunk, and the gradients too when given those of the losses."""
-    losses = torch.zeros(len(targets), device=hidden.device)
-    is_correct = torch.zeros_like(targets, dtype=torch.bool)
-    dhidden = None if dlosses is None else torch.zeros_like(hidden)
-    dweight = None if dlosses is None else torch.zeros_like(weight)
-    for begin, end, rows in slices:
-        w = weight[begin:end]
-        num_rows = len(targets) if rows is None else len(rows)
-        num_chunk_rows = max(_CHUNK_LOGITS // (end - begin), _CHUNK_ROWS)
-        dw = None if dweight is None else dweight[begin:end]
-        if dw is not None and dw.dtype is not torch.float32:
-            dw = torch.zeros_like(dw, dtype=torch.float32)
-        for first in range(0, num_rows, num_chunk_rows):
-            last = min(first + num_chunk_rows, num_rows)
-            take = slice(first, last) if rows is None else rows[first:last]
-            h, dloss = hidden[take], None if dlosses is None else dlosses[take]
-            losses[take], is_correct[take], dlogits = _run_chunk(
-                h, w, targets[take] - begin, options, dloss
-            )
-            if dhidden is None or dw is None or dlogits is None:
-                continue
-            dhidden[take] = dlogits @ w
-            if dw.dtype == h.dtype:
-                dw.addmm_(dlogits.T, h)
-            else:
-                dw += dlogits.T @ h
-        if dweight is not None and dw is not None and dw.dtype != dweight.dtype:
-            dweight[begin:end] += dw
-    return _Pass(losses, is_correct, dhidden, dweight)
-
-
-def _run_chunk(
-    h: Tensor, w: Tensor, target: Tensor, options: _Options, dloss: Tensor | None
-) -> tuple[Tensor, Tensor, Tensor | None]:
-    """The losses, the hits and the gradient of the logits of rows that share a slice `w`."""
-    smoothing, z_loss = options
-    target = target[:, None]
-    logits = (h @ w.T).float()
-    at_target = logits.gather(1, target)
-    peak = logits.amax(1, keepdim=True)
-    mean = logits.mean(1, keepdim=True) if smoothing else 0.0
-    exps = logits.sub_(peak).exp_()  # in place: one buffer of logits, reused up to their gradient
-    total = exps.sum(1, keepdim=True)
-    lse = total.log() + peak
-    loss = lse - (1 - smoothing) * at_target - smoothing * mean + z_loss * lse.square()
-    is_correct = at_target >= peak
-    if dloss is None:
-        return loss[:, 0], is_correct[:, 0], None
-    dloss = dloss[:, None]
-    dlogits = exps.mul_(dloss * (1 + 2 * z_loss * lse) / total)
-    if smoothing:
-        dlogits.sub_(dloss * (smoothing / len(w)))
-    dlogits.scatter_add_(1, target, -(1 - smoothing) * dloss)
-    return loss[:, 0], is_correct[:, 0], dlogits.to(h.dtype)
-
-
-class _LossesTorch(torch.autograd.Function):
-    @staticmethod
-    def forward(ctx: Any, hidden: Tensor, weight: Tensor, targets: Tensor, *args: Any) -> Any:
-        ones = torch.ones(len(targets), device=hidden.device)
-        done = _run_chunks(hidden, weight, targets, *args, ones)
-        ctx.save_for_backward(hidden, weight, targets, done.dhidden, done.dweight)
-        ctx.args = args
-        ctx.mark_non_differentiable(done.is_correct)
-        return done.losses, done.is_correct
-
-    @staticmethod
-    @once_differentiable
-    def backward(ctx: Any, *grads: Tensor) -> Any:
-        dlosses = grads[0]
-        *inputs, dhidden, dweight = ctx.saved_tensors
-        if len(dlosses) and (dlosses == dlosses[0]).all():  # the gradient of a sum or a mean
-            dhidden, dweight = dhidden * dlosses[0], dweight * dlosses[0]
-        else:
-            dhidden, dweight = _run_chunks(*inputs, *ctx.args, dlosses)[2:]
-        return dhidden, dweight, None, None, None
-
-
+# fmt: off
 @triton.jit
 def _load_rows(plan_ptr, tile, num_rows, BLOCK_T: tl.constexpr):
     """Row id, start, end and target of a tile of rows; a row past the last one has end 0."""
@@ -216,17 +89,8 @@ def _load_rows(plan_ptr, tile, num_rows, BLOCK_T: tl.constexpr):
 
 @triton.jit
 def _inner_products(
-    a_ptr,
-    a_row,
-    a_mask,
-    b_ptr,
-    b_row,
-    b_mask,
-    hidden_size,
-    BLOCK_A: tl.constexpr,
-    BLOCK_B: tl.constexpr,
-    BLOCK_D: tl.constexpr,
-    PRECISION: tl.constexpr,
+    a_ptr, a_row, a_mask, b_ptr, b_row, b_mask, hidden_size,
+    BLOCK_A: tl.constexpr, BLOCK_B: tl.constexpr, BLOCK_D: tl.constexpr, PRECISION: tl.constexpr,
 ):
     """[BLOCK_A, BLOCK_B] inner products of rows of a and rows of b, both hidden_size wide."""
     acc = tl.zeros([BLOCK_A, BLOCK_B], tl.float32)
@@ -234,13 +98,11 @@ def _inner_products(
         dims = first + tl.arange(0, BLOCK_D)
         is_dim = dims < hidden_size
         a = tl.load(
-            a_ptr + a_row[:, None] * hidden_size + dims[None, :],
-            a_mask[:, None] & is_dim[None, :],
+            a_ptr + a_row[:, None] * hidden_size + dims[None, :], a_mask[:, None] & is_dim[None, :],
             other=0.0,
         )
         b = tl.load(
-            b_ptr + b_row[None, :] * hidden_size + dims[:, None],
-            b_mask[None, :] & is_dim[:, None],
+            b_ptr + b_row[None, :] * hidden_size + dims[:, None], b_mask[None, :] & is_dim[:, None],
             other=0.0,
         )
         acc = tl.dot(a, b, acc, input_precision=PRECISION)
@@ -249,24 +111,15 @@ def _inner_products(
 
 @triton.jit
 def _add_product(
-    out_ptr,
-    out_row,
-    out_mask,
-    x,
-    b_ptr,
-    b_row,
-    b_mask,
-    hidden_size,
-    BLOCK_D: tl.constexpr,
-    PRECISION: tl.constexpr,
+    out_ptr, out_row, out_mask, x, b_ptr, b_row, b_mask, hidden_size,
+    BLOCK_D: tl.constexpr, PRECISION: tl.constexpr,
 ):
     """Adds x @ b, hidden_size wide, to rows of out (float32) that no other program touches."""
     for first in range(0, hidden_size, BLOCK_D):
         dims = first + tl.arange(0, BLOCK_D)
         is_dim = dims < hidden_size
         b = tl.load(
-            b_ptr + b_row[:, None] * hidden_size + dims[None, :],
-            b_mask[:, None] & is_dim[None, :],
+            b_ptr + b_row[:, None] * hidden_size + dims[None, :], b_mask[:, None] & is_dim[None, :],
             other=0.0,
         )
         out_ptrs = out_ptr + out_row[:, None] * hidden_size + dims[None, :]
@@ -288,25 +141,14 @@ def _dlogits(logits, col, start, end, target, lse, dloss, label_smoothing, z_los
 
 @triton.jit
 def _linear_cross_entropy_fwd_kernel(
-    hidden_ptr,
-    weight_ptr,
-    plan_ptr,
-    losses_ptr,
-    is_correct_ptr,
-    lse_ptr,
-    bounds_ptr,
-    num_rows,
-    hidden_size,
-    label_smoothing,
-    z_loss,
-    BLOCK_T: tl.constexpr,
-    BLOCK_V: tl.constexpr,
-    BLOCK_D: tl.constexpr,
-    PRECISION: tl.constexpr,
+    hidden_ptr, weight_ptr, plan_ptr, losses_ptr, is_correct_ptr, lse_ptr, bounds_ptr, num_rows,
+    hidden_size, label_smoothing, z_loss,
+    BLOCK_T: tl.constexpr, BLOCK_V: tl.constexpr, BLOCK_D: tl.constexpr, PRECISION: tl.constexpr,
 ):
+    """One tile of rows walks over all tiles of columns that any of its rows needs."""
     tile = tl.program_id(0)
     row, mask, start, end, target = _load_rows(plan_ptr, tile, num_rows, BLOCK_T)
-    # the columns that any row of the tile needs; nothing if all are ignored
+    # nothing from begin to stop if all are ignored
     begin = tl.min(tl.where(end > start, start, 2147483647))
     stop = tl.max(end)
     tl.store(bounds_ptr + 2 * tile, begin)
@@ -318,17 +160,8 @@ def _linear_cross_entropy_fwd_kernel(
     for first in range(begin, stop, BLOCK_V):
         col = first + tl.arange(0, BLOCK_V)
         logits = _inner_products(
-            hidden_ptr,
-            row,
-            mask,
-            weight_ptr,
-            col.to(tl.int64),
-            col < stop,
-            hidden_size,
-            BLOCK_T,
-            BLOCK_V,
-            BLOCK_D,
-            PRECISION,
+            hidden_ptr, row, mask, weight_ptr, col.to(tl.int64), col < stop, hidden_size, BLOCK_T,
+            BLOCK_V, BLOCK_D, PRECISION,
         )
         is_inside = (col[None, :] >= start[:, None]) & (col[None, :] < end[:, None])
         at_target += tl.sum(tl.where(col[None, :] == target[:, None], logits, 0.0), 1)
@@ -350,22 +183,11 @@ def _linear_cross_entropy_fwd_kernel(
 
 @triton.jit
 def _linear_cross_entropy_dhidden_kernel(
-    hidden_ptr,
-    weight_ptr,
-    plan_ptr,
-    lse_ptr,
-    dlosses_ptr,
-    bounds_ptr,
-    dhidden_ptr,  # (num_rows, hidden_size) float32, zeros
-    num_rows,
-    hidden_size,
-    label_smoothing,
-    z_loss,
-    BLOCK_T: tl.constexpr,
-    BLOCK_V: tl.constexpr,
-    BLOCK_D: tl.constexpr,
-    PRECISION: tl.constexpr,
+    hidden_ptr, weight_ptr, plan_ptr, lse_ptr, dlosses_ptr, bounds_ptr, dhidden_ptr, num_rows,
+    hidden_size, label_smoothing, z_loss,
+    BLOCK_T: tl.constexpr, BLOCK_V: tl.constexpr, BLOCK_D: tl.constexpr, PRECISION: tl.constexpr,
 ):
+    """One tile of rows adds to its rows of dhidden: (num_rows, hidden_size) float32, zeros."""
     tile = tl.program_id(0)
     row, mask, start, end, target = _load_rows(plan_ptr, tile, num_rows, BLOCK_T)
     lse = tl.load(lse_ptr + row, mask, other=0.0)[:, None]
@@ -375,63 +197,30 @@ def _linear_cross_entropy_dhidden_kernel(
         col = first + tl.arange(0, BLOCK_V)
         weight_row = col.to(tl.int64)
         logits = _inner_products(
-            hidden_ptr,
-            row,
-            mask,
-            weight_ptr,
-            weight_row,
-            col < stop,
-            hidden_size,
-            BLOCK_T,
-            BLOCK_V,
-            BLOCK_D,
-            PRECISION,
+            hidden_ptr, row, mask, weight_ptr, weight_row, col < stop, hidden_size, BLOCK_T,
+            BLOCK_V, BLOCK_D, PRECISION,
         )
         dlogits = _dlogits(
-            logits,
-            col[None, :],
-            start[:, None],
-            end[:, None],
-            target[:, None],
-            lse,
-            dloss,
-            label_smoothing,
-            z_loss,
+            logits, col[None, :], start[:, None], end[:, None], target[:, None], lse, dloss,
+            label_smoothing, z_loss,
         )
         _add_product(
-            dhidden_ptr,
-            row,
-            mask,
-            dlogits,
-            weight_ptr,
-            weight_row,
-            col < stop,
-            hidden_size,
-            BLOCK_D,
-            PRECISION,
+            dhidden_ptr, row, mask, dlogits, weight_ptr, weight_row, col < stop, hidden_size,
+            BLOCK_D, PRECISION,
         )
 
 
 @triton.jit
 def _linear_cross_entropy_dweight_kernel(
-    hidden_ptr,
-    weight_ptr,
-    plan_ptr,
-    lse_ptr,
-    dlosses_ptr,
-    bounds_ptr,
-    dweight_ptr,  # (num_splits, vocab_size, hidden_size) float32, zeros
-    num_rows,
-    num_tiles,
-    vocab_size,
-    hidden_size,
-    label_smoothing,
-    z_loss,
-    BLOCK_T: tl.constexpr,
-    BLOCK_V: tl.constexpr,
-    BLOCK_D: tl.constexpr,
-    PRECISION: tl.constexpr,
+    hidden_ptr, weight_ptr, plan_ptr, lse_ptr, dlosses_ptr, bounds_ptr, dweight_ptr, num_rows,
+    num_tiles, vocab_size, hidden_size, label_smoothing, z_loss,
+    BLOCK_T: tl.constexpr, BLOCK_V: tl.constexpr, BLOCK_D: tl.constexpr, PRECISION: tl.constexpr,
 ):
+    """One tile of columns, for every num_splits-th tile of rows: dweight[split] += its share.
+
+    dweight is (num_splits, vocab_size, hidden_size) float32, zeros; splits keep a GPU busy where
+    the vocabulary has few tiles.
+    """
     first = tl.program_id(0) * BLOCK_V
     split = tl.program_id(1)
     col = first + tl.arange(0, BLOCK_V)
@@ -446,56 +235,35 @@ def _linear_cross_entropy_dweight_kernel(
             lse = tl.load(lse_ptr + row, mask, other=0.0)[None, :]
             dloss = tl.load(dlosses_ptr + row, mask, other=0.0)[None, :]
             logits = _inner_products(
-                weight_ptr,
-                weight_row,
-                is_col,
-                hidden_ptr,
-                row,
-                mask,
-                hidden_size,
-                BLOCK_V,
-                BLOCK_T,
-                BLOCK_D,
-                PRECISION,
+                weight_ptr, weight_row, is_col, hidden_ptr, row, mask, hidden_size, BLOCK_V,
+                BLOCK_T, BLOCK_D, PRECISION,
             )
             dlogits = _dlogits(
-                logits,
-                col[:, None],
-                start[None, :],
-                end[None, :],
-                target[None, :],
-                lse,
-                dloss,
-                label_smoothing,
-                z_loss,
+                logits, col[:, None], start[None, :], end[None, :], target[None, :], lse, dloss,
+                label_smoothing, z_loss,
             )
             _add_product(
-                dweight_ptr,
-                weight_row,
-                is_col,
-                dlogits,
-                hidden_ptr,
-                row,
-                mask,
-                hidden_size,
-                BLOCK_D,
-                PRECISION,
+                dweight_ptr, weight_row, is_col, dlogits, hidden_ptr, row, mask, hidden_size,
+                BLOCK_D, PRECISION,
             )
+# fmt: on
 
 
 def _launch_config(dtype: torch.dtype) -> dict[str, Any]:
-    """Tile sizes and warps; float32 runs without tensor cores unless PyTorch was told otherwise."""
+    """Tiles that spill no register on sm_80, sm_90 and gfx942 (results/kernels_resources.csv)."""
     if dtype is torch.float32:
         is_exact = torch.get_float32_matmul_precision() == "highest"
         precision = "ieee" if is_exact else "tf32"
-        return {"BLOCK_T": 32, "BLOCK_V": 64, "BLOCK_D": 32, "PRECISION": precision, "num_warps": 4}
-    return {"BLOCK_T": 64, "BLOCK_V": 128, "BLOCK_D": 64, "PRECISION": "ieee", "num_warps": 8}
+        tiles = {"BLOCK_T": 64, "BLOCK_V": 64, "BLOCK_D": 16, "PRECISION": precision}
+        return {**tiles, "num_warps": 8, "num_stages": 4}
+    tiles = {"BLOCK_T": 64, "BLOCK_V": 128, "BLOCK_D": 64, "PRECISION": "ieee"}
+    return {**tiles, "num_warps": 8, "num_stages": 3}
 
 
 class _LossesTriton(torch.autograd.Function):
     @staticmethod
     def forward(
-        ctx: Any, hidden: Tensor, weight: Tensor, plan: Tensor, options: _Options
+        ctx: Any, hidden: Tensor, weight: Tensor, plan: Tensor, options: Options
     ) -> tuple[Tensor, Tensor]:
         num_rows, hidden_size = hidden.shape
         config = _launch_config(hidden.dtype)
@@ -571,8 +339,8 @@ def linear_cross_entropy(
         weight: (vocab_size, hidden_size).
         targets: (num_rows,) int64, the target's row of `weight`, or `ignore_index`.
         start: First row of `weight` in a row's softmax: an int, or (num_rows,) integers.
-        length: Number of rows of `weight` from there on; by default all. Neither is looked at where
-            the target is `ignore_index`.
+        length: Number of rows of `weight` from there on; by default all that follow. Neither is
+            looked at where the target is `ignore_index`.
         reduction: "mean" is over the rows that are not ignored, and 0 if there are none.
         ignore_index: The target of a row without loss and without gradient.
         label_smoothing: Share of the target spread evenly over the slice, in [0, 1].
@@ -623,7 +391,7 @@ def linear_cross_entropy_rows(
 
     An ignored row is not correct; a target that ties with the largest logit is.
     """
-    length = len(weight) if length is None else length
+    length = len(weight) - start if length is None else length
     if torch.is_autocast_enabled(hidden.device.type):
         dtype = torch.get_autocast_dtype(hidden.device.type)
         hidden, weight = hidden.to(dtype), weight.to(dtype)
@@ -632,21 +400,15 @@ def linear_cross_entropy_rows(
     _check_slices(targets, start, length, is_kept, len(weight))
     if not 0 <= label_smoothing <= 1:
         raise ValueError(f"label_smoothing must be in [0, 1], got {label_smoothing}")
-    options = _Options(label_smoothing, z_loss)
+    options = Options(label_smoothing, z_loss)
     if use_triton(hidden, backend):
         plan = _plan(targets, start, length, is_kept)
         hidden, weight = hidden.contiguous(), weight.contiguous()
         return RowLosses(*_LossesTriton.apply(hidden, weight, plan, options))
-    slices = _slices(start, length, is_kept)
+    slices = slices_of(start, length, is_kept)
     if torch.is_grad_enabled() and (hidden.requires_grad or weight.requires_grad):
-        return RowLosses(*_LossesTorch.apply(hidden, weight, targets, slices, options))
-    return RowLosses(*_run_chunks(hidden, weight, targets, slices, options, None)[:2])
-
-
-def _as_rows(start: Tensor | int, length: Tensor | int, targets: Tensor) -> tuple[Tensor, Tensor]:
-    """Start and length of every row, (num_rows,) each."""
-    bounds = (torch.as_tensor(x, device=targets.device) for x in (start, length))
-    return tuple(x.expand_as(targets) for x in bounds)
+        return RowLosses(*LossesTorch.apply(hidden, weight, targets, slices, options))
+    return RowLosses(*run_chunks(hidden, weight, targets, slices, options, None)[:2])
 
 
 def _plan(targets: Tensor, start: Tensor | int, length: Tensor | int, is_kept: Tensor) -> Tensor:
@@ -655,7 +417,7 @@ def _plan(targets: Tensor, start: Tensor | int, length: Tensor | int, is_kept: T
     Rows are sorted by start, so that a tile of rows needs few tiles of columns. Ignored rows come
     last and have nothing between start and end.
     """
-    start, length = _as_rows(start, length, targets)
+    start, length = as_rows(start, length, targets)
     end = torch.where(is_kept, start + length, 0)
     order = torch.where(is_kept, start, torch.iinfo(torch.int32).max).argsort(stable=True)
     return torch.stack([order, start[order], end[order], targets[order]]).int()
@@ -700,7 +462,7 @@ def _check_slices(
         torch._assert_async(~is_bad.any(), "linear_cross_entropy: a bad slice or target")
     elif is_bad.any():
         row = int(is_bad.nonzero()[0])
-        starts, lengths = _as_rows(start, length, targets)
+        starts, lengths = as_rows(start, length, targets)
         where = f"[{int(starts[row])}, {int(starts[row] + lengths[row])})"
         if is_bad_slice[row]:
             raise ValueError(

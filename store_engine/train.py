@@ -35,7 +35,7 @@ from store_engine.training.deepspeed_setup import (
     read_ds_config,
     set_threads,
 )
-from store_engine.training.evaluation import evaluate_run, print_metrics
+from store_engine.training.evaluation import evaluate_run, print_metrics, save_metrics
 from store_engine.training.loop import train_stage
 from store_engine.training.run import open_run
 from store_engine.training.stages import (
@@ -117,6 +117,7 @@ def train(config: Config, ds_config: dict[str, Any], resume: bool, overwrite: bo
         trie = ItemTrie(table.sids, list(table.codebook_sizes))
         trie.save(str(run_dir / "trie.bin"))
         metrics = evaluate_run(run_dir)
+        save_metrics(metrics, run_dir / "metrics.json")
         print_metrics(metrics, console)
         say(f"done in {time.perf_counter() - began:.0f} s; recommend with")
         say(f"  python store_engine/recommend.py --run {run_dir} --history ID,ID,ID")

@@ -10,9 +10,10 @@
 #include <algorithm>
 #include <cstdint>
 #include <cstring>
-#include <numeric>
+#include <limits>
 #include <stdexcept>
 #include <string>
+#include <tuple>
 #include <vector>
 
 #include "store_engine/item_trie.h"
@@ -20,6 +21,8 @@
 #include "store_engine/softmax.h"
 
 namespace store_engine {
+
+constexpr int64_t kStride = 64;  // children offered between two looks at the memory left
 
 // What log-probabilities are normalised over: the level's codebook or the node's children.
 enum class Normalize { kVocab, kChildren };
@@ -43,62 +46,123 @@ struct Children {
   int64_t* num_valid;  // (batch,)
 };
 
-// The `width` best of the candidates pushed so far, in bounded memory.
+// The `width` best of the candidates offered so far, in bounded memory.
 class TopK {
  public:
   struct Candidate {
-    uint64_t key;  // ascending = better: the score, descending, then the node id, ascending
-    uint32_t parent, token;
-    bool operator<(const Candidate& other) const {
-      return key != other.key ? key < other.key : parent < other.parent;
-    }
-    int64_t node() const { return static_cast<uint32_t>(key); }
+    uint32_t rank;  // lower = better: the bits of the score, in descending order
+    uint32_t node, parent, token;
     float score() const {
-      uint32_t bits = ~static_cast<uint32_t>(key >> 32);
-      bits = bits >> 31 ? bits & 0x7fffffff : ~bits;
+      const uint32_t bits = rank >> 31 ? rank : ~rank & 0x7fffffff;
       float score;
       std::memcpy(&score, &bits, sizeof(score));
       return score;
+    }
+    bool operator<(const Candidate& other) const {
+      return std::tie(rank, node, parent) < std::tie(other.rank, other.node, other.parent);
     }
   };
 
   explicit TopK(int64_t width) : width_(static_cast<size_t>(width)) {}
 
   void clear() {
-    candidates_.clear();
-    threshold_ = -kInfinity;
+    size_ = 0;
+    threshold_ = std::numeric_limits<float>::lowest();
+    is_full_ = false;
   }
-  // Candidates below this cannot be among the best; -inf until there are enough.
+  // Candidates below this cannot be among the best. Finite: a score of -inf is never taken.
   float threshold() const { return threshold_; }
-  void push(float score, int64_t node, int64_t parent, int64_t token) {
+  // Whether there are `width` candidates, so that the threshold prunes.
+  bool is_full() const { return is_full_; }
+
+  // Makes room for `count` more offers.
+  void reserve(size_t count) {
+    // several times the width, so that a cut is rare and its cost is spread
+    if (size_ >= 2 * width_ + 64) cut();
+    if (ranks_.size() < size_ + count) {
+      ranks_.resize(2 * (size_ + count));
+      candidates_.resize(ranks_.size());
+    }
+  }
+  // Takes the candidate unless it is below the threshold; without a branch, for no one can predict
+  // it. reserve() comes first.
+  void offer(float score, int64_t node, int64_t parent, int64_t token) {
     score += 0.0f;  // -0 becomes +0, for they are equal but their bits are not
     uint32_t bits;
     std::memcpy(&bits, &score, sizeof(bits));
-    bits = bits >> 31 ? ~bits : bits | 0x80000000;  // unsigned order = float order
-    candidates_.push_back({uint64_t{~bits} << 32 | static_cast<uint32_t>(node),
-                           static_cast<uint32_t>(parent), static_cast<uint32_t>(token)});
-    // several times the width, so that a cut is rare and its cost is spread
-    if (candidates_.size() >= 2 * width_ + 64) cut();
+    // negative scores already descend as unsigned numbers; positive ones come before them
+    const uint32_t rank = bits >> 31 ? bits : ~bits & 0x7fffffff;
+    ranks_[size_] = rank;
+    candidates_[size_] = {rank, static_cast<uint32_t>(node), static_cast<uint32_t>(parent),
+                          static_cast<uint32_t>(token)};
+    size_ += score >= threshold_;
   }
-  // The best candidates, best first.
-  const std::vector<Candidate>& sorted() {
-    if (candidates_.size() > width_) cut();
-    std::sort(candidates_.begin(), candidates_.end());
-    return candidates_;
+  // Puts the best in order and returns how many there are.
+  int64_t sort() {
+    if (size_ > width_) cut();
+    std::sort(candidates_.begin(), candidates_.begin() + static_cast<std::ptrdiff_t>(size_));
+    return static_cast<int64_t>(std::min(size_, width_));
   }
+  const Candidate& operator[](int64_t i) const { return candidates_[i]; }
 
  private:
+  // Drops what is surely not among the best, so that at most 1.5 * width stay.
   void cut() {
-    const auto last = candidates_.begin() + static_cast<std::ptrdiff_t>(width_) - 1;
-    std::nth_element(candidates_.begin(), last, candidates_.end());
-    threshold_ = last->score();
-    candidates_.resize(width_);
+    // The least rank with at least `width` candidates up to it, by bisection: counting is a few
+    // vector instructions, while std::nth_element mispredicts at every element. A bound that keeps
+    // a few too many is good enough.
+    uint32_t low = 0, high = std::numeric_limits<uint32_t>::max();  // high keeps enough
+    size_t kept = size_;
+    while (low < high && kept > width_ + width_ / 2) {
+      const uint32_t middle = low + (high - low) / 2;
+      uint32_t count = 0;
+      for (size_t i = 0; i < size_; ++i) count += ranks_[i] <= middle;
+      if (count >= width_) {
+        high = middle;
+        kept = count;
+      } else {
+        low = middle + 1;
+      }
+    }
+    size_t next = 0;
+    for (size_t i = 0; i < size_; ++i) {
+      const bool stays = ranks_[i] <= high;
+      ranks_[next] = ranks_[i];
+      candidates_[next] = candidates_[i];
+      next += stays;
+    }
+    size_ = next;
+    if (size_ > width_ + width_ / 2) drop_ties();
+    threshold_ = Candidate{high, 0, 0, 0}.score();
+    is_full_ = true;
+  }
+  // Many equal scores: only their nodes decide.
+  void drop_ties() {
+    const auto last = candidates_.begin() + static_cast<std::ptrdiff_t>(width_);
+    std::nth_element(candidates_.begin(), last,
+                     candidates_.begin() + static_cast<std::ptrdiff_t>(size_));
+    size_ = width_;
+    for (size_t i = 0; i < size_; ++i) ranks_[i] = candidates_[i].rank;
   }
 
-  size_t width_;
-  float threshold_ = -kInfinity;
+  size_t width_, size_ = 0;
+  float threshold_ = std::numeric_limits<float>::lowest();
+  bool is_full_ = false;
+  std::vector<uint32_t> ranks_;  // those of the candidates, apart so that counting is quick
   std::vector<Candidate> candidates_;
 };
+
+// The last child whose code is at most `code`, or the first child. No branch depends on the data.
+template <typename Token>
+int64_t find_code(const Token* tokens, Range children, int64_t code) {
+  int64_t node = children.begin;
+  for (int64_t rest = children.size(); rest > 1;) {
+    const int64_t half = rest / 2;
+    node += tokens[node + half] <= code ? half : 0;
+    rest -= half;
+  }
+  return node;
+}
 
 // The scratch memory of one thread, and the work on one request.
 class RequestStep {
@@ -117,8 +181,12 @@ class RequestStep {
   struct Beam {  // copied out of the caller's arrays once, so that what was checked is what is used
     float score, max;
     int64_t slot, node;
+    Range children;
   };
   void read(int64_t request);
+  const float* logits(int64_t request, const Beam& beam) const {
+    return beams_.logits + (request * beams_.beam_width + beam.slot) * beams_.vocab_size;
+  }
   template <typename Token>
   void expand(const float* row, const Beam& beam, const Token* tokens);
   template <typename Token>
@@ -147,16 +215,21 @@ inline void RequestStep::read(int64_t request) {
   beam_.clear();
   for (int64_t slot = 0; slot < num_valid; ++slot) {
     const int64_t i = request * beams_.beam_width + slot;
-    const float* row = beams_.logits + i * beams_.vocab_size;
-    const Beam beam{beams_.scores[i], kernels_.row_max(row, beams_.vocab_size), slot,
-                    beams_.nodes[i]};
+    const Beam beam{beams_.scores[i], 0, slot, beams_.nodes[i], {}};
     if (beam.node < 0 || beam.node >= trie_.num_nodes(depth_)) {
       fail("beam " + std::to_string(slot) + ": node " + std::to_string(beam.node) +
            " is outside [0, " + std::to_string(trie_.num_nodes(depth_)) + ")");
     }
     if (!(beam.score < kInfinity)) fail("beam " + std::to_string(slot) + ": score NaN or +inf");
-    if (!(beam.max < kInfinity)) fail("beam " + std::to_string(slot) + ": logits NaN or +inf");
+    trie_.prefetch(depth_, beam.node);
     beam_.push_back(beam);
+  }
+  for (Beam& beam : beam_) {  // the memory asked for arrives meanwhile
+    const float* row = logits(request, beam);
+    beam.max = kernels_.row_max(row, beams_.vocab_size);
+    if (!(beam.max < kInfinity)) {
+      fail("beam " + std::to_string(beam.slot) + ": logits NaN or +inf");
+    }
   }
   const auto by_score = [](const Beam& a, const Beam& b) { return a.score > b.score; };
   if (!std::is_sorted(beam_.begin(), beam_.end(), by_score)) {
@@ -179,34 +252,28 @@ float RequestStep::normalizer(const float* row, const Beam& beam, Range children
 
 template <typename Token>
 void RequestStep::expand(const float* row, const Beam& beam, const Token* tokens) {
-  const Range children = trie_.children(depth_, beam.node);
+  const Range children = beam.children;
   const float lse = normalizer(row, beam, children, tokens);
   if (lse == -kInfinity) return;
-  const auto consider = [&](int64_t node) {
-    const float score = beam.score + (row[tokens[node]] - lse);
-    // an equal score may still win by its lower SID; -inf means that the model forbids the code
-    if (score >= top_.threshold() && score > -kInfinity) {
-      top_.push(score, node, beam.slot, tokens[node]);
-    }
+  const auto offer = [&](int64_t node, int64_t code) {
+    top_.offer(beam.score + (row[code] - lse), node, beam.slot, code);
   };
-  if (children.size() * 8 < beams_.vocab_size || top_.threshold() == -kInfinity) {
-    for (int64_t node = children.begin; node < children.end; ++node) consider(node);
+  if (children.size() * 8 < beams_.vocab_size || !top_.is_full()) {
+    for (int64_t begin = children.begin; begin < children.end; begin += kStride) {
+      top_.reserve(kStride);
+      const int64_t end = std::min(begin + kStride, children.end);
+      for (int64_t node = begin; node < end; ++node) offer(node, tokens[node]);
+    }
     return;
   }
   // many children: find the few codes that score high enough, then the children that have them
   kernels_.mark_above(row, beams_.vocab_size, beam.score, lse, top_.threshold(), is_above_.data());
-  const bool is_full = children.size() == beams_.vocab_size;
-  const Token *next = tokens + children.begin, *end = tokens + children.end;
   for (int64_t group = 0; group * kLanes < beams_.vocab_size; ++group) {
+    if (is_above_[group] != 0) top_.reserve(kLanes);
     for (uint32_t bits = is_above_[group]; bits != 0; bits &= bits - 1) {
       const int64_t code = group * kLanes + __builtin_ctz(bits);
-      if (is_full) {
-        consider(children.begin + code);
-      } else {
-        next = std::lower_bound(next, end, static_cast<Token>(code));
-        if (next == end) return;
-        if (*next == code) consider(next - tokens);
-      }
+      const int64_t node = find_code(tokens, children, code);
+      if (tokens[node] == code) offer(node, code);
     }
   }
 }
@@ -215,23 +282,25 @@ inline void RequestStep::run(int64_t request, const Children& out) {
   read(request);
   top_.clear();
   trie_.with_tokens(depth_, [&](const auto* tokens) {
+    for (Beam& beam : beam_) {
+      beam.children = trie_.children(depth_, beam.node);
+      __builtin_prefetch(tokens + beam.children.begin);
+    }
     for (const Beam& beam : beam_) {
       if (beam.score < top_.threshold() || beam.score == -kInfinity) break;
-      const int64_t i = request * beams_.beam_width + beam.slot;
-      expand(beams_.logits + i * beams_.vocab_size, beam, tokens);
+      expand(logits(request, beam), beam, tokens);
     }
   });
 
-  const std::vector<TopK::Candidate>& best = top_.sorted();
-  const auto num_valid = static_cast<int64_t>(best.size());
+  const int64_t num_valid = top_.sort();
   out.num_valid[request] = num_valid;
   for (int64_t slot = 0; slot < out.width; ++slot) {
     const int64_t i = request * out.width + slot;
     if (slot < num_valid) {
-      out.scores[i] = best[slot].score();
-      out.parents[i] = best[slot].parent;
-      out.tokens[i] = best[slot].token;
-      out.nodes[i] = best[slot].node();
+      out.scores[i] = top_[slot].score();
+      out.parents[i] = top_[slot].parent;
+      out.tokens[i] = top_[slot].token;
+      out.nodes[i] = top_[slot].node;
     } else {
       out.scores[i] = -kInfinity;
       out.parents[i] = out.tokens[i] = out.nodes[i] = -1;

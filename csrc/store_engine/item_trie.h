@@ -53,6 +53,10 @@ class ItemTrie {
   Range children(int64_t depth, int64_t node) const {
     return slice(levels_[depth].child_begin, node);
   }
+  // Hints that children(depth, node) will be asked for soon.
+  void prefetch(int64_t depth, int64_t node) const {
+    __builtin_prefetch(levels_[depth].child_begin.data() + node);
+  }
   // Calls use(tokens) with the codes of the nodes of depth + 1, as uint8_t* or uint16_t*.
   template <typename Use>
   decltype(auto) with_tokens(int64_t depth, const Use& use) const {

@@ -30,9 +30,6 @@ _DELIMITERS = {".csv": ",", ".tsv": "\t"} | dict.fromkeys(_RECBOLE, "\t")
 _SUFFIXES = (*_DELIMITERS, ".jsonl", ".parquet")
 _BLOCK_BYTES = 1 << 24  # the longest line pyarrow can take
 
-# one field can hold a whole product description
-csv.field_size_limit(_BLOCK_BYTES)
-
 
 @dataclass(frozen=True)
 class Table:
@@ -149,17 +146,17 @@ def _require_columns(where: str, header: list[str], names: list[str]) -> None:
 
 def _records(path: Path) -> Iterator[tuple[int, list[str]]]:
     """Line number (1 = first) and fields of each record, by the rules pyarrow follows."""
-    lines = _lines(path)
-    numbers = iter(lines)
     if path.suffix != ".csv":
-        for number, line in numbers:
-            yield number, line.rstrip("\r\n").split("\t")
+        for number, line in _lines(path):
+            if text := line.rstrip("\r\n"):  # pyarrow skips empty lines too
+                yield number, text.split("\t")
         return
-    reader = csv.reader((line for _, line in numbers), strict=True)
+    csv.field_size_limit(_BLOCK_BYTES)  # a field can hold a whole product description
+    reader = csv.reader((line for _, line in _lines(path)), strict=True)
     begin = 1
     try:
         for record in reader:
-            if record:  # pyarrow skips empty lines too
+            if record:
                 yield begin, record
             begin = reader.line_num + 1
     except csv.Error as error:

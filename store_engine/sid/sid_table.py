@@ -29,7 +29,9 @@ class SidTable:
         """
         if self.sids.ndim != 2 or self.sids.shape != (len(self.item_ids), len(self.codebook_sizes)):
             want = (len(self.item_ids), len(self.codebook_sizes))
-            raise ValueError(f"sids must be (num_items, num_levels) = {want}, got {self.sids.shape}")
+            raise ValueError(
+                f"sids must be (num_items, num_levels) = {want}, got {self.sids.shape}"
+            )
         outside = (self.sids < 0) | (self.sids >= np.array(self.codebook_sizes))
         if outside.any():
             row, level = np.argwhere(outside)[0]

@@ -79,8 +79,8 @@ def set_threads(train: TrainConfig) -> int:
 def zero_init(ds_config: dict[str, Any]) -> Any:
     """Context in which modules are born partitioned (ZeRO-3) and in the training dtype."""
     is_zero3 = ds_config.get("zero_optimization", {}).get("stage", 0) == 3
-    dtype = torch.bfloat16 if ds_config["bf16"]["enabled"] else torch.float32
-    return deepspeed.zero.Init(config_dict_or_path=ds_config, enabled=is_zero3, dtype=dtype)
+    # no dtype=: DeepSpeed 0.19 then ignores it on a CPU and takes bf16, instead of what bf16 says
+    return deepspeed.zero.Init(config_dict_or_path=ds_config, enabled=is_zero3)
 
 
 def initialize(module: nn.Module, ds_config: dict[str, Any], train: TrainConfig, lr: float) -> Any:

@@ -110,12 +110,14 @@ def train_step(engine: Any, stage: Stage, config: Config, step: int) -> dict[str
     if not math.isfinite(mean_loss):
         raise FloatingPointError(f"{stage.name}: the loss of step {step + 1} is {mean_loss}")
     sums, counts = totals[2:].view(2, -1)
+    wall_s = time.perf_counter() - began
     by_task = zip(stage.tasks, (sums / counts.clamp(min=1)).tolist(), counts.tolist(), strict=True)
     return {
         "loss": mean_loss,
         **{task: loss for task, loss, count in by_task if count},
         "lr": rate,
-        "tokens_per_s": num_tokens / (time.perf_counter() - began),
+        "tokens_per_s": num_tokens / wall_s,
+        "wall_s": wall_s,
     }
 
 

@@ -109,10 +109,11 @@ class TokenizerStage:
         if self.config.tokenizer.contrastive_weight:
             everyone = _gather_vectors(vectors)
             contrast = contrastive_loss(everyone, self.config.tokenizer.contrastive_temperature)
-            # every rank computes the whole loss but differentiates its own vectors alone: the
-            # factor undoes the mean that is taken over ranks
+            # every rank computes the whole loss but differentiates its own vectors alone: their
+            # gradient, not the value, is scaled to undo the mean that is taken over ranks
             scale = len(everyone) // len(vectors)
-            total = total + self.config.tokenizer.contrastive_weight * scale * contrast
+            contrast = scale * contrast - (scale - 1) * contrast.detach()
+            total = total + self.config.tokenizer.contrastive_weight * contrast
             sums[-1], counts[-1] = contrast.detach(), 1
         return StepLoss(total, sums, counts, num_tokens)
 

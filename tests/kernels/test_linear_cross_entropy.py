@@ -4,7 +4,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from store_engine.kernels import linear_cross_entropy as module
+from store_engine.kernels import _linear_cross_entropy_torch as torch_path
 from store_engine.kernels.linear_cross_entropy import (
     linear_cross_entropy,
     linear_cross_entropy_ref,
@@ -92,10 +92,11 @@ def test_matches_ref_in_half_precision(backend, dtype, device):
 
 
 @pytest.mark.parametrize("backend", BACKENDS)
-def test_one_slice_for_all_rows(backend, device):
+@pytest.mark.parametrize("length", [7, None])
+def test_one_slice_for_all_rows(length, backend, device):
     hidden, weight, targets, *_ = make(30, 8, 20, [20], device=device)
     targets = torch.where(targets < 0, targets, targets.clamp(5, 11))
-    options = make_options(targets, 5, 7)
+    options = make_options(targets, 5, length)
     op = partial(linear_cross_entropy, **options, backend=backend)
     ref = partial(linear_cross_entropy_ref, **options)
     assert_as_accurate(op, ref, [hidden, weight], torch.ones((), device=device))
@@ -104,8 +105,8 @@ def test_one_slice_for_all_rows(backend, device):
 @pytest.mark.parametrize("reduction", ["sum", "none"])
 def test_chunks_change_nothing(reduction, monkeypatch):
     hidden, weight, *rows = make(50, 8, 40, [10, 30])
-    monkeypatch.setattr(module, "_CHUNK_LOGITS", 1)
-    monkeypatch.setattr(module, "_CHUNK_ROWS", 3)
+    monkeypatch.setattr(torch_path, "_CHUNK_LOGITS", 1)
+    monkeypatch.setattr(torch_path, "_CHUNK_ROWS", 3)
     options = make_options(*rows, reduction=reduction)
     op = partial(linear_cross_entropy, **options, backend="torch")
     ref = partial(linear_cross_entropy_ref, **options)

@@ -1,0 +1,165 @@
+"""The PyTorch path of linear_cross_entropy, which trains on CPUs.
+
+One GEMM per distinct slice of the vocabulary and chunk of rows. The gradients are made while the
+chunk's logits are in the cache, as if the gradient of every loss were 1; a sum and a mean only
+scale them. Any other gradient of the losses needs the logits once more.
+Source: Hsu et al. 2024 (Liger Kernel), https://arxiv.org/abs/2410.10989.
+"""
+
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor
+from torch.autograd.function import once_differentiable
+
+# a chunk of logits stays in the cache, but has rows enough for an efficient GEMM
+# (T=8192, hidden=128, V=2048 in fp32 on 2 cores: 97 ms at 512 rows, 134 ms at 128 rows)
+_CHUNK_LOGITS = 1 << 20
+_CHUNK_ROWS = 256
+
+
+class Options(NamedTuple):
+    """What is added to the plain cross-entropy."""
+
+    label_smoothing: float
+    z_loss: float
+
+
+def as_rows(start: Tensor | int, length: Tensor | int, targets: Tensor) -> tuple[Tensor, Tensor]:
+    """Start and length of every row, (num_rows,) each."""
+    starts, lengths = (torch.as_tensor(x, device=targets.device) for x in (start, length))
+    return starts.expand_as(targets), lengths.expand_as(targets)
+
+
+class Slice(NamedTuple):
+    """The rows whose softmax runs over weight[begin:end]."""
+
+    begin: int
+    end: int
+    rows: Tensor | None  # None: all rows of the call
+
+
+def slices_of(start: Tensor | int, length: Tensor | int, is_kept: Tensor) -> list[Slice]:
+    """Groups the rows that are not ignored by their slice of the weight."""
+    rows = None if is_kept.all() else is_kept.nonzero()[:, 0]
+    if isinstance(start, int) and isinstance(length, int):
+        return [Slice(start, start + length, rows)]
+    ranges = torch.stack(as_rows(start, length, is_kept))
+    if rows is not None:
+        ranges = ranges[:, rows]
+    if ranges.shape[1] == 0:
+        return []
+    base = int(ranges[1].max()) + 1  # one integer per slice sorts faster than a pair
+    keys, group_of, counts = torch.unique(
+        ranges[0] * base + ranges[1], return_inverse=True, return_counts=True
+    )
+    members = group_of.argsort(stable=True).split(counts.tolist())
+    return [
+        Slice(key // base, key // base + key % base, own if rows is None else rows[own])
+        for key, own in zip(keys.tolist(), members, strict=True)
+    ]
+
+
+class _Pass(NamedTuple):
+    """One pass over all chunks."""
+
+    losses: Tensor
+    is_correct: Tensor
+    dhidden: Tensor | None  # None unless asked for
+    dweight: Tensor | None
+
+
+def run_chunks(
+    hidden: Tensor,
+    weight: Tensor,
+    targets: Tensor,
+    slices: list[Slice],
+    options: Options,
+    dlosses: Tensor | None,
+) -> _Pass:
+    """Computes the losses chunk by chunk, and the gradients too when given those of the losses."""
+    losses = torch.zeros(len(targets), device=hidden.device)
+    is_correct = torch.zeros_like(targets, dtype=torch.bool)
+    dhidden = None if dlosses is None else torch.zeros_like(hidden)
+    dweight = None if dlosses is None else torch.zeros_like(weight)
+    for begin, end, rows in slices:
+        w = weight[begin:end]
+        num_rows = len(targets) if rows is None else len(rows)
+        num_chunk_rows = max(_CHUNK_LOGITS // (end - begin), _CHUNK_ROWS)
+        dw = None if dweight is None else dweight[begin:end]
+        if dw is not None and dw.dtype is not torch.float32:
+            dw = torch.zeros_like(dw, dtype=torch.float32)
+        for first in range(0, num_rows, num_chunk_rows):
+            last = min(first + num_chunk_rows, num_rows)
+            take = slice(first, last) if rows is None else rows[first:last]
+            h, dloss = hidden[take], None if dlosses is None else dlosses[take]
+            losses[take], is_correct[take], dlogits = _run_chunk(
+                h, w, targets[take] - begin, options, dloss
+            )
+            if dhidden is None or dw is None or dlogits is None:
+                continue
+            dhidden[take] = dlogits @ w
+            if dw.dtype == h.dtype:
+                dw.addmm_(dlogits.T, h)
+            else:
+                dw += dlogits.T @ h
+        if dweight is not None and dw is not None and dw.dtype != dweight.dtype:
+            dweight[begin:end] += dw
+    return _Pass(losses, is_correct, dhidden, dweight)
+
+
+def _run_chunk(
+    h: Tensor, w: Tensor, target: Tensor, options: Options, dloss: Tensor | None
+) -> tuple[Tensor, Tensor, Tensor | None]:
+    """The losses, the hits and the gradient of the logits of rows that share a slice `w`."""
+    smoothing, z_loss = options
+    target = target[:, None]
+    logits = (h @ w.T).float()
+    at_target = logits.gather(1, target)
+    peak = logits.amax(1, keepdim=True)
+    mean = logits.mean(1, keepdim=True) if smoothing else 0.0
+    exps = logits.sub_(peak).exp_()  # in place: one buffer of logits, reused up to their gradient
+    total = exps.sum(1, keepdim=True)
+    lse = total.log() + peak
+    loss = lse - (1 - smoothing) * at_target - smoothing * mean + z_loss * lse.square()
+    is_correct = at_target >= peak
+    if dloss is None:
+        return loss[:, 0], is_correct[:, 0], None
+    dloss = dloss[:, None]
+    dlogits = exps.mul_(dloss * (1 + 2 * z_loss * lse) / total)
+    if smoothing:
+        dlogits.sub_(dloss * (smoothing / len(w)))
+    dlogits.scatter_add_(1, target, -(1 - smoothing) * dloss)
+    return loss[:, 0], is_correct[:, 0], dlogits.to(h.dtype)
+
+
+class LossesTorch(torch.autograd.Function):
+    """(losses, is_correct) of `run_chunks`, differentiable."""
+
+    @staticmethod
+    def forward(
+        ctx: Any,
+        hidden: Tensor,
+        weight: Tensor,
+        targets: Tensor,
+        slices: list[Slice],
+        options: Options,
+    ) -> tuple[Tensor, Tensor]:
+        ones = torch.ones(len(targets), device=hidden.device)
+        done = run_chunks(hidden, weight, targets, slices, options, ones)
+        ctx.save_for_backward(hidden, weight, targets, done.dhidden, done.dweight)
+        ctx.slices, ctx.options = slices, options
+        ctx.mark_non_differentiable(done.is_correct)
+        return done.losses, done.is_correct
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, *grads: Tensor) -> Any:
+        dlosses = grads[0]
+        hidden, weight, targets, dhidden, dweight = ctx.saved_tensors
+        if len(dlosses) and (dlosses == dlosses[0]).all():  # of a sum or a mean
+            dhidden, dweight = dhidden * dlosses[0], dweight * dlosses[0]
+        elif len(dlosses):
+            again = run_chunks(hidden, weight, targets, ctx.slices, ctx.options, dlosses)
+            dhidden, dweight = again.dhidden, again.dweight
+        return dhidden, dweight, None, None, None

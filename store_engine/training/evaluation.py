@@ -1,0 +1,137 @@
+"""A finished run, measured: item-level metrics over all items, beside training-free floors."""
+
+import json
+import time
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from rich.console import Console
+from rich.progress import track
+from rich.table import Table
+
+from store_engine.config import load_config
+from store_engine.data.atomic import atomic_open
+from store_engine.data.baselines import co_visitation, popularity, train_frequency
+from store_engine.data.histories import Histories
+from store_engine.data.split import Examples, leave_one_out
+from store_engine.decoding.engine import Engine
+from store_engine.metrics import (
+    coverage,
+    long_tail_share,
+    metrics_by_frequency,
+    ranking_metrics,
+)
+from store_engine.sid.collisions import sid_report
+from store_engine.sid.sid_table import SidTable
+from store_engine.training.log import read_log
+
+_USERS_PER_CALL = 512  # between two ticks of the progress bar
+
+
+def evaluate_run(run_dir: Path, *, exact: bool = False) -> dict[str, Any]:
+    """Measures a run on its test questions.
+
+    Args:
+        run_dir: A finished run.
+        exact: Score the whole catalogue instead of searching with a beam.
+
+    Returns:
+        What metrics.json holds; the schema is in docs/run-directory.md.
+
+    Raises:
+        InputError: The directory is missing, unfinished or damaged.
+    """
+    engine = Engine.load(run_dir)
+    histories = Histories.load(run_dir / "histories.npz")
+    table = SidTable.load(run_dir / "sids.npz")
+    run = load_config(run_dir / "config.toml")
+    split = leave_one_out(histories)
+    frequency = train_frequency(split.train, engine.catalog.num_items)
+    targets, max_k = split.test.targets, run.eval.max_k
+
+    began = time.perf_counter()
+    rankings = rank_all(engine, split.test, max_k, exact)
+    wall_s = time.perf_counter() - began
+
+    seen = split.test.histories
+    floors = {
+        "popularity": popularity(split.train, len(frequency), seen, max_k),
+        "co_visitation": co_visitation(split.train, len(frequency), seen, max_k),
+    }
+    return {
+        "protocol": split.protocol,
+        "dataset": run.data.name,
+        "num_users": histories.num_users,
+        "num_items": engine.catalog.num_items,
+        "seed": run.train.seed,
+        "decoding": "exact" if exact else f"beam {run.eval.beam_width}",
+        "metrics": ranking_metrics(rankings, targets)
+        | {
+            "coverage@10": coverage(rankings, len(frequency)),
+            "long_tail_share@10": long_tail_share(rankings, frequency),
+        },
+        "baselines": {name: ranking_metrics(floor, targets) for name, floor in floors.items()},
+        "buckets": metrics_by_frequency(rankings, targets, frequency),
+        "sid": sid_report(table.sids, table.codebook_sizes, run.tokenizer.num_codes),
+        "invalid_items": int(((rankings < -1) | (rankings >= len(frequency))).sum()),
+        "missing_items": int((rankings == -1).sum()),
+        "requests_per_s": len(targets) / wall_s,
+        "train": training_summary(run_dir / "train_log.jsonl"),
+    }
+
+
+def rank_all(engine: Engine, examples: Examples, k: int, exact: bool) -> NDArray[np.int64]:
+    """Recommends to every user: (num_users, k) catalogue rows. The targets are never read."""
+    histories = sorted(range(len(examples.histories)), key=lambda u: len(examples.histories[u]))
+    rankings = np.empty((len(histories), k), dtype=np.int64)
+    starts = range(0, len(histories), _USERS_PER_CALL)
+    for begin in track(starts, "evaluation", transient=True):
+        users = histories[begin : begin + _USERS_PER_CALL]
+        wanted = [examples.histories[user] for user in users]
+        rankings[users] = engine.recommend_rows(wanted, k, exact=exact)[0]
+    return rankings
+
+
+def training_summary(log_path: Path) -> dict[str, dict[str, float]]:
+    """Per stage: its steps, seconds spent in them, real tokens per second and last loss."""
+    summary: dict[str, dict[str, float]] = {}
+    entries = read_log(log_path)
+    for stage in dict.fromkeys(entry["stage"] for entry in entries):
+        own = [entry for entry in entries if entry["stage"] == stage]
+        wall_s = sum(entry["wall_s"] for entry in own)
+        summary[stage] = {
+            "num_steps": len(own),
+            "wall_s": wall_s,
+            "tokens_per_s": sum(entry["tokens_per_s"] * entry["wall_s"] for entry in own) / wall_s,
+            "final_loss": own[-1]["loss"],
+        }
+    return summary
+
+
+def save_metrics(metrics: dict[str, Any], path: Path) -> None:
+    """Writes metrics.json, which either stands complete or not at all."""
+    with atomic_open(path) as file:
+        file.write(json.dumps(metrics, indent=1).encode() + b"\n")
+
+
+def print_metrics(metrics: dict[str, Any], console: Console) -> None:
+    """Prints the result beside the floors, and by the target's training frequency."""
+    names = [f"{name}@{k}" for name in ("recall", "ndcg") for k in (1, 5, 10, 20)] + ["mrr"]
+    title = (
+        f"{metrics['dataset']}, {metrics['protocol']}, {metrics['num_users']:,} users, all "
+        f"{metrics['num_items']:,} items ranked, {metrics['decoding']}"
+    )
+    table = Table("", *names, title=title)
+    for column in table.columns[1:]:
+        column.justify, column.no_wrap = "right", True
+    rows = metrics["baselines"] | {"store_engine": metrics["metrics"]}
+    for name, values in rows.items():
+        table.add_row(name.replace("_", "-"), *(f"{values[n]:.4f}" for n in names))
+    table.add_section()
+    for bucket, values in metrics["buckets"].items():
+        if values["num_users"]:
+            label = f"target seen {bucket} x ({values['num_users']:.0f} users)"
+            table.add_row(label, *(f"{values[n]:.4f}" for n in names))
+    console.print(table)

@@ -1,0 +1,32 @@
+import numpy as np
+import pytest
+
+from store_engine.config import load_config
+from store_engine.data.load import load_dataset
+from store_engine.data.split import leave_one_out
+from store_engine.data.text_vocabulary import TextVocabulary
+from store_engine.sid.dense_tokenizer import ItemTexts
+from store_engine.sid.sid_table import SidTable
+from store_engine.training.stages import RecommenderStage, TokenizerStage
+
+
+def make_stages(overrides=()):
+    """Both stages on the synthetic data of tiny.toml, with random SIDs."""
+    config = load_config("configs/tiny.toml", list(overrides))
+    dataset = load_dataset(config.data)
+    columns = dataset.catalog.fields.values()
+    vocabulary = TextVocabulary.train([text for column in columns for text in column], 300)
+    texts = ItemTexts(dataset.catalog, vocabulary, config.data.max_text_tokens)
+    sids = np.random.default_rng(0).integers(0, 16, (dataset.catalog.num_items, 3), dtype=np.int32)
+    table = SidTable(sids, (16, 16, 16), dataset.catalog.item_ids)
+    train = leave_one_out(dataset.histories).train
+    return (
+        config,
+        TokenizerStage(config, texts, len(vocabulary)),
+        RecommenderStage(config, texts, len(vocabulary), train, table),
+    )
+
+
+@pytest.fixture
+def stages():
+    return make_stages()

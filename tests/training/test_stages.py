@@ -1,0 +1,113 @@
+import numpy as np
+import pytest
+import torch
+
+from store_engine.model.attention import PackedSequences
+from store_engine.model.store_model import IGNORE
+from store_engine.sid.dense_tokenizer import contrastive_loss, encode_catalog, tokenizer_batch
+
+
+@pytest.fixture(autouse=True)
+def process_group(tmp_path):
+    torch.distributed.init_process_group(
+        "gloo", init_method=f"file://{tmp_path}/store", rank=0, world_size=1
+    )
+    yield
+    torch.distributed.destroy_process_group()
+
+
+@pytest.mark.parametrize("num_parts", [1, 2, 3])
+def test_tokenizer_loss_does_not_depend_on_how_a_step_is_dealt(stages, num_parts):
+    config, stage, _ = stages
+    torch.manual_seed(0)
+    module = stage.build()
+    whole = stage.loss(module, stage.batch(3, 0, 1), 1)
+    parts = [stage.loss(module, stage.batch(3, i, num_parts), num_parts) for i in range(num_parts)]
+    text = sum(part.sums[:-1] for part in parts)  # the contrast needs the other ranks
+    torch.testing.assert_close(text, whole.sums[:-1])
+    assert sum(part.num_tokens for part in parts) == whole.num_tokens
+
+
+@pytest.mark.parametrize("num_parts", [1, 2, 5])
+def test_recommender_loss_does_not_depend_on_how_a_step_is_dealt(stages, num_parts):
+    _, _, stage = stages
+    torch.manual_seed(0)
+    module = stage.build()
+    whole = stage.loss(module, stage.batch(1, 0, 1), 1).total
+    parts = [stage.loss(module, stage.batch(1, i, num_parts), num_parts) for i in range(num_parts)]
+    torch.testing.assert_close(sum(part.total for part in parts) / num_parts, whole)
+
+
+def test_an_epoch_trains_every_event_and_every_item_once(stages):
+    config, _, stage = stages
+    tokens = {0: 0, 1: 0}
+    for step in range(stage.steps_per_epoch):
+        batch, num_targets = stage.batch(step, 0, 1)
+        assert num_targets == int((batch.targets != IGNORE).sum())
+        for task, count in zip(*np.unique(batch.target_tasks, return_counts=True), strict=True):
+            tokens[int(task)] += int(count)
+    num_levels = 3
+    assert tokens[0] == stage.histories.num_events * num_levels
+    assert tokens[1] == config.data.num_items * num_levels
+
+
+def test_next_item_targets_follow_their_history(stages):
+    _, _, stage = stages
+    document = stage._document(0, 0, 4)
+    items = stage.item_tokens[stage.histories.rows[:4]].ravel()
+    assert document.tokens.tolist() == [stage.texts.bos_id, *items[:-1]]
+    assert document.targets.tolist() == items.tolist()
+
+
+def test_text_is_rebuilt_from_the_dense_tokens_alone(stages):
+    """The reconstruction of one item must not change with another item's text, only its own."""
+    config, stage, _ = stages
+    n = config.tokenizer.num_codes
+    module = stage.build().eval()
+    rows = [0, 1]
+    batch = tokenizer_batch(stage.texts, rows, n)
+    losses, vectors = module(batch)
+    # zero dense tokens in: the losses must change, for nothing else carries the content
+    embeddings = module.model.embed(batch.text.tokens)
+    embeddings = embeddings.index_fill(0, batch.filled_slots, 0.0)
+    hidden = module.model.hidden_states(embeddings, batch.text_sequences)
+    blind = module.model.target_losses(hidden, batch.text.targets)
+    assert (losses - blind).abs().max() > 1e-4
+    # and alone in the batch an item gives the same vectors
+    _, alone = module(tokenizer_batch(stage.texts, [1], n))
+    torch.testing.assert_close(alone[0], vectors[1], atol=1e-5, rtol=1e-4)
+
+
+def test_gradients_flow_from_the_text_into_the_palette(stages):
+    config, stage, _ = stages
+    module = stage.build()
+    losses, _ = module(tokenizer_batch(stage.texts, [3, 4, 5], config.tokenizer.num_codes))
+    losses.sum().backward()
+    assert module.palette.weight.grad.abs().sum() > 0
+
+
+def test_encoding_does_not_depend_on_the_batch(stages):
+    config, stage, _ = stages
+    module = stage.build()
+    few, many = (encode_catalog(module, stage.texts, 2, batch_size=b) for b in (7, 120))
+    np.testing.assert_allclose(few, many, atol=1e-5)
+
+
+def test_contrastive_loss_prefers_vectors_that_differ():
+    apart = torch.eye(6).view(3, 2, 6)
+    alike = torch.ones(3, 2, 6)
+    assert contrastive_loss(apart, 0.07) < 1e-4
+    want = np.log(2) + np.log(3)  # nothing tells 2 aspects and 3 items apart
+    assert contrastive_loss(alike, 0.07).item() == pytest.approx(want, abs=1e-5)
+
+
+def test_palette_queries_see_the_whole_content(stages):
+    config, stage, _ = stages
+    module = stage.build().eval()
+    batch = tokenizer_batch(stage.texts, [0], config.tokenizer.num_codes)
+    tokens = batch.content_tokens
+    changed = tokens.clone()
+    changed[0] = (changed[0] + 7) % stage.text_vocab_size
+    sequences = PackedSequences(torch.tensor([0, len(tokens)]))
+    one, other = (module.encode(t, sequences, batch.palette_slots) for t in (tokens, changed))
+    assert ((one - other).abs().amax(-1) > 0).all()

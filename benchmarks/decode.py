@@ -36,7 +36,7 @@ from transformers import (
 # run as a script, only benchmarks/ is on the path, whose kernels.py must not hide a package's
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-from benchmarks.harness import Options, Report, measure, parse_options
+from benchmarks.harness import Options, Report, measure_together, parse_options
 from store_engine.config import EvalConfig, ModelConfig
 from store_engine.data.catalog import Catalog
 from store_engine.decoding.beam_step import Backend
@@ -260,8 +260,8 @@ def time_case(
 ) -> None:
     """Adds latency, requests per second and the ratios of one case."""
     dtype = options.extra.dtype
-    for name, run in providers.items():
-        latency = measure(partial(run, histories, case.beam), options)
+    runs = {name: partial(run, histories, case.beam) for name, run in providers.items()}
+    for name, latency in measure_together(runs, options).items():
         report.add(name, case.name, "latency_ms", "ms", latency, dtype)
         rate = 1e3 * case.batch / latency.p50
         report.add(name, case.name, "requests_per_s", "1/s", rate, dtype)

@@ -21,7 +21,7 @@ import platform
 import re
 import subprocess
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import NamedTuple
@@ -122,8 +122,9 @@ class Report:
                 str(row["unit"]),
             )
         console = Console()
-        # a table that is piped into a file is not cut to the width of a terminal
-        console.print(table, width=None if console.is_terminal else 160)
+        if not console.is_terminal:
+            console.width = 160  # a table that goes into a file is not cut to 80 columns
+        console.print(table)
         self.options.out.parent.mkdir(parents=True, exist_ok=True)
         is_new = not self.options.out.exists()
         with self.options.out.open("a", newline="") as file:
@@ -166,36 +167,58 @@ def parse_options(
 def measure(
     run: Callable[[], object], options: Options, min_repeats: int = 5, budget_s: float = 10.0
 ) -> Quantiles:
-    """Times `run` after one warm-up, as often as fits in `budget_s` seconds.
+    """Times `run`; see `measure_together`, of which it is the case of one."""
+    return measure_together({"": run}, options, min_repeats, budget_s)[""]
+
+
+def measure_together(
+    runs: Mapping[str, Callable[[], object]],
+    options: Options,
+    min_repeats: int = 5,
+    budget_s: float = 10.0,
+) -> dict[str, Quantiles]:
+    """Times several ways to do the same, in turn, after one warm-up of each.
+
+    In turn, so that a machine that slows down for a while does so for all, and ratios stay true.
 
     Args:
-        run: What is timed.
+        runs: What is timed, by name.
         options: `quick` allows 3 repetitions and a tenth of the budget; a CUDA device is
             synchronised around each repetition.
-        min_repeats: Repetitions made even when the budget is spent.
-        budget_s: Seconds after which no further repetition starts.
+        min_repeats: Rounds made even when the budget is spent.
+        budget_s: Seconds per run after which no further round starts.
 
     Returns:
-        Milliseconds.
+        Milliseconds, by name.
     """
     if options.quick:
         min_repeats, budget_s = 3, budget_s / 10
-    on_gpu = options.device.startswith("cuda")
-    run()
-    durations: list[float] = []
-    end = time.perf_counter() + budget_s
-    while len(durations) < min_repeats or (time.perf_counter() < end and len(durations) < 1000):
-        if on_gpu:
-            torch.cuda.synchronize()
-        begin = time.perf_counter()
+    for run in runs.values():
         run()
-        if on_gpu:
-            torch.cuda.synchronize()
-        durations.append(1e3 * (time.perf_counter() - begin))
-    p20, p50, p80 = torch.tensor(durations, dtype=torch.float64).quantile(
-        torch.tensor([0.2, 0.5, 0.8], dtype=torch.float64)
-    )
-    return Quantiles(float(p20), float(p50), float(p80))
+    durations: dict[str, list[float]] = {name: [] for name in runs}
+    end = time.perf_counter() + budget_s * len(runs)
+    rounds = 0
+    while rounds < min_repeats or (time.perf_counter() < end and rounds < 1000):
+        for name, run in runs.items():
+            durations[name].append(_milliseconds(run, options.device))
+        rounds += 1
+    return {name: _quantiles(values) for name, values in durations.items()}
+
+
+def _milliseconds(run: Callable[[], object], device: str) -> float:
+    on_gpu = device.startswith("cuda")
+    if on_gpu:
+        torch.cuda.synchronize()
+    begin = time.perf_counter()
+    run()
+    if on_gpu:
+        torch.cuda.synchronize()
+    return 1e3 * (time.perf_counter() - begin)
+
+
+def _quantiles(values: list[float]) -> Quantiles:
+    at = torch.tensor([0.2, 0.5, 0.8], dtype=torch.float64)
+    return Quantiles(*torch.tensor(values, dtype=torch.float64).quantile(at).tolist())
 
 
 def machine(device: str = "cpu") -> str:

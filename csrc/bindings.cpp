@@ -40,16 +40,27 @@ void require_shape(const Array<T>& array, const std::string& name,
   if (!ok) throw py::value_error(name + " must have shape " + legend);
 }
 
-ItemTrie make_trie(const Array<int32_t>& sids, const std::vector<int64_t>& codebook_sizes) {
+void check_num_threads(int64_t num_threads) {
+  if (num_threads < 1 || num_threads > 1024) {
+    throw py::value_error("num_threads must be in [1, 1024], got " + std::to_string(num_threads));
+  }
+}
+
+ItemTrie make_trie(const Array<int32_t>& sids, const std::vector<int64_t>& codebook_sizes,
+                   const std::string& mode, int64_t num_threads) {
   if (sids.ndim() != 2) throw py::value_error("sids must be 2-D (num_items, num_levels)");
   const int64_t num_items = sids.shape(0), num_levels = sids.shape(1);
   if (num_levels != static_cast<int64_t>(codebook_sizes.size())) {
     throw py::value_error("sids have " + std::to_string(num_levels) + " levels, codebook_sizes " +
                           std::to_string(codebook_sizes.size()));
   }
-  const int32_t* data = sids.data();
+  if (mode != "fast" && mode != "compact") {
+    throw py::value_error("mode must be 'fast' or 'compact', got '" + mode + "'");
+  }
+  check_num_threads(num_threads);
+  const int32_t* codes = sids.data();
   py::gil_scoped_release release;  // the core never touches Python
-  return ItemTrie(data, num_items, codebook_sizes);
+  return ItemTrie({codes, num_items, codebook_sizes}, {mode == "compact", num_threads});
 }
 
 int64_t checked_depth(const ItemTrie& trie, int64_t depth) {
@@ -72,6 +83,14 @@ std::vector<int64_t> level_sizes(const ItemTrie& trie) {
   return sizes;
 }
 
+py::dict memory(const ItemTrie& trie) {
+  size_t indices = 0;
+  for (int64_t depth = 0; depth < trie.num_levels(); ++depth) indices += trie.index(depth).nbytes();
+  return py::dict("tokens"_a = trie.tokens_nbytes(), "children"_a = indices,
+                  "leaves"_a = trie.index(trie.num_levels()).nbytes(),
+                  "rows"_a = trie.rows_nbytes());
+}
+
 py::tuple level(const py::object& self, int64_t depth) {
   const auto& trie = self.cast<const ItemTrie&>();
   checked_depth(trie, depth);
@@ -79,7 +98,9 @@ py::tuple level(const py::object& self, int64_t depth) {
   py::array_t<int64_t> child_begin(num_nodes + 1);
   int64_t* begin = child_begin.mutable_data();
   begin[0] = 0;
-  for (int64_t node = 0; node < num_nodes; ++node) begin[node + 1] = trie.children(depth, node).end;
+  for (int64_t node = 0; node < num_nodes; ++node) {
+    begin[node + 1] = trie.index(depth).children(node).end;
+  }
   return trie.with_tokens(depth, [&](const auto* tokens) {
     return py::make_tuple(child_begin, view(tokens, trie.num_nodes(depth + 1), self));
   });
@@ -97,7 +118,8 @@ py::tuple leaf_rows(const ItemTrie& trie, const Array<int64_t>& leaves) {
       throw py::value_error("leaves[" + std::to_string(i) + "] = " + std::to_string(leaf) +
                             " is neither a leaf node nor -1");
     }
-    groups.push_back(leaf < 0 ? store_engine::Range{0, 0} : trie.positions(leaf));
+    groups.push_back(leaf < 0 ? store_engine::Range{0, 0}
+                              : trie.index(trie.num_levels()).children(leaf));
     offset[i + 1] = offset[i] + groups.back().size();
   }
   py::array_t<int64_t> rows(offset[leaves.shape(0)]);
@@ -121,9 +143,7 @@ py::object beam_step(const ItemTrie& trie, int64_t depth, const Array<float>& lo
   require_shape(nodes, "nodes", {batch, beam_width}, "(batch, beam_width) as scores");
   require_shape(num_valid, "num_valid", {batch}, "(batch,) as scores");
   if (width < 1) throw py::value_error("width must be at least 1, got " + std::to_string(width));
-  if (num_threads < 1) {
-    throw py::value_error("num_threads must be at least 1, got " + std::to_string(num_threads));
-  }
+  check_num_threads(num_threads);
   if (normalize != "vocab" && normalize != "children") {
     throw py::value_error("normalize must be 'vocab' or 'children', got '" + normalize + "'");
   }
@@ -163,7 +183,8 @@ PYBIND11_MODULE(_C, m) {
   });
 
   py::class_<ItemTrie>(m, "ItemTrie")
-      .def(py::init(&make_trie), py::arg("sids").noconvert(), "codebook_sizes"_a)
+      .def(py::init(&make_trie), py::arg("sids").noconvert(), "codebook_sizes"_a, py::kw_only(),
+           "mode"_a = "fast", "num_threads"_a = 1)
       .def_property_readonly("num_items", &ItemTrie::num_items)
       .def_property_readonly("num_levels", &ItemTrie::num_levels)
       .def_property_readonly(
@@ -173,6 +194,7 @@ PYBIND11_MODULE(_C, m) {
           "level_sizes",
           [](const ItemTrie& trie) { return py::tuple(py::cast(level_sizes(trie))); })
       .def_property_readonly("nbytes", &ItemTrie::nbytes)
+      .def("memory", &memory)
       .def("level", &level, "level"_a)
       .def("leaf_rows", &leaf_rows, py::arg("leaves").noconvert())
       .def(

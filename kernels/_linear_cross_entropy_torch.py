@@ -31,33 +31,34 @@ def as_rows(start: Tensor | int, length: Tensor | int, targets: Tensor) -> tuple
     return starts.expand_as(targets), lengths.expand_as(targets)
 
 
-class Slice(NamedTuple):
-    """The rows whose softmax runs over weight[begin:end]."""
+class Slices(NamedTuple):
+    """The rows that are not ignored, grouped by their slice of the weight."""
 
-    begin: int
-    end: int
-    rows: Tensor | None  # None: all rows of the call
+    order: Tensor | None  # (num_kept,) row ids, slice after slice; None: all rows, as they come
+    bounds: list[tuple[int, int, int]]  # of each slice: its begin, its end, its number of rows
 
 
-def slices_of(start: Tensor | int, length: Tensor | int, is_kept: Tensor) -> list[Slice]:
-    """Groups the rows that are not ignored by their slice of the weight."""
-    rows = None if is_kept.all() else is_kept.nonzero()[:, 0]
+def slices_of(start: Tensor | int, length: Tensor | int, is_kept: Tensor) -> Slices:
+    """Groups the rows."""
+    order = None if is_kept.all() else is_kept.nonzero()[:, 0]
     if isinstance(start, int) and isinstance(length, int):
-        return [Slice(start, start + length, rows)]
-    ranges = torch.stack(as_rows(start, length, is_kept))
-    if rows is not None:
-        ranges = ranges[:, rows]
-    if ranges.shape[1] == 0:
-        return []
-    base = int(ranges[1].max()) + 1  # one integer per slice sorts faster than a pair
-    keys, group_of, counts = torch.unique(
-        ranges[0] * base + ranges[1], return_inverse=True, return_counts=True
-    )
-    members = group_of.argsort(stable=True).split(counts.tolist())
-    return [
-        Slice(key // base, key // base + key % base, own if rows is None else rows[own])
-        for key, own in zip(keys.tolist(), members, strict=True)
+        count = len(is_kept) if order is None else len(order)
+        return Slices(order, [(start, start + length, count)])
+    starts, lengths = as_rows(start, length, is_kept)
+    if order is not None:
+        starts, lengths = starts[order], lengths[order]
+    if len(starts) == 0:
+        return Slices(order, [])
+    base = int(lengths.max()) + 1  # one integer per slice sorts faster than a pair
+    keys, by_slice = (starts * base + lengths).sort(stable=True)
+    distinct, counts = keys.unique_consecutive(return_counts=True)
+    bounds = [
+        (key // base, key // base + key % base, count)
+        for key, count in zip(distinct.tolist(), counts.tolist(), strict=True)
     ]
+    if len(bounds) > 1:
+        order = by_slice if order is None else order[by_slice]
+    return Slices(order, bounds)
 
 
 class _Pass(NamedTuple):
@@ -73,38 +74,47 @@ def run_chunks(
     hidden: Tensor,
     weight: Tensor,
     targets: Tensor,
-    slices: list[Slice],
+    slices: Slices,
     options: Options,
     dlosses: Tensor | None,
 ) -> _Pass:
     """Computes the losses chunk by chunk, and the gradients too when given those of the losses."""
-    losses = torch.zeros(len(targets), device=hidden.device)
-    is_correct = torch.zeros_like(targets, dtype=torch.bool)
-    dhidden = None if dlosses is None else torch.zeros_like(hidden)
+    order, num_rows = slices.order, len(targets)
+    if order is not None:
+        hidden, targets = hidden.index_select(0, order), targets[order]
+        dlosses = None if dlosses is None else dlosses[order]
+    losses = torch.empty(len(targets), device=hidden.device)
+    is_correct = torch.empty_like(targets, dtype=torch.bool)
+    dhidden = None if dlosses is None else torch.empty_like(hidden)
     dweight = None if dlosses is None else torch.zeros_like(weight)
-    for begin, end, rows in slices:
+    first = 0
+    for begin, end, count in slices.bounds:
         w = weight[begin:end]
-        num_rows = len(targets) if rows is None else len(rows)
-        num_chunk_rows = max(_CHUNK_LOGITS // (end - begin), _CHUNK_ROWS)
         dw = None if dweight is None else dweight[begin:end]
         if dw is not None and dw.dtype is not torch.float32:
             dw = torch.zeros_like(dw, dtype=torch.float32)
-        for first in range(0, num_rows, num_chunk_rows):
-            last = min(first + num_chunk_rows, num_rows)
-            take = slice(first, last) if rows is None else rows[first:last]
-            h, dloss = hidden[take], None if dlosses is None else dlosses[take]
-            losses[take], is_correct[take], dlogits = _run_chunk(
-                h, w, targets[take] - begin, options, dloss
-            )
-            if dhidden is None or dw is None or dlogits is None:
-                continue
-            dhidden[take] = dlogits @ w
-            if dw.dtype == h.dtype:
-                dw.addmm_(dlogits.T, h)
-            else:
-                dw += dlogits.T @ h
+        num_chunk_rows = max(_CHUNK_LOGITS // (end - begin), _CHUNK_ROWS)
+        stop = first + count
+        while first < stop:
+            rows = slice(first, min(first + num_chunk_rows, stop))
+            h, dloss = hidden[rows], None if dlosses is None else dlosses[rows]
+            chunk = _run_chunk(h, w, targets[rows] - begin, options, dloss)
+            losses[rows], is_correct[rows], dlogits = chunk
+            if dhidden is not None and dw is not None and dlogits is not None:
+                torch.mm(dlogits, w, out=dhidden[rows])
+                if dw.dtype == h.dtype:
+                    dw.addmm_(dlogits.T, h)
+                else:
+                    dw += dlogits.T @ h
+            first = rows.stop
         if dweight is not None and dw is not None and dw.dtype != dweight.dtype:
             dweight[begin:end] += dw
+    if order is not None:
+        losses = losses.new_zeros(num_rows).index_copy_(0, order, losses)
+        is_correct = is_correct.new_zeros(num_rows).index_copy_(0, order, is_correct)
+        if dhidden is not None:
+            empty = dhidden.new_zeros(num_rows, dhidden.shape[1])
+            dhidden = empty.index_copy_(0, order, dhidden)
     return _Pass(losses, is_correct, dhidden, dweight)
 
 
@@ -142,7 +152,7 @@ class LossesTorch(torch.autograd.Function):
         hidden: Tensor,
         weight: Tensor,
         targets: Tensor,
-        slices: list[Slice],
+        slices: Slices,
         options: Options,
     ) -> tuple[Tensor, Tensor]:
         ones = torch.ones(len(targets), device=hidden.device)

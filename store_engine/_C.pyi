@@ -18,13 +18,23 @@ class ItemTrie:
     the leaves. The ids of one depth ascend with the SID prefix they stand for.
     """
 
-    def __init__(self, sids: NDArray[np.int32], codebook_sizes: Sequence[int]) -> None:
+    def __init__(
+        self,
+        sids: NDArray[np.int32],
+        codebook_sizes: Sequence[int],
+        *,
+        mode: Literal["fast", "compact"] = "fast",
+        num_threads: int = 1,
+    ) -> None:
         """Builds the trie in O(num_items * num_levels).
 
         Args:
             sids: (num_items, num_levels) int32. Rows in any order; rows with the same SID are all
                 kept. A row's position here is its catalogue row.
             codebook_sizes: One size per level, each in [1, 65536]; 1 to 16 levels.
+            mode: "fast" stores uint32 child pointers; "compact" bit vectors wherever these are
+                smaller, at some time per step. Results are the same.
+            num_threads: Threads to build with, in [1, 1024].
 
         Raises:
             TypeError: `sids` is not int32 and C-contiguous.
@@ -43,6 +53,13 @@ class ItemTrie:
     @property
     def nbytes(self) -> int:
         """Bytes of all arrays, in memory or in the mapped file."""
+    def memory(self) -> dict[str, int]:
+        """Returns what `nbytes` is made of.
+
+        Returns:
+            Bytes of "tokens", "children" (where each node's begin), "leaves" (where each leaf's
+            rows begin) and "rows" (0 if the catalogue was given in SID order, else 4 per item).
+        """
     def level(self, level: int) -> tuple[NDArray[np.int64], NDArray[np.uint8] | NDArray[np.uint16]]:
         """Returns the step from depth `level` to the next, as arrays in CSR form.
 
@@ -136,7 +153,7 @@ def beam_step(
         width: How many to keep, at least 1; it may exceed beam_width and the codebook.
         normalize: "vocab": log-probabilities over the whole codebook, the model's likelihood.
             "children": over the children of the node only; an only child then costs nothing.
-        num_threads: Threads to share the requests among, at least 1.
+        num_threads: Threads to share the requests among, in [1, 1024].
 
     Raises:
         TypeError: An array is not of the dtype above or not C-contiguous.

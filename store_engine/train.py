@@ -25,7 +25,7 @@ from store_engine.config import Config, load_config
 from store_engine.data.split import leave_one_out
 from store_engine.errors import InputError
 from store_engine.model.weights import load_weights, read_weights, save_weights
-from store_engine.sid.collisions import resolve_collisions, sid_report
+from store_engine.sid.collisions import describe, resolve_collisions, sid_report
 from store_engine.sid.dense_tokenizer import ItemTexts, encode_catalog
 from store_engine.sid.quantize import fit_quantizer
 from store_engine.sid.sid_table import SidTable
@@ -102,7 +102,7 @@ def train(config: Config, ds_config: dict[str, Any], resume: bool, overwrite: bo
         _tokenize_catalog(config, stage, texts, weights_path, catalog.item_ids, sids_path)
     torch.distributed.barrier()
     table = SidTable.load(sids_path)
-    say(_describe(sid_report(table.sids, table.codebook_sizes, config.tokenizer.num_codes)))
+    say(describe(sid_report(table.sids, table.codebook_sizes, config.tokenizer.num_codes)))
 
     # -- stage 2: the same weights learn to write the next item's codes --------------------------
     recommender = RecommenderStage(config, texts, len(vocabulary), split.train, table)
@@ -180,19 +180,6 @@ def _tokenize_catalog(
     codes, distances = quantizer.assign(vectors), quantizer.distances(vectors)
     sids, sizes = resolve_collisions(codes, settings.codebook_size, distances, settings.collisions)
     SidTable(sids, sizes, item_ids, quantizer).save(path)
-
-
-def _describe(report: dict[str, Any]) -> str:
-    lines = [
-        f"{report['num_unique_sids']:,} SIDs for {report['num_items']:,} items, "
-        f"{report['num_collision_groups']:,} groups share one, largest {report['largest_group']}"
-    ]
-    for level, codes in enumerate(report["levels"]):
-        lines.append(
-            f"  level {level}: {codes['num_used']} of {codes['codebook_size']} codes used, "
-            f"perplexity {codes['perplexity']:.1f}"
-        )
-    return "\n".join(lines)
 
 
 if __name__ == "__main__":

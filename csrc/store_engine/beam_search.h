@@ -221,7 +221,7 @@ inline void RequestStep::read(int64_t request) {
            " is outside [0, " + std::to_string(trie_.num_nodes(depth_)) + ")");
     }
     if (!(beam.score < kInfinity)) fail("beam " + std::to_string(slot) + ": score NaN or +inf");
-    trie_.prefetch(depth_, beam.node);
+    trie_.index(depth_).prefetch(beam.node);
     beam_.push_back(beam);
   }
   for (Beam& beam : beam_) {  // the memory asked for arrives meanwhile
@@ -283,7 +283,7 @@ inline void RequestStep::run(int64_t request, const Children& out) {
   top_.clear();
   trie_.with_tokens(depth_, [&](const auto* tokens) {
     for (Beam& beam : beam_) {
-      beam.children = trie_.children(depth_, beam.node);
+      beam.children = trie_.index(depth_).children(beam.node);
       __builtin_prefetch(tokens + beam.children.begin);
     }
     for (const Beam& beam : beam_) {

@@ -25,7 +25,7 @@
 namespace store_engine {
 
 constexpr uint64_t kMagic = 0x0a45495254525453;  // "STRTRIE\n"
-constexpr uint64_t kVersion = 1;
+constexpr uint64_t kVersion = 2;
 constexpr size_t kAlignment = 64;
 constexpr size_t kHeadWords = 4;    // magic, version, checksum, how many numbers follow
 constexpr size_t kSummedFrom = 24;  // the checksum covers all bytes after itself
@@ -39,8 +39,8 @@ template <typename T>
 class Array {
  public:
   Array() = default;
-  explicit Array(int64_t size)
-      : data_(new T[static_cast<size_t>(size)](), std::default_delete<T[]>()),
+  explicit Array(int64_t size)  // not initialised: whoever makes it writes it all
+      : data_(new T[static_cast<size_t>(size)], std::default_delete<T[]>()),
         size_(static_cast<size_t>(size)) {}
   Array(const std::shared_ptr<const char>& file, const void* data, size_t size)
       // only owned arrays are ever written, through mutable_data()
@@ -126,11 +126,12 @@ class FileReader {
   Array<T> array(int64_t size);
   // Throws std::invalid_argument if anything is left.
   void finish() const { check(position_ == nbytes_, "bytes are left over"); }
-
- private:
+  // Throws std::invalid_argument naming the file and `what` is wrong with it unless `ok`.
   void check(bool ok, const char* what) const {
     if (!ok) throw std::invalid_argument(path_ + ": not a valid trie file: " + what);
   }
+
+ private:
   uint64_t word(size_t i) const {
     uint64_t value;
     std::memcpy(&value, file_.get() + i * sizeof(value), sizeof(value));

@@ -1,7 +1,8 @@
 """Text <-> token ids: SentencePiece, trained on the catalogue's own text.
 
-Byte pair merges with byte fallback and no normalisation, so every text comes back exactly as it
-went in, also one that holds letters the catalogue never used.
+Byte pair merges with byte fallback and no normalisation, so a text comes back exactly as it went
+in, also with letters that the catalogue never used. (But U+2581, which SentencePiece writes for a
+space, comes back as one.)
 """
 
 import io
@@ -65,6 +66,7 @@ class TextVocabulary:
                 hard_vocab_limit=False,
                 normalization_rule_name="identity",
                 remove_extra_whitespaces=False,
+                required_chars="\u2581",  # the space; without it, rare spaces would not come back
                 max_sentence_length=1 << 24,  # bytes; longer texts would be skipped in silence
                 num_threads=1,
                 pad_id=0,

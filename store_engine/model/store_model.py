@@ -14,9 +14,19 @@ from torch import Tensor, nn
 from store_engine.config import ModelConfig
 from store_engine.kernels.linear_cross_entropy import linear_cross_entropy
 from store_engine.model.attention import PackedSequences
-from store_engine.model.transformer import Transformer
+from store_engine.model.transformer import INIT_STD, Transformer
 
 IGNORE = -100  # a position without a target
+
+
+class Embedding(nn.Embedding):
+    """Input embeddings of one vocabulary, initialised before ZeRO-3 may partition them."""
+
+    weight: nn.Parameter
+
+    def __init__(self, num_tokens: int, hidden_size: int) -> None:
+        super().__init__(num_tokens, hidden_size)
+        nn.init.normal_(self.weight, std=INIT_STD)
 
 
 class Head(nn.Module):
@@ -55,14 +65,14 @@ class StoreModel(nn.Module):
         self.text_vocab_size = text_vocab_size
         self.codebook_sizes = codebook_sizes
         self.code_offsets = (0, *accumulate(codebook_sizes))[:-1]  # first row of each level
-        self.text_embedding = _embedding(text_vocab_size, config.hidden_size)
+        self.text_embedding = Embedding(text_vocab_size, config.hidden_size)
         self.transformer = Transformer(config)
         if config.tie_text_head:
             self.text_head = Head(self.text_embedding.weight)
         else:
             self.text_head = _head(text_vocab_size, config.hidden_size)
         if codebook_sizes:
-            self.code_embedding = _embedding(sum(codebook_sizes), config.hidden_size)
+            self.code_embedding = Embedding(sum(codebook_sizes), config.hidden_size)
             self.code_head = _head(sum(codebook_sizes), config.hidden_size)
         self.dropout = nn.Dropout(config.dropout)
 
@@ -129,18 +139,6 @@ class StoreModel(nn.Module):
         return self.code_head(hidden, codes, starts[level], sizes[level])
 
 
-def _embedding(num_tokens: int, hidden_size: int) -> nn.Embedding:
-    return _NormalEmbedding(num_tokens, hidden_size)
-
-
-class _NormalEmbedding(nn.Embedding):
-    """An embedding initialised before ZeRO-3 may partition it."""
-
-    def __init__(self, num_tokens: int, hidden_size: int) -> None:
-        super().__init__(num_tokens, hidden_size)
-        nn.init.normal_(self.weight, std=0.02)
-
-
 def _head(vocab_size: int, hidden_size: int) -> Head:
     weight = torch.empty(vocab_size, hidden_size)
-    return Head(nn.Parameter(nn.init.normal_(weight, std=0.02)))
+    return Head(nn.Parameter(nn.init.normal_(weight, std=INIT_STD)))

@@ -12,13 +12,13 @@ from torch import Tensor, nn
 from store_engine.config import ModelConfig
 from store_engine.model.attention import Attend
 
-_INIT_STD = 0.02
+INIT_STD = 0.02
 
 
 class Linear(nn.Linear):
     """A linear layer without bias, initialised N(0, std) before ZeRO-3 may partition it."""
 
-    def __init__(self, in_features: int, out_features: int, std: float = _INIT_STD) -> None:
+    def __init__(self, in_features: int, out_features: int, std: float = INIT_STD) -> None:
         super().__init__(in_features, out_features, bias=False)
         nn.init.normal_(self.weight, std=std)
 
@@ -55,7 +55,7 @@ class Attention(nn.Module):
         self.head_dim = config.head_dim
         self.heads = [config.num_heads, config.num_kv_heads, config.num_kv_heads]
         self.qkv_proj = Linear(config.hidden_size, sum(self.heads) * config.head_dim)
-        std = _INIT_STD / (2 * config.num_layers) ** 0.5  # keeps the residual stream's scale
+        std = INIT_STD / (2 * config.num_layers) ** 0.5  # keeps the residual stream's scale
         self.o_proj = Linear(config.num_heads * config.head_dim, config.hidden_size, std)
 
     def forward(self, x: Tensor, rope: Rope, attend: Attend) -> Tensor:
@@ -71,7 +71,7 @@ class MLP(nn.Module):
     def __init__(self, config: ModelConfig) -> None:
         super().__init__()
         self.gate_up_proj = Linear(config.hidden_size, 2 * config.intermediate_size)
-        std = _INIT_STD / (2 * config.num_layers) ** 0.5
+        std = INIT_STD / (2 * config.num_layers) ** 0.5
         self.down_proj = Linear(config.intermediate_size, config.hidden_size, std)
 
     def forward(self, x: Tensor) -> Tensor:

@@ -79,6 +79,21 @@ def sid_report(sids: Codes, codebook_sizes: tuple[int, ...], num_codes: int) -> 
     }
 
 
+def describe(report: dict[str, Any]) -> str:
+    """A `sid_report` in a few lines."""
+    lines = [
+        f"{report['num_unique_sids']:,} SIDs for {report['num_items']:,} items; "
+        f"{report['num_collision_groups']:,} groups share their codes, "
+        f"the largest has {report['largest_group']} items"
+    ]
+    for level, codes in enumerate(report["levels"]):
+        lines.append(
+            f"  level {level}: {codes['num_used']} of {codes['codebook_size']} codes used, "
+            f"perplexity {codes['perplexity']:.1f}"
+        )
+    return "\n".join(lines)
+
+
 def _rank_within_sid(codes: Codes) -> NDArray[np.int32]:
     """0, 1, 2, ... for the items of one SID, in row order."""
     _, group = np.unique(codes, axis=0, return_inverse=True)

@@ -103,5 +103,4 @@ def _kmeans(points: Vectors, num_clusters: int, iterations: int, seed: int) -> V
         max_points_per_centroid=1 << 20,
     )
     kmeans.train(points)
-    centroids: Vectors = kmeans.centroids.copy()
-    return centroids
+    return np.array(kmeans.centroids, dtype=np.float32)

@@ -2,6 +2,7 @@
 
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 from zipfile import BadZipFile
 
 import numpy as np
@@ -42,7 +43,7 @@ class SidTable:
 
     def save(self, path: str | Path) -> None:
         """Writes an npz file, which either stands complete or not at all."""
-        arrays = {
+        arrays: dict[str, Any] = {
             "codes": self.sids,
             "codebook_sizes": np.array(self.codebook_sizes, dtype=np.int64),
             "item_ids": np.array(self.item_ids, dtype=np.str_),

@@ -51,7 +51,9 @@ def save_checkpoint(engine: Any, directory: Path, position: Position) -> None:
 def last_position(directory: Path) -> Position | None:
     """Where the last checkpoint stands; None if there is none."""
     manifest = _read_manifest(directory)
-    return manifest and Position(manifest["stage"], manifest["step"], manifest["num_ranks"])
+    if manifest is None:
+        return None
+    return Position(manifest["stage"], manifest["step"], manifest["num_ranks"])
 
 
 def load_checkpoint(engine: Any, directory: Path) -> None:

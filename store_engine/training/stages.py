@@ -122,7 +122,7 @@ class RecommenderStage:
     """Stage 2: codes of the history -> codes of the next item, and item text -> its codes."""
 
     name = "recommender"
-    tasks = ("next_item", "alignment")
+    tasks: tuple[str, ...] = ("next_item", "alignment")
 
     def __init__(
         self,

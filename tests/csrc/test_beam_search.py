@@ -30,7 +30,8 @@ def steps(draw, logit):
     """A random trie and beams at a random level of it: (trie, level, arrays, width)."""
     sizes = draw(st.lists(st.sampled_from([1, 2, 5, 17, 300]), min_size=1, max_size=3))
     rng = np.random.default_rng(draw(st.integers(0, 2**32)))
-    trie = ItemTrie(rng.integers(0, sizes, (draw(st.integers(1, 60)), len(sizes)), np.int32), sizes)
+    sids = rng.integers(0, sizes, (draw(st.integers(1, 60)), len(sizes)), np.int32)
+    trie = ItemTrie(sids, sizes, mode=draw(st.sampled_from(["fast", "compact"])))
     level = draw(st.integers(0, len(sizes) - 1))
     batch, beam_width = draw(st.integers(1, 4)), draw(st.integers(1, 9))
     num_nodes = (1, *trie.level_sizes)[level]
@@ -202,7 +203,7 @@ def test_extreme_logits_stay_finite():
         ({"num_valid": np.full(1, 2)}, ValueError, r"num_valid must be in \[0, 1\], got 2"),
         ({"num_valid": np.full(1, -1)}, ValueError, r"num_valid must be in"),
         ({"width": 0}, ValueError, "width must be at least 1"),
-        ({"num_threads": 0}, ValueError, "num_threads must be at least 1"),
+        ({"num_threads": 0}, ValueError, r"num_threads must be in \[1, 1024\]"),
         ({"normalize": "soft"}, ValueError, "'vocab' or 'children', got 'soft'"),
     ],
     ids=lambda value: next(iter(value)) if isinstance(value, dict) else "",

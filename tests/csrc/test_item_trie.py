@@ -17,6 +17,8 @@ def catalogues(draw):
     sizes = draw(st.lists(st.sampled_from([1, 2, 3, 5, 256, 257, 65536]), min_size=1, max_size=4))
     sid = st.tuples(*[st.integers(max(0, size - 4), size - 1) for size in sizes])
     sids = draw(st.lists(sid, max_size=40))
+    if draw(st.booleans()):
+        sids.sort()
     return np.array(sids, dtype=np.int32).reshape(len(sids), len(sizes)), sizes
 
 
@@ -30,11 +32,17 @@ def test_layout():
     assert (offsets.tolist(), rows.tolist()) == ([0, 2, 2, 3], [0, 3, 2])
 
 
+def groups(trie):
+    """The catalogue rows under each leaf."""
+    offsets, rows = trie.leaf_rows(np.arange(trie.level_sizes[-1], dtype=np.int64))
+    return [rows[a:b].tolist() for a, b in pairwise(offsets)]
+
+
 @settings(deadline=None)
-@given(catalogues())
-def test_equals_a_dictionary(catalogue):
+@given(catalogues(), st.sampled_from(["fast", "compact"]), st.integers(1, 9))
+def test_equals_a_dictionary(catalogue, mode, num_threads):
     sids, sizes = catalogue
-    trie = ItemTrie(sids, sizes)
+    trie = ItemTrie(sids, sizes, mode=mode, num_threads=num_threads)
     rows_of = {}
     for row, sid in enumerate(map(tuple, sids.tolist())):
         rows_of.setdefault(sid, []).append(row)
@@ -48,9 +56,37 @@ def test_equals_a_dictionary(catalogue):
             for token in tokens[child_begin[node] : child_begin[node + 1]]
         ]
         assert prefixes == sorted({sid[: level + 1] for sid in rows_of})
-    offsets, rows = trie.leaf_rows(np.arange(len(prefixes), dtype=np.int64))
-    groups = [rows[a:b].tolist() for a, b in pairwise(offsets)]
-    assert groups == [rows_of[sid] for sid in prefixes]
+    assert groups(trie) == [rows_of[sid] for sid in prefixes]
+
+
+@pytest.mark.parametrize("num_threads", [1, 2, 7])
+@pytest.mark.parametrize("is_sorted", [True, False])
+@pytest.mark.parametrize("spread", [2, 40, 250], ids=["dense", "medium", "sparse"])
+def test_compact_equals_fast(spread, is_sorted, num_threads):
+    sids = np.random.default_rng(0).integers(0, spread, (20_000, 3), dtype=np.int32)
+    if is_sorted:
+        sids = sids[np.lexsort(sids.T[::-1])].copy()
+    fast = ItemTrie(sids, [250] * 3)
+    compact = ItemTrie(sids, [250] * 3, mode="compact", num_threads=num_threads)
+    for level in range(3):
+        for a, b in zip(fast.level(level), compact.level(level), strict=True):
+            assert a.tolist() == b.tolist()
+    assert groups(fast) == groups(compact)
+    assert compact.nbytes <= fast.nbytes
+
+
+def test_memory():
+    """A million sorted items would take 2.6 bytes each; the shares are those of 50,000."""
+    sids = np.random.default_rng(0).integers(0, 60, (50_000, 4), dtype=np.int32)
+    sids = sids[np.lexsort(sids.T[::-1])].copy()
+    fast = ItemTrie(sids, [60] * 4)
+    compact = ItemTrie(sids, [60] * 4, mode="compact")
+    for trie in (fast, compact):
+        assert sum(trie.memory().values()) == trie.nbytes
+        assert trie.memory()["rows"] == 0
+    assert fast.nbytes <= 7 * len(sids)
+    assert compact.nbytes <= 3 * len(sids)
+    assert ItemTrie(sids[::-1].copy(), [60] * 4).memory()["rows"] == 4 * len(sids)
 
 
 @pytest.mark.parametrize(("size", "dtype"), [(256, np.uint8), (257, np.uint16)])
@@ -87,6 +123,12 @@ def test_views_outlive_the_trie_and_are_read_only():
 def test_rejects_sids(sids, sizes, error, message):
     with pytest.raises(error, match=message):
         ItemTrie(sids, sizes)
+
+
+@pytest.mark.parametrize("options", [{"mode": "small"}, {"num_threads": 0}, {"num_threads": 1025}])
+def test_rejects_options(options):
+    with pytest.raises(ValueError, match=next(iter(options))):
+        ItemTrie(SIDS, SIZES, **options)
 
 
 @pytest.mark.parametrize("level", [-1, 2, 2**40])

@@ -18,7 +18,7 @@ def process_group(tmp_path):
 
 @pytest.mark.parametrize("num_parts", [1, 2, 3])
 def test_tokenizer_loss_does_not_depend_on_how_a_step_is_dealt(stages, num_parts):
-    config, stage, _ = stages
+    _, stage, _ = stages
     torch.manual_seed(0)
     module = stage.build()
     whole = stage.loss(module, stage.batch(3, 0, 1), 1)
@@ -87,7 +87,7 @@ def test_gradients_flow_from_the_text_into_the_palette(stages):
 
 
 def test_encoding_does_not_depend_on_the_batch(stages):
-    config, stage, _ = stages
+    _, stage, _ = stages
     module = stage.build()
     few, many = (encode_catalog(module, stage.texts, 2, batch_size=b) for b in (7, 120))
     np.testing.assert_allclose(few, many, atol=1e-5)

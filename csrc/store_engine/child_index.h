@@ -1,0 +1,247 @@
+// Where the children of each node begin, in the cheapest of three encodings.
+//
+//   identity  every node has exactly one child: nothing is stored.
+//   pointers  uint32 per node; the fastest.
+//   bits      one bit per child, set on the first of each node: the children of node n begin at the
+//             n-th set bit. Every 128th node's place is stored too, so that the search for it reads
+//             a few words. For nodes with few children each, as most are in the deeper levels.
+#pragma once
+
+#ifdef __x86_64__
+#include <immintrin.h>
+#endif
+
+#include <algorithm>
+#include <cstdint>
+#include <stdexcept>
+
+#include "store_engine/serialize.h"
+
+namespace store_engine {
+
+// A half-open range of node ids or of positions.
+struct Range {
+  int64_t begin, end;
+  int64_t size() const { return end - begin; }
+};
+
+namespace detail {
+
+// The next set bit at or after `position`; there must be one.
+inline int64_t next_bit(const uint64_t* words, int64_t position) {
+  int64_t word = position / 64;
+  uint64_t bits = words[word] >> (position % 64) << (position % 64);
+  while (bits == 0) bits = words[++word];
+  return word * 64 + __builtin_ctzll(bits);
+}
+
+// The `skip`-th set bit, counting from 0, at or after `position`; there must be one.
+inline int64_t select_bit_baseline(const uint64_t* words, int64_t position, int64_t skip) {
+  constexpr uint64_t kOnes = 0x0101010101010101;
+  int64_t word = position / 64;
+  uint64_t bits = words[word] >> (position % 64) << (position % 64);
+  for (;; bits = words[++word]) {
+    // byte i of `sums` is the number of bits set in bytes 0..i
+    uint64_t sums = bits - ((bits >> 1) & 0x55 * kOnes);
+    sums = (sums & 0x33 * kOnes) + ((sums >> 2) & 0x33 * kOnes);
+    sums = ((sums + (sums >> 4)) & 0x0f * kOnes) * kOnes;
+    const auto count = static_cast<int64_t>(sums >> 56);
+    if (count > skip) {
+      int64_t shift = 0;
+      while (static_cast<int64_t>(sums >> shift & 0xff) <= skip) shift += 8;
+      if (shift > 0) skip -= static_cast<int64_t>(sums >> (shift - 8) & 0xff);
+      bits = bits >> shift << shift;
+      for (; skip > 0; --skip) bits &= bits - 1;
+      return word * 64 + __builtin_ctzll(bits);
+    }
+    skip -= count;
+  }
+}
+
+using SelectBit = int64_t (*)(const uint64_t* words, int64_t position, int64_t skip);
+
+#ifdef __x86_64__
+__attribute__((target("popcnt,bmi2"))) inline int64_t select_bit_bmi2(const uint64_t* words,
+                                                                      int64_t position,
+                                                                      int64_t skip) {
+  int64_t word = position / 64;
+  uint64_t bits = words[word] >> (position % 64) << (position % 64);
+  for (int64_t count; (count = __builtin_popcountll(bits)) <= skip; bits = words[++word]) {
+    skip -= count;
+  }
+  return word * 64 + __builtin_ctzll(_pdep_u64(uint64_t{1} << skip, bits));
+}
+
+inline const SelectBit select_bit =
+    __builtin_cpu_supports("bmi2") && __builtin_cpu_supports("popcnt") ? select_bit_bmi2
+                                                                       : select_bit_baseline;
+#else
+inline const SelectBit select_bit = select_bit_baseline;
+#endif
+
+}  // namespace detail
+
+class ChildIndex {
+ public:
+  enum class Encoding : int64_t { kIdentity, kPointers, kBits };
+
+  ChildIndex() = default;
+  // An index to be filled by Writers and finish(). Throws std::bad_alloc at worst.
+  ChildIndex(int64_t num_nodes, int64_t num_children, bool is_compact);
+
+  Range children(int64_t node) const {
+    switch (encoding_) {
+      case Encoding::kIdentity:
+        return {node, node + 1};
+      case Encoding::kPointers:
+        return {pointers_[node], pointers_[node + 1]};
+      default:
+        const int64_t sample = samples_[node / kSampleEvery];
+        const int64_t begin = detail::select_bit(words_.data(), sample, node % kSampleEvery);
+        return {begin, detail::next_bit(words_.data(), begin + 1)};
+    }
+  }
+  // Hints that children(node) will be asked for soon.
+  void prefetch(int64_t node) const {
+    if (encoding_ == Encoding::kPointers) __builtin_prefetch(pointers_.data() + node);
+    if (encoding_ == Encoding::kBits) __builtin_prefetch(samples_.data() + node / kSampleEvery);
+  }
+  size_t nbytes() const { return pointers_.nbytes() + words_.nbytes() + samples_.nbytes(); }
+
+  // Fills in the children from `child` on, which belong to nodes from `node` on; several Writers
+  // may fill stretches of one index at once.
+  class Writer {
+   public:
+    Writer(ChildIndex& index, int64_t node, int64_t child)
+        : index_(&index), node_(node), child_(child) {}
+    void add_child(bool is_first_of_its_node) {
+      if (index_->encoding_ == Encoding::kPointers) {
+        if (is_first_of_its_node) {
+          index_->pointers_.mutable_data()[node_++] = static_cast<uint32_t>(child_);
+        }
+      } else if (index_->encoding_ == Encoding::kBits) {
+        bits_ |= uint64_t{is_first_of_its_node} << (child_ % 64);
+        if (child_ % 64 == 63) flush();
+      }
+      ++child_;
+    }
+    void flush() {  // a neighbour may be at the same word
+      if (bits_ == 0) return;
+      __atomic_fetch_or(index_->words_.mutable_data() + child_ / 64, bits_, __ATOMIC_RELAXED);
+      bits_ = 0;
+    }
+
+   private:
+    ChildIndex* index_;
+    int64_t node_, child_;
+    uint64_t bits_ = 0;
+  };
+  // Completes the index after all Writers have flushed.
+  void finish();
+
+  void save(FileWriter& file) const;
+  // Throws std::invalid_argument unless every children(node) is a non-empty range that begins where
+  // the one before ends, the last one at num_children.
+  static ChildIndex load(FileReader& file, int64_t num_nodes, int64_t num_children);
+
+ private:
+  static constexpr int64_t kSampleEvery = 128;  // nodes; measured 64 to 256: alike in speed
+
+  static int64_t num_words(int64_t num_children) { return num_children / 64 + 1; }
+  static int64_t num_samples(int64_t num_nodes) { return num_nodes / kSampleEvery + 1; }
+  // Calls use(node, child) for each set bit: node's children begin at `child`.
+  template <typename Use>
+  void for_each_bit(const Use& use) const;
+  bool is_valid() const;
+
+  int64_t num_nodes_ = 0, num_children_ = 0;
+  Encoding encoding_ = Encoding::kIdentity;
+  Array<uint32_t> pointers_;  // (num_nodes + 1,)
+  Array<uint64_t> words_;     // num_children + 1 bits, the last one set
+  Array<uint32_t> samples_;   // the child that node 0, 128, 256, ... begins at
+};
+
+inline ChildIndex::ChildIndex(int64_t num_nodes, int64_t num_children, bool is_compact)
+    : num_nodes_(num_nodes), num_children_(num_children) {
+  const int64_t bits_nbytes = 8 * num_words(num_children) + 4 * num_samples(num_nodes);
+  if (num_nodes == num_children) {
+    encoding_ = Encoding::kIdentity;
+  } else if (is_compact && num_children > 0 && bits_nbytes < 4 * (num_nodes + 1)) {
+    encoding_ = Encoding::kBits;
+    words_ = Array<uint64_t>(num_words(num_children));
+    samples_ = Array<uint32_t>(num_samples(num_nodes));
+    std::fill_n(words_.mutable_data(), words_.size(), 0);
+  } else {
+    encoding_ = Encoding::kPointers;
+    pointers_ = Array<uint32_t>(num_nodes + 1);
+    pointers_.mutable_data()[0] = 0;  // the root of an empty catalogue has no child to write it
+  }
+}
+
+template <typename Use>
+void ChildIndex::for_each_bit(const Use& use) const {
+  int64_t node = 0;
+  for (size_t word = 0; word < words_.size(); ++word) {
+    for (uint64_t bits = words_[word]; bits != 0; bits &= bits - 1) {
+      use(node++, static_cast<int64_t>(word) * 64 + __builtin_ctzll(bits));
+    }
+  }
+}
+
+inline void ChildIndex::finish() {
+  if (encoding_ == Encoding::kPointers) {
+    pointers_.mutable_data()[num_nodes_] = static_cast<uint32_t>(num_children_);
+  } else if (encoding_ == Encoding::kBits) {
+    words_.mutable_data()[num_children_ / 64] |= uint64_t{1} << (num_children_ % 64);
+    uint32_t* samples = samples_.mutable_data();
+    for_each_bit([samples](int64_t node, int64_t child) {
+      if (node % kSampleEvery == 0) samples[node / kSampleEvery] = static_cast<uint32_t>(child);
+    });
+  }
+}
+
+inline void ChildIndex::save(FileWriter& file) const {
+  file.number(static_cast<int64_t>(encoding_));
+  file.array(pointers_);
+  file.array(words_);
+  file.array(samples_);
+}
+
+inline ChildIndex ChildIndex::load(FileReader& file, int64_t num_nodes, int64_t num_children) {
+  ChildIndex index;
+  index.num_nodes_ = num_nodes;
+  index.num_children_ = num_children;
+  index.encoding_ = static_cast<Encoding>(file.number(0, 2));
+  const bool is_pointers = index.encoding_ == Encoding::kPointers;
+  const bool is_bits = index.encoding_ == Encoding::kBits;
+  index.pointers_ = file.array<uint32_t>(is_pointers ? num_nodes + 1 : 0);
+  index.words_ = file.array<uint64_t>(is_bits ? num_words(num_children) : 0);
+  index.samples_ = file.array<uint32_t>(is_bits ? num_samples(num_nodes) : 0);
+  file.check(index.is_valid(), "the children of a node are not where they must be");
+  return index;
+}
+
+inline bool ChildIndex::is_valid() const {
+  if (encoding_ == Encoding::kIdentity) return num_nodes_ == num_children_;
+  if (encoding_ == Encoding::kPointers) {
+    bool is_rising = true;
+    for (int64_t node = 0; node < num_nodes_; ++node) {
+      is_rising &= pointers_[node] < pointers_[node + 1];
+    }
+    // only the root of an empty catalogue has nothing below it
+    is_rising |= num_nodes_ == 1 && num_children_ == 0;
+    return is_rising && pointers_[0] == 0 && pointers_[num_nodes_] == num_children_;
+  }
+  int64_t num_bits = 0, last = -1;
+  bool is_sampled = true;
+  for_each_bit([&](int64_t node, int64_t child) {
+    is_sampled &= node > 0 || child == 0;
+    is_sampled &=
+        node % kSampleEvery != 0 || node > num_nodes_ || samples_[node / kSampleEvery] == child;
+    num_bits = node + 1;
+    last = child;
+  });
+  return is_sampled && num_bits == num_nodes_ + 1 && last == num_children_;
+}
+
+}  // namespace store_engine

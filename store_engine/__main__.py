@@ -1,0 +1,31 @@
+"""The command `store-engine VERB ...`: the entry points under one name."""
+
+import importlib
+import sys
+
+_VERBS = {
+    "train": "train the one LLM and measure it (start it with `deepspeed` for several ranks)",
+    "tokenize": "give SIDs to items",
+    "recommend": "recommend items after a history",
+    "evaluate": "measure a run again",
+    "export": "export a run as a Hugging Face checkpoint",
+}
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Runs `store-engine VERB ...`; returns the exit status."""
+    arguments = sys.argv[1:] if argv is None else argv
+    verb = arguments[0] if arguments else "--help"
+    if verb not in _VERBS:
+        print("usage: store-engine VERB ...   (store-engine VERB --help tells more)\n")
+        for name, what in _VERBS.items():
+            print(f"  {name:<10} {what}")
+        return 0 if verb in ("-h", "--help") else 2
+    name = "tokenize_items" if verb == "tokenize" else verb  # not the name of a standard module
+    module = importlib.import_module(f"store_engine.{name}")
+    status: int = module.main(arguments[1:])
+    return status
+
+
+if __name__ == "__main__":
+    sys.exit(main())

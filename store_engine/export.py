@@ -1,0 +1,40 @@
+"""Exports a run's LLM as a Hugging Face checkpoint: a LlamaForCausalLM over the joint vocabulary.
+
+python store_engine/export.py --run runs/ml100k --out exported/
+"""
+
+import argparse
+import sys
+from pathlib import Path
+
+from store_engine.decoding.run_directory import load_run
+from store_engine.errors import InputError
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Runs the command line; returns the exit status."""
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--run", type=Path, required=True, metavar="DIR", help="a finished run")
+    parser.add_argument("--out", type=Path, required=True, metavar="DIR", help="folder to make")
+    args = parser.parse_args(argv)
+    try:
+        if args.out.exists():
+            raise InputError(f"{args.out}: is there already, name a new folder")
+        run = load_run(args.run)
+        try:
+            # here, because transformers is needed by nothing else and is not always installed
+            from store_engine.integrations.huggingface import export_llama
+        except ImportError as error:
+            raise InputError("export needs transformers: pip install transformers") from error
+        export_llama(run.model, args.out, bos=run.vocabulary.bos_id)
+    except InputError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 2
+    print(f"{args.out}: LlamaForCausalLM, {run.model.text_vocab_size:,} text tokens, then codes")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,88 @@
+import contextlib
+import os
+import shutil
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from store_engine.training.log import read_log
+
+ROOT = Path(__file__).parents[2]
+TINY = ["--ds_config", "configs/zero3.json", "--config", "configs/tiny.toml", "train.threads=1"]
+
+
+def _start(run_dir, *arguments):
+    """Starts the main job on the tiny config in a process group of its own."""
+    command = [sys.executable, "store_engine/train.py", *TINY, f"run_dir={run_dir}", *arguments]
+    return subprocess.Popen(
+        command,
+        cwd=ROOT,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        start_new_session=True,
+        env={**os.environ, "COLUMNS": "200"},
+    )
+
+
+def _train(run_dir, *arguments):
+    """Runs the main job to its end and returns what it printed."""
+    process = _start(run_dir, *arguments)
+    output, _ = process.communicate(timeout=300)
+    assert process.returncode == 0, output[-3000:]
+    return output
+
+
+def _train_until_killed(run_dir, stage, step, *arguments):
+    """SIGKILLs the main job as soon as `step` of `stage` is in its log."""
+    process = _start(run_dir, *arguments)
+    log = Path(run_dir) / "train_log.jsonl"
+    while not any(e["stage"] == stage and e["step"] >= step for e in read_log(log)):
+        with contextlib.suppress(subprocess.TimeoutExpired):
+            process.wait(timeout=0.05)
+            raise AssertionError(f"ended before step {step} of {stage}: {process.stdout.read()}")
+    os.killpg(process.pid, signal.SIGKILL)
+    process.communicate()
+    assert process.returncode == -signal.SIGKILL
+
+
+@pytest.fixture(scope="session")
+def tiny_run(tmp_path_factory):
+    """A finished run of tiny.toml; read it only."""
+    run_dir = tmp_path_factory.mktemp("runs") / "tiny"
+    _train(run_dir)
+    return run_dir
+
+
+@pytest.fixture
+def copied_run(tiny_run, tmp_path):
+    """A copy of the finished run, to be changed."""
+    return shutil.copytree(tiny_run, tmp_path / "run")
+
+
+@pytest.fixture
+def train():
+    """train(run_dir, *arguments) runs the main job to its end and returns what it printed."""
+    return _train
+
+
+@pytest.fixture
+def train_until_killed():
+    """train_until_killed(run_dir, stage, step) SIGKILLs the main job when it gets there."""
+    return _train_until_killed
+
+
+@pytest.fixture
+def refused():
+    """refused(*arguments) -> what the main job prints on stderr when it exits with status 2."""
+
+    def run(*arguments):
+        command = [sys.executable, "store_engine/train.py", *TINY, *arguments]
+        done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=120)
+        assert done.returncode == 2, done.stderr[-3000:]
+        return done.stderr
+
+    return run

@@ -1,0 +1,101 @@
+"""The main job as a user starts it, on tiny.toml."""
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+from safetensors.torch import load_file
+
+from store_engine.sid.sid_table import SidTable
+from store_engine.training.log import read_log
+
+
+def last_losses(run_dir):
+    entries = read_log(run_dir / "train_log.jsonl")
+    return {
+        stage: [e["loss"] for e in entries if e["stage"] == stage][-1] for stage in stages(entries)
+    }
+
+
+def stages(entries):
+    return list(dict.fromkeys(entry["stage"] for entry in entries))
+
+
+@pytest.mark.slow
+def test_a_run_is_complete_and_measured(tiny_run):
+    metrics = json.loads((tiny_run / "metrics.json").read_text())
+    assert metrics["protocol"] == "leave-one-out"
+    assert metrics["invalid_items"] == metrics["missing_items"] == 0
+    assert metrics["sid"]["num_unique_sids"] == metrics["num_items"] == 120
+    assert metrics["metrics"]["recall@10"] > 1.5 * metrics["baselines"]["popularity"]["recall@10"]
+    assert sum(b["num_users"] for b in metrics["buckets"].values()) == metrics["num_users"]
+    names = {path.name for path in tiny_run.iterdir()}
+    assert names >= {
+        "run.json", "config.toml", "items.jsonl", "histories.npz", "text.model", "sids.npz",
+        "tokenizer.safetensors", "model.safetensors", "trie.bin", "train_log.jsonl", "metrics.json",
+    }  # fmt: skip
+    assert not [name for name in names if name.endswith(".tmp")]
+
+
+@pytest.mark.slow
+def test_both_stages_learn(tiny_run):
+    entries = read_log(tiny_run / "train_log.jsonl")
+    assert stages(entries) == ["tokenizer", "recommender"]
+    for stage in stages(entries):
+        losses = [entry["loss"] for entry in entries if entry["stage"] == stage]
+        assert losses[-1] < 0.8 * losses[0], stage
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("stage", "step"), [("tokenizer", 17), ("recommender", 23)], ids=str)
+def test_killed_and_resumed_reaches_the_same_end(
+    stage, step, tiny_run, tmp_path, train, train_until_killed
+):
+    run_dir = tmp_path / "run"
+    train_until_killed(run_dir, stage, step)
+    assert not (run_dir / "metrics.json").exists()
+    train(run_dir, "--resume")
+
+    entries = read_log(run_dir / "train_log.jsonl")
+    assert [(e["stage"], e["step"]) for e in entries] == [
+        (e["stage"], e["step"]) for e in read_log(tiny_run / "train_log.jsonl")
+    ]
+    assert last_losses(run_dir) == pytest.approx(last_losses(tiny_run), abs=1e-6)
+    wanted = SidTable.load(tiny_run / "sids.npz")
+    assert np.array_equal(SidTable.load(run_dir / "sids.npz").sids, wanted.sids)
+    ours, theirs = (load_file(d / "model.safetensors") for d in (run_dir, tiny_run))
+    assert all((ours[name] - theirs[name]).abs().max() < 1e-6 for name in theirs)
+
+
+@pytest.mark.slow
+def test_resuming_a_finished_run_only_measures_it(copied_run, tiny_run, train):
+    before = (copied_run / "model.safetensors").read_bytes()
+    train(copied_run, "--resume")
+    assert (copied_run / "model.safetensors").read_bytes() == before
+    old, new = (json.loads((d / "metrics.json").read_text()) for d in (tiny_run, copied_run))
+    assert new["metrics"] == old["metrics"]
+
+
+@pytest.mark.slow
+def test_bad_input_is_one_line_and_leaves_nothing(tmp_path, refused):
+    (tmp_path / "items.csv").write_text("item_id,name\na,first\nb,second\n")
+    (tmp_path / "interactions.csv").write_text("user_id,item_id,timestamp\nu,a,1\nu,b,2\nu,c,3\n")
+    run_dir = tmp_path / "run"
+    stderr = refused(
+        f"run_dir={run_dir}", "data.name=files", f"data.path={tmp_path}",
+        'data.text_fields=["name"]', "tokenizer.codebook_size=2",
+    )  # fmt: skip
+    error = [line for line in stderr.splitlines() if line.startswith("error:")]
+    assert len(error) == 1
+    assert "interactions.csv" in error[0]
+    assert "'c'" in error[0]
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["interactions.csv", "items.csv"]
+
+
+@pytest.mark.slow
+def test_a_run_is_never_overwritten_unasked(copied_run, refused):
+    assert "--resume goes on with it" in refused(f"run_dir={copied_run}")
+    stderr = refused(f"run_dir={copied_run}", "--resume", "recommender.lr=1e-4")
+    assert "begun with recommender.lr = 0.005" in stderr
+    assert Path(copied_run / "metrics.json").exists()

@@ -211,7 +211,7 @@ def write_resources(options: Options) -> int:
 class Case:
     """One workload: what runs, and what it costs at least."""
 
-    name: str
+    name: str  # ends in the dtype
     dtype: torch.dtype
     make: Callable[[], "Work"]
     is_slow: bool = False
@@ -270,7 +270,8 @@ def loss_case(
             num_bytes=4.0 * once * hidden.element_size(),  # read twice, gradients written twice
         )
 
-    name = f"linear_cross_entropy,T={num_rows},d={hidden_size},V={vocab_size},length={length}"
+    shape = f"T={num_rows},d={hidden_size},V={vocab_size},length={length}"
+    name = f"linear_cross_entropy,{shape},{short(dtype)}"
     return Case(name, dtype, make, is_slow=num_rows * vocab_size > 1 << 26)
 
 
@@ -306,7 +307,13 @@ def softmax_case(
         moved = num_rows * row_bytes * (1 / 8 + 1 + 2 / 8 + 1)  # a range read, a row written; twice
         return Work([logits], dout, ours, plain, check, flops=0.0, num_bytes=moved)
 
-    return Case(f"masked_softmax,{kind},rows={num_rows},V={vocab_size}", dtype, make)
+    name = f"masked_softmax,{kind},rows={num_rows},V={vocab_size},{short(dtype)}"
+    return Case(name, dtype, make)
+
+
+def short(dtype: torch.dtype) -> str:
+    """float32 for torch.float32."""
+    return str(dtype).removeprefix("torch.")
 
 
 def all_cases(device: str) -> list[Case]:
@@ -331,8 +338,7 @@ def run_case(case: Case, options: Options, report: Report) -> None:
     work = case.make()
     work.check()
     leaves = [x.requires_grad_() for x in work.inputs]
-    dtype = str(case.dtype).removeprefix("torch.")
-    name = f"{case.name},{dtype}"
+    dtype = short(case.dtype)
     providers = {"ours": work.ours, "torch": work.torch}
     if options.device.startswith("cuda"):
         providers["torch_compile"] = torch.compile(work.torch)
@@ -342,11 +348,12 @@ def run_case(case: Case, options: Options, report: Report) -> None:
 
     for provider, op in providers.items():
         peak = peak_mib(partial(step, op), options.device)
-        report.add(provider, name, "peak_mib", "MiB", peak, dtype)
-        report.add(provider, name, "fwd_bwd_ms", "ms", measure(partial(step, op), options), dtype)
-    report.add_ratio("ours", "torch", name, "fwd_bwd_ms")
+        report.add(provider, case.name, "peak_mib", "MiB", peak, dtype)
+        duration = measure(partial(step, op), options, min_repeats=3 if case.is_slow else 5)
+        report.add(provider, case.name, "fwd_bwd_ms", "ms", duration, dtype)
+    report.add_ratio("ours", "torch", case.name, "fwd_bwd_ms")
     floor_ms = 1e3 * max(work.flops / PEAK_FLOPS[case.dtype], work.num_bytes / BANDWIDTH)
-    report.add("floor", name, "h100_roofline_ms", "ms", floor_ms, dtype)
+    report.add("floor", case.name, "h100_roofline_ms", "ms", floor_ms, dtype)
 
 
 def peak_mib(run: Callable[[], object], device: str) -> float:

@@ -8,6 +8,7 @@
 #include <filesystem>
 #include <string>
 #include <system_error>
+#include <type_traits>
 #include <utility>
 #include <vector>
 
@@ -130,7 +131,9 @@ py::tuple leaf_rows(const ItemTrie& trie, const Array<int64_t>& leaves) {
   return py::make_tuple(offsets, rows);
 }
 
-py::object beam_step(const ItemTrie& trie, int64_t depth, const Array<float>& logits,
+// Logit: float, or uint16_t for the bits of bfloat16, which NumPy does not know.
+template <typename Logit>
+py::object beam_step(const ItemTrie& trie, int64_t depth, const Array<Logit>& logits,
                      const Array<float>& scores, const Array<int64_t>& nodes,
                      const Array<int64_t>& num_valid, int64_t width, const std::string& normalize,
                      int64_t num_threads) {
@@ -147,8 +150,13 @@ py::object beam_step(const ItemTrie& trie, int64_t depth, const Array<float>& lo
   if (normalize != "vocab" && normalize != "children") {
     throw py::value_error("normalize must be 'vocab' or 'children', got '" + normalize + "'");
   }
-  const store_engine::Beams beams{batch,         beam_width,   vocab_size,      logits.data(),
-                                  scores.data(), nodes.data(), num_valid.data()};
+  store_engine::Beams beams{batch,   beam_width,    vocab_size,   nullptr,
+                            nullptr, scores.data(), nodes.data(), num_valid.data()};
+  if constexpr (std::is_same_v<Logit, float>) {
+    beams.logits = logits.data();
+  } else {
+    beams.bfloat16 = logits.data();
+  }
   const std::vector<py::ssize_t> shape{batch, width};
   py::array_t<float> out_scores(shape);
   py::array_t<int64_t> parents(shape), tokens(shape), out_nodes(shape), out_num_valid(batch);
@@ -167,6 +175,29 @@ py::object beam_step(const ItemTrie& trie, int64_t depth, const Array<float>& lo
   }
   return py::module_::import("store_engine._C")
       .attr("BeamStep")(out_scores, parents, tokens, out_nodes, out_num_valid);
+}
+
+py::tuple simd_targets() {
+  py::list names;
+  for (const auto& kernels : store_engine::softmax_kernels()) names.append(kernels.target);
+  return py::tuple(names);
+}
+
+py::array_t<float> log_sum_exp(const Array<float>& logits, const std::string& target) {
+  if (logits.ndim() != 2) throw py::value_error("logits must be 2-D (num_rows, vocab_size)");
+  for (const auto& kernels : store_engine::softmax_kernels()) {
+    if (target != "auto" && target != kernels.target) continue;
+    const int64_t num_rows = logits.shape(0), vocab_size = logits.shape(1);
+    py::array_t<float> result(num_rows);
+    const float* row = logits.data();
+    float* out = result.mutable_data();
+    py::gil_scoped_release release;
+    for (int64_t i = 0; i < num_rows; ++i, row += vocab_size) {
+      out[i] = kernels.log_sum_exp(row, vocab_size, kernels.row_max(row, vocab_size));
+    }
+    return result;
+  }
+  throw py::value_error("target must be 'auto' or one of simd_targets(), got '" + target + "'");
 }
 
 }  // namespace
@@ -207,8 +238,15 @@ PYBIND11_MODULE(_C, m) {
   m.attr("BeamStep") = py::module_::import("collections")
                            .attr("namedtuple")("BeamStep", "scores parents tokens nodes num_valid",
                                                "module"_a = "store_engine._C");
-  m.def("beam_step", &beam_step, "trie"_a, "level"_a, py::arg("logits").noconvert(),
-        py::arg("scores").noconvert(), py::arg("nodes").noconvert(),
-        py::arg("num_valid").noconvert(), "width"_a, py::kw_only(), "normalize"_a = "vocab",
-        "num_threads"_a = 1);
+  const auto def_beam_step = [&m](auto function) {
+    m.def("beam_step", function, "trie"_a, "level"_a, py::arg("logits").noconvert(),
+          py::arg("scores").noconvert(), py::arg("nodes").noconvert(),
+          py::arg("num_valid").noconvert(), "width"_a, py::kw_only(), "normalize"_a = "vocab",
+          "num_threads"_a = 1);
+  };
+  def_beam_step(&beam_step<float>);
+  def_beam_step(&beam_step<uint16_t>);
+  m.def("log_sum_exp", &log_sum_exp, py::arg("logits").noconvert(), py::kw_only(),
+        "target"_a = "auto");
+  m.def("simd_targets", &simd_targets);
 }

@@ -33,23 +33,27 @@ def masked_softmax_ref(
 ) -> Tensor:
     """The definition of the op, in plain PyTorch. Same arguments as `masked_softmax`."""
     is_allowed = _is_allowed(allowed, logits)
-    x = (logits.float() / temperature).masked_fill(~is_allowed, -_INF)
-    peak = x.detach().amax(-1, keepdim=True)
-    peak = peak.masked_fill(peak == -_INF, 0.0)
-    exps = torch.exp(x - peak)
-    total = exps.sum(-1, keepdim=True)
-    total = torch.where(total == 0, 1.0, total)
-    if log:  # the fill cuts off the gradient of an entry that is -inf whatever the others are
-        return (x - peak - total.log()).masked_fill(~is_allowed, -_INF).to(logits.dtype)
-    return (exps / total).to(logits.dtype)
+    x = logits if temperature == 1 else logits.float() / temperature
+    x = x.masked_fill(~is_allowed, -_INF)
+    is_nothing = x.detach().amax(-1, keepdim=True) == -_INF
+    x = x.masked_fill(is_nothing, 0.0) if is_nothing.any() else x  # a softmax without NaN
+    if log:  # the fill also cuts off the gradient of an entry that is -inf whatever the others are
+        y = x.log_softmax(-1).masked_fill(~is_allowed | is_nothing, -_INF)
+    else:
+        y = x.softmax(-1)
+        y = y.masked_fill(is_nothing, 0.0) if is_nothing.any() else y
+    return y.to(logits.dtype)
 
 
 def _is_allowed(allowed: Range | Tensor, logits: Tensor) -> Tensor:
     """The allowed entries as booleans, broadcastable to the shape of `logits`."""
-    cols = torch.arange(logits.shape[-1], device=logits.device)
+    vocab_size, device = logits.shape[-1], logits.device
     if isinstance(allowed, Tensor):
-        return (allowed[..., cols // 32] >> (cols % 32)) & 1 != 0
-    start, length = (torch.as_tensor(x, device=logits.device)[..., None] for x in allowed)
+        bits = torch.tensor([1 << b for b in range(8)], dtype=torch.uint8, device=device)
+        octets = allowed.contiguous().view(torch.uint8)[..., None]  # of a little-endian machine
+        return (octets & bits != 0).flatten(-2)[..., :vocab_size]
+    cols = torch.arange(vocab_size, device=device)
+    start, length = (torch.as_tensor(x, device=device)[..., None] for x in allowed)
     return (cols >= start) & (cols < start + length)
 
 

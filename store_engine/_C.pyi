@@ -127,7 +127,7 @@ class BeamStep(NamedTuple):
 def beam_step(
     trie: ItemTrie,
     level: int,
-    logits: NDArray[np.float32],
+    logits: NDArray[np.float32] | NDArray[np.uint16],
     scores: NDArray[np.float32],
     nodes: NDArray[np.int64],
     num_valid: NDArray[np.int64],
@@ -146,7 +146,8 @@ def beam_step(
     Args:
         trie: The items that exist.
         level: Depth of the beams, in [0, num_levels).
-        logits: (batch, beam_width, codebook_sizes[level]) float32.
+        logits: (batch, beam_width, codebook_sizes[level]) float32; or bfloat16 as its bits, uint16
+            (`logits.view(torch.uint16).numpy()`), which is widened exactly.
         scores: (batch, beam_width) float32, in any order. For the first step: zeros.
         nodes: (batch, beam_width) int64 nodes of depth `level`. For the first step: zeros.
         num_valid: (batch,) int64; slots from num_valid on are not read.
@@ -159,3 +160,21 @@ def beam_step(
         TypeError: An array is not of the dtype above or not C-contiguous.
         ValueError: A shape or range is wrong, or a valid beam holds NaN or +inf.
     """
+
+def log_sum_exp(logits: NDArray[np.float32], *, target: str = "auto") -> NDArray[np.float32]:
+    """Returns what beam_step(normalize="vocab") subtracts from each row.
+
+    Args:
+        logits: (num_rows, vocab_size) float32.
+        target: One of simd_targets(); all give the same bits. "auto" is the fastest.
+
+    Returns:
+        (num_rows,) float32; NaN for a row that holds NaN or +inf, -inf for one of -inf only.
+
+    Raises:
+        TypeError: `logits` is not float32 and C-contiguous.
+        ValueError: `logits` is not 2-D, or this machine has no such target.
+    """
+
+def simd_targets() -> tuple[str, ...]:
+    """Returns the instruction sets the vector kernels can use here, fastest first."""

@@ -17,6 +17,7 @@ from rich.console import Console
 
 from store_engine.config import load_config
 from store_engine.data.atomic import atomic_open
+from store_engine.data.catalog import Catalog
 from store_engine.data.readers import read_items
 from store_engine.data.text_vocabulary import TextVocabulary
 from store_engine.decoding.run_directory import check_run
@@ -83,7 +84,8 @@ def tokenize_new_items(
         raise InputError(f"{run_dir}: its SIDs were brought as a file, they have no codebook")
     config = load_config(run_dir / "config.toml")
     vocabulary = TextVocabulary.load(run_dir / "text.model")
-    catalog = read_items(items, config.data.item_id, config.data.text_fields)
+    fields = tuple(Catalog.load(run_dir / "items.jsonl").fields)
+    catalog = read_items(items, config.data.item_id, fields)
     num_codes = config.tokenizer.num_codes
     tokenizer = DenseTokenizer(StoreModel(config.model, len(vocabulary)), num_codes)
     load_weights(tokenizer, run_dir / "tokenizer.safetensors")

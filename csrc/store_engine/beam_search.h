@@ -30,7 +30,8 @@ enum class Normalize { kVocab, kChildren };
 // The beams of a batch, all at one depth. Slots from num_valid on are not read.
 struct Beams {
   int64_t batch, beam_width, vocab_size;
-  const float* logits;       // (batch, beam_width, vocab_size)
+  const float* logits;       // (batch, beam_width, vocab_size), or null:
+  const uint16_t* bfloat16;  // the same, as bfloat16
   const float* scores;       // (batch, beam_width), any order
   const int64_t* nodes;      // (batch, beam_width)
   const int64_t* num_valid;  // (batch,)
@@ -172,6 +173,7 @@ class RequestStep {
       : trie_(trie), depth_(depth), beams_(beams), normalize_(normalize), top_(width) {
     beam_.reserve(static_cast<size_t>(beams.beam_width));
     is_above_.resize(static_cast<size_t>(beams.vocab_size / kLanes + 1));
+    if (beams.logits == nullptr) wide_.resize(static_cast<size_t>(beams.vocab_size));
   }
 
   // Throws std::invalid_argument naming the request and beam whose input is impossible.
@@ -184,8 +186,13 @@ class RequestStep {
     Range children;
   };
   void read(int64_t request);
-  const float* logits(int64_t request, const Beam& beam) const {
-    return beams_.logits + (request * beams_.beam_width + beam.slot) * beams_.vocab_size;
+  // The logits of a beam as floats, valid until the next call.
+  const float* logits(int64_t request, const Beam& beam) {
+    const int64_t size = beams_.vocab_size;
+    const int64_t begin = (request * beams_.beam_width + beam.slot) * size;
+    if (beams_.logits != nullptr) return beams_.logits + begin;
+    kernels_.widen_bfloat16(beams_.bfloat16 + begin, size, wide_.data());
+    return wide_.data();
   }
   template <typename Token>
   void expand(const float* row, const Beam& beam, const Token* tokens);
@@ -198,7 +205,7 @@ class RequestStep {
   const Normalize normalize_;
   TopK top_;
   std::vector<Beam> beam_;
-  std::vector<float> child_logits_;
+  std::vector<float> wide_, child_logits_;
   std::vector<uint16_t> is_above_;  // one bit per code
   const SoftmaxKernels& kernels_ = softmax_kernels().front();
 };

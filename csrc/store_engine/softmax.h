@@ -37,62 +37,55 @@ struct SoftmaxKernels {
   void (*widen_bfloat16)(const uint16_t* row, int64_t size, float* wide);
 };
 
-// GCC and Clang vectors: operators work lane by lane, a comparison yields 0 or -1.
+// The vectors of a target that holds `width` lanes in a register. GCC and Clang: operators work
+// lane by lane, a comparison yields 0 or -1.
 #define STORE_ENGINE_LANES(width)                               \
   constexpr int64_t kWidth = width;                             \
   typedef float Floats __attribute__((vector_size(4 * width))); \
-  typedef int32_t Ints __attribute__((vector_size(4 * width)))
-#define STORE_ENGINE_INLINE static inline __attribute__((always_inline))
+  typedef int32_t Ints __attribute__((vector_size(4 * width))); \
+  typedef uint32_t UInts __attribute__((vector_size(4 * width)))
+
+// to_bits: bit i of the result says whether lane i is true.
 
 // What every machine of this architecture has: SSE2 on x86-64, NEON on AArch64.
+#define STORE_ENGINE_TARGET
 namespace baseline {
-constexpr const char* kTargetName = "baseline";
 STORE_ENGINE_LANES(4);
-STORE_ENGINE_INLINE uint32_t to_bits(Ints x) {
+inline uint32_t to_bits(Ints is_true) {
 #ifdef __x86_64__
-  return static_cast<uint32_t>(_mm_movemask_ps((__m128)x));
+  return static_cast<uint32_t>(_mm_movemask_ps((__m128)is_true));
 #else
-  x &= Ints{1, 2, 4, 8};
-  return static_cast<uint32_t>(x[0] | x[1] | x[2] | x[3]);
+  is_true &= Ints{1, 2, 4, 8};
+  return static_cast<uint32_t>(is_true[0] | is_true[1] | is_true[2] | is_true[3]);
 #endif
 }
 #include "store_engine/softmax_lanes.h"
+constexpr SoftmaxKernels kKernels{"baseline", row_max, log_sum_exp, mark_above, widen_bfloat16};
 }  // namespace baseline
+#undef STORE_ENGINE_TARGET
 
 #ifdef __x86_64__
-#ifdef __clang__
-#pragma clang attribute push(__attribute__((target("avx2"))), apply_to = function)
-#else
-#pragma GCC push_options
-#pragma GCC target("avx2")
-#endif
+#define STORE_ENGINE_TARGET __attribute__((target("avx2")))
 namespace avx2 {
-constexpr const char* kTargetName = "avx2";
 STORE_ENGINE_LANES(8);
-STORE_ENGINE_INLINE uint32_t to_bits(Ints x) {
-  return static_cast<uint32_t>(_mm256_movemask_ps((__m256)x));
+STORE_ENGINE_TARGET inline uint32_t to_bits(Ints is_true) {
+  return static_cast<uint32_t>(_mm256_movemask_ps((__m256)is_true));
 }
 #include "store_engine/softmax_lanes.h"
+constexpr SoftmaxKernels kKernels{"avx2", row_max, log_sum_exp, mark_above, widen_bfloat16};
 }  // namespace avx2
-#ifdef __clang__
-#pragma clang attribute pop
-#pragma clang attribute push(__attribute__((target("avx512f,avx512dq"))), apply_to = function)
-#else
-#pragma GCC pop_options
-#pragma GCC push_options
-#pragma GCC target("avx512f,avx512dq")
-#endif
+#undef STORE_ENGINE_TARGET
+
+#define STORE_ENGINE_TARGET __attribute__((target("avx512f,avx512dq")))
 namespace avx512 {
-constexpr const char* kTargetName = "avx512";
 STORE_ENGINE_LANES(16);
-STORE_ENGINE_INLINE uint32_t to_bits(Ints x) { return _mm512_movepi32_mask((__m512i)x); }
+STORE_ENGINE_TARGET inline uint32_t to_bits(Ints is_true) {
+  return _mm512_movepi32_mask((__m512i)is_true);
+}
 #include "store_engine/softmax_lanes.h"
+constexpr SoftmaxKernels kKernels{"avx512", row_max, log_sum_exp, mark_above, widen_bfloat16};
 }  // namespace avx512
-#ifdef __clang__
-#pragma clang attribute pop
-#else
-#pragma GCC pop_options
-#endif
+#undef STORE_ENGINE_TARGET
 #endif  // __x86_64__
 
 // The kernels this machine can run, fastest first.

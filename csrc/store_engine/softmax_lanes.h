@@ -1,13 +1,13 @@
 // The vector kernels of softmax.h, which includes this file once per instruction set, each time in
-// a namespace and under a target of its own that says how many of the 16 lanes one register holds
-// (kWidth). Hence no include guard here, and no include.
+// a namespace of its own with STORE_ENGINE_TARGET, the vector types Floats, Ints and UInts of
+// kWidth lanes, and to_bits(). Hence no include guard here, and no include.
 //
 // The order of every rounding is fixed: 16 lanes, no fused multiply-add (-ffp-contract=off), one
 // reduction tree. So neither the instruction set nor the batch nor the threads change a bit.
 
 constexpr int64_t kParts = kLanes / kWidth;
 
-STORE_ENGINE_INLINE Floats load(const float* row) {
+STORE_ENGINE_TARGET inline Floats load(const float* row) {
   Floats lanes;
   std::memcpy(&lanes, row, sizeof(lanes));
   return lanes;
@@ -15,7 +15,7 @@ STORE_ENGINE_INLINE Floats load(const float* row) {
 
 // exp(x) for x <= 0, relative error 1e-7; below e^-69 it is that constant, lost in a sum >= 1.
 // NaN stays NaN. 2^f by a minimax polynomial on [-1/2, 1/2] that is exactly 1 at 0.
-STORE_ENGINE_INLINE Floats exp(Floats x) {
+STORE_ENGINE_TARGET inline Floats exp(Floats x) {
   constexpr float kRound = 12582912.0f;  // 1.5 * 2^23: adding it rounds to an integer
   Floats t = x * 1.44269504f;            // log2(e)
   t = t < -100.0f ? Floats{} - 100.0f : t;
@@ -27,12 +27,12 @@ STORE_ENGINE_INLINE Floats exp(Floats x) {
   power = power * f + 0x1.62e42ap-1f;
   power = power * f + 1.0f;
   // the low bits of `shifted` hold the integer n: build 2^n
-  const Ints bits = ((Ints)shifted << 23) + (127 << 23);
+  const UInts bits = ((UInts)shifted << 23) + (127u << 23);
   return power * (Floats)bits;
 }
 
 // The largest logit of the row, or NaN if one of them is NaN or +inf.
-inline float row_max(const float* row, int64_t size) {
+STORE_ENGINE_TARGET inline float row_max(const float* row, int64_t size) {
   Floats largest[kParts];
   Ints is_good[kParts];
   for (int64_t p = 0; p < kParts; ++p) {
@@ -61,8 +61,8 @@ inline float row_max(const float* row, int64_t size) {
 }
 
 // log(sum(exp(row))) given the row's maximum; never below it, so no log-probability is positive.
-inline float log_sum_exp(const float* row, int64_t size, float max) {
-  if (max == -kInfinity) return max;
+STORE_ENGINE_TARGET inline float log_sum_exp(const float* row, int64_t size, float max) {
+  if (!(max > -kInfinity)) return max;  // NaN too
   Floats sum[kParts] = {};
   LastGroup last(row, size);
   for (int64_t i = 0; i < size; i += kLanes) {
@@ -78,8 +78,8 @@ inline float log_sum_exp(const float* row, int64_t size, float max) {
 }
 
 // Bit i % 16 of is_above[i / 16] says whether score + (row[i] - lse) >= threshold.
-inline void mark_above(const float* row, int64_t size, float score, float lse, float threshold,
-                       uint16_t* is_above) {
+STORE_ENGINE_TARGET inline void mark_above(const float* row, int64_t size, float score, float lse,
+                                           float threshold, uint16_t* is_above) {
   LastGroup last(row, size);
   for (int64_t i = 0; i < size; i += kLanes) {
     const float* group = i + kLanes <= size ? row + i : last.lanes;
@@ -93,11 +93,9 @@ inline void mark_above(const float* row, int64_t size, float score, float lse, f
 }
 
 // bfloat16 is the upper half of a float.
-inline void widen_bfloat16(const uint16_t* row, int64_t size, float* wide) {
+STORE_ENGINE_TARGET inline void widen_bfloat16(const uint16_t* row, int64_t size, float* wide) {
   for (int64_t i = 0; i < size; ++i) {
     const uint32_t bits = static_cast<uint32_t>(row[i]) << 16;
     std::memcpy(wide + i, &bits, sizeof(bits));
   }
 }
-
-constexpr SoftmaxKernels kKernels{kTargetName, row_max, log_sum_exp, mark_above, widen_bfloat16};

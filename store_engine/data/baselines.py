@@ -5,14 +5,16 @@ Both never recommend what the user's history holds, and break ties by the lower 
 
 from collections.abc import Sequence
 from typing import NamedTuple
-from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
 from store_engine.data.histories import Histories
 
-_EXPANDED_PER_BATCH = 1 << 22  # (history item, neighbour) pairs held at once, about 200 MB
+# the constants of co-visitation; chosen by hand, no result is sensitive to them
+_SMOOTHING = 10.0  # added to an item's frequency, so that rare pairs do not rule
+_RECENT = 20  # events of the history that are looked at
+_DECAY = 0.8  # weight of an event against the one after it
 
 
 def train_frequency(train: Histories, num_items: int) -> NDArray[np.int64]:
@@ -60,7 +62,10 @@ def co_visitation(
 ) -> NDArray[np.int64]:
     """Ranks items by how often they stand close to those of the history, per their popularity.
 
-    TODO definition.
+    Two events of one user that are d <= window steps apart count (window + 1 - d) / window for
+    their pair of items, both ways; a pair's sum is divided by the root of the items' smoothed
+    frequencies. The last events of a history vote for their neighbours, recent ones with more
+    weight.
 
     Args:
         train: What may be counted.
@@ -75,11 +80,17 @@ def co_visitation(
     """
     graph = _neighbours(train, num_items, window)
     rankings = np.full((len(histories), k), -1, dtype=np.int64)
-    begin = 0
-    while begin < len(histories):
-        end = _batch_end(histories, begin, graph.offsets)
-        rankings[begin:end] = _rank(graph, histories[begin:end], num_items, k)
-        begin = end
+    for user, history in enumerate(histories):
+        recent = history[: -_RECENT - 1 : -1]
+        votes = _DECAY ** np.arange(len(recent))
+        begin, end = graph.offsets[recent], graph.offsets[recent + 1]
+        edges = _ragged_ranges(begin, end)
+        weights = graph.weights[edges] * np.repeat(votes, end - begin)
+        scores = np.bincount(graph.neighbours[edges], weights, minlength=num_items)
+        scores[history] = 0.0
+        found = np.flatnonzero(scores)
+        best = found[np.argsort(-scores[found], kind="stable")][:k]
+        rankings[user, : len(best)] = best
     return rankings
 
 
@@ -95,17 +106,23 @@ def _neighbours(train: Histories, num_items: int, window: int) -> _Graph:
     """Counts the pairs of each distance in one array operation, both ways."""
     users = np.repeat(np.arange(train.num_users), np.diff(train.offsets))
     rows = train.rows.astype(np.int64)
-    keys, weights = [], []
+    keys, weights = [np.empty(0, dtype=np.int64)], [np.empty(0)]
     for distance in range(1, window + 1):
-        together = users[:-distance] == users[distance:]
-        a, b = rows[:-distance][together], rows[distance:][together]
-        a, b = a[a != b], b[a != b]
+        is_pair = (users[:-distance] == users[distance:]) & (rows[:-distance] != rows[distance:])
+        a, b = rows[:-distance][is_pair], rows[distance:][is_pair]
         keys += [a * num_items + b, b * num_items + a]
-        weights += [np.full(2 * len(a), PAIR_DECAY ** (distance - 1))]
+        weights.append(np.full(2 * len(a), (window + 1 - distance) / window))
     edges, edge_of_pair = np.unique(np.concatenate(keys), return_inverse=True)
-    counts = np.bincount(edge_of_pair, weights=np.concatenate(weights), minlength=len(edges))
+    sums = np.bincount(edge_of_pair, weights=np.concatenate(weights), minlength=len(edges))
     sources, neighbours = np.divmod(edges, num_items)
-    frequency = train_frequency(train, num_items) + SMOOTHING
-    counts /= np.sqrt(frequency[sources] * frequency[neighbours])
-    offsets = np.searchsorted(sources, np.arange(num_items + 1))
-    return _Graph(offsets.astype(np.int64), neighbours, counts)
+    frequency = train_frequency(train, num_items) + _SMOOTHING
+    shares = sums / np.sqrt(frequency[sources] * frequency[neighbours])
+    offsets = np.searchsorted(sources, np.arange(num_items + 1)).astype(np.int64)
+    return _Graph(offsets, neighbours, shares.astype(np.float64))
+
+
+def _ragged_ranges(begin: NDArray[np.int64], end: NDArray[np.int64]) -> NDArray[np.int64]:
+    """The ranges begin[i] : end[i] one behind the other."""
+    lengths = end - begin
+    shift = np.repeat(begin - np.cumsum(lengths) + lengths, lengths)
+    return np.arange(len(shift)) + shift

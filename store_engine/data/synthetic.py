@@ -9,6 +9,7 @@ import numpy as np
 
 from store_engine.data.catalog import Catalog
 from store_engine.data.histories import Histories
+from store_engine.errors import InputError
 
 _SYLLABLES = [c + v for c in "bdfgklmnprstvz" for v in "aeiou"]
 _WORDS_PER_TOPIC = 8
@@ -38,11 +39,12 @@ def synthetic(
         `categories` (the topic's name), and the histories.
 
     Raises:
-        ValueError: A size is out of range.
+        InputError: A size is out of range.
+        ValueError: `mean_length` or `noise` is.
     """
     if num_items < 2 or num_users < 1 or not 1 <= num_topics <= num_items:
-        raise ValueError(
-            f"need num_items >= 2, num_users >= 1 and 1 <= num_topics <= num_items, "
+        raise InputError(
+            f"a synthetic data set needs num_items >= 2, num_users >= 1 and 1 <= num_topics <= num_items, "
             f"got {num_items}, {num_users}, {num_topics}"
         )
     if mean_length < 3 or not 0 <= noise <= 0.5:

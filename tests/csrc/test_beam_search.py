@@ -176,6 +176,24 @@ def test_nan_and_infinite_logits_are_errors(vocab_size, others, bad):
         beam_step(trie, 0, logits, scores, nodes, num_valid, 1)
 
 
+@given(steps(diffuse))
+@settings(deadline=None)
+def test_bfloat16_equals_its_float32(step):
+    trie, level, (logits, *arrays), width = step
+    halves = np.ascontiguousarray(logits.view(np.uint32) >> 16).astype(np.uint16)
+    wide = (halves.astype(np.uint32) << 16).view(np.float32)
+    narrow = beam_step(trie, level, halves, *arrays, width)
+    for a, b in zip(narrow, beam_step(trie, level, wide, *arrays, width), strict=True):
+        assert a.tobytes() == b.tobytes()
+
+
+@pytest.mark.parametrize("nan", [0x7FC0, 0x7F80, 0xFFFF])
+def test_bfloat16_nan_is_an_error(nan):
+    logits = np.full((1, 1, 3), nan, np.uint16)
+    with pytest.raises(ValueError, match="logits NaN or"):
+        beam_step(TRIE, 0, logits, *start()[1:], 3)
+
+
 def test_extreme_logits_stay_finite():
     logits = np.array([[[3e38, -3e38, 0.0]]], np.float32)
     got = beam_step(TRIE, 0, logits, *start()[1:], 3)

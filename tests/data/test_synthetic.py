@@ -1,3 +1,5 @@
+import itertools
+
 import numpy as np
 import pytest
 
@@ -11,7 +13,7 @@ def test_sizes():
     assert len(set(catalog.fields["categories"])) == 7
     assert len(set(catalog.fields["title"])) == 30
     assert np.diff(histories.offsets).min() >= 3
-    assert 0 <= histories.rows.min() and histories.rows.max() < 30
+    assert histories.rows.min() >= 0 and histories.rows.max() < 30
     assert 10 < histories.num_events / 50 < 14
 
 
@@ -54,7 +56,7 @@ def test_without_noise_the_last_item_tells_the_next():
     following = {}
     for user in range(40):
         history = histories[user].tolist()
-        for a, b in zip(history, history[1:], strict=False):
+        for a, b in itertools.pairwise(history):
             assert following.setdefault(a, b) == b
 
 

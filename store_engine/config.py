@@ -94,6 +94,7 @@ class TrainConfig:
     min_lr: float = 0.05  # the cosine's end, as a share of lr
     save_every: int = 100  # steps
     threads: int = 0  # per rank; 0 = cores / ranks
+    fused_loss: bool = True  # False: materialise the logits; slower, the same losses
 
 
 @dataclass(frozen=True)

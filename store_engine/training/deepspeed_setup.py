@@ -62,8 +62,8 @@ def choose_dtype(train: TrainConfig) -> torch.dtype:
     if train.dtype == "auto":
         if torch.cuda.is_available():
             return torch.bfloat16 if torch.cuda.is_bf16_supported() else torch.float32
-        has_amx = torch.cpu._is_amx_tile_supported()
-        return torch.bfloat16 if has_amx else torch.float32
+        has_bf16 = torch.cpu._is_amx_tile_supported() or torch.cpu._is_avx512_bf16_supported()
+        return torch.bfloat16 if has_bf16 else torch.float32
     return torch.bfloat16 if train.dtype == "bfloat16" else torch.float32
 
 

@@ -38,7 +38,7 @@ def evaluate_run(run_dir: Path, *, exact: bool = False) -> dict[str, Any]:
         exact: Score the whole catalogue instead of searching with a beam.
 
     Returns:
-        What metrics.json holds; the schema is in docs/run-directory.md.
+        What metrics.json holds; docs/run-directory.md lists it.
 
     Raises:
         InputError: The directory is missing, unfinished or damaged.

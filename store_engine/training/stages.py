@@ -24,7 +24,7 @@ from store_engine.data.packing import (
     split_by_tokens,
 )
 from store_engine.model.attention import PackedSequences
-from store_engine.model.store_model import IGNORE, StoreModel
+from store_engine.model.store_model import IGNORE, Head, StoreModel
 from store_engine.sid.dense_tokenizer import (
     DenseTokenizer,
     ItemTexts,
@@ -83,7 +83,7 @@ class TokenizerStage:
 
     def build(self) -> DenseTokenizer:
         """The LLM without semantic tokens, and the palette."""
-        model = StoreModel(self.config.model, self.text_vocab_size)
+        model = _build_model(self.config, self.text_vocab_size)
         return DenseTokenizer(model, self.config.tokenizer.num_codes)
 
     def batch(self, step: int, part: int, num_parts: int) -> tuple[TokenizerBatch, int]:
@@ -144,7 +144,7 @@ class RecommenderStage:
 
     def build(self) -> StoreModel:
         """The LLM with both vocabularies; an untied text head stays as stage 1 left it."""
-        model = StoreModel(self.config.model, self.text_vocab_size, self.codebook_sizes)
+        model = _build_model(self.config, self.text_vocab_size, self.codebook_sizes)
         if not self.config.model.tie_text_head:
             model.text_head.requires_grad_(False)
         return model
@@ -225,6 +225,15 @@ def initial_recommender_weights(
         suffix = torch.randn(rest, centroids.shape[1], generator=generator) * 0.02
         weights["code_embedding.weight"] = torch.cat([centroids, suffix])
     return weights
+
+
+def _build_model(
+    config: Config, text_vocab_size: int, codebook_sizes: tuple[int, ...] = ()
+) -> StoreModel:
+    model = StoreModel(config.model, text_vocab_size, codebook_sizes)
+    for head in (module for module in model.modules() if isinstance(module, Head)):
+        head.is_fused = config.train.fused_loss
+    return model
 
 
 def _by_task(losses: Tensor, task_ids: Tensor, num_tasks: int) -> tuple[Tensor, Tensor]:

@@ -1,9 +1,16 @@
+import functools
+
 import numpy as np
 import pytest
 import torch
 
+from store_engine.kernels.linear_cross_entropy import (
+    linear_cross_entropy,
+    linear_cross_entropy_ref,
+)
+from store_engine.model import store_model
 from store_engine.model.attention import PackedSequences
-from store_engine.model.store_model import IGNORE
+from store_engine.model.store_model import IGNORE, Head
 from store_engine.sid.dense_tokenizer import contrastive_loss, encode_catalog, tokenizer_batch
 
 
@@ -36,6 +43,34 @@ def test_recommender_loss_does_not_depend_on_how_a_step_is_dealt(stages, num_par
     whole = stage.loss(module, stage.batch(1, 0, 1), 1).total
     parts = [stage.loss(module, stage.batch(1, i, num_parts), num_parts) for i in range(num_parts)]
     torch.testing.assert_close(sum(part.total for part in parts) / num_parts, whole)
+
+
+@pytest.mark.parametrize("op", ["triton", "reference", "materialised"])
+@pytest.mark.parametrize("stage_id", [1, 2], ids=["tokenizer", "recommender"])
+def test_losses_and_gradients_do_not_depend_on_the_kernel(op, stage_id, stages, monkeypatch):
+    stage = stages[stage_id]
+    torch.manual_seed(0)
+    module = stage.build()
+    parameters = [p for p in module.parameters() if p.requires_grad]
+    batch = stage.batch(0, 0, 8)  # a small part: the interpreter is slow
+
+    def losses_and_gradients():
+        total = stage.loss(module, batch, 8).total
+        return [total, *torch.autograd.grad(total, parameters, allow_unused=True)]
+
+    want = losses_and_gradients()
+    if op == "materialised":
+        for head in (m for m in module.modules() if isinstance(m, Head)):
+            head.is_fused = False
+    else:
+        used = {
+            "triton": functools.partial(linear_cross_entropy, backend="triton"),
+            "reference": linear_cross_entropy_ref,
+        }
+        monkeypatch.setattr(store_model, "linear_cross_entropy", used[op])
+    got = losses_and_gradients()
+    for ours, theirs in zip(got, want, strict=True):
+        torch.testing.assert_close(ours, theirs, atol=1e-5, rtol=1e-5)
 
 
 def test_an_epoch_trains_every_event_and_every_item_once(stages):

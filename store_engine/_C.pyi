@@ -177,4 +177,11 @@ def log_sum_exp(logits: NDArray[np.float32], *, target: str = "auto") -> NDArray
     """
 
 def simd_targets() -> tuple[str, ...]:
-    """Returns the instruction sets the vector kernels can use here, fastest first."""
+    """Returns the instruction sets the vector kernels can use here, fastest first.
+
+    The first is used. The environment variable STORE_ENGINE_SIMD (baseline, avx2 or avx512), read
+    once, sets an upper limit; results are the same bits under all.
+
+    Raises:
+        ValueError: STORE_ENGINE_SIMD names what this machine does not have.
+    """

@@ -59,6 +59,9 @@ def main(argv: list[str] | None = None) -> int:
     except InputError as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
+    except FloatingPointError as error:
+        print(f"error: {error}; the last checkpoint is kept, lower lr", file=sys.stderr)
+        return 1
     return 0
 
 

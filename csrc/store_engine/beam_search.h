@@ -207,7 +207,7 @@ class RequestStep {
   std::vector<Beam> beam_;
   std::vector<float> wide_, child_logits_;
   std::vector<uint16_t> is_above_;  // one bit per code
-  const SoftmaxKernels& kernels_ = softmax_kernels().front();
+  const SoftmaxKernels kernels_ = softmax_kernels().front();
 };
 
 inline void RequestStep::read(int64_t request) {

@@ -15,6 +15,7 @@
 #include <cstdint>
 #include <stdexcept>
 
+#include "store_engine/dispatch.h"
 #include "store_engine/serialize.h"
 
 namespace store_engine {
@@ -72,12 +73,14 @@ __attribute__((target("popcnt,bmi2"))) inline int64_t select_bit_bmi2(const uint
   return word * 64 + __builtin_ctzll(_pdep_u64(uint64_t{1} << skip, bits));
 }
 
-inline const SelectBit select_bit =
-    __builtin_cpu_supports("bmi2") && __builtin_cpu_supports("popcnt") ? select_bit_bmi2
-                                                                       : select_bit_baseline;
-#else
-inline const SelectBit select_bit = select_bit_baseline;
 #endif
+
+inline SelectBit best_select_bit() {
+#ifdef __x86_64__
+  if (simd() >= Simd::kAvx2) return select_bit_bmi2;
+#endif
+  return select_bit_baseline;
+}
 
 }  // namespace detail
 
@@ -97,7 +100,7 @@ class ChildIndex {
         return {pointers_[node], pointers_[node + 1]};
       default:
         const int64_t sample = samples_[node / kSampleEvery];
-        const int64_t begin = detail::select_bit(words_.data(), sample, node % kSampleEvery);
+        const int64_t begin = select_bit_(words_.data(), sample, node % kSampleEvery);
         return {begin, detail::next_bit(words_.data(), begin + 1)};
     }
   }
@@ -156,6 +159,7 @@ class ChildIndex {
 
   int64_t num_nodes_ = 0, num_children_ = 0;
   Encoding encoding_ = Encoding::kIdentity;
+  detail::SelectBit select_bit_ = detail::best_select_bit();
   Array<uint32_t> pointers_;  // (num_nodes + 1,)
   Array<uint64_t> words_;     // num_children + 1 bits, the last one set
   Array<uint32_t> samples_;   // the child that node 0, 128, 256, ... begins at

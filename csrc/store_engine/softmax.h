@@ -13,6 +13,8 @@
 #include <limits>
 #include <vector>
 
+#include "store_engine/dispatch.h"
+
 namespace store_engine {
 
 constexpr int64_t kLanes = 16;
@@ -47,7 +49,6 @@ struct SoftmaxKernels {
 
 // to_bits: bit i of the result says whether lane i is true.
 
-// What every machine of this architecture has: SSE2 on x86-64, NEON on AArch64.
 #define STORE_ENGINE_TARGET
 namespace baseline {
 STORE_ENGINE_LANES(4);
@@ -88,19 +89,14 @@ constexpr SoftmaxKernels kKernels{"avx512", row_max, log_sum_exp, mark_above, wi
 #undef STORE_ENGINE_TARGET
 #endif  // __x86_64__
 
-// The kernels this machine can run, fastest first.
-inline const std::vector<SoftmaxKernels>& softmax_kernels() {
-  static const std::vector<SoftmaxKernels> kernels = [] {
-    std::vector<SoftmaxKernels> found;
+// The kernels that may be used here, fastest first.
+inline std::vector<SoftmaxKernels> softmax_kernels() {
+  std::vector<SoftmaxKernels> kernels;
 #ifdef __x86_64__
-    if (__builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512dq")) {
-      found.push_back(avx512::kKernels);
-    }
-    if (__builtin_cpu_supports("avx2")) found.push_back(avx2::kKernels);
+  if (simd() >= Simd::kAvx512) kernels.push_back(avx512::kKernels);
+  if (simd() >= Simd::kAvx2) kernels.push_back(avx2::kKernels);
 #endif
-    found.push_back(baseline::kKernels);
-    return found;
-  }();
+  kernels.push_back(baseline::kKernels);
   return kernels;
 }
 

@@ -44,8 +44,8 @@ def synthetic(
     """
     if num_items < 2 or num_users < 1 or not 1 <= num_topics <= num_items:
         raise InputError(
-            f"a synthetic data set needs num_items >= 2, num_users >= 1 and 1 <= num_topics <= num_items, "
-            f"got {num_items}, {num_users}, {num_topics}"
+            f"a synthetic data set needs num_items >= 2, num_users >= 1 and "
+            f"1 <= num_topics <= num_items, got {num_items}, {num_users}, {num_topics}"
         )
     if mean_length < 3 or not 0 <= noise <= 0.5:
         raise ValueError(

@@ -126,6 +126,16 @@ def test_is_correct_is_top_1_of_the_slice(backend, device):
 
 
 @pytest.mark.parametrize("backend", BACKENDS)
+def test_second_backward_gives_the_same(backend, device):
+    hidden, weight, *rows = make(20, 8, 50, [20, 30], device=device)
+    weight.requires_grad_()
+    loss = linear_cross_entropy(hidden, weight, *rows, backend=backend)
+    (first,) = torch.autograd.grad(loss, weight, retain_graph=True)
+    (second,) = torch.autograd.grad(3 * loss, weight)
+    torch.testing.assert_close(second, 3 * first)
+
+
+@pytest.mark.parametrize("backend", BACKENDS)
 def test_nothing_to_learn(backend, device):
     """All rows ignored: the loss and the gradients are 0, not NaN; slices are not looked at."""
     hidden = torch.randn(3, 4, device=device, requires_grad=True)

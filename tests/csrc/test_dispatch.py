@@ -1,0 +1,49 @@
+import os
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+
+from store_engine._C import ItemTrie, beam_step, simd_targets
+
+
+def searches() -> bytes:
+    """Searches that reach every kernel: wide and narrow nodes, both modes, a bfloat16 step."""
+    rng = np.random.default_rng(0)
+    results = []
+    for size, num_items, mode in [
+        (40, 9000, "fast"),
+        (40, 9000, "compact"),
+        (300, 20_000, "compact"),
+    ]:
+        trie = ItemTrie(rng.integers(0, size, (num_items, 3), np.int32), [size] * 3, mode=mode)
+        step = (np.zeros((3, 1), np.float32), np.zeros((3, 1), np.int64), np.ones(3, np.int64))
+        for level in range(3):
+            logits = rng.normal(0, 3, (3, step[0].shape[1], size)).astype(np.float32)
+            if level == 1:
+                logits = (logits.view(np.uint32) >> 16).astype(np.uint16)
+            got = beam_step(trie, level, logits, *step, 70)
+            step = (got.scores, got.nodes, got.num_valid)
+            results += [array.tobytes() for array in got]
+    return b"".join(results)
+
+
+def run(simd):
+    environment = {**os.environ, "STORE_ENGINE_SIMD": simd}
+    return subprocess.run([sys.executable, __file__], env=environment, capture_output=True)
+
+
+@pytest.mark.parametrize("simd", simd_targets())
+def test_every_instruction_set_finds_the_same(simd):
+    assert run(simd).stdout == searches()
+
+
+def test_an_unknown_instruction_set_is_refused():
+    failed = run("mmx")
+    assert failed.returncode != 0
+    assert b"STORE_ENGINE_SIMD must be baseline or up to" in failed.stderr
+
+
+if __name__ == "__main__":
+    sys.stdout.buffer.write(searches())

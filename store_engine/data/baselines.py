@@ -11,7 +11,8 @@ from numpy.typing import NDArray
 
 from store_engine.data.histories import Histories
 
-# the constants of co-visitation; chosen by hand, no result is sensitive to them
+# the constants of co-visitation; chosen by hand. They matter: other sensible weights and norms gave
+# a Recall@10 of about .18 to .23 on ML-100k, so a result is only comparable by this definition
 _SMOOTHING = 10.0  # added to an item's frequency, so that rare pairs do not rule
 _RECENT = 20  # events of the history that are looked at
 _DECAY = 0.8  # weight of an event against the one after it
@@ -66,6 +67,9 @@ def co_visitation(
     their pair of items, both ways; a pair's sum is divided by the root of the items' smoothed
     frequencies. The last events of a history vote for their neighbours, recent ones with more
     weight.
+
+    This definition is ours. Floors printed elsewhere under the name of co-visitation weigh pairs in
+    ways of their own, and their figures differ from what this gives.
 
     Args:
         train: What may be counted.

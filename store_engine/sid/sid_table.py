@@ -51,7 +51,7 @@ class SidTable:
         if self.quantizer is not None:
             arrays |= vars(self.quantizer)
         with atomic_open(path) as file:
-            np.savez(file, allow_pickle=False, **arrays)
+            np.savez(file, **arrays)
 
     @classmethod
     def load(cls, path: str | Path) -> "SidTable":

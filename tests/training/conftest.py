@@ -1,5 +1,6 @@
 import numpy as np
 import pytest
+import torch
 
 from store_engine.config import load_config
 from store_engine.data.load import load_dataset
@@ -30,3 +31,13 @@ def make_stages(overrides=()):
 @pytest.fixture
 def stages():
     return make_stages()
+
+
+@pytest.fixture
+def process_group(tmp_path):
+    """A process group of this process alone."""
+    torch.distributed.init_process_group(
+        "gloo", init_method=f"file://{tmp_path}/store", rank=0, world_size=1
+    )
+    yield
+    torch.distributed.destroy_process_group()

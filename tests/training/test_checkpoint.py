@@ -2,7 +2,6 @@ import json
 from pathlib import Path
 
 import pytest
-import torch
 
 from store_engine.errors import InputError
 from store_engine.training.checkpoint import (
@@ -12,6 +11,8 @@ from store_engine.training.checkpoint import (
     remove_checkpoints,
     save_checkpoint,
 )
+
+pytestmark = pytest.mark.usefixtures("process_group")
 
 
 class FileEngine:
@@ -27,15 +28,6 @@ class FileEngine:
 
     def load_checkpoint(self, directory, tag):
         self.value = int((Path(directory) / tag / "state").read_text())
-
-
-@pytest.fixture(autouse=True)
-def process_group(tmp_path):
-    torch.distributed.init_process_group(
-        "gloo", init_method=f"file://{tmp_path}/store", rank=0, world_size=1
-    )
-    yield
-    torch.distributed.destroy_process_group()
 
 
 @pytest.fixture

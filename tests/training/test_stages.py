@@ -13,14 +13,7 @@ from store_engine.model.attention import PackedSequences
 from store_engine.model.store_model import IGNORE, Head
 from store_engine.sid.dense_tokenizer import contrastive_loss, encode_catalog, tokenizer_batch
 
-
-@pytest.fixture(autouse=True)
-def process_group(tmp_path):
-    torch.distributed.init_process_group(
-        "gloo", init_method=f"file://{tmp_path}/store", rank=0, world_size=1
-    )
-    yield
-    torch.distributed.destroy_process_group()
+pytestmark = pytest.mark.usefixtures("process_group")
 
 
 @pytest.mark.parametrize("num_parts", [1, 2, 3])

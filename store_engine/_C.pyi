@@ -1,7 +1,7 @@
 """C++ core of store_engine. Source: csrc/store_engine/*.h; binding: csrc/bindings.cpp.
 
 Arrays must have the dtype named and be C-contiguous: a TypeError says so, nothing is converted in
-silence. Long work runs without the GIL.
+silence. Long work runs without the GIL: no other thread may write to its arguments meanwhile.
 """
 
 from collections.abc import Sequence

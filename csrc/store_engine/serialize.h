@@ -102,7 +102,7 @@ class FileWriter {
   // `values` must live until save().
   template <typename T>
   void array(const Array<T>& values) {
-    pieces_.push_back({values.data(), values.nbytes()});
+    if (values.size() > 0) pieces_.push_back({values.data(), values.nbytes()});
   }
   // Writes a new file beside `path` and renames it; on failure `path` is as it was.
   void save(const std::string& path) const;

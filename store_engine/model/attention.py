@@ -55,17 +55,27 @@ class PackedSequences:
         self.max_length = int(lengths.max())
         begins = torch.repeat_interleave(cu_seqlens[:-1], lengths)
         self.positions = (torch.arange(self.num_tokens) - begins).to(self.device)
-        self._cu_seqlens = cu_seqlens.to(self.device, torch.int32)
+        self._cu_seqlens = cu_seqlens
         self._lengths: list[int] = lengths.tolist()
+
+    def to(self, device: torch.device | str) -> "PackedSequences":
+        """The same sequences for q, k and v on `device`."""
+        if torch.device(device) == self.device:
+            return self
+        return PackedSequences(self._cu_seqlens, device)
 
     def __call__(self, layer_id: int, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
         """Attends within each sequence. `layer_id` plays no part here."""
         if q.is_cuda and q.dtype != torch.float32 and (flash := _flash_attn()) is not None:
-            ends, longest = self._cu_seqlens, self.max_length
+            ends, longest = self._device_cu_seqlens, self.max_length
             out: Tensor = flash(q, k, v, ends, ends, longest, longest, causal=True)
             return out
         groups = [self._attend_group(g, q, k, v) for g in self._groups]
         return groups[0] if len(groups) == 1 else torch.cat(groups)
+
+    @functools.cached_property
+    def _device_cu_seqlens(self) -> Tensor:
+        return self._cu_seqlens.to(self.device, torch.int32)
 
     @functools.cached_property
     def _groups(self) -> list[_Group]:

@@ -11,6 +11,7 @@ from torch import Tensor
 
 from store_engine.config import Config, TrainConfig
 from store_engine.errors import InputError
+from store_engine.model.attention import PackedSequences
 from store_engine.training.checkpoint import (
     Position,
     last_position,
@@ -99,13 +100,16 @@ def train_step(engine: Any, stage: Stage, config: Config, step: int) -> dict[str
         group["lr"] = rate
     totals = torch.zeros(2 + 2 * len(stage.tasks), dtype=torch.float64)
     for i in range(accumulation):
-        batch = stage.batch(step, i * num_ranks + rank, num_parts)
+        batch = _to_device(stage.batch(step, i * num_ranks + rank, num_parts), engine.device)
         loss = stage.loss(engine, batch, num_parts)
         engine.backward(loss.total)
         engine.step()
-        figures = [loss.total.detach() / num_parts, torch.tensor(loss.num_tokens)]
-        totals += torch.cat([torch.stack(figures), loss.sums, loss.counts]).double().cpu()
+        totals[0] += loss.total.item() / num_parts
+        totals[1] += loss.num_tokens
+        totals[2:] += torch.cat([loss.sums, loss.counts]).cpu()
+    totals = totals.to(engine.device)
     torch.distributed.all_reduce(totals)
+    totals = totals.cpu()
     mean_loss, num_tokens = totals[0].item(), totals[1].item()
     if not math.isfinite(mean_loss):
         raise FloatingPointError(f"{stage.name}: the loss of step {step + 1} is {mean_loss}")
@@ -119,6 +123,16 @@ def train_step(engine: Any, stage: Stage, config: Config, step: int) -> dict[str
         "tokens_per_s": num_tokens / wall_s,
         "wall_s": wall_s,
     }
+
+
+def _to_device(batch: Any, device: torch.device) -> Any:
+    """Moves the tensors and sequences of a batch, a tuple of tuples, to where the model is."""
+    if isinstance(batch, Tensor | PackedSequences):
+        return batch.to(device)
+    if isinstance(batch, tuple):
+        moved = [_to_device(part, device) for part in batch]
+        return type(batch)(*moved) if hasattr(batch, "_fields") else tuple(moved)
+    return batch
 
 
 def learning_rate(train: TrainConfig, peak: float, step: int, num_steps: int) -> float:

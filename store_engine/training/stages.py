@@ -149,19 +149,25 @@ class RecommenderStage:
             model.text_head.requires_grad_(False)
         return model
 
-    def batch(self, step: int, part: int, num_parts: int) -> tuple[PackedBatch, int]:
+    def batch(
+        self, step: int, part: int, num_parts: int
+    ) -> tuple[PackedBatch, PackedSequences, int]:
         """This part's documents, and the number of targets in the whole step."""
         epoch, i = divmod(step, self.steps_per_epoch)
         documents = [self._document(*key) for key in self._epoch(epoch)[i]]
         num_targets = sum(int((d.targets != IGNORE).sum()) for d in documents)
-        return pack(deal(documents, num_parts)[part]), num_targets
+        share = pack(deal(documents, num_parts)[part])
+        return share, PackedSequences(share.cu_seqlens), num_targets
 
     def loss(
-        self, module: Callable[..., Any], batch: tuple[PackedBatch, int], num_parts: int
+        self,
+        module: Callable[..., Any],
+        batch: tuple[PackedBatch, PackedSequences, int],
+        num_parts: int,
     ) -> StepLoss:
         """Cross-entropy of the codes, every target with the same weight."""
-        share, num_targets = batch
-        losses = module(share.tokens, PackedSequences(share.cu_seqlens), share.targets)
+        share, sequences, num_targets = batch
+        losses = module(share.tokens, sequences, share.targets)
         sums, counts = _by_task(losses, share.target_tasks, len(self.tasks))
         total = losses.sum() * num_parts / num_targets
         return StepLoss(total, sums, counts, len(share.tokens))

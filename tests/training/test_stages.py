@@ -70,7 +70,7 @@ def test_an_epoch_trains_every_event_and_every_item_once(stages):
     config, _, stage = stages
     tokens = {0: 0, 1: 0}
     for step in range(stage.steps_per_epoch):
-        batch, num_targets = stage.batch(step, 0, 1)
+        batch, _, num_targets = stage.batch(step, 0, 1)
         assert num_targets == int((batch.targets != IGNORE).sum())
         for task, count in zip(*np.unique(batch.target_tasks, return_counts=True), strict=True):
             tokens[int(task)] += int(count)

@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
+from rich.box import SIMPLE_HEAD
 from rich.console import Console
 from rich.progress import track
 from rich.table import Table
@@ -118,20 +119,24 @@ def save_metrics(metrics: dict[str, Any], path: Path) -> None:
 
 def print_metrics(metrics: dict[str, Any], console: Console) -> None:
     """Prints the result beside the floors, and by the target's training frequency."""
-    names = [f"{name}@{k}" for name in ("recall", "ndcg") for k in (1, 5, 10, 20)] + ["mrr"]
+    # recall@1 is ndcg@1 too
+    heads = [f"recall@{k}" for k in (1, 5, 10, 20)] + [f"ndcg@{k}" for k in (5, 10)] + ["mrr"]
     title = (
-        f"{metrics['dataset']}, {metrics['protocol']}, {metrics['num_users']:,} users, all "
-        f"{metrics['num_items']:,} items ranked, {metrics['decoding']}"
+        f"{metrics['dataset']}, {metrics['protocol']}, {metrics['num_users']:,} users, "
+        f"{metrics['num_items']:,} items, {metrics['decoding']}"
     )
-    table = Table("", *names, title=title)
-    for column in table.columns[1:]:
-        column.justify, column.no_wrap = "right", True
+    table = Table(title=title, box=SIMPLE_HEAD, pad_edge=False, padding=(0, 1, 0, 0))
+    table.add_column("", no_wrap=True)
+    for name in heads:
+        short = name.replace("recall", "R").replace("ndcg", "N").replace("mrr", "MRR")
+        table.add_column(short, justify="right", no_wrap=True)
     rows = metrics["baselines"] | {"store_engine": metrics["metrics"]}
     for name, values in rows.items():
-        table.add_row(name.replace("_", "-"), *(f"{values[n]:.4f}" for n in names))
+        table.add_row(name.replace("co_v", "co-v"), *(f"{values[h]:.4f}" for h in heads))
     table.add_section()
     for bucket, values in metrics["buckets"].items():
         if values["num_users"]:
-            label = f"target seen {bucket} x ({values['num_users']:.0f} users)"
-            table.add_row(label, *(f"{values[n]:.4f}" for n in names))
+            label = f"seen {bucket} ({values['num_users']:.0f})"
+            table.add_row(label, *(f"{values[h]:.4f}" for h in heads))
+    table.caption = "below: by how often the target is in training (number of users)"
     console.print(table)

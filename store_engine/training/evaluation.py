@@ -84,15 +84,29 @@ def evaluate_run(run_dir: Path, *, exact: bool = False) -> dict[str, Any]:
 
 
 def rank_all(engine: Engine, examples: Examples, k: int, exact: bool) -> NDArray[np.int64]:
-    """Recommends to every user: (num_users, k) catalogue rows. The targets are never read."""
+    """Recommends to every user: (num_users, k) catalogue rows. The targets are never read.
+
+    Items that share a SID have one score; their order is drawn, with a fixed seed, so that a hit
+    within a group of g items is worth 1 / g of a hit on the group.
+    """
+    spare = _largest_group(engine.sids) - 1
+    rng = np.random.default_rng(0)
     histories = sorted(range(len(examples.histories)), key=lambda u: len(examples.histories[u]))
     rankings = np.empty((len(histories), k), dtype=np.int64)
     starts = range(0, len(histories), _USERS_PER_CALL)
     for begin in track(starts, "evaluation", transient=True):
         users = histories[begin : begin + _USERS_PER_CALL]
         wanted = [examples.histories[user] for user in users]
-        rankings[users] = engine.recommend_rows(wanted, k, exact=exact)[0]
+        rows, logprobs = engine.recommend_rows(wanted, k + spare, exact=exact)
+        if spare:
+            order = np.lexsort((rng.random(rows.shape), -logprobs))
+            rows = np.take_along_axis(rows, order, axis=1)
+        rankings[users] = rows[:, :k]
     return rankings
+
+
+def _largest_group(sids: NDArray[np.int32]) -> int:
+    return int(np.unique(sids, axis=0, return_counts=True)[1].max())
 
 
 def training_summary(log_path: Path) -> dict[str, dict[str, float]]:

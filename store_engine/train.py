@@ -29,13 +29,13 @@ from store_engine.sid.collisions import describe, resolve_collisions, sid_report
 from store_engine.sid.dense_tokenizer import ItemTexts, encode_catalog
 from store_engine.sid.quantize import fit_quantizer
 from store_engine.sid.sid_table import SidTable
-from store_engine.training.checkpoint import remove_checkpoints
 from store_engine.training.deepspeed_setup import (
     init_process_group,
     read_ds_config,
     set_threads,
 )
 from store_engine.training.evaluation import evaluate_run, print_metrics, save_metrics
+from store_engine.training.interruption import InterruptedTraining
 from store_engine.training.loop import train_stage
 from store_engine.training.run import open_run
 from store_engine.training.stages import (
@@ -59,6 +59,8 @@ def main(argv: list[str] | None = None) -> int:
     except InputError as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
+    except InterruptedTraining as stopped:
+        print(f"{stopped}; --resume goes on", file=sys.stderr)
     except FloatingPointError as error:
         print(f"error: {error}; the last checkpoint is kept, lower lr", file=sys.stderr)
         return 1
@@ -97,7 +99,7 @@ def train(config: Config, ds_config: dict[str, Any], resume: bool, overwrite: bo
     weights_path = run_dir / "tokenizer.safetensors"
     if not weights_path.exists():
         weights = train_stage(stage, config, ds_config, run_dir)
-        _finish_stage(weights, weights_path, run_dir, stage.name, is_first)
+        _finish_stage(weights, weights_path, is_first)
 
     # -- discretisation: vectors become codes -----------------------------------------------------
     sids_path = run_dir / "sids.npz"
@@ -113,7 +115,7 @@ def train(config: Config, ds_config: dict[str, Any], resume: bool, overwrite: bo
     if not model_path.exists():
         initial = initial_recommender_weights(config, read_weights(weights_path), table)
         weights = train_stage(recommender, config, ds_config, run_dir, initial)
-        _finish_stage(weights, model_path, run_dir, recommender.name, is_first)
+        _finish_stage(weights, model_path, is_first)
 
     # -- evaluation -------------------------------------------------------------------------------
     if is_first:
@@ -150,13 +152,10 @@ def _parse_arguments(argv: list[str] | None) -> argparse.Namespace:
     return args
 
 
-def _finish_stage(
-    weights: dict[str, torch.Tensor], path: Path, run_dir: Path, name: str, is_first: bool
-) -> None:
-    """Writes a stage's weights; from then on its checkpoints are not needed."""
+def _finish_stage(weights: dict[str, torch.Tensor], path: Path, is_first: bool) -> None:
+    """Writes a stage's weights; once they stand, the stage is done."""
     if is_first:
         save_weights(weights, path)
-        remove_checkpoints(run_dir / "checkpoints" / name)
     torch.distributed.barrier()
 
 

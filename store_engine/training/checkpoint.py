@@ -72,12 +72,6 @@ def load_checkpoint(engine: Any, directory: Path) -> None:
     engine.load_checkpoint(str(directory), tag=manifest["tag"])
 
 
-def remove_checkpoints(directory: Path) -> None:
-    """Removes all checkpoints of a stage that is done; the manifest goes first."""
-    (directory / _MANIFEST).unlink(missing_ok=True)
-    shutil.rmtree(directory, ignore_errors=True)
-
-
 def _read_manifest(directory: Path) -> dict[str, Any] | None:
     path = directory / _MANIFEST
     if not path.exists():

@@ -24,6 +24,7 @@ from store_engine.training.deepspeed_setup import (
     initialize,
     zero_init,
 )
+from store_engine.training.interruption import InterruptedTraining, StopRequest
 from store_engine.training.log import TrainLog
 from store_engine.training.stages import Stage
 
@@ -50,6 +51,7 @@ def train_stage(
     Raises:
         InputError: The last checkpoint is damaged or was written by another number of ranks.
         FloatingPointError: The loss is not finite; the last checkpoint stays.
+        InterruptedTraining: SIGTERM came; a checkpoint was saved.
     """
     rank, num_ranks = torch.distributed.get_rank(), torch.distributed.get_world_size()
     checkpoints = run_dir / "checkpoints" / stage.name
@@ -70,13 +72,19 @@ def train_stage(
         load_checkpoint(engine, checkpoints)
         first_step = position.step
     engine.train()
-    with TrainLog(
-        run_dir / "train_log.jsonl", stage.name, first_step, stage.num_steps, rank > 0
-    ) as log:
+    log_path = run_dir / "train_log.jsonl"
+    with (
+        TrainLog(log_path, stage.name, first_step, stage.num_steps, is_silent=rank > 0) as log,
+        StopRequest(engine.device) as stop,
+    ):
         for step in range(first_step, stage.num_steps):
             log.step(step + 1, train_step(engine, stage, config, step))
-            if (step + 1) % config.train.save_every == 0 and step + 1 < stage.num_steps:
+            is_due = (step + 1) % config.train.save_every == 0 or step + 1 == stage.num_steps
+            must_stop = stop.is_asked()
+            if is_due or must_stop:
                 save_checkpoint(engine, checkpoints, Position(stage.name, step + 1, num_ranks))
+            if must_stop:
+                raise InterruptedTraining(f"{stage.name}: stopped after step {step + 1}, saved")
     weights = full_weights(engine)
     engine.destroy()
     return weights

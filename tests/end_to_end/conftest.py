@@ -36,17 +36,17 @@ def _train(run_dir, *arguments):
     return output
 
 
-def _train_until_killed(run_dir, stage, step, *arguments):
-    """SIGKILLs the main job as soon as `step` of `stage` is in its log."""
+def _train_until_killed(run_dir, stage, step, *arguments, signum=signal.SIGKILL):
+    """Sends the main job a signal as soon as `step` of `stage` is in its log."""
     process = _start(run_dir, *arguments)
     log = Path(run_dir) / "train_log.jsonl"
     while not any(e["stage"] == stage and e["step"] >= step for e in read_log(log)):
         with contextlib.suppress(subprocess.TimeoutExpired):
             process.wait(timeout=0.05)
             raise AssertionError(f"ended before step {step} of {stage}: {process.stdout.read()}")
-    os.killpg(process.pid, signal.SIGKILL)
-    process.communicate()
-    assert process.returncode == -signal.SIGKILL
+    os.killpg(process.pid, signum)
+    process.communicate(timeout=60)
+    assert process.returncode == (-signum if signum == signal.SIGKILL else 0)
 
 
 @pytest.fixture(scope="session")
@@ -71,7 +71,7 @@ def train():
 
 @pytest.fixture
 def train_until_killed():
-    """train_until_killed(run_dir, stage, step) SIGKILLs the main job when it gets there."""
+    """train_until_killed(run_dir, stage, step, signum=SIGKILL) signals it when it gets there."""
     return _train_until_killed
 
 

@@ -1,6 +1,7 @@
 """The main job as a user starts it, on tiny.toml."""
 
 import json
+import signal
 from pathlib import Path
 
 import numpy as np
@@ -8,6 +9,7 @@ import pytest
 from safetensors.torch import load_file
 
 from store_engine.sid.sid_table import SidTable
+from store_engine.training.checkpoint import last_position
 from store_engine.training.log import read_log
 
 
@@ -36,6 +38,9 @@ def test_a_run_is_complete_and_measured(tiny_run):
         "tokenizer.safetensors", "model.safetensors", "trie.bin", "train_log.jsonl", "metrics.json",
     }  # fmt: skip
     assert not [name for name in names if name.endswith(".tmp")]
+    for stage in ("tokenizer", "recommender"):
+        position = last_position(tiny_run / "checkpoints" / stage)
+        assert position.step == metrics["train"][stage]["num_steps"]
 
 
 @pytest.mark.slow
@@ -66,6 +71,15 @@ def test_killed_and_resumed_reaches_the_same_end(
     assert np.array_equal(SidTable.load(run_dir / "sids.npz").sids, wanted.sids)
     ours, theirs = (load_file(d / "model.safetensors") for d in (run_dir, tiny_run))
     assert all((ours[name] - theirs[name]).abs().max() < 1e-6 for name in theirs)
+
+
+@pytest.mark.slow
+def test_sigterm_saves_and_ends_well(tmp_path, train_until_killed):
+    run_dir = tmp_path / "run"
+    train_until_killed(run_dir, "tokenizer", 3, signum=signal.SIGTERM)
+    last_step = read_log(run_dir / "train_log.jsonl")[-1]["step"]
+    assert last_step < 30
+    assert last_position(run_dir / "checkpoints" / "tokenizer").step == last_step
 
 
 @pytest.mark.slow

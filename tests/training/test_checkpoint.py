@@ -8,7 +8,6 @@ from store_engine.training.checkpoint import (
     Position,
     last_position,
     load_checkpoint,
-    remove_checkpoints,
     save_checkpoint,
 )
 
@@ -71,9 +70,3 @@ def test_a_damaged_manifest_is_refused(text, directory):
     (directory / "latest.json").write_text(text)
     with pytest.raises(InputError, match=r"latest\.json"):
         last_position(directory)
-
-
-def test_remove(directory):
-    remove_checkpoints(directory)
-    assert not directory.exists()
-    remove_checkpoints(directory)

@@ -6,7 +6,9 @@
 
 Providers:
     ours            the engine: prefill once, beams share the context, C++ beam step
-    torch_fallback  the same engine with backend="torch": shared context, beam step in PyTorch
+    ours_torch      the same engine with backend="torch": shared context, beam step in PyTorch
+    torch_fallback  plain PyTorch, as it is written today: every beam has its own copy of the keys
+                    and values, reordered at each level (plain_beam.py)
     transformers    the exported Llama in `generate`, beam search constrained by transformers' own
                     prefix_allowed_tokens_fn hook over a trie of Python dicts
 
@@ -37,6 +39,7 @@ from transformers import (
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from benchmarks.harness import Options, Report, measure_together, parse_options
+from benchmarks.plain_beam import PlainBeamSearch
 from store_engine.config import EvalConfig, ModelConfig
 from store_engine.data.catalog import Catalog
 from store_engine.decoding.beam_step import Backend
@@ -142,7 +145,8 @@ def make_providers(engine: Engine) -> dict[str, Callable[[list[list[int]], int],
 
     return {
         "ours": partial(recommend, "auto"),
-        "torch_fallback": partial(recommend, "torch"),
+        "ours_torch": partial(recommend, "torch"),
+        "torch_fallback": PlainBeamSearch(engine, BOS),
         "transformers": TransformersBeamSearch(engine),
     }
 

@@ -7,23 +7,22 @@
 
 Providers:
     ours            the public op, forward and backward
-    torch           what one writes without it: full logits, then F.cross_entropy or softmax
-    torch_compile   the same under torch.compile (GPU only)
+    torch           what one writes without it: full logits, then F.cross_entropy; a softmax after
+                    masked_fill; attention with a copy of the context for every beam
+    unconstrained   log-softmax and top-k over all codes, without any trie
+    torch_compile   the one of these under torch.compile (GPU only)
     floor           what an H100 could do at best: FLOPs / peak or bytes / bandwidth
 
-Each op is compared with its reference first. --compile-only writes kernels_resources.csv instead:
-registers, shared memory, bytes spilled to local memory and estimated occupancy of every kernel.
+Each op is compared with its reference first. Training ops are timed forward and backward; their
+extra_peak_mib leaves out inputs and gradients, which all must hold. --compile-only: see
+kernel_resources.py.
 """
 
 import argparse
-import csv
 import ctypes
-import os
 import re
-import subprocess
 import sys
-import tempfile
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -34,175 +33,19 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 import torch
 import torch.nn.functional as F
-import triton
-from rich.console import Console
-from rich.table import Table
 from torch import Tensor
-from triton.backends.compiler import GPUTarget
 
-from benchmarks.harness import ROOT, Options, Report, measure, parse_options
+from benchmarks.harness import Options, Report, measure, parse_options
+from benchmarks.kernel_resources import write_resources
+from store_engine.kernels import beam_attention as attention
 from store_engine.kernels import linear_cross_entropy as lce
 from store_engine.kernels import masked_softmax as softmax
-from store_engine.testing import assert_as_accurate
+from store_engine.kernels import trie_topk as trie
+from store_engine.testing import ATOL, assert_as_accurate
 
-RESULTS = ROOT / "benchmarks" / "results"
 # H100 SXM data sheet: dense bf16 and float32 FLOP/s, bytes/s
 PEAK_FLOPS = {torch.bfloat16: 989e12, torch.float32: 67e12}
 BANDWIDTH = 3.35e12
-
-# ---------------------------------------------------------------------- resources, without a GPU
-
-
-class Target(NamedTuple):
-    """What limits occupancy on one architecture."""
-
-    gpu: GPUTarget
-    shared_per_sm: int  # bytes
-    shared_per_block: int  # bytes
-    warps_per_sm: int
-    registers_per_sm: int  # 32-bit, over all lanes
-
-
-TARGETS = {
-    "sm_80": Target(GPUTarget("cuda", 80, 32), 164 << 10, 163 << 10, 64, 65536),
-    "sm_90": Target(GPUTarget("cuda", 90, 32), 228 << 10, 227 << 10, 64, 65536),
-    # 4 SIMDs of 512 registers x 64 lanes, 8 wavefronts each
-    "gfx942": Target(GPUTarget("hip", "gfx942", 64), 64 << 10, 64 << 10, 32, 4 * 512 * 64),
-}
-
-RESOURCES = ("registers", "shared_bytes", "spill_bytes", "occupancy")
-
-# types of the kernels' arguments; "x" is the dtype under test
-TYPES = {
-    "*x": "hidden_ptr weight_ptr x_ptr y_ptr dx_ptr dy_ptr",
-    "*fp32": "losses_ptr lse_ptr dlosses_ptr dhidden_ptr dweight_ptr",
-    "*i32": "plan_ptr bounds_ptr allowed_ptr",
-    "*i1": "is_correct_ptr",
-    "i32": "num_rows num_tiles vocab_size hidden_size stride",
-    "fp32": "label_smoothing z_loss inverse_temperature",
-}
-TYPE_OF = {name: kind for kind, names in TYPES.items() for name in names.split()}
-# sizes that models keep to multiples of 16, which the launcher tells the compiler
-ALIGNED = {"hidden_size", "vocab_size"}
-
-
-class Kernel(NamedTuple):
-    """One kernel as it is launched."""
-
-    name: str
-    function: Any
-    dtype: str
-    config: dict[str, Any]
-
-
-def all_kernels() -> Iterator[Kernel]:
-    """Every kernel of the package at the tile sizes that its op launches it with."""
-    dtypes = {"fp32": torch.float32, "bf16": torch.bfloat16}
-    for dtype, torch_dtype in dtypes.items():
-        config = lce._launch_config(torch_dtype)
-        for step in ("fwd", "dhidden", "dweight"):
-            name = f"linear_cross_entropy_{step}"
-            yield Kernel(name, getattr(lce, f"_{name}_kernel"), dtype, config)
-    for step in ("fwd", "bwd"):
-        for vocab_size in (256, 1 << 16):
-            for kind, is_bitmask in (("range", False), ("bitmask", True)):
-                config = softmax._launch_config(vocab_size)
-                name = f"masked_softmax_{step},{kind},block={config['BLOCK']}"
-                config |= {"IS_BITMASK": is_bitmask, "LOG": False}
-                yield Kernel(
-                    name, getattr(softmax, f"_masked_softmax_{step}_kernel"), "bf16", config
-                )
-
-
-def compile_kernel(kernel: Kernel, target: Target) -> dict[str, int | float]:
-    """Compiles ahead of time and reads the resources from the machine code."""
-    from triton.compiler import ASTSource, compile
-
-    config = dict(kernel.config)
-    options = {key: config.pop(key) for key in ("num_warps", "num_stages") if key in config}
-    signature, attributes = {}, {}
-    for i, name in enumerate(kernel.function.arg_names):
-        kind = "constexpr" if name in config else TYPE_OF[name]
-        signature[name] = f"*{kernel.dtype}" if kind == "*x" else kind
-        if kind.startswith("*") or name in ALIGNED:
-            attributes[(i,)] = [["tt.divisibility", 16]]
-    source = ASTSource(kernel.function, signature, config, attributes)
-    compiled = compile(source, target=target.gpu, options=options)
-    read = _read_amd if target.gpu.backend == "hip" else _read_nvidia
-    registers, spill_bytes = read(compiled.asm)
-    shared_bytes = compiled.metadata.shared
-    warps = options.get("num_warps", 4)
-    occupancy = _occupancy(registers, shared_bytes, warps, target)
-    figures = registers, shared_bytes, spill_bytes, round(occupancy, 3)
-    return dict(zip(RESOURCES, figures, strict=True))
-
-
-def _read_nvidia(asm: dict[str, Any]) -> tuple[int, int]:
-    """Registers per thread and bytes of local memory, which a spill needs."""
-    tool = Path(triton.__file__).parent / "backends" / "nvidia" / "bin" / "cuobjdump"
-    with tempfile.NamedTemporaryFile(suffix=".cubin") as file:
-        file.write(asm["cubin"])
-        file.flush()
-        command = [str(tool), "-res-usage", file.name]
-        usage = subprocess.run(command, capture_output=True, text=True, check=True).stdout
-    found = {key: int(re.findall(rf"{key}:(\d+)", usage)[0]) for key in ("REG", "STACK", "LOCAL")}
-    return found["REG"], found["STACK"] + found["LOCAL"]
-
-
-def _read_amd(asm: dict[str, Any]) -> tuple[int, int]:
-    """Vector registers per lane and bytes of scratch memory.
-
-    Scalar registers that do not fit go to lanes of vector registers, not to memory.
-    """
-    text = asm["amdgcn"]
-
-    def read(key: str) -> int:
-        return int(re.findall(rf"\.{key}:\s+(\d+)", text)[0])
-
-    scratch = read("private_segment_fixed_size") + 4 * read("vgpr_spill_count")
-    return read("vgpr_count") + read("agpr_count"), scratch
-
-
-def _occupancy(registers: int, shared_bytes: int, warps: int, target: Target) -> float:
-    """Share of the warps that a multiprocessor could hold; limited by registers and memory."""
-    lanes = target.gpu.warp_size
-    per_warp = -(-registers // 8) * 8 * lanes  # registers are handed out in eights
-    by_registers = target.registers_per_sm // (per_warp * warps)
-    # CUDA keeps 1 KiB for itself in every block
-    by_memory = target.shared_per_sm // max(shared_bytes + (1024 if lanes == 32 else 0), 1)
-    blocks = min(by_registers, by_memory, target.warps_per_sm // warps, 32)
-    return blocks * warps / target.warps_per_sm
-
-
-def write_resources(options: Options) -> int:
-    """Compiles everything, writes the table, and returns the number of kernels that do not fit."""
-    os.environ.setdefault("TRITON_DEFAULT_FP_FUSION", "1")  # silences a warning of Triton 3.9
-    rows: list[dict[str, Any]] = []
-    for kernel in all_kernels():
-        for name, target in TARGETS.items():
-            if options.wants(f"{kernel.name},{kernel.dtype},{name}"):
-                tiles = " ".join(f"{k}={v}" for k, v in kernel.config.items())
-                row = {"kernel": kernel.name, "function": kernel.function.__name__}
-                row |= {"dtype": kernel.dtype, "target": name, "config": tiles}
-                rows.append(row | compile_kernel(kernel, target))
-    columns = ("kernel", "function", "dtype", "target", *RESOURCES, "config")
-    table = Table(*columns[:-1])
-    for row in rows:
-        table.add_row(*(str(row[name]) for name in columns[:-1]))
-    Console(width=120).print(table)
-    is_default = options.out == RESULTS / "kernels.csv"
-    out = RESULTS / "kernels_resources.csv" if is_default else options.out
-    out.parent.mkdir(parents=True, exist_ok=True)
-    with out.open("w", newline="") as file:
-        writer = csv.DictWriter(file, columns)
-        writer.writeheader()
-        writer.writerows(rows)
-    is_bad = [
-        r["spill_bytes"] > 0 or r["shared_bytes"] > TARGETS[r["target"]].shared_per_block
-        for r in rows
-    ]
-    return sum(is_bad)
-
 
 # --------------------------------------------------------------------------------------- timings
 
@@ -220,13 +63,14 @@ class Case:
 class Work(NamedTuple):
     """Inputs made, ready to run."""
 
-    inputs: list[Tensor]  # differentiable
-    dout: Tensor
-    ours: Callable[..., Tensor]
-    torch: Callable[..., Tensor]  # the plain way
+    inputs: list[Tensor]
+    ours: Callable[..., Any]
+    other: Callable[..., Any]
     check: Callable[[], None]
     flops: float
     num_bytes: float
+    dout: Tensor | None = None  # gradient of the output; None: forward only
+    other_name: str = "torch"
 
 
 def loss_case(
@@ -262,12 +106,12 @@ def loss_case(
         once = hidden.numel() + weight.numel()
         return Work(
             [hidden, weight],
-            torch.ones((), device=device),
             ours,
             full,
             check,
             flops=6.0 * num_rows * hidden_size * length,
-            num_bytes=4.0 * once * hidden.element_size(),  # read twice, gradients written twice
+            num_bytes=3.0 * once * hidden.element_size(),  # read twice, gradients written
+            dout=torch.ones((), device=device),
         )
 
     shape = f"T={num_rows},d={hidden_size},V={vocab_size},length={length}"
@@ -305,10 +149,76 @@ def softmax_case(
 
         row_bytes = vocab_size * logits.element_size()
         moved = num_rows * row_bytes * (1 / 8 + 1 + 2 / 8 + 1)  # a range read, a row written; twice
-        return Work([logits], dout, ours, plain, check, flops=0.0, num_bytes=moved)
+        return Work([logits], ours, plain, check, flops=0.0, num_bytes=moved, dout=dout)
 
     name = f"masked_softmax,{kind},rows={num_rows},V={vocab_size},{short(dtype)}"
     return Case(name, dtype, make)
+
+
+def topk_case(batch: int, beam_width: int, num_items: int, codebook_size: int, device: str) -> Case:
+    """trie_topk at the level where beams fan out: every node has a quarter of the codes."""
+
+    def make() -> Work:
+        num_nodes = num_items * 4 // codebook_size
+        is_child = torch.rand(num_nodes, codebook_size, device=device) < 0.25
+        begin = F.pad(is_child.sum(1).cumsum(0), (1, 0))
+        level = trie.Level(begin, is_child.nonzero()[:, 1])
+        logits = torch.randn(batch, beam_width, codebook_size, device=device)
+        scores = -torch.rand(batch, beam_width, device=device).sort(1)[0]
+        nodes = torch.randint(0, num_nodes, (batch, beam_width), device=device)
+        rest = nodes, torch.full_like(nodes[:, 0], beam_width), level, beam_width
+
+        def ours(logits: Tensor, scores: Tensor) -> trie.TopChildren:
+            return trie.trie_topk(logits, scores, *rest)
+
+        def unconstrained(logits: Tensor, scores: Tensor) -> Any:
+            every = scores[:, :, None] + logits.log_softmax(-1)
+            return every.flatten(1).topk(beam_width)
+
+        def check() -> None:
+            want = trie.trie_topk_ref(logits, scores, *rest)
+            torch.testing.assert_close(ours(logits, scores).scores, want.scores)
+
+        work = Work([logits, scores], ours, unconstrained, check, 0.0, 4.0 * logits.numel())
+        return work._replace(other_name="unconstrained")
+
+    shape = f"N={num_items},batch={batch},beam={beam_width},k={codebook_size}"
+    return Case(f"trie_topk,{shape},float32", torch.float32, make)
+
+
+def attention_case(
+    batch: int, beam_width: int, context: int, head_dim: int, dtype: torch.dtype, device: str
+) -> Case:
+    """beam_attention of 9 heads on 3 key heads, against a cache that holds a context per beam."""
+
+    def make() -> Work:
+        num_tree = 2 * beam_width
+        q = torch.randn(batch, beam_width, 9, head_dim, device=device).to(dtype)
+        kv = torch.randn(2, batch, context + num_tree, 3, head_dim, device=device).to(dtype)
+        keys, values = kv.unbind(0)
+        lengths = torch.full((batch,), context, device=device)
+        tree_mask = torch.rand(batch, beam_width, num_tree, device=device) < 0.1
+        ours = partial(attention.beam_attention, context_lengths=lengths, tree_mask=tree_mask)
+        ref = partial(attention.beam_attention_ref, context_lengths=lengths, tree_mask=tree_mask)
+        # the beam's own copy: context and its two tree slots, with all heads
+        own = kv[:, :, : context + 2].repeat_interleave(beam_width, 1).transpose(2, 3)
+        own_keys, own_values = own.repeat_interleave(3, 2).contiguous().unbind(0)
+
+        def copied(q: Tensor, keys: Tensor, values: Tensor) -> Tensor:
+            rows = q.flatten(0, 1)[:, :, None]
+            return F.scaled_dot_product_attention(rows, own_keys, own_values)
+
+        def check() -> None:
+            with torch.no_grad():
+                error = (ours(q, keys, values) - ref(q, keys, values)).abs().max().item()
+            assert error <= ATOL[dtype], f"error {error:.2e}"
+
+        flops = 4.0 * batch * beam_width * 9 * head_dim * (context + num_tree)
+        moved = (kv.numel() + 2 * q.numel()) * kv.element_size()
+        return Work([q, keys, values], ours, copied, check, flops, moved)
+
+    shape = f"batch={batch},beam={beam_width},context={context},head_dim={head_dim}"
+    return Case(f"beam_attention,{shape},{short(dtype)}", dtype, make)
 
 
 def short(dtype: torch.dtype) -> str:
@@ -329,30 +239,37 @@ def all_cases(device: str) -> list[Case]:
                 softmax_case(kind, 8192, 2048, dtype, device)
                 for kind in ("slice", "ranges", "bitmask")
             ),
+            attention_case(32, 20, 200, 64, dtype, device),
         ]
+    if device.startswith("cuda"):  # on a CPU decoding runs _C.beam_step, which decode.py times
+        cases.append(topk_case(32, 20, 1_000_000, 256, device))
+        cases.append(topk_case(8, 256, 1_000_000, 2048, device))
     return cases
 
 
 def run_case(case: Case, options: Options, report: Report) -> None:
-    """Checks the op against its reference, then times it, forward and backward."""
-    work = case.make()
+    """Checks the op against its reference, then times it."""
+    work, dtype = case.make(), short(case.dtype)
     work.check()
-    leaves = [x.requires_grad_() for x in work.inputs]
-    dtype = short(case.dtype)
-    providers = {"ours": work.ours, "torch": work.torch}
+    providers = {"ours": work.ours, work.other_name: work.other}
     if options.device.startswith("cuda"):
-        providers["torch_compile"] = torch.compile(work.torch)
+        providers["torch_compile"] = torch.compile(work.other)
+    metric = "fwd_ms" if work.dout is None else "fwd_bwd_ms"
+    gradients_mib = 0.0
+    if work.dout is not None:
+        gradients_mib = sum(x.requires_grad_().nbytes for x in work.inputs) / 2**20
 
-    def step(op: Callable[..., Tensor]) -> None:
-        torch.autograd.grad(op(*leaves), leaves, work.dout)
+    def step(op: Callable[..., Any]) -> None:
+        out = op(*work.inputs)
+        if work.dout is not None:
+            torch.autograd.grad(out, work.inputs, work.dout)
 
     for provider, op in providers.items():
-        gradients = sum(x.numel() * x.element_size() for x in leaves) / 2**20  # all must make them
-        peak = peak_mib(partial(step, op), options.device) - gradients
+        peak = peak_mib(partial(step, op), options.device) - gradients_mib
         report.add(provider, case.name, "extra_peak_mib", "MiB", peak, dtype)
         duration = measure(partial(step, op), options, min_repeats=3 if case.is_slow else 5)
-        report.add(provider, case.name, "fwd_bwd_ms", "ms", duration, dtype)
-    report.add_ratio("ours", "torch", case.name, "fwd_bwd_ms")
+        report.add(provider, case.name, metric, "ms", duration, dtype)
+    report.add_ratio("ours", work.other_name, case.name, metric)
     floor_ms = 1e3 * max(work.flops / PEAK_FLOPS[case.dtype], work.num_bytes / BANDWIDTH)
     report.add("floor", case.name, "h100_roofline_ms", "ms", floor_ms, dtype)
 

@@ -1,0 +1,195 @@
+"""What each Triton kernel takes of a GPU, read from code compiled ahead of time: no GPU is needed.
+
+`python benchmarks/kernels.py --compile-only` writes results/kernels_resources.csv: registers,
+shared memory, bytes spilled to local memory and estimated occupancy on sm_80, sm_90 and gfx942, at
+the tile sizes that the ops launch. tests/kernels/test_ahead_of_time.py fails on a spill.
+"""
+
+import csv
+import os
+import re
+import subprocess
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import torch
+import triton
+from rich.console import Console
+from rich.table import Table
+from triton.backends.compiler import GPUTarget
+from triton.compiler import ASTSource, compile
+
+from benchmarks.harness import ROOT, Options
+from store_engine.kernels import beam_attention as attention
+from store_engine.kernels import linear_cross_entropy as lce
+from store_engine.kernels import masked_softmax as softmax
+from store_engine.kernels import trie_topk as trie
+
+
+class Target(NamedTuple):
+    """What limits occupancy on one architecture."""
+
+    gpu: GPUTarget
+    shared_per_sm: int  # bytes
+    shared_per_block: int  # bytes
+    warps_per_sm: int
+    registers_per_sm: int  # 32-bit, over all lanes
+
+
+TARGETS = {
+    "sm_80": Target(GPUTarget("cuda", 80, 32), 164 << 10, 163 << 10, 64, 65536),
+    "sm_90": Target(GPUTarget("cuda", 90, 32), 228 << 10, 227 << 10, 64, 65536),
+    # 4 SIMDs of 512 registers x 64 lanes, 8 wavefronts each
+    "gfx942": Target(GPUTarget("hip", "gfx942", 64), 64 << 10, 64 << 10, 32, 4 * 512 * 64),
+}
+
+RESULTS = ROOT / "benchmarks" / "results"
+RESOURCES = ("registers", "shared_bytes", "spill_bytes", "occupancy")
+
+# types of the kernels' arguments; "*x" is the dtype under test
+TYPES = {
+    "*x": "hidden_ptr weight_ptr x_ptr y_ptr dx_ptr dy_ptr logits_ptr q_ptr keys_ptr values_ptr "
+    "out_ptr",
+    "*fp32": "losses_ptr lse_ptr dlosses_ptr dhidden_ptr dweight_ptr scores_ptr top_scores_ptr",
+    "*i64": "nodes_ptr num_valid_ptr child_begin_ptr tokens_ptr item_begin_ptr top_keys_ptr "
+    "top_parents_ptr top_tokens_ptr top_nodes_ptr top_num_valid_ptr context_lengths_ptr",
+    "*i32": "plan_ptr bounds_ptr allowed_ptr words_ptr ranks_ptr is_bad_ptr",
+    "*i1": "is_correct_ptr tree_mask_ptr",
+    "i32": "num_rows num_tiles vocab_size hidden_size stride beam_width codebook_size num_words "
+    "width num_splits num_heads head_dim num_context num_tree stride_batch stride_slot",
+    "fp32": "label_smoothing z_loss inverse_temperature scale",
+}
+TYPE_OF = {name: kind for kind, names in TYPES.items() for name in names.split()}
+# sizes that models keep to multiples of 16, which the launcher tells the compiler
+ALIGNED = {"hidden_size", "vocab_size", "head_dim", "stride_batch", "stride_slot"}
+
+
+class Kernel(NamedTuple):
+    """One kernel as it is launched."""
+
+    name: str
+    function: Any
+    dtype: str
+    config: dict[str, Any]
+
+
+def all_kernels() -> Iterator[Kernel]:
+    """Every kernel of the package at the tile sizes that its op launches it with."""
+    dtypes = {"fp32": torch.float32, "bf16": torch.bfloat16}
+    for dtype, torch_dtype in dtypes.items():
+        config = lce._launch_config(torch_dtype)
+        for step in ("fwd", "dhidden", "dweight"):
+            name = f"linear_cross_entropy_{step}"
+            yield Kernel(name, getattr(lce, f"_{name}_kernel"), dtype, config)
+        for head_dim in (64, 128):
+            name = f"beam_attention,head_dim={head_dim}"
+            config = attention._launch_config(torch_dtype, num_queries=64, head_dim=head_dim)
+            config |= {"GROUP": 3}
+            yield Kernel(name, attention._beam_attention_kernel, dtype, config)
+    for width in (20, 128, 512):
+        config = trie._launch_config(width)
+        yield Kernel(f"trie_topk_merge,width={width}", trie._trie_topk_merge_kernel, "bf16", config)
+        config |= {"CHILDREN": False, "FILTER": True, "BLOCK_V": 256}
+        yield Kernel(f"trie_topk_beams,width={width}", trie._trie_topk_beams_kernel, "bf16", config)
+    for step in ("fwd", "bwd"):
+        for vocab_size in (256, 1 << 16):
+            for kind, is_bitmask in (("range", False), ("bitmask", True)):
+                config = softmax._launch_config(vocab_size)
+                name = f"masked_softmax_{step},{kind},block={config['BLOCK']}"
+                config |= {"IS_BITMASK": is_bitmask, "LOG": False}
+                yield Kernel(
+                    name, getattr(softmax, f"_masked_softmax_{step}_kernel"), "bf16", config
+                )
+
+
+def compile_kernel(kernel: Kernel, target: Target) -> dict[str, int | float]:
+    """Compiles ahead of time and reads the resources from the machine code."""
+    config = dict(kernel.config)
+    launch = ("num_warps", "num_stages", "maxnreg")
+    options = {key: config.pop(key) for key in launch if key in config}
+    if target.gpu.backend == "hip":
+        options.pop("maxnreg", None)  # NVIDIA's
+    signature, attributes = {}, {}
+    for i, name in enumerate(kernel.function.arg_names):
+        kind = "constexpr" if name in config else TYPE_OF[name]
+        signature[name] = f"*{kernel.dtype}" if kind == "*x" else kind
+        if kind.startswith("*") or name in ALIGNED:
+            attributes[(i,)] = [["tt.divisibility", 16]]
+    source = ASTSource(kernel.function, signature, config, attributes)
+    compiled = compile(source, target=target.gpu, options=options)
+    read = _read_amd if target.gpu.backend == "hip" else _read_nvidia
+    registers, spill_bytes = read(compiled.asm)
+    shared_bytes = compiled.metadata.shared
+    warps = options.get("num_warps", 4)
+    occupancy = _occupancy(registers, shared_bytes, warps, target)
+    figures = registers, shared_bytes, spill_bytes, round(occupancy, 3)
+    return dict(zip(RESOURCES, figures, strict=True))
+
+
+def _read_nvidia(asm: dict[str, Any]) -> tuple[int, int]:
+    """Registers per thread and bytes of local memory, which a spill needs."""
+    tool = Path(triton.__file__).parent / "backends" / "nvidia" / "bin" / "cuobjdump"
+    with tempfile.NamedTemporaryFile(suffix=".cubin") as file:
+        file.write(asm["cubin"])
+        file.flush()
+        command = [str(tool), "-res-usage", file.name]
+        usage = subprocess.run(command, capture_output=True, text=True, check=True).stdout
+    found = {key: int(re.findall(rf"{key}:(\d+)", usage)[0]) for key in ("REG", "STACK", "LOCAL")}
+    return found["REG"], found["STACK"] + found["LOCAL"]
+
+
+def _read_amd(asm: dict[str, Any]) -> tuple[int, int]:
+    """Vector registers per lane and bytes of scratch memory.
+
+    Scalar registers that do not fit go to lanes of vector registers, not to memory.
+    """
+    text = asm["amdgcn"]
+
+    def read(key: str) -> int:
+        return int(re.findall(rf"\.{key}:\s+(\d+)", text)[0])
+
+    scratch = read("private_segment_fixed_size") + 4 * read("vgpr_spill_count")
+    return read("vgpr_count") + read("agpr_count"), scratch
+
+
+def _occupancy(registers: int, shared_bytes: int, warps: int, target: Target) -> float:
+    """Share of the warps that a multiprocessor could hold; limited by registers and memory."""
+    lanes = target.gpu.warp_size
+    per_warp = -(-registers // 8) * 8 * lanes  # registers are handed out in eights
+    by_registers = target.registers_per_sm // (per_warp * warps)
+    # CUDA keeps 1 KiB for itself in every block
+    by_memory = target.shared_per_sm // max(shared_bytes + (1024 if lanes == 32 else 0), 1)
+    blocks = min(by_registers, by_memory, target.warps_per_sm // warps, 32)
+    return blocks * warps / target.warps_per_sm
+
+
+def write_resources(options: Options) -> int:
+    """Compiles everything, writes the table, and returns the number of kernels that do not fit."""
+    os.environ.setdefault("TRITON_DEFAULT_FP_FUSION", "1")  # silences a warning of Triton 3.9
+    rows: list[dict[str, Any]] = []
+    for kernel in all_kernels():
+        for name, target in TARGETS.items():
+            if options.wants(f"{kernel.name},{kernel.dtype},{name}"):
+                tiles = " ".join(f"{k}={v}" for k, v in kernel.config.items())
+                row = {"kernel": kernel.name, "function": kernel.function.__name__}
+                row |= {"dtype": kernel.dtype, "target": name, "config": tiles}
+                rows.append(row | compile_kernel(kernel, target))
+    columns = ("kernel", "function", "dtype", "target", *RESOURCES, "config")
+    table = Table(*columns[:-1])
+    for row in rows:
+        table.add_row(*(str(row[name]) for name in columns[:-1]))
+    Console(width=120).print(table)
+    is_default = options.out == RESULTS / "kernels.csv"
+    out = RESULTS / "kernels_resources.csv" if is_default else options.out
+    out.parent.mkdir(parents=True, exist_ok=True)
+    with out.open("w", newline="") as file:
+        writer = csv.DictWriter(file, columns)
+        writer.writeheader()
+        writer.writerows(rows)
+    is_bad = [
+        r["spill_bytes"] > 0 or r["shared_bytes"] > TARGETS[r["target"]].shared_per_block
+        for r in rows
+    ]
+    return sum(is_bad)

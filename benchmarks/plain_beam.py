@@ -1,0 +1,143 @@
+"""Constrained beam search as it is written in plain PyTorch today: what `ours` is compared with.
+
+The same model, the same heads and the same trie step in PyTorch as our engine. The difference is
+the cache: after the prefill of the histories every beam gets its own copy of the keys and values,
+each level appends to it by concatenation, and all of it is reordered by the beams' parents, as in
+transformers' DynamicCache. Unequal histories are padded on the left.
+
+It prefills each history once, where `generate` prefills every beam: the fastest form of this way.
+"""
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from numpy.typing import NDArray
+from torch import Tensor
+
+from store_engine.decoding.beam_step import beam_step, root_beams
+from store_engine.decoding.engine import Engine
+from store_engine.decoding.trie_arrays import TrieArrays
+
+Result = tuple[NDArray[np.int64], NDArray[np.float32]]  # rows and logprobs, (batch, k)
+
+
+class PlainBeamSearch:
+    """Finds the best items of an engine's catalogue with the engine's model.
+
+    Args:
+        engine: Gives model, trie and SIDs; its own search is not used.
+        bos: Token that every history begins with.
+    """
+
+    def __init__(self, engine: Engine, bos: int) -> None:
+        self._model, self._trie, self._bos = engine.model, engine.trie, bos
+        sids = torch.from_numpy(engine.sids).long().to(engine.device)
+        self._item_tokens = engine.model.code_tokens(sids)
+
+    @torch.inference_mode()
+    def __call__(self, histories: list[list[int]], beam: int) -> Result:
+        """Recommends `beam` items per history of catalogue rows."""
+        model, trie, batch = self._model, self._trie, len(histories)
+        tokens, is_token = self._left_padded(histories)
+        cache = BeamCache(is_token)
+        state = self._forward(tokens, cache)
+        logits = model.level_logits(state, 0)[:, None]
+        beams = root_beams(batch, state.device)
+        for level in range(trie.num_levels):
+            before = beams.nodes.shape[1]
+            beams = beam_step(trie, level, logits, beams, beam, backend="torch")
+            if level + 1 == trie.num_levels:
+                break
+            first = before * torch.arange(batch, device=state.device)[:, None]
+            cache.reorder((first + beams.parents.clamp(min=0)).flatten())
+            code = beams.tokens.clamp(min=0).flatten()[:, None]
+            state = self._forward(code + model.code_offsets[level] + model.text_vocab_size, cache)
+            logits = model.level_logits(state, level + 1).view(batch, beam, -1)
+        return items(trie, beams.nodes, beams.scores, beam)
+
+    def _left_padded(self, histories: list[list[int]]) -> tuple[Tensor, Tensor]:
+        """Tokens (batch, longest) and which of them are real."""
+        device = self._item_tokens.device
+        bos = torch.tensor([self._bos], device=device)
+        rows = [torch.cat([bos, self._item_tokens[history].flatten()]) for history in histories]
+        longest = max(map(len, rows))
+        tokens = torch.stack([F.pad(row, (longest - len(row), 0)) for row in rows])
+        lengths = torch.tensor([[len(row)] for row in rows], device=device)
+        return tokens, torch.arange(longest, device=device) >= longest - lengths
+
+    def _forward(self, tokens: Tensor, cache: "BeamCache") -> Tensor:
+        """Runs tokens (num_sequences, seq_len) -> (num_sequences, hidden_size), the last states."""
+        positions = cache.start(tokens)
+        hidden = self._model.transformer(
+            self._model.embed(tokens.flatten()), positions.flatten(), cache.attend
+        )
+        return hidden.view(*tokens.shape, -1)[:, -1]
+
+
+class BeamCache:
+    """One copy of keys and values per sequence, (num_sequences, num_kv_heads, seq_len, head_dim).
+
+    Args:
+        is_token: (num_sequences, seq_len) bool, False for the padding of the prompts.
+    """
+
+    def __init__(self, is_token: Tensor) -> None:
+        self._is_token = is_token
+        self._has_padding = not bool(is_token.all())
+        self._layers: list[tuple[Tensor, Tensor]] = []
+        self._num_sequences = 0
+        self._mask: Tensor | None = None
+
+    def start(self, tokens: Tensor) -> Tensor:
+        """Prepares the attention of tokens (num_sequences, seq_len) -> their positions, int64."""
+        self._num_sequences, seq_len = tokens.shape
+        if self._layers:
+            self._is_token = F.pad(self._is_token, (0, seq_len), value=True)
+        is_token = self._is_token
+        if self._has_padding:
+            causal = is_token.new_ones(is_token.shape[1], is_token.shape[1]).tril()[-seq_len:]
+            itself = torch.eye(is_token.shape[1], dtype=torch.bool, device=tokens.device)[-seq_len:]
+            # padding sees itself: a row without any key would be NaN
+            self._mask = ((causal & is_token[:, None]) | itself)[:, None]
+        return (is_token.long().cumsum(1) - 1).clamp(min=0)[:, -seq_len:]
+
+    def attend(self, layer_id: int, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
+        """Appends the keys and values, and attends to all of the sequence's own."""
+
+        def by_sequence(x: Tensor) -> Tensor:  # -> (num_sequences, num_heads, seq_len, head_dim)
+            return x.view(self._num_sequences, -1, *x.shape[1:]).transpose(1, 2)
+
+        q, k, v = by_sequence(q), by_sequence(k), by_sequence(v)
+        is_prompt = layer_id == len(self._layers)
+        if is_prompt:
+            self._layers.append((k, v))
+        else:
+            keys, values = self._layers[layer_id]
+            k, v = torch.cat([keys, k], dim=2), torch.cat([values, v], dim=2)
+            self._layers[layer_id] = (k, v)
+        group = q.shape[1] // k.shape[1]
+        out = F.scaled_dot_product_attention(
+            q,
+            k.repeat_interleave(group, dim=1),
+            v.repeat_interleave(group, dim=1),
+            attn_mask=self._mask,
+            is_causal=is_prompt and self._mask is None,
+        )
+        return out.transpose(1, 2).flatten(0, 1)
+
+    def reorder(self, sequences: Tensor) -> None:
+        """Gives each new beam a copy of its parent's cache; (num_beams,) int64."""
+        self._is_token = self._is_token[sequences]
+        self._layers = [(k[sequences], v[sequences]) for k, v in self._layers]
+
+
+def items(trie: TrieArrays, leaves: Tensor, scores: Tensor, k: int) -> Result:
+    """The first k items of each request, from leaves and scores (batch, width), best first."""
+    rows = np.full((len(leaves), k), -1, dtype=np.int64)
+    logprobs = np.full((len(leaves), k), -np.inf, dtype=np.float32)
+    for i, nodes in enumerate(leaves.cpu().numpy()):
+        offsets, found = trie.item_trie.leaf_rows(nodes)
+        num_found = min(k, len(found))
+        rows[i, :num_found] = found[:k]
+        logprobs[i, :num_found] = scores[i].cpu().numpy().repeat(np.diff(offsets))[:k]
+    return rows, logprobs

@@ -57,5 +57,5 @@ def test_learning_rate_warms_up_and_falls_to_its_floor():
     rates = [learning_rate(train, 2.0, step, 100) for step in range(100)]
     assert rates[0] == pytest.approx(0.2)
     assert rates[9] == rates[10] == max(rates) == 2.0
-    assert all(a >= b for a, b in itertools.pairwise(rates))
+    assert all(a >= b for a, b in itertools.pairwise(rates[10:]))
     assert rates[-1] == pytest.approx(0.1, abs=0.01)

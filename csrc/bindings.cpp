@@ -5,20 +5,29 @@
 #include <pybind11/stl.h>
 #include <pybind11/stl/filesystem.h>
 
+#include <algorithm>
 #include <filesystem>
+#include <memory>
+#include <optional>
 #include <string>
 #include <system_error>
 #include <type_traits>
 #include <utility>
+#include <variant>
 #include <vector>
 
 #include "store_engine/beam_search.h"
+#include "store_engine/item_filter.h"
 #include "store_engine/item_trie.h"
+#include "store_engine/row_set.h"
 
 namespace py = pybind11;
 using namespace pybind11::literals;
 using Path = std::filesystem::path;
+using store_engine::Bitmap;
+using store_engine::ItemFilter;
 using store_engine::ItemTrie;
+using store_engine::RowSet;
 
 namespace {
 
@@ -89,7 +98,7 @@ py::dict memory(const ItemTrie& trie) {
   for (int64_t depth = 0; depth < trie.num_levels(); ++depth) indices += trie.index(depth).nbytes();
   return py::dict("tokens"_a = trie.tokens_nbytes(), "children"_a = indices,
                   "leaves"_a = trie.index(trie.num_levels()).nbytes(),
-                  "rows"_a = trie.rows_nbytes());
+                  "rows"_a = trie.rows_nbytes(), "positions"_a = trie.positions_nbytes());
 }
 
 py::tuple level(const py::object& self, int64_t depth) {
@@ -107,36 +116,125 @@ py::tuple level(const py::object& self, int64_t depth) {
   });
 }
 
-py::tuple leaf_rows(const ItemTrie& trie, const Array<int64_t>& leaves) {
-  if (leaves.ndim() != 1) throw py::value_error("leaves must be 1-D (num_leaves,)");
-  std::vector<store_engine::Range> groups;
-  py::array_t<int64_t> offsets(leaves.shape(0) + 1);
+// The rows under each leaf, less those that `mask(i)`, a NodeMask of positions, does not allow leaf
+// i.
+template <typename Mask>
+py::tuple leaf_rows(const ItemTrie& trie, const int64_t* leaves, int64_t num_leaves,
+                    const Mask& mask) {
+  std::vector<int64_t> rows;
+  py::array_t<int64_t> offsets(num_leaves + 1);
   int64_t* offset = offsets.mutable_data();
-  offset[0] = 0;
-  for (py::ssize_t i = 0; i < leaves.shape(0); ++i) {
-    const int64_t leaf = leaves.at(i);
+  *offset++ = 0;
+  for (int64_t i = 0; i < num_leaves; ++i) {
+    const int64_t leaf = leaves[i];
     if (leaf < -1 || leaf >= trie.num_nodes(trie.num_levels())) {
       throw py::value_error("leaves[" + std::to_string(i) + "] = " + std::to_string(leaf) +
                             " is neither a leaf node nor -1");
     }
-    groups.push_back(leaf < 0 ? store_engine::Range{0, 0}
-                              : trie.index(trie.num_levels()).children(leaf));
-    offset[i + 1] = offset[i] + groups.back().size();
+    if (leaf >= 0) {
+      const store_engine::Range positions = trie.index(trie.num_levels()).children(leaf);
+      mask(i).for_each_word(positions, [&](int64_t first, uint64_t bits) {
+        for (; bits != 0; bits &= bits - 1) {
+          rows.push_back(trie.row_at(first + __builtin_ctzll(bits)));
+        }
+      });
+    }
+    *offset++ = static_cast<int64_t>(rows.size());
   }
-  py::array_t<int64_t> rows(offset[leaves.shape(0)]);
-  int64_t* row = rows.mutable_data();
-  for (const store_engine::Range& group : groups) {
-    for (int64_t i = group.begin; i < group.end; ++i) *row++ = trie.row_at(i);
+  return py::make_tuple(offsets, py::array_t<int64_t>(rows.size(), rows.data()));
+}
+
+py::tuple all_leaf_rows(const ItemTrie& trie, const Array<int64_t>& leaves) {
+  if (leaves.ndim() != 1) throw py::value_error("leaves must be 1-D (num_leaves,)");
+  return leaf_rows(trie, leaves.data(), leaves.size(),
+                   [](int64_t) { return store_engine::NodeMask{}; });
+}
+
+py::tuple allowed_leaf_rows(const ItemFilter& filter, const Array<int64_t>& leaves) {
+  if (leaves.ndim() != 2 || leaves.shape(0) != filter.batch()) {
+    throw py::value_error("leaves must have shape (batch, width), and batch be " +
+                          std::to_string(filter.batch()));
   }
-  return py::make_tuple(offsets, rows);
+  const ItemTrie& trie = *filter.trie();
+  return leaf_rows(trie, leaves.data(), leaves.size(), [&](int64_t i) {
+    return filter.mask(i / leaves.shape(1), trie.num_levels() + 1);
+  });
+}
+
+using SharedSet = std::shared_ptr<RowSet>;  // null for None
+
+SharedSet row_set(std::shared_ptr<ItemTrie> trie, const Array<int64_t>& rows) {
+  if (rows.ndim() != 1) throw py::value_error("rows must be 1-D (num_rows,)");
+  const int64_t* data = rows.data();
+  const int64_t size = rows.size();
+  py::gil_scoped_release release;
+  Bitmap positions = store_engine::positions_of(*trie, data, size);
+  return std::make_shared<RowSet>(std::move(trie), std::move(positions));
+}
+
+template <typename Combine>
+SharedSet combine(const RowSet& a, const RowSet& b, const Combine& combine) {
+  if (a.trie() != b.trie()) throw py::value_error("the two sets are of different tries");
+  Bitmap positions = a.positions();
+  combine(positions, b.positions());
+  return std::make_shared<RowSet>(a.trie(), std::move(positions));
+}
+
+py::array_t<int64_t> rows_of(const RowSet& set) {
+  std::vector<int64_t> rows;
+  set.positions().for_each({0, set.positions().size()},
+                           [&](int64_t position) { rows.push_back(set.trie()->row_at(position)); });
+  std::sort(rows.begin(), rows.end());
+  return py::array_t<int64_t>(rows.size(), rows.data());
+}
+
+using Ragged = std::pair<Array<int64_t>, Array<int64_t>>;
+
+ItemFilter make_filter(std::shared_ptr<ItemTrie> trie, int64_t batch,
+                       const std::variant<SharedSet, std::vector<SharedSet>>& allow,
+                       const std::optional<Ragged>& exclude) {
+  if (batch < 0) throw py::value_error("batch must not be negative");
+  std::vector<SharedSet> allowed(batch);
+  if (const auto* one = std::get_if<SharedSet>(&allow)) {
+    std::fill(allowed.begin(), allowed.end(), *one);
+  } else {
+    allowed = std::get<std::vector<SharedSet>>(allow);
+  }
+  if (static_cast<int64_t>(allowed.size()) != batch) {
+    throw py::value_error("allow must be one RowSet or " + std::to_string(batch) + ", got " +
+                          std::to_string(allowed.size()));
+  }
+  std::vector<int64_t> none(batch + 1);
+  const int64_t *offsets = none.data(), *rows = nullptr;
+  if (exclude) {
+    require_shape(exclude->first, "exclude's offsets", {batch + 1}, "(batch + 1,)");
+    if (exclude->second.ndim() != 1) throw py::value_error("exclude's rows must be 1-D");
+    offsets = exclude->first.data();
+    rows = exclude->second.data();
+    bool is_rising = offsets[0] == 0 && offsets[batch] == exclude->second.size();
+    for (int64_t i = 0; i < batch; ++i) is_rising &= offsets[i] <= offsets[i + 1];
+    if (!is_rising) throw py::value_error("exclude's offsets must rise from 0 to the rows' end");
+  }
+  py::gil_scoped_release release;
+  ItemFilter filter(std::move(trie), batch);
+  for (int64_t i = 0; i < batch; ++i) {
+    filter.restrict(i, allowed[i], rows + offsets[i], offsets[i + 1] - offsets[i]);
+  }
+  return filter;
+}
+
+py::array_t<int64_t> num_allowed(const ItemFilter& filter) {
+  py::array_t<int64_t> counts(filter.batch());
+  for (int64_t i = 0; i < filter.batch(); ++i) counts.mutable_at(i) = filter.num_allowed(i);
+  return counts;
 }
 
 // Logit: float, or uint16_t for the bits of bfloat16, which NumPy does not know.
 template <typename Logit>
 py::object beam_step(const ItemTrie& trie, int64_t depth, const Array<Logit>& logits,
                      const Array<float>& scores, const Array<int64_t>& nodes,
-                     const Array<int64_t>& num_valid, int64_t width, const std::string& normalize,
-                     int64_t num_threads) {
+                     const Array<int64_t>& num_valid, int64_t width, const ItemFilter* filter,
+                     const std::string& normalize, int64_t num_threads) {
   const int64_t vocab_size = trie.codebook_size(checked_depth(trie, depth));
   if (scores.ndim() != 2) throw py::value_error("scores must be 2-D (batch, beam_width)");
   const int64_t batch = scores.shape(0), beam_width = scores.shape(1);
@@ -149,6 +247,13 @@ py::object beam_step(const ItemTrie& trie, int64_t depth, const Array<Logit>& lo
   check_num_threads(num_threads);
   if (normalize != "vocab" && normalize != "children") {
     throw py::value_error("normalize must be 'vocab' or 'children', got '" + normalize + "'");
+  }
+  if (filter != nullptr && filter->trie().get() != &trie) {
+    throw py::value_error("item_filter is of another trie");
+  }
+  if (filter != nullptr && filter->batch() != batch) {
+    throw py::value_error("item_filter is for a batch of " + std::to_string(filter->batch()) +
+                          ", got " + std::to_string(batch));
   }
   store_engine::Beams beams{batch,   beam_width,    vocab_size,   nullptr,
                             nullptr, scores.data(), nodes.data(), num_valid.data()};
@@ -169,7 +274,7 @@ py::object beam_step(const ItemTrie& trie, int64_t depth, const Array<Logit>& lo
   {
     py::gil_scoped_release release;
     store_engine::beam_step(
-        trie, depth, beams,
+        trie, depth, beams, filter,
         normalize == "vocab" ? store_engine::Normalize::kVocab : store_engine::Normalize::kChildren,
         num_threads, out);
   }
@@ -213,7 +318,7 @@ PYBIND11_MODULE(_C, m) {
     }
   });
 
-  py::class_<ItemTrie>(m, "ItemTrie")
+  py::class_<ItemTrie, std::shared_ptr<ItemTrie>>(m, "ItemTrie")
       .def(py::init(&make_trie), py::arg("sids").noconvert(), "codebook_sizes"_a, py::kw_only(),
            "mode"_a = "fast", "num_threads"_a = 1)
       .def_property_readonly("num_items", &ItemTrie::num_items)
@@ -227,7 +332,7 @@ PYBIND11_MODULE(_C, m) {
       .def_property_readonly("nbytes", &ItemTrie::nbytes)
       .def("memory", &memory)
       .def("level", &level, "level"_a)
-      .def("leaf_rows", &leaf_rows, py::arg("leaves").noconvert())
+      .def("leaf_rows", &all_leaf_rows, py::arg("leaves").noconvert())
       .def(
           "save", [](const ItemTrie& trie, const Path& path) { trie.save(path.string()); },
           "path"_a, py::call_guard<py::gil_scoped_release>())
@@ -235,14 +340,36 @@ PYBIND11_MODULE(_C, m) {
           "load", [](const Path& path) { return ItemTrie::load(path.string()); }, "path"_a,
           py::call_guard<py::gil_scoped_release>());
 
+  py::class_<RowSet, SharedSet>(m, "RowSet")
+      .def_static("from_rows", &row_set, "trie"_a, py::arg("rows").noconvert())
+      .def("__and__",
+           [](const RowSet& a, const RowSet& b) {
+             return combine(a, b, [](Bitmap& x, const Bitmap& y) { x &= y; });
+           })
+      .def("__or__",
+           [](const RowSet& a, const RowSet& b) {
+             return combine(a, b, [](Bitmap& x, const Bitmap& y) { x |= y; });
+           })
+      .def("__invert__",
+           [](const RowSet& set) { return std::make_shared<RowSet>(set.trie(), ~set.positions()); })
+      .def_property_readonly("count", &RowSet::count)
+      .def_property_readonly("nbytes", &RowSet::nbytes)
+      .def("rows", &rows_of);
+
+  py::class_<ItemFilter>(m, "ItemFilter")
+      .def(py::init(&make_filter), "trie"_a, "batch"_a, py::kw_only(), "allow"_a = py::none(),
+           "exclude"_a = py::none())
+      .def_property_readonly("num_allowed", &num_allowed)
+      .def("leaf_rows", &allowed_leaf_rows, py::arg("leaves").noconvert());
+
   m.attr("BeamStep") = py::module_::import("collections")
                            .attr("namedtuple")("BeamStep", "scores parents tokens nodes num_valid",
                                                "module"_a = "store_engine._C");
   const auto def_beam_step = [&m](auto function) {
     m.def("beam_step", function, "trie"_a, "level"_a, py::arg("logits").noconvert(),
           py::arg("scores").noconvert(), py::arg("nodes").noconvert(),
-          py::arg("num_valid").noconvert(), "width"_a, py::kw_only(), "normalize"_a = "vocab",
-          "num_threads"_a = 1);
+          py::arg("num_valid").noconvert(), "width"_a, py::kw_only(), "item_filter"_a = py::none(),
+          "normalize"_a = "vocab", "num_threads"_a = 1);
   };
   def_beam_step(&beam_step<float>);
   def_beam_step(&beam_step<uint16_t>);

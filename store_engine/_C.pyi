@@ -58,7 +58,8 @@ class ItemTrie:
 
         Returns:
             Bytes of "tokens", "children" (where each node's begin), "leaves" (where each leaf's
-            rows begin) and "rows" (0 if the catalogue was given in SID order, else 4 per item).
+            rows begin), "rows" (0 if the catalogue was given in SID order, else 4 per item) and
+            "positions" (as many as "rows" once a RowSet or an exclusion has needed them).
         """
     def level(self, level: int) -> tuple[NDArray[np.int64], NDArray[np.uint8] | NDArray[np.uint16]]:
         """Returns the step from depth `level` to the next, as arrays in CSR form.
@@ -107,6 +108,85 @@ class ItemTrie:
             ValueError: It is not a trie file of this version, or it is damaged.
         """
 
+class RowSet:
+    """A set of catalogue rows of one trie, such as the items in stock; immutable.
+
+    Build it once, give it a name, and let any number of requests share it. It takes one bit per
+    item, and one per trie node as soon as an ItemFilter uses it. `a & b`, `a | b` and `~a` are new
+    sets. All methods: O(num_items / 64), unless they say otherwise.
+    """
+
+    @staticmethod
+    def from_rows(trie: ItemTrie, rows: NDArray[np.int64]) -> RowSet:
+        """Returns the set of some rows.
+
+        Args:
+            trie: The catalogue that the rows are of.
+            rows: (num_rows,) int64, in any order, repeats allowed.
+
+        Raises:
+            TypeError: `rows` is not int64 and C-contiguous.
+            ValueError: `trie` has no such row.
+        """
+    def __and__(self, other: RowSet) -> RowSet: ...
+    def __or__(self, other: RowSet) -> RowSet: ...
+    def __invert__(self) -> RowSet: ...
+    @property
+    def count(self) -> int:
+        """Number of rows in the set."""
+    @property
+    def nbytes(self) -> int: ...
+    def rows(self) -> NDArray[np.int64]:
+        """Returns the rows in the set, (count,) int64, ascending. O(num_items)."""
+
+class ItemFilter:
+    """Which items each request of a batch may be given; immutable."""
+
+    def __init__(
+        self,
+        trie: ItemTrie,
+        batch: int,
+        *,
+        allow: RowSet | Sequence[RowSet | None] | None = None,
+        exclude: tuple[NDArray[np.int64], NDArray[np.int64]] | None = None,
+    ) -> None:
+        """Finds the trie nodes with nothing allowed below them, for all steps of one decode.
+
+        O(num_items) for a RowSet that was in no filter yet; else O(log num_items) per excluded row.
+
+        Args:
+            trie: The catalogue.
+            batch: Number of requests.
+            allow: The rows that may be given: one set for all requests, or one per request; None
+                allows everything. What must not be given is allowed as `~denied`.
+            exclude: (offsets, rows), int64 both: request i may not be given
+                rows[offsets[i]:offsets[i + 1]], in any order, repeats allowed; offsets is
+                (batch + 1,). For what one request alone must not see, such as its history.
+
+        Raises:
+            TypeError: An array is not int64 and C-contiguous.
+            ValueError: A shape is wrong, a row does not exist, or a set is of another trie.
+        """
+
+    @property
+    def num_allowed(self) -> NDArray[np.int64]:
+        """(batch,) int64, how many items each request may be given."""
+    def leaf_rows(self, leaves: NDArray[np.int64]) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+        """Returns the allowed rows under each leaf, as ItemTrie.leaf_rows returns all.
+
+        Args:
+            leaves: (batch, width) int64 nodes of depth `num_levels`; -1 stands for none.
+
+        Returns:
+            offsets: (batch * width + 1,) int64.
+            rows: (offsets[-1],) int64; those of slot j of request i begin at
+                offsets[i * width + j], ascending.
+
+        Raises:
+            TypeError: `leaves` is not int64 and C-contiguous.
+            ValueError: An entry is neither a leaf nor -1, or the shape is wrong.
+        """
+
 class BeamStep(NamedTuple):
     """The best children of each request, best first.
 
@@ -133,6 +213,7 @@ def beam_step(
     num_valid: NDArray[np.int64],
     width: int,
     *,
+    item_filter: ItemFilter | None = None,
     normalize: Literal["vocab", "children"] = "vocab",
     num_threads: int = 1,
 ) -> BeamStep:
@@ -152,13 +233,17 @@ def beam_step(
         nodes: (batch, beam_width) int64 nodes of depth `level`. For the first step: zeros.
         num_valid: (batch,) int64; slots from num_valid on are not read.
         width: How many to keep, at least 1; it may exceed beam_width and the codebook.
+        item_filter: What each request may be given: the result is that of a trie of these items
+            alone, but for its node ids. A prefix that leads to none of them takes no beam's place,
+            so that `width` allowed SIDs come back if there are as many. None allows everything.
         normalize: "vocab": log-probabilities over the whole codebook, the model's likelihood.
             "children": over the children of the node only; an only child then costs nothing.
         num_threads: Threads to share the requests among, in [1, 1024].
 
     Raises:
         TypeError: An array is not of the dtype above or not C-contiguous.
-        ValueError: A shape or range is wrong, or a valid beam holds NaN or +inf.
+        ValueError: A shape or range is wrong, a valid beam holds NaN or +inf, or `item_filter` is
+            of another trie.
     """
 
 def log_sum_exp(logits: NDArray[np.float32], *, target: str = "auto") -> NDArray[np.float32]:

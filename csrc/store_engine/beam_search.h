@@ -5,6 +5,9 @@
 // log-sum-exp and the real children of each beam looked at, never beams * codebook.
 // Candidates are ordered by score, then by node id, which is SID order, then by parent slot:
 // results depend neither on threads nor on the batch.
+//
+// With an ItemFilter, children with nothing allowed below them do not exist: the result is that of
+// a trie of the allowed items alone, but for its node ids.
 #pragma once
 
 #include <algorithm>
@@ -13,6 +16,7 @@
 #include <string>
 #include <vector>
 
+#include "store_engine/item_filter.h"
 #include "store_engine/item_trie.h"
 #include "store_engine/parallel.h"
 #include "store_engine/softmax.h"
@@ -60,9 +64,14 @@ int64_t find_code(const Token* tokens, Range children, int64_t code) {
 // The scratch memory of one thread, and the work on one request.
 class RequestStep {
  public:
-  RequestStep(const ItemTrie& trie, int64_t depth, const Beams& beams, Normalize normalize,
-              int64_t width)
-      : trie_(trie), depth_(depth), beams_(beams), normalize_(normalize), top_(width) {
+  RequestStep(const ItemTrie& trie, int64_t depth, const Beams& beams, const ItemFilter* filter,
+              Normalize normalize, int64_t width)
+      : trie_(trie),
+        depth_(depth),
+        beams_(beams),
+        filter_(filter),
+        normalize_(normalize),
+        top_(width) {
     beam_.reserve(static_cast<size_t>(beams.beam_width));
     is_above_.resize(static_cast<size_t>(beams.vocab_size / kLanes + 1));
     if (beams.logits == nullptr) wide_.resize(static_cast<size_t>(beams.vocab_size));
@@ -88,13 +97,18 @@ class RequestStep {
   }
   template <typename Token>
   void expand(const float* row, const Beam& beam, const Token* tokens);
+  // Calls use(node) for each child that is not filtered out, and start() before at most kStride.
+  template <typename Start, typename Use>
+  void for_each_child(Range children, const Start& start, const Use& use) const;
   template <typename Token>
   float normalizer(const float* row, const Beam& beam, Range children, const Token* tokens);
 
   const ItemTrie& trie_;
   const int64_t depth_;
   const Beams& beams_;
+  const ItemFilter* const filter_;  // null: everything is allowed
   const Normalize normalize_;
+  NodeMask mask_;  // of the request's children
   TopK top_;
   std::vector<Beam> beam_;
   std::vector<float> wide_, child_logits_;
@@ -136,6 +150,24 @@ inline void RequestStep::read(int64_t request) {
   }
 }
 
+template <typename Start, typename Use>
+__attribute__((always_inline)) inline void RequestStep::for_each_child(Range children,
+                                                                       const Start& start,
+                                                                       const Use& use) const {
+  if (!mask_.allows_all()) {
+    mask_.for_each_word(children, [&](int64_t first, uint64_t bits) {
+      start();
+      for (; bits != 0; bits &= bits - 1) use(first + __builtin_ctzll(bits));
+    });
+    return;
+  }
+  for (int64_t begin = children.begin; begin < children.end; begin += kStride) {
+    start();
+    const int64_t end = std::min(begin + kStride, children.end);
+    for (int64_t node = begin; node < end; ++node) use(node);
+  }
+}
+
 template <typename Token>
 float RequestStep::normalizer(const float* row, const Beam& beam, Range children,
                               const Token* tokens) {
@@ -143,11 +175,11 @@ float RequestStep::normalizer(const float* row, const Beam& beam, Range children
     return kernels_.log_sum_exp(row, beams_.vocab_size, beam.max);
   }
   child_logits_.resize(static_cast<size_t>(children.size()));
-  for (int64_t i = 0; i < children.size(); ++i) {
-    child_logits_[i] = row[tokens[children.begin + i]];
-  }
-  const float max = kernels_.row_max(child_logits_.data(), children.size());
-  return kernels_.log_sum_exp(child_logits_.data(), children.size(), max);
+  float* next = child_logits_.data();
+  for_each_child(children, [] {}, [&](int64_t node) { *next++ = row[tokens[node]]; });
+  const int64_t size = next - child_logits_.data();
+  const float max = kernels_.row_max(child_logits_.data(), size);
+  return kernels_.log_sum_exp(child_logits_.data(), size, max);
 }
 
 template <typename Token>
@@ -159,11 +191,8 @@ void RequestStep::expand(const float* row, const Beam& beam, const Token* tokens
     top_.offer(beam.score + (row[code] - lse), node, beam.slot, code);
   };
   if (children.size() * 8 < beams_.vocab_size || !top_.is_full()) {
-    for (int64_t begin = children.begin; begin < children.end; begin += kStride) {
-      top_.reserve(kStride);
-      const int64_t end = std::min(begin + kStride, children.end);
-      for (int64_t node = begin; node < end; ++node) offer(node, tokens[node]);
-    }
+    for_each_child(
+        children, [&] { top_.reserve(kStride); }, [&](int64_t node) { offer(node, tokens[node]); });
     return;
   }
   // Many children (1/8 of the codebook and more, measured): find the few codes that score high
@@ -174,7 +203,7 @@ void RequestStep::expand(const float* row, const Beam& beam, const Token* tokens
     for (uint32_t bits = is_above_[group]; bits != 0; bits &= bits - 1) {
       const int64_t code = group * kLanes + __builtin_ctz(bits);
       const int64_t node = find_code(tokens, children, code);
-      if (tokens[node] == code) offer(node, code);
+      if (tokens[node] == code && mask_[node]) offer(node, code);
     }
   }
 }
@@ -182,10 +211,14 @@ void RequestStep::expand(const float* row, const Beam& beam, const Token* tokens
 inline void RequestStep::run(int64_t request, const Children& out) {
   read(request);
   top_.clear();
+  if (filter_ != nullptr) mask_ = filter_->mask(request, depth_ + 1);
   trie_.with_tokens(depth_, [&](const auto* tokens) {
     for (Beam& beam : beam_) {
       beam.children = trie_.index(depth_).children(beam.node);
       __builtin_prefetch(tokens + beam.children.begin);
+      if (mask_.alive != nullptr) {
+        __builtin_prefetch(mask_.alive->words() + beam.children.begin / 64);
+      }
     }
     for (const Beam& beam : beam_) {
       if (beam.score < top_.threshold() || beam.score == -kInfinity) break;
@@ -211,10 +244,11 @@ inline void RequestStep::run(int64_t request, const Children& out) {
 
 // Extends every beam of depth `depth` to its children and keeps the out.width best per request.
 // Throws std::invalid_argument for NaN or +inf in what a valid beam reads, and for bad nodes.
-inline void beam_step(const ItemTrie& trie, int64_t depth, const Beams& beams, Normalize normalize,
-                      int64_t num_threads, const Children& out) {
+inline void beam_step(const ItemTrie& trie, int64_t depth, const Beams& beams,
+                      const ItemFilter* filter, Normalize normalize, int64_t num_threads,
+                      const Children& out) {
   parallel_chunks(beams.batch, num_threads, [&](int64_t, int64_t begin, int64_t end) {
-    RequestStep step(trie, depth, beams, normalize, out.width);
+    RequestStep step(trie, depth, beams, filter, normalize, out.width);
     for (int64_t request = begin; request < end; ++request) step.run(request, out);
   });
 }

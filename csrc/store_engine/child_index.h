@@ -104,6 +104,12 @@ class ChildIndex {
         return {begin, detail::next_bit(words_.data(), begin + 1)};
     }
   }
+  // The node that a child belongs to. O(log nodes), where children() is O(1).
+  int64_t parent(int64_t child) const;
+  bool is_identity() const { return encoding_ == Encoding::kIdentity; }
+  // Calls use(node, children) for every node, ascending: quicker than asking for each.
+  template <typename Use>
+  void for_each(const Use& use) const;
   // Hints that children(node) will be asked for soon.
   void prefetch(int64_t node) const {
     if (encoding_ == Encoding::kPointers) __builtin_prefetch(pointers_.data() + node);
@@ -190,6 +196,33 @@ void ChildIndex::for_each_bit(const Use& use) const {
       use(node++, static_cast<int64_t>(word) * 64 + __builtin_ctzll(bits));
     }
   }
+}
+
+template <typename Use>
+void ChildIndex::for_each(const Use& use) const {
+  if (encoding_ != Encoding::kBits) {
+    for (int64_t node = 0; node < num_nodes_; ++node) use(node, children(node));
+    return;
+  }
+  int64_t begin = 0;
+  for_each_bit([&](int64_t node, int64_t child) {  // the last bit ends the last node
+    if (node > 0) use(node - 1, Range{begin, child});
+    begin = child;
+  });
+}
+
+inline int64_t ChildIndex::parent(int64_t child) const {
+  if (encoding_ == Encoding::kIdentity) return child;
+  const auto last_up_to = [child](const uint32_t* begins, int64_t size) {
+    return std::upper_bound(begins, begins + size, child) - begins - 1;
+  };
+  if (encoding_ == Encoding::kPointers) return last_up_to(pointers_.data(), num_nodes_);
+  const int64_t sample = last_up_to(samples_.data(), (num_nodes_ - 1) / kSampleEvery + 1);
+  // how many nodes begin after the sampled one, up to `child`
+  int64_t node = sample * kSampleEvery - 1, word = samples_[sample] / 64;
+  uint64_t bits = words_[word] >> (samples_[sample] % 64) << (samples_[sample] % 64);
+  for (; word < child / 64; bits = words_[++word]) node += __builtin_popcountll(bits);
+  return node + __builtin_popcountll(bits << (63 - child % 64));
 }
 
 inline void ChildIndex::finish() {

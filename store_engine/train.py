@@ -30,7 +30,7 @@ from store_engine.sid.dense_tokenizer import ItemTexts, encode_catalog
 from store_engine.sid.quantize import fit_quantizer
 from store_engine.sid.sid_table import SidTable
 from store_engine.training.deepspeed_setup import (
-    init_process_group,
+    process_group,
     read_ds_config,
     set_threads,
 )
@@ -55,7 +55,8 @@ def main(argv: list[str] | None = None) -> int:
     try:
         config = load_config(args.config, args.overrides)
         ds_config = read_ds_config(args.ds_config, config.train)
-        train(config, ds_config, args.resume, args.overwrite)
+        with process_group():
+            train(config, ds_config, args.resume, args.overwrite)
     except InputError as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
@@ -74,7 +75,7 @@ def train(config: Config, ds_config: dict[str, Any], resume: bool, overwrite: bo
         InputError: The data, the config or the run directory cannot be worked with.
     """
     began = time.perf_counter()
-    rank, num_ranks = init_process_group()
+    rank, num_ranks = torch.distributed.get_rank(), torch.distributed.get_world_size()
     is_first = rank == 0
     say = console.print if is_first else lambda *_, **__: None
 

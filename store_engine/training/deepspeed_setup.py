@@ -1,7 +1,9 @@
 """DeepSpeed around a module: the config's "auto" values, the process group, the engine."""
 
+import contextlib
 import json
 import os
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -13,18 +15,21 @@ from store_engine.config import TrainConfig
 from store_engine.errors import InputError
 
 
-def init_process_group() -> tuple[int, int]:
-    """Joins the launcher's process group, or makes one of a single process.
+@contextlib.contextmanager
+def process_group() -> Iterator[None]:
+    """Joins the launcher's process group, or makes one of this process, and leaves it at the end.
 
-    Returns:
-        This process' rank and the number of ranks.
+    Leaving matters: threads of a group that is still open may abort a process that exits.
     """
     alone = {"RANK": "0", "LOCAL_RANK": "0", "WORLD_SIZE": "1"}
     alone |= {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": "0"}
     if "RANK" not in os.environ:
         os.environ.update(alone)
     deepspeed.init_distributed(verbose=False)
-    return torch.distributed.get_rank(), torch.distributed.get_world_size()
+    try:
+        yield
+    finally:
+        deepspeed.comm.destroy_process_group()
 
 
 def read_ds_config(path: str | Path, train: TrainConfig) -> dict[str, Any]:

@@ -15,8 +15,8 @@ from conftest import make_stages
 
 from store_engine.training.deepspeed_setup import (
     full_weights,
-    init_process_group,
     initialize,
+    process_group,
     read_ds_config,
     zero_init,
 )
@@ -30,20 +30,20 @@ parser.add_argument("out", type=Path)
 args = parser.parse_args()
 
 torch.set_num_threads(1)
-rank, _ = init_process_group()
-config, *stages = make_stages()
-ds_config = read_ds_config(args.ds_config, config.train)
-losses, norms = {}, {}
-for stage in stages:
-    torch.manual_seed(0)
-    with zero_init(ds_config):
-        module = stage.build()
-    engine = initialize(module, ds_config, config.train, stage.lr)
-    engine.train()
-    losses[stage.name] = [
-        train_step(engine, stage, config, step)["loss"] for step in range(args.steps)
-    ]
-    norms[stage.name] = {n: w.norm().item() for n, w in full_weights(engine).items()}
-    engine.destroy()
-if rank == 0:
-    args.out.write_text(json.dumps({"losses": losses, "norms": norms}))
+with process_group():
+    config, *stages = make_stages()
+    ds_config = read_ds_config(args.ds_config, config.train)
+    losses, norms = {}, {}
+    for stage in stages:
+        torch.manual_seed(0)
+        with zero_init(ds_config):
+            module = stage.build()
+        engine = initialize(module, ds_config, config.train, stage.lr)
+        engine.train()
+        losses[stage.name] = [
+            train_step(engine, stage, config, step)["loss"] for step in range(args.steps)
+        ]
+        norms[stage.name] = {n: w.norm().item() for n, w in full_weights(engine).items()}
+        engine.destroy()
+    if torch.distributed.get_rank() == 0:
+        args.out.write_text(json.dumps({"losses": losses, "norms": norms}))

@@ -13,7 +13,7 @@ train: export LOCAL_SIZE ?= 2
 train: install ## learn to tokenise and recommend MovieLens-100k under DeepSpeed ZeRO-3
 	deepspeed store_engine/train.py --ds_config configs/zero3.json
 test: $(VENV)/small_llm ## the tests
-	pytest
+	pytest --numprocesses auto --dist loadfile
 check: lint type test ## everything CI runs
 lint: install ## format and lint, Python and C++
 	ruff check . && ruff format --check .

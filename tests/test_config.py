@@ -35,7 +35,6 @@ def test_dump_escapes_what_toml_cannot_hold(tmp_path):
         ("model.tie_text_head=false", lambda c: c.model.tie_text_head is False),
         ("run_dir=runs/x", lambda c: c.run_dir == "runs/x"),
     ],
-    ids=str,
 )
 def test_overrides(override, value):
     assert value(load_config(None, [override]))

@@ -11,7 +11,7 @@ setup(
             "store_engine._C",
             sources=["csrc/bindings.cpp"],
             include_dirs=["csrc"],
-            depends=sorted(glob("csrc/store_engine/*.h")),
+            depends=sorted(glob("csrc/*/*.h")),
             cxx_std=17,
             extra_compile_args=[
                 *("-O3", "-Wall", "-Wextra", "-Werror"),

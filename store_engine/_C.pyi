@@ -108,8 +108,105 @@ class ItemTrie:
             ValueError: It is not a trie file of this version, or it is damaged.
         """
 
+class LiveTrie:
+    """A catalogue that changes while others search it; threads may share it.
+
+    Searches take a `snapshot()` and never wait for a change. `add` and `remove` are done when they
+    return: a snapshot taken later has all of the call, one taken before nothing of it. Changes are
+    kept beside the large trie, and merged into a new one by a thread whenever there are
+    `max_changes`.
+    """
+
+    def __init__(
+        self,
+        sids: NDArray[np.int32],
+        item_ids: NDArray[np.int64],
+        codebook_sizes: Sequence[int],
+        *,
+        mode: Literal["fast", "compact"] = "fast",
+        num_threads: int = 1,
+        max_changes: int | None = None,
+    ) -> None:
+        """Builds the first trie.
+
+        Args:
+            sids: (num_items, num_levels) int32, in any order.
+            item_ids: (num_items,) int64, any numbers, each once.
+            codebook_sizes: As for ItemTrie, like `mode`.
+            mode: The same.
+            num_threads: Threads to build with, here and when changes are merged.
+            max_changes: How many added and removed items there may be before they are merged; by
+                default 1/64 of the items, at least 4096.
+
+        Raises:
+            TypeError: An array is not of the dtype above or not C-contiguous.
+            ValueError: A shape, size or code is wrong, or an item id is there twice.
+        """
+
+    def add(self, sids: NDArray[np.int32], item_ids: NDArray[np.int64]) -> None:
+        """Adds items, in O(log num_items) for each of them and of the changes not yet merged.
+
+        Args:
+            sids: (num_items, num_levels) int32.
+            item_ids: (num_items,) int64.
+
+        Raises:
+            TypeError: An array is not of the dtype above or not C-contiguous.
+            ValueError: A shape or code is wrong, or an item is in the catalogue already; then
+                nothing was added. To give an item another SID, remove it first.
+        """
+    def remove(self, item_ids: NDArray[np.int64]) -> None:
+        """Removes items, in O(num_items / 64) words and what `add` takes.
+
+        Args:
+            item_ids: (num_items,) int64.
+
+        Raises:
+            TypeError: `item_ids` is not int64 and C-contiguous.
+            ValueError: An item is not in the catalogue; then nothing was removed.
+        """
+    def compact(self) -> None:
+        """Merges all changes so far into a new trie, and returns when that is done."""
+    def snapshot(self) -> Snapshot:
+        """Returns the catalogue as it is now, in O(1)."""
+
+class Snapshot:
+    """The catalogue of a LiveTrie at one moment; immutable. It is searched like an ItemTrie.
+
+    Results are those of a trie built anew from its items, but for its node ids and rows, which are
+    the snapshot's own.
+    """
+
+    @property
+    def num_items(self) -> int: ...
+    @property
+    def num_levels(self) -> int: ...
+    @property
+    def num_changes(self) -> int:
+        """Added and removed items that are not yet merged."""
+    @property
+    def codebook_sizes(self) -> tuple[int, ...]: ...
+    @property
+    def level_sizes(self) -> tuple[int, ...]:
+        """As for ItemTrie; nodes that lead to removed items alone are counted too."""
+    @property
+    def nbytes(self) -> int:
+        """Bytes of all arrays; most are shared with other snapshots."""
+    def leaf_rows(self, leaves: NDArray[np.int64]) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+        """Returns the rows under each leaf, as ItemTrie.leaf_rows does, but by item id."""
+    def rows_of(self, item_ids: NDArray[np.int64]) -> NDArray[np.int64]:
+        """Returns the row of each item, (num_items,) int64; -1 for one that is not there."""
+    def item_ids(self, rows: NDArray[np.int64]) -> NDArray[np.int64]:
+        """Returns the item id of each row, (num_rows,) int64.
+
+        Raises:
+            ValueError: There is no such row.
+        """
+    def items(self) -> tuple[NDArray[np.int32], NDArray[np.int64]]:
+        """Returns all items: sids (num_items, num_levels) and item_ids, by SID, then item id."""
+
 class RowSet:
-    """A set of catalogue rows of one trie, such as the items in stock; immutable.
+    """A set of the rows of one trie or snapshot, such as the items in stock; immutable.
 
     Build it once, give it a name, and let any number of requests share it. It takes one bit per
     item, and one per trie node as soon as an ItemFilter uses it. `a & b`, `a | b` and `~a` are new
@@ -117,7 +214,7 @@ class RowSet:
     """
 
     @staticmethod
-    def from_rows(trie: ItemTrie, rows: NDArray[np.int64]) -> RowSet:
+    def from_rows(trie: ItemTrie | Snapshot, rows: NDArray[np.int64]) -> RowSet:
         """Returns the set of some rows.
 
         Args:
@@ -144,7 +241,7 @@ class ItemFilter:
 
     def __init__(
         self,
-        trie: ItemTrie,
+        trie: ItemTrie | Snapshot,
         batch: int,
         *,
         allow: RowSet | Sequence[RowSet | None] | None = None,
@@ -160,12 +257,13 @@ class ItemFilter:
             allow: The rows that may be given: one set for all requests, or one per request; None
                 allows everything. What must not be given is allowed as `~denied`.
             exclude: (offsets, rows), int64 both: request i may not be given
-                rows[offsets[i]:offsets[i + 1]], in any order, repeats allowed; offsets is
+                rows[offsets[i]:offsets[i + 1]], in any order, repeats allowed; `offsets` is
                 (batch + 1,). For what one request alone must not see, such as its history.
 
         Raises:
             TypeError: An array is not int64 and C-contiguous.
-            ValueError: A shape is wrong, a row does not exist, or a set is of another trie.
+            ValueError: A shape is wrong, a row does not exist, or a set is of another trie or
+                snapshot.
         """
 
     @property
@@ -180,7 +278,7 @@ class ItemFilter:
         Returns:
             offsets: (batch * width + 1,) int64.
             rows: (offsets[-1],) int64; those of slot j of request i begin at
-                offsets[i * width + j], ascending.
+                offsets[i * width + j].
 
         Raises:
             TypeError: `leaves` is not int64 and C-contiguous.
@@ -205,7 +303,7 @@ class BeamStep(NamedTuple):
     """(batch,) int64."""
 
 def beam_step(
-    trie: ItemTrie,
+    trie: ItemTrie | Snapshot,
     level: int,
     logits: NDArray[np.float32] | NDArray[np.uint16],
     scores: NDArray[np.float32],
@@ -243,7 +341,7 @@ def beam_step(
     Raises:
         TypeError: An array is not of the dtype above or not C-contiguous.
         ValueError: A shape or range is wrong, a valid beam holds NaN or +inf, or `item_filter` is
-            of another trie.
+            of another trie or snapshot.
     """
 
 def log_sum_exp(logits: NDArray[np.float32], *, target: str = "auto") -> NDArray[np.float32]:

@@ -1,30 +1,31 @@
-// One step of beam search over an ItemTrie: log-softmax, children only, top-k, all in one pass.
+// One step of beam search over the trie of a Snapshot: log-softmax, children only, top-k, in one
+// pass.
 //
 // Beams are taken in descending score. As log p <= 0, no child scores above its beam: once a beam
 // is below the width-th best candidate, it and all after it are skipped. Cost per request is one
-// log-sum-exp and the real children of each beam looked at, never beams * codebook.
-// Candidates are ordered by score, then by node id, which is SID order, then by parent slot:
-// results depend neither on threads nor on the batch.
+// log-sum-exp and the real children of each beam looked at, never beams * codebook. Candidates are
+// ordered by score, then by node id, which is SID order, then by parent slot: results depend
+// neither on threads nor on the batch.
 //
-// With an ItemFilter, children with nothing allowed below them do not exist: the result is that of
-// a trie of the allowed items alone, but for its node ids.
+// Children with nothing below them that an ItemFilter allows, or that is still alive, do not exist:
+// the result is that of a trie of the allowed items alone, but for its node ids.
 #pragma once
 
 #include <algorithm>
 #include <cstdint>
 #include <stdexcept>
 #include <string>
+#include <type_traits>
 #include <vector>
 
 #include "store_engine/item_filter.h"
-#include "store_engine/item_trie.h"
 #include "store_engine/parallel.h"
+#include "store_engine/snapshot.h"
 #include "store_engine/softmax.h"
 #include "store_engine/top_k.h"
+#include "store_engine/usable_children.h"
 
 namespace store_engine {
-
-constexpr int64_t kStride = 64;  // children offered between two looks at the memory left
 
 // What log-probabilities are normalised over: the level's codebook or the node's children.
 enum class Normalize { kVocab, kChildren };
@@ -49,24 +50,12 @@ struct Children {
   int64_t* num_valid;  // (batch,)
 };
 
-// The last child whose code is at most `code`, or the first child. No branch depends on the data.
-template <typename Token>
-int64_t find_code(const Token* tokens, Range children, int64_t code) {
-  int64_t node = children.begin;
-  for (int64_t rest = children.size(); rest > 1;) {
-    const int64_t half = rest / 2;
-    node += tokens[node + half] <= code ? half : 0;
-    rest -= half;
-  }
-  return node;
-}
-
 // The scratch memory of one thread, and the work on one request.
 class RequestStep {
  public:
-  RequestStep(const ItemTrie& trie, int64_t depth, const Beams& beams, const ItemFilter* filter,
+  RequestStep(const Snapshot& snapshot, int64_t depth, const Beams& beams, const ItemFilter* filter,
               Normalize normalize, int64_t width)
-      : trie_(trie),
+      : snapshot_(snapshot),
         depth_(depth),
         beams_(beams),
         filter_(filter),
@@ -84,7 +73,7 @@ class RequestStep {
   struct Beam {  // copied out of the caller's arrays once, so that what was checked is what is used
     float score, max;
     int64_t slot, node;
-    Range children;
+    Snapshot::Children children;
   };
   void read(int64_t request);
   // The logits of a beam as floats, valid until the next call.
@@ -96,19 +85,15 @@ class RequestStep {
     return wide_.data();
   }
   template <typename Token>
-  void expand(const float* row, const Beam& beam, const Token* tokens);
-  // Calls use(node) for each child that is not filtered out, and start() before at most kStride.
-  template <typename Start, typename Use>
-  void for_each_child(Range children, const Start& start, const Use& use) const;
+  void expand(const float* row, const Beam& beam, const UsableChildren<Token>& children);
   template <typename Token>
-  float normalizer(const float* row, const Beam& beam, Range children, const Token* tokens);
+  float normalizer(const float* row, const Beam& beam, const UsableChildren<Token>& children);
 
-  const ItemTrie& trie_;
+  const Snapshot& snapshot_;
   const int64_t depth_;
   const Beams& beams_;
   const ItemFilter* const filter_;  // null: everything is allowed
   const Normalize normalize_;
-  NodeMask mask_;  // of the request's children
   TopK top_;
   std::vector<Beam> beam_;
   std::vector<float> wide_, child_logits_;
@@ -125,16 +110,17 @@ inline void RequestStep::read(int64_t request) {
     fail("num_valid must be in [0, " + std::to_string(beams_.beam_width) + "], got " +
          std::to_string(num_valid));
   }
+  const int64_t num_nodes = snapshot_.num_nodes(depth_);
   beam_.clear();
   for (int64_t slot = 0; slot < num_valid; ++slot) {
     const int64_t i = request * beams_.beam_width + slot;
     const Beam beam{beams_.scores[i], 0, slot, beams_.nodes[i], {}};
-    if (beam.node < 0 || beam.node >= trie_.num_nodes(depth_)) {
+    if (beam.node < 0 || beam.node >= num_nodes) {
       fail("beam " + std::to_string(slot) + ": node " + std::to_string(beam.node) +
-           " is outside [0, " + std::to_string(trie_.num_nodes(depth_)) + ")");
+           " is outside [0, " + std::to_string(num_nodes) + ")");
     }
     if (!(beam.score < kInfinity)) fail("beam " + std::to_string(slot) + ": score NaN or +inf");
-    trie_.index(depth_).prefetch(beam.node);
+    if (snapshot_.delta == nullptr) snapshot_.base->index(depth_).prefetch(beam.node);
     beam_.push_back(beam);
   }
   for (Beam& beam : beam_) {  // the memory asked for arrives meanwhile
@@ -150,49 +136,33 @@ inline void RequestStep::read(int64_t request) {
   }
 }
 
-template <typename Start, typename Use>
-__attribute__((always_inline)) inline void RequestStep::for_each_child(Range children,
-                                                                       const Start& start,
-                                                                       const Use& use) const {
-  if (!mask_.allows_all()) {
-    mask_.for_each_word(children, [&](int64_t first, uint64_t bits) {
-      start();
-      for (; bits != 0; bits &= bits - 1) use(first + __builtin_ctzll(bits));
-    });
-    return;
-  }
-  for (int64_t begin = children.begin; begin < children.end; begin += kStride) {
-    start();
-    const int64_t end = std::min(begin + kStride, children.end);
-    for (int64_t node = begin; node < end; ++node) use(node);
-  }
-}
-
 template <typename Token>
-float RequestStep::normalizer(const float* row, const Beam& beam, Range children,
-                              const Token* tokens) {
+float RequestStep::normalizer(const float* row, const Beam& beam,
+                              const UsableChildren<Token>& children) {
   if (normalize_ == Normalize::kVocab) {
     return kernels_.log_sum_exp(row, beams_.vocab_size, beam.max);
   }
-  child_logits_.resize(static_cast<size_t>(children.size()));
+  child_logits_.resize(static_cast<size_t>(beam.children.size()));
   float* next = child_logits_.data();
-  for_each_child(children, [] {}, [&](int64_t node) { *next++ = row[tokens[node]]; });
+  children.for_each(
+      beam.children, [] {}, [&next, row](int64_t, int64_t code) { *next++ = row[code]; });
   const int64_t size = next - child_logits_.data();
   const float max = kernels_.row_max(child_logits_.data(), size);
   return kernels_.log_sum_exp(child_logits_.data(), size, max);
 }
 
 template <typename Token>
-void RequestStep::expand(const float* row, const Beam& beam, const Token* tokens) {
-  const Range children = beam.children;
-  const float lse = normalizer(row, beam, children, tokens);
+void RequestStep::expand(const float* row, const Beam& beam,
+                         const UsableChildren<Token>& children) {
+  const float lse = normalizer(row, beam, children);
   if (lse == -kInfinity) return;
-  const auto offer = [&](int64_t node, int64_t code) {
-    top_.offer(beam.score + (row[code] - lse), node, beam.slot, code);
+  const auto offer = [this, row, lse, score = beam.score, slot = beam.slot](int64_t node,
+                                                                            int64_t code) {
+    top_.offer(score + (row[code] - lse), node, slot, code);
   };
-  if (children.size() * 8 < beams_.vocab_size || !top_.is_full()) {
-    for_each_child(
-        children, [&] { top_.reserve(kStride); }, [&](int64_t node) { offer(node, tokens[node]); });
+  if (beam.children.size() * 8 < beams_.vocab_size || !top_.is_full()) {
+    children.for_each(
+        beam.children, [this] { top_.reserve(UsableChildren<Token>::kStride); }, offer);
     return;
   }
   // Many children (1/8 of the codebook and more, measured): find the few codes that score high
@@ -202,8 +172,8 @@ void RequestStep::expand(const float* row, const Beam& beam, const Token* tokens
     if (is_above_[group] != 0) top_.reserve(kLanes);
     for (uint32_t bits = is_above_[group]; bits != 0; bits &= bits - 1) {
       const int64_t code = group * kLanes + __builtin_ctz(bits);
-      const int64_t node = find_code(tokens, children, code);
-      if (tokens[node] == code && mask_[node]) offer(node, code);
+      const int64_t node = children.find(beam.children, code);
+      if (node >= 0) offer(node, code);
     }
   }
 }
@@ -211,18 +181,20 @@ void RequestStep::expand(const float* row, const Beam& beam, const Token* tokens
 inline void RequestStep::run(int64_t request, const Children& out) {
   read(request);
   top_.clear();
-  if (filter_ != nullptr) mask_ = filter_->mask(request, depth_ + 1);
-  trie_.with_tokens(depth_, [&](const auto* tokens) {
+  const NodeMask base_mask = filter_ != nullptr ? filter_->base_mask(request, depth_ + 1)
+                                                : NodeMask{snapshot_.alive_nodes(depth_ + 1)};
+  const NodeMask delta_mask =
+      filter_ != nullptr ? filter_->delta_mask(request, depth_ + 1) : NodeMask{};
+  snapshot_.base->with_tokens(depth_, [&](const auto* tokens) {
+    using Token = std::remove_cv_t<std::remove_pointer_t<decltype(tokens)>>;
+    const UsableChildren<Token> children(snapshot_, depth_, base_mask, delta_mask);
     for (Beam& beam : beam_) {
-      beam.children = trie_.index(depth_).children(beam.node);
-      __builtin_prefetch(tokens + beam.children.begin);
-      if (mask_.alive != nullptr) {
-        __builtin_prefetch(mask_.alive->words() + beam.children.begin / 64);
-      }
+      beam.children = snapshot_.children(depth_, beam.node);
+      children.prefetch(beam.children);
     }
     for (const Beam& beam : beam_) {
       if (beam.score < top_.threshold() || beam.score == -kInfinity) break;
-      expand(logits(request, beam), beam, tokens);
+      expand(logits(request, beam), beam, children);
     }
   });
 
@@ -244,11 +216,11 @@ inline void RequestStep::run(int64_t request, const Children& out) {
 
 // Extends every beam of depth `depth` to its children and keeps the out.width best per request.
 // Throws std::invalid_argument for NaN or +inf in what a valid beam reads, and for bad nodes.
-inline void beam_step(const ItemTrie& trie, int64_t depth, const Beams& beams,
+inline void beam_step(const Snapshot& snapshot, int64_t depth, const Beams& beams,
                       const ItemFilter* filter, Normalize normalize, int64_t num_threads,
                       const Children& out) {
   parallel_chunks(beams.batch, num_threads, [&](int64_t, int64_t begin, int64_t end) {
-    RequestStep step(trie, depth, beams, filter, normalize, out.width);
+    RequestStep step(snapshot, depth, beams, filter, normalize, out.width);
     for (int64_t request = begin; request < end; ++request) step.run(request, out);
   });
 }

@@ -20,6 +20,13 @@ class Bitmap {
 
   // Bits 64 * i to 64 * i + 63; those past the end are 0.
   const uint64_t* words() const { return words_.data(); }
+  // Those of word i that are in the range, which reaches into it.
+  uint64_t bits_of(int64_t i, Range range) const {
+    uint64_t bits = words_[i];
+    if (i * 64 < range.begin) bits &= ~uint64_t{0} << (range.begin % 64);
+    if (range.end - i * 64 < 64) bits &= ~(~uint64_t{0} << (range.end % 64));
+    return bits;
+  }
   size_t nbytes() const { return words_.size() * sizeof(uint64_t); }
 
   // Whether a bit of the range, which is not empty, is set.
@@ -35,7 +42,9 @@ class Bitmap {
   // How many bits of the range are set.
   int64_t count(Range range) const {
     int64_t count = 0;
-    for_each(range, [&count](int64_t) { ++count; });
+    for (int64_t word = range.begin / 64; word * 64 < range.end; ++word) {
+      count += __builtin_popcountll(bits_of(word, range));
+    }
     return count;
   }
   int64_t count() const {
@@ -47,21 +56,22 @@ class Bitmap {
   template <typename Use>
   void for_each(Range range, const Use& use) const {
     for (int64_t word = range.begin / 64; word * 64 < range.end; ++word) {
-      uint64_t bits = words_[word];
-      if (word * 64 < range.begin) bits &= ~uint64_t{0} << (range.begin % 64);
-      if (range.end - word * 64 < 64) bits &= ~(~uint64_t{0} << (range.end % 64));
-      for (; bits != 0; bits &= bits - 1) use(word * 64 + __builtin_ctzll(bits));
+      for (uint64_t bits = bits_of(word, range); bits != 0; bits &= bits - 1) {
+        use(word * 64 + __builtin_ctzll(bits));
+      }
     }
   }
 
   // Bit by bit, of bitmaps of one size.
-  Bitmap& operator&=(const Bitmap& other) {
-    for (size_t i = 0; i < words_.size(); ++i) words_[i] &= other.words_[i];
-    return *this;
+  Bitmap operator&(const Bitmap& other) const {
+    Bitmap result = *this;
+    for (size_t i = 0; i < words_.size(); ++i) result.words_[i] &= other.words_[i];
+    return result;
   }
-  Bitmap& operator|=(const Bitmap& other) {
-    for (size_t i = 0; i < words_.size(); ++i) words_[i] |= other.words_[i];
-    return *this;
+  Bitmap operator|(const Bitmap& other) const {
+    Bitmap result = *this;
+    for (size_t i = 0; i < words_.size(); ++i) result.words_[i] |= other.words_[i];
+    return result;
   }
   Bitmap operator~() const {
     Bitmap result = *this;

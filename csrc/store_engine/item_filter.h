@@ -1,9 +1,9 @@
 // Which items each request of a batch may be given, exact, and what that means for every node.
 //
 // A node is dead for a request iff nothing it may be given is below. Two parts say so: the bits of
-// a RowSet (row_set.h), which any number of requests share, and for the items one request excludes
-// a short sorted list per depth of the nodes that die with them. The lists are made once per
-// batch, in O(excluded * levels * log nodes); a step then reads no row and no position.
+// a RowSet, which any number of requests share, and for the items that one request excludes a short
+// sorted list per depth of the nodes that die with them. The lists are made once per batch, in
+// O(excluded * levels * log nodes); a step then reads no row and no position.
 #pragma once
 
 #include <algorithm>
@@ -18,69 +18,49 @@
 
 namespace store_engine {
 
-// The nodes of one depth that one request may use: those with their bit set, less `dead`.
-struct NodeMask {
-  const Bitmap* alive = nullptr;  // null: all
-  const std::vector<uint32_t>* dead = nullptr;
-
-  bool allows_all() const { return alive == nullptr && (dead == nullptr || dead->empty()); }
-  bool operator[](int64_t node) const {
-    return (alive == nullptr || (*alive)[node]) &&
-           (dead == nullptr || !std::binary_search(dead->begin(), dead->end(), node));
-  }
-  // Calls use(first, bits) for the nodes of a range, 64 at most at a time: bit i says that node
-  // first + i is in the range and may be used.
-  template <typename Use>
-  void for_each_word(Range range, const Use& use) const;
-};
-
-template <typename Use>
-void NodeMask::for_each_word(Range range, const Use& use) const {
-  static const std::vector<uint32_t> kNone;
-  const std::vector<uint32_t>& gone = dead == nullptr ? kNone : *dead;
-  auto next = std::lower_bound(gone.begin(), gone.end(), range.begin);
-  for (int64_t first = range.begin / 64 * 64; first < range.end; first += 64) {
-    uint64_t bits = alive == nullptr ? ~uint64_t{0} : alive->words()[first / 64];
-    if (first < range.begin) bits &= ~uint64_t{0} << (range.begin - first);
-    if (range.end - first < 64) bits &= ~(~uint64_t{0} << (range.end - first));
-    for (; next != gone.end() && *next < first + 64; ++next) {
-      bits &= ~(uint64_t{1} << (*next - first));
-    }
-    use(first, bits);
-  }
-}
-
 class ItemFilter {
  public:
   // Everything is allowed until restrict() says otherwise.
-  ItemFilter(std::shared_ptr<const ItemTrie> trie, int64_t batch)
-      : trie_(std::move(trie)), requests_(batch) {}
+  ItemFilter(Snapshot snapshot, int64_t batch)
+      : snapshot_(std::move(snapshot)), requests_(static_cast<size_t>(batch)) {}
 
   // Gives one request what is in `allow` (null: everything) but not among the excluded rows, which
-  // may repeat. Throws std::invalid_argument for another trie's set or a row that does not exist.
+  // may repeat. Throws std::invalid_argument for another snapshot's set or a row out of range.
   void restrict(int64_t request, std::shared_ptr<const RowSet> allow, const int64_t* exclude,
                 int64_t num_excluded);
 
-  const std::shared_ptr<const ItemTrie>& trie() const { return trie_; }
+  const Snapshot& snapshot() const { return snapshot_; }
   int64_t batch() const { return static_cast<int64_t>(requests_.size()); }
   int64_t num_allowed(int64_t request) const {
     const Request& of = requests_[request];
-    const int64_t num_rows = of.allow == nullptr ? trie_->num_items() : of.allow->count();
-    return num_rows - (of.dead.empty() ? 0 : static_cast<int64_t>(of.dead.back().size()));
+    const int64_t num_rows = of.allow == nullptr ? snapshot_.num_items() : of.allow->count();
+    return num_rows - of.num_excluded;
   }
-  // The nodes of a depth in [1, num_levels + 1]; those of the last are the positions.
-  NodeMask mask(int64_t request, int64_t depth) const {
+  // The base's and the delta's nodes of a depth in [1, num_levels + 1], the last the positions.
+  NodeMask base_mask(int64_t request, int64_t depth) const {
     const Request& of = requests_[request];
-    return {of.allow == nullptr ? nullptr : &of.allow->nodes().at(depth),
-            of.dead.empty() ? nullptr : &of.dead[depth]};
+    const Bitmap* alive =
+        of.allow == nullptr ? snapshot_.alive_nodes(depth) : &of.allow->base_nodes().at(depth);
+    return {alive, list(of.dead_in_base, depth)};
+  }
+  NodeMask delta_mask(int64_t request, int64_t depth) const {
+    if (snapshot_.delta == nullptr) return {};
+    const Request& of = requests_[request];
+    const Bitmap* alive = of.allow == nullptr ? nullptr : &of.allow->delta_nodes().at(depth);
+    return {alive, list(of.dead_in_delta, depth)};
   }
 
  private:
   struct Request {
-    std::shared_ptr<const RowSet> allow;      // null: everything
-    std::vector<std::vector<uint32_t>> dead;  // by depth; empty: nothing is excluded
+    std::shared_ptr<const RowSet> allow;    // null: everything
+    NodeLists dead_in_base, dead_in_delta;  // empty: nothing is excluded
+    int64_t num_excluded = 0;
   };
-  std::shared_ptr<const ItemTrie> trie_;
+  static const std::vector<uint32_t>* list(const NodeLists& dead, int64_t depth) {
+    return dead.empty() || dead[depth].empty() ? nullptr : &dead[depth];
+  }
+
+  Snapshot snapshot_;
   std::vector<Request> requests_;
 };
 
@@ -89,25 +69,37 @@ inline void ItemFilter::restrict(int64_t request, std::shared_ptr<const RowSet> 
   const auto fail = [request](const std::string& what) {
     throw std::invalid_argument("request " + std::to_string(request) + ": " + what);
   };
-  if (allow != nullptr && allow->trie() != trie_) fail("allow is a set of another trie's rows");
-  std::vector<uint32_t> positions;
+  if (allow != nullptr && !(allow->snapshot() == snapshot_)) {
+    fail("allow is a set of another catalogue or snapshot");
+  }
+  const int64_t in_base = snapshot_.base->num_items();
+  std::vector<uint32_t> base, delta;  // positions
   for (int64_t i = 0; i < num_excluded; ++i) {
-    if (exclude[i] < 0 || exclude[i] >= trie_->num_items()) {
-      fail("excluded row " + std::to_string(exclude[i]) + " is outside [0, " +
-           std::to_string(trie_->num_items()) + ")");
+    const int64_t row = exclude[i];
+    if (row < 0 || row >= snapshot_.num_rows()) {
+      fail("excluded row " + std::to_string(row) + " is outside [0, " +
+           std::to_string(snapshot_.num_rows()) + ")");
     }
-    const int64_t position = trie_->position_of(exclude[i]);
-    if (allow == nullptr || allow->positions()[position]) {
-      positions.push_back(static_cast<uint32_t>(position));
-    }
+    if (allow == nullptr ? !snapshot_.has(row) : !allow->has(row)) continue;
+    const bool is_in_base = row < in_base;
+    const int64_t position = is_in_base ? snapshot_.base->position_of(row) : row - in_base;
+    (is_in_base ? base : delta).push_back(static_cast<uint32_t>(position));
   }
-  std::sort(positions.begin(), positions.end());
-  positions.erase(std::unique(positions.begin(), positions.end()), positions.end());
-  const NodeSet* allowed = allow == nullptr ? nullptr : &allow->nodes();
-  requests_[request] = {std::move(allow), {}};
-  if (!positions.empty()) {
-    requests_[request].dead = dead_nodes(*trie_, allowed, std::move(positions));
+  Request of{std::move(allow), {}, {}, 0};
+  for (std::vector<uint32_t>* positions : {&base, &delta}) {
+    std::sort(positions->begin(), positions->end());
+    positions->erase(std::unique(positions->begin(), positions->end()), positions->end());
+    of.num_excluded += static_cast<int64_t>(positions->size());
   }
+  if (!base.empty()) {
+    const NodeSet* nodes = of.allow == nullptr ? snapshot_.alive.get() : &of.allow->base_nodes();
+    of.dead_in_base = dead_nodes(*snapshot_.base, nodes, std::move(base));
+  }
+  if (!delta.empty()) {
+    const NodeSet* nodes = of.allow == nullptr ? nullptr : &of.allow->delta_nodes();
+    of.dead_in_delta = dead_nodes(snapshot_.delta->trie, nodes, std::move(delta));
+  }
+  requests_[request] = std::move(of);
 }
 
 }  // namespace store_engine

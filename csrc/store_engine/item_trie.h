@@ -14,6 +14,7 @@
 #include <cstdint>
 #include <memory>
 #include <mutex>
+#include <numeric>
 #include <string>
 #include <utility>
 #include <vector>
@@ -61,11 +62,22 @@ class ItemTrie {
     const Level& level = levels_[depth];
     return level.is_narrow() ? use(level.narrow.data()) : use(level.wide.data());
   }
+  // The same, where the type is known from another trie with these codebook sizes.
+  template <typename Token>
+  const Token* tokens(int64_t depth) const {
+    if constexpr (sizeof(Token) == 1) {
+      return levels_[depth].narrow.data();
+    } else {
+      return levels_[depth].wide.data();
+    }
+  }
   // The catalogue row at a position.
   int64_t row_at(int64_t position) const { return rows_.size() == 0 ? position : rows_[position]; }
   // The position of a catalogue row. Unless the catalogue is in SID order, the first call makes a
   // table of it: O(num_items) and 4 bytes per item.
   int64_t position_of(int64_t row) const;
+  // The SIDs in SID order, (num_items, num_levels).
+  std::vector<int32_t> sids() const;
 
   size_t tokens_nbytes() const {
     size_t total = 0;
@@ -187,6 +199,26 @@ inline void ItemTrie::fill(const Sids& sids, const SidOrder& order, int64_t begi
   for (ChildIndex::Writer& writer : writers) writer.flush();
 }
 
+inline std::vector<int32_t> ItemTrie::sids() const {
+  std::vector<int32_t> sids(static_cast<size_t>(num_items_ * num_levels()));
+  std::vector<uint32_t> begin(static_cast<size_t>(num_items_) + 1);  // first position of each node
+  std::iota(begin.begin(), begin.end(), 0);
+  for (int64_t depth = num_levels(); depth > 0; --depth) {
+    index(depth).for_each([&](int64_t node, Range children) {  // children come after their node
+      begin[node] = begin[children.begin];
+      begin[node + 1] = begin[children.end];
+    });
+    with_tokens(depth - 1, [&](const auto* tokens) {
+      for (int64_t node = 0; node < num_nodes(depth); ++node) {
+        for (int64_t i = begin[node]; i < begin[node + 1]; ++i) {
+          sids[i * num_levels() + depth - 1] = tokens[node];
+        }
+      }
+    });
+  }
+  return sids;
+}
+
 inline int64_t ItemTrie::position_of(int64_t row) const {
   if (rows_.size() == 0) return row;
   std::call_once(positions_->once, [this] {
@@ -215,8 +247,8 @@ inline void ItemTrie::save(const std::string& path) const {
   file.save(path);
 }
 
-// A checksum proves that a file is whole, not that its writer was honest: every value that is
-// later used as an index is checked here, once.
+// A checksum proves that a file is whole, not that its writer was honest: every value that is later
+// used as an index is checked here, once.
 inline ItemTrie ItemTrie::load(const std::string& path) {
   FileReader file(path);
   ItemTrie trie;

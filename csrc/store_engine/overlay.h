@@ -1,0 +1,93 @@
+// The nodes of two tries numbered together: as in one trie of the items of both.
+//
+// A catalogue that changes is a large trie, the base, and a small one beside it, the delta. A node
+// that both have is one node. Together they keep SID order, so that ties fall as in one trie, and
+// the number of a base node is its own plus how many nodes only the delta has before it. Kept are
+// two words per delta node; nothing grows with the base. Making it is O(delta nodes * log).
+#pragma once
+
+#include <algorithm>
+#include <cstdint>
+#include <type_traits>
+#include <vector>
+
+#include "store_engine/child_index.h"
+#include "store_engine/item_trie.h"
+
+namespace store_engine {
+
+class Overlay {
+ public:
+  Overlay(const ItemTrie& base, const ItemTrie& delta);
+
+  // How many nodes of a depth in [0, num_levels] the delta has and the base has not.
+  int64_t num_new(int64_t depth) const { return levels_[depth].new_before.back(); }
+
+  // The first delta node numbered `node` or higher; one past the last if there is none.
+  int64_t lower_bound(int64_t depth, int64_t node) const {
+    const std::vector<uint32_t>& number = levels_[depth].number;
+    return std::lower_bound(number.begin(), number.end(), node) - number.begin();
+  }
+  int64_t number(int64_t depth, int64_t delta_node) const {
+    return levels_[depth].number[delta_node];
+  }
+  // Of the delta nodes before this one, which may be one past the last.
+  int64_t num_new_before(int64_t depth, int64_t delta_node) const {
+    return levels_[depth].new_before[delta_node];
+  }
+  bool is_new(int64_t depth, int64_t delta_node) const {
+    const std::vector<uint32_t>& before = levels_[depth].new_before;
+    return before[delta_node + 1] > before[delta_node];
+  }
+  // The same node in the base; or, if it is new, the first base node after it.
+  int64_t base_node(int64_t depth, int64_t delta_node) const {
+    return number(depth, delta_node) - num_new_before(depth, delta_node);
+  }
+  size_t nbytes() const {
+    size_t total = 0;
+    for (const Level& level : levels_) {
+      total += (level.number.size() + level.new_before.size()) * sizeof(uint32_t);
+    }
+    return total;
+  }
+
+ private:
+  struct Level {
+    std::vector<uint32_t> number;      // of each delta node, ascending
+    std::vector<uint32_t> new_before;  // (num_nodes + 1,)
+  };
+  std::vector<Level> levels_;  // by depth, the root's too
+};
+
+inline Overlay::Overlay(const ItemTrie& base, const ItemTrie& delta)
+    : levels_(delta.num_levels() + 1) {
+  levels_[0] = {{0}, {0, 0}};
+  for (int64_t depth = 0; depth < delta.num_levels(); ++depth) {
+    Level& below = levels_[depth + 1];
+    below.number.reserve(delta.num_nodes(depth + 1));
+    below.new_before.reserve(delta.num_nodes(depth + 1) + 1);
+    below.new_before.push_back(0);
+    base.with_tokens(depth, [&](const auto* base_tokens) {
+      using Token = std::remove_cv_t<std::remove_pointer_t<decltype(base_tokens)>>;
+      const Token* delta_tokens = delta.tokens<Token>(depth);
+      delta.index(depth).for_each([&](int64_t node, Range children) {
+        // where the children would stand among the base's
+        Range twins{base.num_nodes(depth + 1), base.num_nodes(depth + 1)};
+        const int64_t twin = base_node(depth, node);
+        if (twin < base.num_nodes(depth)) twins = base.index(depth).children(twin);
+        if (is_new(depth, node)) twins.end = twins.begin;
+        for (int64_t child = children.begin; child < children.end; ++child) {
+          const Token code = delta_tokens[child];
+          const Token* end = base_tokens + twins.end;
+          twins.begin = std::lower_bound(base_tokens + twins.begin, end, code) - base_tokens;
+          const bool has_twin = twins.begin < twins.end && base_tokens[twins.begin] == code;
+          const uint32_t num_new = below.new_before.back();
+          below.number.push_back(static_cast<uint32_t>(twins.begin) + num_new);
+          below.new_before.push_back(num_new + (has_twin ? 0 : 1));
+        }
+      });
+    });
+  }
+}
+
+}  // namespace store_engine

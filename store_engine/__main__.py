@@ -9,6 +9,7 @@ _VERBS = {
     "recommend": "recommend items after a history",
     "evaluate": "measure a run again",
     "export": "export a run as a Hugging Face checkpoint",
+    "plot": "draw a run's losses, learning rate and throughput",
 }
 
 

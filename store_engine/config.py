@@ -90,11 +90,14 @@ class TrainConfig:
     weight_decay: float = 0.01
     beta2: float = 0.98
     grad_clip: float = 1.0
+    schedule: Literal["cosine", "wsd"] = "cosine"  # wsd: warm-up, stable, decay
     warmup: float = 0.05  # share of the steps
-    min_lr: float = 0.05  # the cosine's end, as a share of lr
+    decay: float = 0.2  # share of the steps, wsd only
+    min_lr: float = 0.05  # the schedule's end, as a share of lr
     save_every: int = 100  # steps
     threads: int = 0  # per rank; 0 = cores / ranks
     fused_loss: bool = True  # False: materialise the logits; slower, the same losses
+    tensorboard: bool = False  # write events beside train_log.jsonl; needs the extra `watch`
 
 
 @dataclass(frozen=True)

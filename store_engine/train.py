@@ -9,6 +9,7 @@ Everything goes into the run directory: weights, SIDs, trie, metrics, logs and c
 """
 
 import argparse
+import errno
 import json
 import logging
 import sys
@@ -44,6 +45,9 @@ from store_engine.training.stages import (
     initial_recommender_weights,
 )
 
+# what a user can mend: a full disk or quota, a file beyond the limit, no permission, read-only
+_UNWRITABLE = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EACCES, errno.EPERM, errno.EROFS)
+
 console = Console(soft_wrap=True)
 
 
@@ -59,6 +63,11 @@ def main(argv: list[str] | None = None) -> int:
             train(config, ds_config, args.resume, args.overwrite)
     except InputError as error:
         print(f"error: {error}", file=sys.stderr)
+        return 2
+    except OSError as error:
+        if error.errno not in _UNWRITABLE:
+            raise
+        print(f"error: {config.run_dir}: {error.strerror}; --resume goes on", file=sys.stderr)
         return 2
     except InterruptedTraining as stopped:
         print(f"{stopped}; --resume goes on", file=sys.stderr)

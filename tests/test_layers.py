@@ -24,6 +24,7 @@ ENTRY_POINTS = {
     "__main__",
     "evaluate",
     "export",
+    "plot",
     "recommend",
     "tokenize_items",
     "train",

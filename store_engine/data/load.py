@@ -20,12 +20,14 @@ class Dataset:
         histories: The users that were kept.
         num_dropped_users: Users with fewer than min_events events.
         name: How results name it.
+        sources: The files it was read from.
     """
 
     catalog: Catalog
     histories: Histories
     num_dropped_users: int
     name: str
+    sources: tuple[Path, ...] = ()
 
 
 def load_dataset(config: DataConfig) -> Dataset:
@@ -50,4 +52,4 @@ def load_dataset(config: DataConfig) -> Dataset:
         interactions, catalog, columns, config.min_events, config.ties, config.seed
     )
     name = config.name if config.name != "files" else items.resolve().parent.name
-    return Dataset(catalog, histories, num_dropped_users, name)
+    return Dataset(catalog, histories, num_dropped_users, name, (items, interactions))

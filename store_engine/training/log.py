@@ -1,4 +1,4 @@
-"""What training tells: a progress bar for the eye, train_log.jsonl for everything else."""
+"""What training tells: a progress bar for the eye, train_log.jsonl and TensorBoard for the rest."""
 
 import json
 import time
@@ -8,7 +8,12 @@ from typing import IO, Any
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
+from store_engine.data.atomic import atomic_open
+from store_engine.errors import InputError
+
 _LINE_EVERY_S = 20.0  # without a terminal: one plain line this often
+# figures of a step that are no task's loss
+NO_LOSS = ("lr", "grad_norm", "tokens_per_s", "share_of_peak", "fill", "wall_s")
 
 
 class TrainLog:
@@ -20,21 +25,34 @@ class TrainLog:
         first_step: Steps done before; later entries of the stage are dropped, they will come again.
         num_steps: Of the whole stage.
         is_silent: Write and print nothing.
+        tensorboard: Write events too, into `tensorboard/STAGE` beside the log.
+
+    Raises:
+        InputError: TensorBoard is wanted but not installed.
     """
 
     def __init__(
-        self, path: Path, stage: str, first_step: int, num_steps: int, is_silent: bool
+        self,
+        path: Path,
+        stage: str,
+        first_step: int,
+        num_steps: int,
+        is_silent: bool,
+        tensorboard: bool = False,
     ) -> None:
-        self._stage, self._num_steps, self._is_silent = stage, num_steps, is_silent
+        self._stage, self._num_steps = stage, num_steps
         self._console = Console(soft_wrap=True)
         self._last_line = 0.0
         self._file: IO[str] | None = None
+        self._events: Any = None
         if not is_silent:
             _drop_later_entries(path, stage, first_step)
             self._file = path.open("a", encoding="utf-8")
+            if tensorboard:
+                self._events = _event_writer(path.with_name("tensorboard") / stage, first_step)
         self._progress = Progress(
             TextColumn("[bold]{task.description}"),
-            BarColumn(),
+            BarColumn(bar_width=20),
             MofNCompleteColumn(),
             TimeRemainingColumn(),
             TextColumn("{task.fields[figures]}"),
@@ -53,6 +71,8 @@ class TrainLog:
         self._progress.stop()
         if self._file is not None:
             self._file.close()
+        if self._events is not None:
+            self._events.close()
 
     def step(self, step: int, figures: dict[str, float]) -> None:
         """Records the figures of step number `step`, counted from 1."""
@@ -60,12 +80,25 @@ class TrainLog:
             return
         self._file.write(json.dumps({"stage": self._stage, "step": step} | figures) + "\n")
         self._file.flush()
-        text = "  ".join(f"{name} {value:,.4g}" for name, value in figures.items())
+        if self._events is not None:
+            for name, value in figures.items():
+                self._events.add_scalar(name if name in NO_LOSS else f"loss/{name}", value, step)
+        text = in_words(figures)
         self._progress.update(self._task, completed=step, figures=text)
         is_due = time.monotonic() - self._last_line > _LINE_EVERY_S or step == self._num_steps
         if not self._console.is_terminal and is_due:
             self._last_line = time.monotonic()
             self._console.print(f"{self._stage} {step}/{self._num_steps}  {text}", highlight=False)
+
+
+def in_words(figures: dict[str, float]) -> str:
+    """A step's figures for the eye: every loss, the throughput, the share of the peak."""
+    words = [f"{name} {value:.3f}" for name, value in figures.items() if name not in NO_LOSS]
+    if "tokens_per_s" in figures:
+        words.append(f"{figures['tokens_per_s']:,.0f} tokens/s")
+    if "share_of_peak" in figures:
+        words.append(f"{figures['share_of_peak']:.0%} of peak")
+    return "  ".join(words)
 
 
 def read_log(path: Path) -> list[dict[str, Any]]:
@@ -83,4 +116,16 @@ def read_log(path: Path) -> list[dict[str, Any]]:
 
 def _drop_later_entries(path: Path, stage: str, first_step: int) -> None:
     kept = [e for e in read_log(path) if e["stage"] != stage or e["step"] <= first_step]
-    path.write_text("".join(json.dumps(e) + "\n" for e in kept), encoding="utf-8")
+    with atomic_open(path) as file:
+        file.write("".join(json.dumps(e) + "\n" for e in kept).encode())
+
+
+def _event_writer(folder: Path, first_step: int) -> Any:
+    try:
+        from torch.utils.tensorboard import SummaryWriter
+    except ImportError as error:
+        raise InputError(
+            "train.tensorboard = true needs TensorBoard: pip install 'store-engine[watch]'"
+        ) from error
+    # purge_step: what a killed run wrote after its last checkpoint comes again
+    return SummaryWriter(str(folder), purge_step=first_step + 1)

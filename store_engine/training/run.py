@@ -5,6 +5,8 @@ behind, and from then on the run needs nothing but itself.
 """
 
 import dataclasses
+import hashlib
+import json
 import os
 import shutil
 from pathlib import Path
@@ -20,6 +22,8 @@ from store_engine.data.load import load_dataset
 from store_engine.data.text_vocabulary import TextVocabulary
 from store_engine.decoding.run_directory import check_run, mark_run
 from store_engine.errors import InputError
+
+_DATA = "data.json"  # checksums of what the run trains on
 
 
 class RunData(NamedTuple):
@@ -42,7 +46,7 @@ def open_run(config: Config, resume: bool, overwrite: bool, is_first: bool) -> R
     Raises:
         InputError: The data cannot be read (the message names file, row and what was expected);
             or there is a run and neither `resume` nor `overwrite` is set; or it has another
-            format or config; or the directory cannot be written.
+            format, config or data; or the directory cannot be written.
     """
     run_dir = Path(config.run_dir)
     if is_first:
@@ -54,6 +58,8 @@ def open_run(config: Config, resume: bool, overwrite: bool, is_first: bool) -> R
             )
         if not is_begun or overwrite:
             _begin(config, run_dir)
+        else:
+            _check_same_data(run_dir)
     torch.distributed.barrier()
     check_run(run_dir)
     _check_same_config(config, load_config(run_dir / "config.toml"), run_dir)
@@ -87,12 +93,16 @@ def _begin(config: Config, run_dir: Path) -> None:
         catalog.save(partial / "items.jsonl")
         dataset.histories.save(partial / "histories.npz")
         vocabulary.save(partial / "text.model")
+        copies = {path.name: _sha256(path) for path in sorted(partial.iterdir())}
+        sources = {str(path.resolve()): _sha256(path) for path in dataset.sources}
+        (partial / _DATA).write_text(json.dumps(copies | sources, indent=1), encoding="utf-8")
         (partial / "config.toml").write_text(dump_config(config), encoding="utf-8")
         mark_run(partial, store_engine.__version__)
         if (run_dir / "run.json").exists():
             shutil.rmtree(run_dir)
         os.replace(partial, run_dir)
     except OSError as error:
+        shutil.rmtree(partial, ignore_errors=True)
         raise InputError(f"{run_dir}: cannot be written: {error.strerror}") from error
 
 
@@ -107,3 +117,27 @@ def _check_same_config(wanted: Config, written: Config, run_dir: Path) -> None:
                     f"{run_dir}: was begun with {section.name}.{name} = {was[name]!r}, "
                     f"resumed with {value!r}"
                 )
+
+
+def _check_same_data(run_dir: Path) -> None:
+    """Refuses a run whose copy of the data was changed, or whose sources say something else now.
+
+    A source that is gone is no error: the run needs nothing but itself.
+    """
+    path = run_dir / _DATA
+    try:
+        checksums: dict[str, str] = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise InputError(f"{path}: not readable as JSON with the data's checksums") from error
+    for name, checksum in checksums.items():
+        file = run_dir / name  # a source's path is absolute and stands for itself
+        if Path(name).is_absolute() and not file.exists():
+            continue
+        if not file.exists() or _sha256(file) != checksum:
+            what = "changed" if file.exists() else "lost"
+            raise InputError(f"{file}: {what} since the run began; --overwrite starts anew")
+
+
+def _sha256(path: Path) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()

@@ -33,6 +33,7 @@ from store_engine.sid.dense_tokenizer import (
     tokenizer_batch,
 )
 from store_engine.sid.sid_table import SidTable
+from store_engine.training.throughput import head_columns, training_flops
 
 
 class StepLoss(NamedTuple):
@@ -42,6 +43,7 @@ class StepLoss(NamedTuple):
     sums: Tensor  # (num_tasks,) float32, detached
     counts: Tensor  # (num_tasks,) number of terms in each sum
     num_tokens: int  # real tokens that went through the model
+    num_flops: float  # that forward and backward need
 
 
 class Stage(Protocol):
@@ -106,6 +108,9 @@ class TokenizerStage:
         total = losses.sum() * num_parts / num_targets
         sums, counts = _by_task(losses, share.text.target_tasks, len(self.tasks))
         num_tokens = len(share.content_tokens) + len(share.text.tokens)
+        columns = head_columns(share.text.targets, self.text_vocab_size, ())
+        num_flops = training_flops(self.config.model, share.content_sequences, 0)
+        num_flops += training_flops(self.config.model, share.text_sequences, columns)
         if self.config.tokenizer.contrastive_weight:
             everyone = _gather_vectors(vectors)
             contrast = contrastive_loss(everyone, self.config.tokenizer.contrastive_temperature)
@@ -115,7 +120,7 @@ class TokenizerStage:
             contrast = scale * contrast - (scale - 1) * contrast.detach()
             total = total + self.config.tokenizer.contrastive_weight * contrast
             sums[-1], counts[-1] = contrast.detach(), 1
-        return StepLoss(total, sums, counts, num_tokens)
+        return StepLoss(total, sums, counts, num_tokens, num_flops)
 
 
 class RecommenderStage:
@@ -170,7 +175,9 @@ class RecommenderStage:
         losses = module(share.tokens, sequences, share.targets)
         sums, counts = _by_task(losses, share.target_tasks, len(self.tasks))
         total = losses.sum() * num_parts / num_targets
-        return StepLoss(total, sums, counts, len(share.tokens))
+        columns = head_columns(share.targets, self.text_vocab_size, self.codebook_sizes)
+        num_flops = training_flops(self.config.model, sequences, columns)
+        return StepLoss(total, sums, counts, len(share.tokens), num_flops)
 
     @functools.lru_cache(maxsize=1)  # noqa: B019 - a stage lives as long as the training
     def _epoch(self, epoch: int) -> list[list[tuple[int, int, int]]]:

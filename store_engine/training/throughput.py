@@ -1,0 +1,70 @@
+"""How near training runs to what the machine can do: useful operations against the matmul peak."""
+
+import functools
+import time
+
+import torch
+from torch import Tensor
+
+from store_engine.config import ModelConfig
+from store_engine.model.attention import PackedSequences
+from store_engine.model.store_model import IGNORE
+
+
+def training_flops(model: ModelConfig, sequences: PackedSequences, head_columns: int) -> float:
+    """Floating-point operations that one forward and backward pass needs.
+
+    Matrix products alone, each multiply-add as two; the backward costs twice the forward. What an
+    implementation computes beyond that (padding, recomputation) does not count.
+
+    Args:
+        model: Sizes.
+        sequences: The packed batch.
+        head_columns: Sum, over all targets, of the size of the target's sub-vocabulary.
+    """
+    heads, kv_heads = model.num_heads * model.head_dim, model.num_kv_heads * model.head_dim
+    attention_weights = model.hidden_size * (2 * heads + 2 * kv_heads)
+    layer = attention_weights + 3 * model.hidden_size * model.intermediate_size
+    pairs = int(sequences.positions.sum()) + sequences.num_tokens  # a token sees itself and before
+    forward = model.num_layers * (2 * layer * sequences.num_tokens + 4 * heads * pairs)
+    return 3.0 * (forward + 2 * model.hidden_size * head_columns)
+
+
+def head_columns(targets: Tensor, text_vocab_size: int, codebook_sizes: tuple[int, ...]) -> int:
+    """Sum, over all targets, of the size of the target's own sub-vocabulary.
+
+    Args:
+        targets: (num_tokens,) joint ids, `IGNORE` where there is none.
+        text_vocab_size: Number of text tokens, which come first.
+        codebook_sizes: Codes per level.
+    """
+    targets = targets[targets != IGNORE]
+    ends = torch.tensor([text_vocab_size, *codebook_sizes]).cumsum(0)
+    kind = torch.bucketize(targets.cpu(), ends, right=True)
+    counts = torch.bincount(kind, minlength=len(ends)).tolist()
+    sizes = (text_vocab_size, *codebook_sizes)
+    return sum(count * size for count, size in zip(counts, sizes, strict=True))
+
+
+@functools.cache
+def matmul_peak(dtype: torch.dtype, device: torch.device) -> float:
+    """Floating-point operations per second of this process' largest matrix products, measured.
+
+    Takes a tenth of a second. It is what this process' threads reach while the other ranks run too.
+    """
+    size = 8192 if device.type == "cuda" else 768
+    a, b = (torch.randn(size, size, dtype=dtype, device=device) for _ in range(2))
+    durations = []
+    with torch.no_grad():
+        for _ in range(8):
+            _wait(device)
+            began = time.perf_counter()
+            torch.mm(a, b)
+            _wait(device)
+            durations.append(time.perf_counter() - began)
+    return 2.0 * size**3 / min(durations)
+
+
+def _wait(device: torch.device) -> None:
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)

@@ -1,0 +1,20 @@
+"""Random kills; `python tests/end_to_end/kill_and_resume.py --points 500` makes many."""
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[2]
+
+
+@pytest.mark.slow
+def test_random_kills_lose_nothing():
+    command = [sys.executable, "tests/end_to_end/kill_and_resume.py", "--points", "12"]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=300)
+    assert done.returncode == 0, done.stderr[-3000:]
+    report = json.loads(done.stdout.splitlines()[0])
+    assert report["kills"] >= 12
+    assert report["most_steps_lost"] <= 10

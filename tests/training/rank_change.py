@@ -1,0 +1,51 @@
+"""Trains the recommender up to a step, saves and stops; run by test_rank_change.py.
+
+deepspeed --num_accelerators 2 tests/training/rank_change.py RUN_DIR --until 5 configs/zero3.json
+"""
+
+import argparse
+import os
+import signal
+import sys
+from contextlib import suppress
+from pathlib import Path
+
+import torch
+
+sys.path.insert(0, str(Path(__file__).parent))
+from conftest import make_stages
+
+from store_engine.model.weights import save_weights
+from store_engine.training.deepspeed_setup import init_process_group, read_ds_config
+from store_engine.training.interruption import InterruptedTraining
+from store_engine.training.loop import train_stage
+
+parser = argparse.ArgumentParser()
+parser.add_argument("--local_rank")
+parser.add_argument("--until", type=int, default=0, help="0: to the end")
+parser.add_argument("run_dir", type=Path)
+parser.add_argument("ds_configs", nargs="+", type=Path)
+args = parser.parse_args()
+
+torch.set_num_threads(1)
+rank, _ = init_process_group()
+# no dropout in tiny.toml: the ranks' random numbers play no part
+config, _, stage = make_stages(["recommender.epochs=2", "train.weight_decay=0.5"])
+batch = stage.batch
+
+
+def batch_and_stop(step: int, part: int, num_parts: int):
+    """A scheduler takes the machine away during step `until`."""
+    if step + 1 == args.until:
+        os.kill(os.getpid(), signal.SIGTERM)
+    return batch(step, part, num_parts)
+
+
+stage.batch = batch_and_stop
+for path in args.ds_configs:
+    run_dir = args.run_dir / path.stem
+    run_dir.mkdir(parents=True, exist_ok=True)
+    with suppress(InterruptedTraining):
+        weights = train_stage(stage, config, read_ds_config(path, config.train), run_dir)
+        if rank == 0:
+            save_weights(weights, run_dir / "model.safetensors")

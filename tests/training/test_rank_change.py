@@ -1,0 +1,51 @@
+"""A run may go on with another number of ranks, and reaches the same end."""
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+
+from store_engine.model.weights import read_weights
+from store_engine.training.checkpoint import last_position
+from store_engine.training.log import read_log
+
+ROOT = Path(__file__).parents[2]
+DEEPSPEED = Path(sys.executable).with_name("deepspeed")
+ZERO_STAGES = (0, 1, 2, 3)
+
+
+def train(run_dir, num_ranks, until=0):
+    command = [DEEPSPEED, "--num_accelerators", str(num_ranks), "--master_port", "29618"]
+    command += ["tests/training/rank_change.py", run_dir, "--until", str(until)]
+    command += [f"configs/zero{stage}.json" for stage in ZERO_STAGES]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=400)
+    assert done.returncode == 0, done.stderr[-3000:]
+
+
+@pytest.fixture(scope="module")
+def run_dirs(tmp_path_factory):
+    """Trained by one rank in one go; by two ranks, then one, then two."""
+    whole, changed = (tmp_path_factory.mktemp(name) for name in ("whole", "changed"))
+    train(whole, 1)
+    train(changed, 2, until=4)
+    train(changed, 1, until=9)
+    train(changed, 2)
+    return whole, changed
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("zero_stage", ZERO_STAGES)
+def test_two_ranks_then_one_then_two_reach_the_same_end(zero_stage, run_dirs):
+    whole, changed = (run_dir / f"zero{zero_stage}" for run_dir in run_dirs)
+    position = last_position(changed / "checkpoints" / "recommender")
+    assert position.num_ranks == 2
+    want, got = (read_log(run_dir / "train_log.jsonl") for run_dir in (whole, changed))
+    assert len(want) == position.step > 12
+    assert [entry["step"] for entry in got] == [entry["step"] for entry in want]
+    for ours, theirs in zip(got, want, strict=True):
+        assert ours["loss"] == pytest.approx(theirs["loss"], abs=1e-4)
+    want, got = (read_weights(run_dir / "model.safetensors") for run_dir in (whole, changed))
+    for name, tensor in want.items():
+        torch.testing.assert_close(got[name], tensor, atol=1e-3, rtol=0, msg=name)

@@ -1,0 +1,40 @@
+import pytest
+import torch
+from torch.utils.flop_counter import FlopCounterMode
+
+from store_engine.config import ModelConfig
+from store_engine.model.attention import PackedSequences
+from store_engine.model.store_model import IGNORE, StoreModel
+from store_engine.training.throughput import head_columns, matmul_peak, training_flops
+
+CODEBOOKS = (5, 7)
+
+
+def test_flops_are_those_that_torch_counts():
+    config = ModelConfig(32, 2, 4, 2, 8, 48, dropout=0.0)
+    model = StoreModel(config, 11, CODEBOOKS)
+    sequences = PackedSequences(torch.tensor([0, 1]))  # one token: attention is a single pair
+    targets = torch.tensor([4])
+    with FlopCounterMode(display=False) as counter:
+        model(torch.tensor([3]), sequences, targets).sum().backward()
+    ours = training_flops(config, sequences, head_columns(targets, 11, CODEBOOKS))
+    assert ours == pytest.approx(counter.get_total_flops(), rel=0.02)
+
+
+def test_attention_counts_every_pair_once():
+    config = ModelConfig(32, 2, 4, 2, 8, 48)
+    ours = [
+        training_flops(config, PackedSequences(torch.tensor(c)), 0) for c in ([0, 4], [0, 2, 4])
+    ]
+    pairs = 10 - 6
+    assert ours[0] - ours[1] == 3 * config.num_layers * 4 * 32 * pairs
+
+
+def test_head_columns_are_those_of_each_targets_own_vocabulary():
+    targets = torch.tensor([0, 10, IGNORE, 11, 15, 16, 22])
+    assert head_columns(targets, 11, CODEBOOKS) == 2 * 11 + 2 * 5 + 2 * 7
+
+
+def test_the_peak_is_a_rate():
+    peak = matmul_peak(torch.float32, torch.device("cpu"))
+    assert 1e8 < peak < 1e16

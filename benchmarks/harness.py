@@ -179,14 +179,15 @@ def measure_together(
 ) -> dict[str, Quantiles]:
     """Times several ways to do the same, in turn, after one warm-up of each.
 
-    In turn, so that a machine that slows down for a while does so for all, and ratios stay true.
+    In turn, so that a machine that slows down for a while does so for all, and ratios stay true. A
+    slow run leaves the rounds when its time is spent; the others go on.
 
     Args:
         runs: What is timed, by name.
         options: `quick` allows 3 repetitions and a tenth of the budget; a CUDA device is
             synchronised around each repetition.
-        min_repeats: Rounds made even when the budget is spent.
-        budget_s: Seconds per run after which no further round starts.
+        min_repeats: Repetitions of each run, whatever they take.
+        budget_s: Seconds of its own after which a run is not repeated again.
 
     Returns:
         Milliseconds, by name.
@@ -196,12 +197,14 @@ def measure_together(
     for run in runs.values():
         run()
     durations: dict[str, list[float]] = {name: [] for name in runs}
-    end = time.perf_counter() + budget_s * len(runs)
-    rounds = 0
-    while rounds < min_repeats or (time.perf_counter() < end and rounds < 1000):
-        for name, run in runs.items():
-            durations[name].append(_milliseconds(run, options.device))
-        rounds += 1
+    going = dict(runs)
+    while going:
+        for name, run in list(going.items()):
+            spent = durations[name]
+            spent.append(_milliseconds(run, options.device))
+            is_long_enough = sum(spent) >= 1e3 * budget_s or len(spent) >= 1000
+            if len(spent) >= min_repeats and is_long_enough:
+                del going[name]
     return {name: _quantiles(values) for name, values in durations.items()}
 
 

@@ -31,6 +31,7 @@ class PlainBeamSearch:
 
     def __init__(self, engine: Engine, bos: int) -> None:
         self._model, self._trie, self._bos = engine.model, engine.trie, bos
+        self._normalize = engine.config.normalize
         sids = torch.from_numpy(engine.sids).long().to(engine.device)
         self._item_tokens = engine.model.code_tokens(sids)
 
@@ -45,7 +46,9 @@ class PlainBeamSearch:
         beams = root_beams(batch, state.device)
         for level in range(trie.num_levels):
             before = beams.nodes.shape[1]
-            beams = beam_step(trie, level, logits, beams, beam, backend="torch")
+            beams = beam_step(
+                trie, level, logits, beams, beam, normalize=self._normalize, backend="torch"
+            )
             if level + 1 == trie.num_levels:
                 break
             first = before * torch.arange(batch, device=state.device)[:, None]

@@ -109,6 +109,8 @@ class EvalConfig:
     normalize: Literal["vocab", "children"] = "vocab"
     exclude_history: bool = False  # never recommend an item of the history
     batch_size: int = 128
+    dtype: Literal["auto", "float32", "bfloat16"] = "auto"  # auto: what decodes faster here
+    prefix_cache_mib: float = 256.0  # for the contexts of earlier requests; 0 keeps none
 
 
 @dataclass(frozen=True)
@@ -134,6 +136,7 @@ class Config:
         )
         _require(self.data.min_events >= 3, "data.min_events must be at least 3 (leave-one-out)")
         _require(0 <= self.model.dropout < 1, "model.dropout must be in [0, 1)")
+        _require(self.eval.prefix_cache_mib >= 0, "eval.prefix_cache_mib must not be negative")
         for name, value in _positive_fields(self):
             _require(value > 0, f"{name} must be positive, got {value}")
 

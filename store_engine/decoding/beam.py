@@ -6,11 +6,12 @@ tokens stand at positions 0, 1, ...; the code of level l stands l + 1 after the 
 """
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
+from store_engine.decoding.batch_filter import BatchFilter
 from store_engine.decoding.beam_step import Backend, Beams, Normalize, beam_step, root_beams
 from store_engine.decoding.contexts import Contexts
-from store_engine.decoding.exclusion import Exclusion
 from store_engine.decoding.kv_cache import KVCache
 from store_engine.decoding.trie_arrays import TrieArrays
 from store_engine.model.attention import PackedSequences
@@ -22,18 +23,27 @@ def prefill(model: StoreModel, cache: KVCache, contexts: Contexts) -> Tensor:
 
     Args:
         model: In eval mode.
-        cache: Started for these contexts.
+        cache: Started for these contexts. What its `prefixes` hold is not computed again.
         contexts: The histories.
 
     Returns:
         (batch, hidden_size), the state at each history's last token.
     """
-    ends = contexts.lengths.cumsum(0)
-    cu_seqlens = torch.cat([ends.new_zeros(1), ends])
-    sequences = PackedSequences(cu_seqlens, contexts.tokens.device)
-    embeddings = model.embed(contexts.tokens)
-    hidden = model.transformer(embeddings, sequences.positions, cache.prefill(sequences))
-    return hidden[(ends - 1).to(hidden.device)]
+    lengths, device = contexts.lengths, contexts.tokens.device
+    num_known = torch.zeros_like(lengths)
+    if cache.prefixes:
+        num_known = cache.prefixes.restore(contexts, cache.layers)
+    num_new = lengths - num_known
+    sequences = PackedSequences(F.pad(num_new.cumsum(0), (1, 0)), device)
+    positions = sequences.positions + num_known.repeat_interleave(num_new).to(device)
+    first = (lengths.cumsum(0) - lengths).repeat_interleave(num_new).to(device)
+    embeddings = model.embed(contexts.tokens[first + positions])
+    attend = cache.prefill(sequences, num_known)
+    last = (num_new.cumsum(0) - 1).to(device)
+    hidden: Tensor = model.transformer(embeddings, positions, attend, wanted=last)
+    if cache.prefixes:
+        cache.prefixes.store(contexts, cache.layers)
+    return hidden
 
 
 def beam_search(
@@ -45,7 +55,7 @@ def beam_search(
     *,
     normalize: Normalize = "vocab",
     backend: Backend = "auto",
-    exclusion: Exclusion | None = None,
+    item_filter: BatchFilter | None = None,
 ) -> Beams:
     """Finds the most likely SIDs of the catalogue after each history.
 
@@ -57,40 +67,95 @@ def beam_search(
         beam_width: Prefixes kept at each level. A level with fewer nodes keeps them all.
         normalize: Over which codes a softmax runs; see `beam_step`.
         backend: Which implementation of `beam_step`.
-        exclusion: Items of each request that may not be found; a prefix that leads to no other
-            item takes no beam's place.
+        item_filter: Which items each request may be given; a prefix that leads to none of them
+            takes no beam's place.
 
     Returns:
         The leaves, best first: `nodes` are the trie's leaves, `scores` sums of log-probabilities.
     """
-    batch, device = len(contexts.lengths), contexts.tokens.device
     widths = [min(beam_width, size) for size in trie.level_sizes[1:]]
-    cache.start(contexts.lengths, num_tree_slots=sum(widths[:-1]))
-    lengths = contexts.lengths.to(device)
+    cache.start(contexts.lengths, sum(widths[:-1]), max(widths), max(trie.codebook_sizes))
     logits = model.level_logits(prefill(model, cache, contexts), 0)[:, None]
-    beams = root_beams(batch, device)
-    visible = cache.context_mask[:, None]  # (batch, width, slots): the root sees the context
+    beams = root_beams(len(contexts.lengths), logits.device)
+    tree = _BeamTree(model, cache, contexts.lengths.to(logits.device))
     for level, width in enumerate(widths):
-        num_spare = exclusion.num_dead(level) if exclusion else 0
         beams = beam_step(
-            trie, level, logits, beams, width + num_spare, normalize=normalize, backend=backend
+            trie,
+            level,
+            logits,
+            beams,
+            width,
+            normalize=normalize,
+            backend=backend,
+            item_filter=item_filter,
         )
-        if exclusion:
-            beams = exclusion.prune(level, beams, width)
         if level + 1 == trie.num_levels:
             break
-        visible = _extend(visible, beams.parents)
-        tokens = beams.tokens.clamp(min=0) + model.code_offsets[level] + model.text_vocab_size
-        positions = (lengths + level).repeat_interleave(width)
-        attend = cache.decode(visible, begin=visible.shape[2] - width)
-        hidden = model.transformer(model.embed(tokens.flatten()), positions, attend)
-        logits = model.level_logits(hidden, level + 1).view(batch, width, -1)
+        is_open = None
+        if normalize == "children":
+            is_open = (beams.nodes >= 0) & ~trie.has_one_leaf(level + 1, beams.nodes)
+            if not bool(is_open.any()):
+                return _leaves_below(trie, level + 1, beams)
+        logits = tree.logits(level + 1, beams, is_open)
     return beams
 
 
-def _extend(visible: Tensor, parents: Tensor) -> Tensor:
-    """Each beam sees what its parent sees, and itself: (batch, width, slots + width) bool."""
-    batch, width = parents.shape
-    index = parents.clamp(min=0)[:, :, None].expand(-1, -1, visible.shape[2])
-    itself = torch.eye(width, dtype=torch.bool, device=visible.device).expand(batch, -1, -1)
-    return torch.cat([visible.gather(1, index), itself], dim=2)
+class _BeamTree:
+    """Runs the beams of one level after the other through the model.
+
+    Args:
+        model: In eval mode.
+        cache: Filled by prefill.
+        lengths: (batch,) int64, tokens of each context.
+    """
+
+    def __init__(self, model: StoreModel, cache: KVCache, lengths: Tensor) -> None:
+        self._model, self._cache, self._lengths = model, cache, lengths
+        # (batch, width) int64, where in the cache's last block each beam stands
+        self._place = torch.zeros_like(lengths)[:, None]
+
+    def logits(self, level: int, beams: Beams, is_open: Tensor | None) -> Tensor:
+        """Computes what may follow each beam.
+
+        Args:
+            level: Of the codes that follow, at least 1.
+            beams: Those of the level before.
+            is_open: (batch, width) bool, the beams to run; None runs them all. One that is not run
+                must have no descendant that is.
+
+        Returns:
+            (batch, width, codebook_size), zeros for a beam that was not run. The next call
+            overwrites it.
+        """
+        model, (batch, width) = self._model, beams.nodes.shape
+        slots = torch.arange(width, device=beams.nodes.device).expand(batch, -1)
+        num_run = width if is_open is None else int(is_open.sum(1).max())
+        if is_open is not None and num_run < width:  # the open ones, as many as the fullest has
+            slots = is_open.long().argsort(dim=1, descending=True, stable=True)[:, :num_run]
+        codes, parents = (x.gather(1, slots).clamp(min=0) for x in (beams.tokens, beams.parents))
+        attend = self._cache.grow(self._place.gather(1, parents))
+        index = torch.arange(num_run, device=slots.device).expand_as(slots)
+        self._place = torch.zeros_like(beams.nodes).scatter_(1, slots, index)
+
+        embeddings = model.code_embedding(codes.flatten() + model.code_offsets[level - 1])
+        positions = (self._lengths + level - 1).repeat_interleave(num_run)
+        hidden = model.transformer(embeddings, positions, attend)
+        begin, size = model.code_offsets[level], model.codebook_sizes[level]
+        head = model.code_head.weight[begin : begin + size]
+        logits = self._cache.logits(batch, width, size)
+        if num_run == width:
+            torch.mm(hidden, head.T, out=logits.flatten(0, 1))
+            return logits
+        found = (hidden @ head.T).view(batch, -1, size)
+        return logits.zero_().scatter_(1, slots[:, :, None].expand_as(found), found)
+
+
+def _leaves_below(trie: TrieArrays, depth: int, beams: Beams) -> Beams:
+    """The leaves, where every beam has but one below it: an only child has log-probability 0."""
+    is_beam = beams.nodes >= 0
+    leaves = trie.leaf_begin[depth][beams.nodes.clamp(min=0)]
+    slots = torch.arange(is_beam.shape[1], device=leaves.device).expand_as(is_beam)
+    parents, tokens, nodes = (
+        x.masked_fill(~is_beam, -1) for x in (slots, trie.token[-1][leaves], leaves)
+    )
+    return Beams(beams.scores, parents, tokens, nodes, beams.num_valid)

@@ -11,10 +11,13 @@ equal on any device: all children of a request's beams laid out in one row, asce
 
 from typing import Literal, NamedTuple
 
+import numpy as np
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 from store_engine import _C
+from store_engine.decoding.batch_filter import BatchFilter
 from store_engine.decoding.trie_arrays import TrieArrays, ragged_ranges
 
 Backend = Literal["auto", "cpp", "torch"]
@@ -63,6 +66,7 @@ def beam_step(
     *,
     normalize: Normalize = "vocab",
     backend: Backend = "auto",
+    item_filter: BatchFilter | None = None,
 ) -> Beams:
     """Extends every beam by one code and keeps the best.
 
@@ -75,6 +79,8 @@ def beam_step(
         normalize: "vocab": softmax over the level's codes, the model's likelihood. "children":
             over the codes that continue the beam's prefix.
         backend: "cpp", "torch", or "auto": cpp on the CPU, torch elsewhere.
+        item_filter: Which items each request may be given: the result is that of a trie of these
+            items alone, but for its node ids.
 
     Returns:
         The best beams of each request: `width` of them, or all there are. A code whose
@@ -84,23 +90,37 @@ def beam_step(
         ValueError: A valid beam's logits are NaN or +inf, or the backend is unknown.
     """
     if choose_backend(backend, logits.device) == "torch":
-        return _beam_step_torch(trie, level, logits.float(), beams, width, normalize)
+        return _beam_step_torch(trie, level, logits.float(), beams, width, normalize, item_filter)
     arrays = _C.beam_step(
         trie.item_trie,
         level,
-        logits.float().contiguous().cpu().numpy(),
+        _as_numpy(logits),
         beams.scores.cpu().numpy(),
         beams.nodes.cpu().numpy(),
         beams.num_valid.cpu().numpy(),
         width,
+        item_filter=item_filter.core if item_filter else None,
         normalize=normalize,
         num_threads=max(1, min(torch.get_num_threads(), logits.numel() // _LOGITS_PER_THREAD)),
     )
     return Beams(*(torch.from_numpy(array).to(logits.device) for array in arrays))
 
 
+def _as_numpy(logits: Tensor) -> np.ndarray:
+    """As the C++ core takes them: bfloat16 as its bits, anything else as float32."""
+    logits = logits.contiguous().cpu()
+    is_bfloat16 = logits.dtype == torch.bfloat16
+    return (logits.view(torch.uint16) if is_bfloat16 else logits.float()).numpy()
+
+
 def _beam_step_torch(
-    trie: TrieArrays, level: int, logits: Tensor, beams: Beams, width: int, normalize: Normalize
+    trie: TrieArrays,
+    level: int,
+    logits: Tensor,
+    beams: Beams,
+    width: int,
+    normalize: Normalize,
+    item_filter: BatchFilter | None,
 ) -> Beams:
     batch, beam_width, _ = logits.shape
     is_valid = torch.arange(beam_width, device=logits.device) < beams.num_valid[:, None]
@@ -116,7 +136,11 @@ def _beam_step_torch(
 
     # every candidate of the batch in one row: its child node, beam, code and score
     beam, child = ragged_ranges(first.flatten(), num_children.flatten())
-    request, parent = beam // beam_width, by_node.flatten()[beam]
+    request = beam // beam_width
+    if item_filter is not None:
+        is_alive = item_filter.is_alive(level + 1, request, child)
+        beam, child, request = beam[is_alive], child[is_alive], request[is_alive]
+    parent = by_node.flatten()[beam]
     code = trie.token[level][child]
     chosen = logits[request, parent, code]
     if normalize == "vocab":
@@ -127,15 +151,15 @@ def _beam_step_torch(
     score = beams.scores[request, parent] + (chosen - log_sum)
 
     # one row per request, padded with -inf at the end
-    num_candidates = num_children.sum(1)
+    num_candidates = torch.bincount(request, minlength=batch)
     begin = num_candidates.cumsum(0) - num_candidates
     table = score.new_full((batch, max(width, int(num_candidates.max()))), -torch.inf)
     table[request, torch.arange(len(score), device=score.device) - begin[request]] = score
     columns = top_columns(table, width)
     scores = table.gather(1, columns)
     is_beam = scores > -torch.inf  # -inf: padding, or a code that the model forbids
-    kept = (begin[:, None] + columns).clamp(max=len(score) - 1)
-    parents, tokens, nodes = (x[kept].masked_fill(~is_beam, -1) for x in (parent, code, child))
+    kept = (begin[:, None] + columns).masked_fill(~is_beam, len(score))
+    parents, tokens, nodes = (F.pad(x, (0, 1), value=-1)[kept] for x in (parent, code, child))
     return Beams(scores, parents, tokens, nodes, is_beam.sum(1))
 
 

@@ -30,18 +30,23 @@ class Contexts:
     lengths: Tensor
 
 
-def check_histories(histories: Sequence[Rows], num_items: int) -> list[NDArray[np.int64]]:
-    """Histories as arrays of catalogue rows.
+def check_rows(lists: Sequence[Rows], num_items: int, what: str) -> list[NDArray[np.int64]]:
+    """Lists of catalogue rows as arrays.
+
+    Args:
+        lists: One per history.
+        num_items: Of the catalogue.
+        what: The lists' name in an error.
 
     Raises:
         InputError: A row is not in the catalogue.
     """
     checked = []
-    for i, history in enumerate(histories):
-        rows = np.asarray(history, dtype=np.int64)
+    for i, one in enumerate(lists):
+        rows = np.asarray(one, dtype=np.int64)
         outside = rows[(rows < 0) | (rows >= num_items)]
         if outside.size:
-            raise InputError(f"history {i}: row {outside[0]} is outside [0, {num_items})")
+            raise InputError(f"{what} {i}: row {outside[0]} is outside [0, {num_items})")
         checked.append(rows)
     return checked
 

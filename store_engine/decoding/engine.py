@@ -1,31 +1,35 @@
 """The engine: histories of item ids in, ranked items of the catalogue out."""
 
 import contextlib
-from collections.abc import Iterator, Sequence
+import dataclasses
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
-from typing import NamedTuple
+from typing import Literal, NamedTuple
 
 import numpy as np
 import torch
-import torch.nn.functional as F
 from numpy.typing import NDArray
 from torch import Tensor
 
-from store_engine._C import ItemTrie
+from store_engine._C import ItemTrie, RowSet
 from store_engine.config import EvalConfig
 from store_engine.data.catalog import Catalog
+from store_engine.decoding.batch_filter import BatchFilter
 from store_engine.decoding.beam import beam_search
-from store_engine.decoding.beam_step import Backend, Beams, choose_backend, top_columns
-from store_engine.decoding.contexts import Contexts, Rows, batches, check_histories, pack
+from store_engine.decoding.beam_step import Backend, choose_backend
+from store_engine.decoding.contexts import Contexts, Rows, batches, check_rows, pack
 from store_engine.decoding.exact import score_catalog
-from store_engine.decoding.exclusion import Exclusion
+from store_engine.decoding.item_sets import ItemSets
 from store_engine.decoding.kv_cache import KVCache
+from store_engine.decoding.prefix_cache import PrefixCache
+from store_engine.decoding.ranking import Ranking, rank_beams, rank_scores
 from store_engine.decoding.run_directory import load_run
 from store_engine.decoding.trie_arrays import TrieArrays
 from store_engine.errors import InputError
 from store_engine.model.store_model import StoreModel
 
-_Found = tuple[NDArray[np.int64], NDArray[np.float32]]  # rows and logprobs, (num_histories, k)
+# an expression over defined item sets, for all histories or one per history; None: all items
+Sets = str | Sequence[str | None] | None
 
 
 class Recommendation(NamedTuple):
@@ -44,7 +48,9 @@ class Engine:
         sids: (num_items, num_levels) int32, each row's SID.
         bos: Id of the text token that every history begins with.
         max_history: A longer history keeps its last `max_history` items.
-        config: Defaults of the search: beam width, normalisation, batch size, exclusion.
+        config: Defaults of the search: beam width, normalisation, batch size, exclusion; and the
+            memory for the contexts of earlier requests, with which a user's next request computes
+            its new items only. The dtype is the model's.
         backend: Which beam step runs: "cpp", "torch", or "auto" (cpp on the CPU).
         trie: The trie of `sids`, when it is already built.
 
@@ -87,6 +93,9 @@ class Engine:
         self._item_tokens = model.code_tokens(
             torch.tensor(sids, dtype=torch.int64, device=self.device)
         )
+        self._sets = ItemSets(trie)
+        room = self.config.prefix_cache_mib
+        self._prefixes = PrefixCache(room, self.trie.num_levels) if room else None
         self._idle_caches: list[KVCache] = []
 
     @classmethod
@@ -95,16 +104,20 @@ class Engine:
         run_dir: str | Path,
         *,
         device: str = "auto",
-        dtype: torch.dtype | None = None,
+        dtype: Literal["auto", "float32", "bfloat16"] | None = None,
         backend: Backend = "auto",
+        prefix_cache_mib: float | None = None,
     ) -> "Engine":
         """Loads a finished run.
 
         Args:
             run_dir: What training wrote.
             device: "cpu", "cuda", or "auto": cuda where there is one.
-            dtype: Of the weights; by default float32 on the CPU and bfloat16 on a GPU.
+            dtype: Of the weights; by default the run's config. "auto": bfloat16 where the machine
+                computes in it, else float32.
             backend: See the class.
+            prefix_cache_mib: Memory for the contexts of earlier requests; by default the run's
+                config, 0 keeps none. The results are the same.
 
         Raises:
             InputError: The directory is missing, unfinished, damaged or of another format.
@@ -112,26 +125,43 @@ class Engine:
         run = load_run(run_dir)
         if device == "auto":
             device = "cuda" if torch.cuda.is_available() else "cpu"
-        if dtype is None:
-            dtype = torch.bfloat16 if device.startswith("cuda") else torch.float32
+        config = run.config.eval
+        if prefix_cache_mib is not None:
+            config = dataclasses.replace(config, prefix_cache_mib=prefix_cache_mib)
         return cls(
-            run.model.to(device, dtype),
+            run.model.to(device, choose_dtype(dtype or config.dtype, device)),
             run.catalog,
             run.sid_table.sids,
             bos=run.vocabulary.bos_id,
             max_history=run.config.data.max_history,
-            config=run.config.eval,
+            config=config,
             backend=backend,
             trie=run.trie,
         )
+
+    def define(self, name: str, item_ids: Iterable[str]) -> None:
+        """Names a set of items, for `allow` and `deny` of later calls; an old one is replaced.
+
+        Args:
+            name: A Python identifier, such as "in_stock".
+            item_ids: In any order, repeats allowed.
+
+        Raises:
+            InputError: The name is no identifier, or an item id is not in the catalogue.
+        """
+        rows = [self.catalog.row_of(item_id) for item_id in item_ids]
+        self._sets.define(name, np.array(rows, dtype=np.int64))
 
     def recommend(
         self,
         histories: Sequence[Sequence[str]],
         k: int = 10,
         *,
-        beam_width: int | None = None,
+        allow: Sets = None,
+        deny: Sets = None,
+        exclude: Sequence[Sequence[str]] | None = None,
         exclude_history: bool | None = None,
+        beam_width: int | None = None,
         exact: bool = False,
         backend: Backend | None = None,
     ) -> list[list[Recommendation]]:
@@ -140,27 +170,34 @@ class Engine:
         Args:
             histories: Item ids of each user, oldest first. An empty history is allowed.
             k: Items wanted.
+            allow: Recommend items of this set only: an expression over names that were given to
+                `define`, such as "in_stock & (books | games)"; or one per history, None for all.
+            deny: Recommend no item of this set; of the same form.
+            exclude: Per history, items not to recommend, such as those on the page already.
+            exclude_history: Never recommend an item of the history; by default as the run's config.
             beam_width: Prefixes kept while searching, at least k; wider is closer to exact. By
                 default the run's, or k where that is larger.
-            exclude_history: Never recommend an item of the history; by default as the run's config.
             exact: Score the whole catalogue instead of searching with a beam. Slow.
             backend: "cpp" or "torch"; by default the engine's.
 
         Returns:
-            Per history k items, best first, or as many as the catalogue has left to give.
+            Per history k items, best first, or as many as it may be given.
 
         Raises:
-            InputError: An item id is not in the catalogue, or beam_width < k.
+            InputError: An item id is not in the catalogue, an item set is not defined, or
+                beam_width < k.
             TypeError: `histories` is not a list of lists.
         """
         if isinstance(histories, str) or any(isinstance(history, str) for history in histories):
             raise TypeError("histories must be a list of lists of item ids: [['50', '181'], ...]")
-        rows = [[self.catalog.row_of(item_id) for item_id in history] for history in histories]
         found, logprobs = self.recommend_rows(
-            rows,
+            self._rows_of(histories),
             k,
-            beam_width=beam_width,
+            allow=allow,
+            deny=deny,
+            exclude=None if exclude is None else self._rows_of(exclude),
             exclude_history=exclude_history,
+            beam_width=beam_width,
             exact=exact,
             backend=backend,
         )
@@ -170,50 +207,66 @@ class Engine:
             for one, scores in zip(found.tolist(), logprobs.tolist(), strict=True)
         ]
 
+    def _rows_of(self, lists: Sequence[Sequence[str]]) -> list[list[int]]:
+        return [[self.catalog.row_of(item_id) for item_id in item_ids] for item_ids in lists]
+
     @torch.inference_mode()
     def recommend_rows(
         self,
         histories: Sequence[Rows],
         k: int = 10,
         *,
-        beam_width: int | None = None,
+        allow: Sets = None,
+        deny: Sets = None,
+        exclude: Sequence[Rows] | None = None,
         exclude_history: bool | None = None,
+        beam_width: int | None = None,
         exact: bool = False,
         backend: Backend | None = None,
-    ) -> _Found:
+    ) -> Ranking:
         """Like `recommend`, in catalogue rows.
 
         Args:
             histories: Catalogue rows of each user, oldest first.
             k: As in `recommend`, like all that follow.
-            beam_width: The same.
+            allow: The same.
+            deny: The same.
+            exclude: The same, in catalogue rows.
             exclude_history: The same.
+            beam_width: The same.
             exact: The same.
             backend: The same.
 
         Returns:
-            Rows (num_histories, k), -1 where fewer than k items are left to give, and their
+            Rows (num_histories, k), -1 where a history may be given fewer than k items, and their
             log-probabilities, -inf there.
 
         Raises:
-            InputError: A row is not in the catalogue, or beam_width < k.
+            InputError: A row is not in the catalogue, an item set is not defined, or
+                beam_width < k.
         """
         if k < 1:
             raise InputError(f"k must be at least 1, got {k}")
         width = max(self.config.beam_width, k) if beam_width is None else beam_width
         if width < k:
             raise InputError(f"beam_width must be at least k, got beam_width {width} < k {k}")
-        exclude = self.config.exclude_history if exclude_history is None else exclude_history
+        num = len(histories)
+        checked = check_rows(histories, self.catalog.num_items, "history")
+        allowed = self._allowed(allow, deny, num)
+        excluded = self._excluded(checked, exclude, exclude_history)
 
-        rows = np.full((len(histories), k), -1, dtype=np.int64)
-        logprobs = np.full((len(histories), k), -np.inf, dtype=np.float32)
-        checked = check_histories(histories, self.catalog.num_items)
+        rows = np.full((num, k), -1, dtype=np.int64)
+        logprobs = np.full((num, k), -np.inf, dtype=np.float32)
         for ids in batches(checked, self.config.batch_size):
-            batch = [checked[i] for i in ids]
-            contexts = self._contexts(batch)
-            exclusion = Exclusion(self.trie, batch) if exclude else None
+            item_filter = None
+            if any(allowed[i] is not None or len(excluded[i]) for i in ids):
+                item_filter = BatchFilter(
+                    self.trie, [allowed[i] for i in ids], [excluded[i] for i in ids]
+                )
+            contexts = self._contexts([checked[i] for i in ids])
             if exact:
-                found = self._best_rows(self._score(contexts), k, exclusion)
+                scores = self._score(contexts, item_filter)
+                found = rank_scores(self.trie, scores, k, item_filter)
             else:
                 with self._cache() as cache:
                     beams = beam_search(
@@ -224,11 +277,35 @@ class Engine:
                         width,
                         normalize=self.config.normalize,
                         backend=backend or self.backend,
-                        exclusion=exclusion,
+                        item_filter=item_filter,
                     )
-                found = self._beam_rows(beams, k, exclusion)
+                found = rank_beams(self.trie, beams, k, item_filter)
             rows[ids], logprobs[ids] = found
         return rows, logprobs
+
+    def _allowed(self, allow: Sets, deny: Sets, num: int) -> list[RowSet | None]:
+        """Per history the set of rows it may be given; None: everything."""
+        both = zip(_per_history("allow", allow, num), _per_history("deny", deny, num), strict=True)
+        return [self._sets.resolve(*pair) for pair in both]
+
+    def _excluded(
+        self,
+        histories: list[NDArray[np.int64]],
+        exclude: Sequence[Rows] | None,
+        exclude_history: bool | None,
+    ) -> list[NDArray[np.int64]]:
+        """Per history the rows it may not be given."""
+        excluded = [np.zeros(0, dtype=np.int64)] * len(histories)
+        if exclude is not None:
+            if len(exclude) != len(histories):
+                raise InputError(
+                    f"exclude must hold one list per history ({len(histories)}), got {len(exclude)}"
+                )
+            excluded = check_rows(exclude, self.catalog.num_items, "exclude")
+        if self.config.exclude_history if exclude_history is None else exclude_history:
+            pairs = zip(excluded, histories, strict=True)
+            excluded = [np.concatenate(pair) for pair in pairs]
+        return excluded
 
     @torch.inference_mode()
     def score_rows(self, histories: Sequence[Rows]) -> NDArray[np.float32]:
@@ -244,15 +321,20 @@ class Engine:
             InputError: A row is not in the catalogue.
         """
         scores = np.empty((len(histories), self.catalog.num_items), dtype=np.float32)
-        checked = check_histories(histories, self.catalog.num_items)
+        checked = check_rows(histories, self.catalog.num_items, "history")
         for ids in batches(checked, self.config.batch_size):
             scores[ids] = self._score(self._contexts([checked[i] for i in ids])).cpu()
         return scores
 
-    def _score(self, contexts: Contexts) -> Tensor:
+    def _score(self, contexts: Contexts, item_filter: BatchFilter | None = None) -> Tensor:
         with self._cache() as cache:
             return score_catalog(
-                self.model, self.trie, cache, contexts, normalize=self.config.normalize
+                self.model,
+                self.trie,
+                cache,
+                contexts,
+                normalize=self.config.normalize,
+                item_filter=item_filter,
             )
 
     def _contexts(self, histories: list[NDArray[np.int64]]) -> Contexts:
@@ -265,36 +347,22 @@ class Engine:
         try:
             cache = self._idle_caches.pop()
         except IndexError:
-            cache = KVCache(self.model.config, self.device, self._dtype)
+            cache = KVCache(self.model.config, self.device, self._dtype, self._prefixes)
         yield cache
         self._idle_caches.append(cache)
 
-    def _beam_rows(self, beams: Beams, k: int, exclusion: Exclusion | None) -> _Found:
-        """The k best items of each request; those that share a SID follow in row order."""
-        batch, width = beams.nodes.shape
-        offsets, row = self.trie.item_trie.leaf_rows(beams.nodes.flatten().cpu().numpy())
-        beam = np.arange(batch * width).repeat(np.diff(offsets))
-        if exclusion is not None:
-            is_kept = ~exclusion.is_excluded(beam // width, row)
-            beam, row = beam[is_kept], row[is_kept]
-        request = beam // width
-        rank = np.arange(len(row)) - np.searchsorted(request, request)
-        is_top = rank < k
-        request, rank, row, beam = request[is_top], rank[is_top], row[is_top], beam[is_top]
-        rows = np.full((batch, k), -1, dtype=np.int64)
-        logprobs = np.full((batch, k), -np.inf, dtype=np.float32)
-        rows[request, rank] = row
-        logprobs[request, rank] = beams.scores.flatten().cpu().numpy()[beam]
-        return rows, logprobs
 
-    def _best_rows(self, scores: Tensor, k: int, exclusion: Exclusion | None) -> _Found:
-        """The k best of (batch, num_items) scores; of equal ones the lower SID, then row, first."""
-        if exclusion is not None:
-            scores = exclusion.mask(scores)
-        scores = scores[:, self.trie.rows]
-        scores = F.pad(scores, (0, max(0, k - self.trie.num_items)), value=-torch.inf)
-        columns = top_columns(scores, k)
-        logprobs = scores.gather(1, columns)
-        rows = F.pad(self.trie.rows, (0, k), value=-1)[columns]
-        rows = rows.masked_fill(logprobs == -torch.inf, -1)
-        return rows.cpu().numpy(), logprobs.cpu().numpy()
+def _per_history(name: str, sets: Sets, num: int) -> Sequence[str | None]:
+    if sets is None or isinstance(sets, str):
+        return [sets] * num
+    if len(sets) != num:
+        raise InputError(f"{name} must hold one item set per history ({num}), got {len(sets)}")
+    return sets
+
+
+def choose_dtype(dtype: Literal["auto", "float32", "bfloat16"], device: str) -> torch.dtype:
+    """Resolves "auto": bfloat16 on a GPU, and on a CPU that computes in it; else float32."""
+    if dtype == "auto":
+        is_fast = not device.startswith("cpu") or torch.cpu._is_avx512_bf16_supported()
+        dtype = "bfloat16" if is_fast else "float32"
+    return torch.bfloat16 if dtype == "bfloat16" else torch.float32

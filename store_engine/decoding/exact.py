@@ -10,6 +10,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from store_engine.decoding.batch_filter import BatchFilter
 from store_engine.decoding.beam import prefill
 from store_engine.decoding.beam_step import Normalize, segment_logsumexp
 from store_engine.decoding.contexts import Contexts
@@ -25,6 +26,7 @@ def score_catalog(
     contexts: Contexts,
     *,
     normalize: Normalize = "vocab",
+    item_filter: BatchFilter | None = None,
     chunk_tokens: int = 4096,
 ) -> Tensor:
     """Scores all items.
@@ -35,6 +37,7 @@ def score_catalog(
         cache: Overwritten.
         contexts: The histories.
         normalize: Over which codes a softmax runs; see `beam_step`.
+        item_filter: Which items each request may be given; a SID with none of them scores -inf.
         chunk_tokens: Prefixes per forward pass, over the whole batch.
 
     Returns:
@@ -50,7 +53,7 @@ def score_catalog(
     logits = model.level_logits(prefill(model, cache, contexts), 0)[:, None]
     leaf_scores = logits.new_empty(batch, trie.level_sizes[-1], dtype=torch.float32)
     lengths = contexts.lengths.to(logits.device)
-    walk = _Walk(model, trie, cache, lengths, normalize, chunk, leaf_scores)
+    walk = _Walk(model, trie, cache, lengths, normalize, item_filter, chunk, leaf_scores)
     root = torch.zeros(1, dtype=torch.int64, device=logits.device)
     sees_nothing = torch.zeros(1, 0, dtype=torch.bool, device=logits.device)
     walk.descend(0, root, logits.float(), logits.new_zeros(batch, 1).float(), sees_nothing)
@@ -67,6 +70,7 @@ class _Walk:
     cache: KVCache
     lengths: Tensor  # (batch,)
     normalize: Normalize
+    item_filter: BatchFilter | None
     chunk: int
     leaf_scores: Tensor  # (batch, num_leaves), filled on the way
 
@@ -87,10 +91,15 @@ class _Walk:
         parent, child = self.trie.children(level, nodes)
         code = self.trie.token[level][child]
         chosen = logits[:, parent, code]  # (batch, num_children)
+        if self.item_filter is not None:
+            request = torch.arange(len(chosen), device=child.device)[:, None]
+            is_alive = self.item_filter.is_alive(level + 1, request, child)
+            chosen = chosen.masked_fill(~is_alive, -torch.inf)
         if self.normalize == "vocab":
             log_sum = logits.logsumexp(-1)
         else:
             log_sum = torch.stack([segment_logsumexp(x, parent, len(nodes)) for x in chosen])
+            log_sum = log_sum.clamp(min=torch.finfo(log_sum.dtype).min)  # -inf: no child is left
         scores = scores[:, parent] + (chosen - log_sum[:, parent])
         if level + 1 == self.trie.num_levels:
             self.leaf_scores[:, child] = scores
@@ -108,15 +117,10 @@ class _Walk:
 
     def _forward(self, level: int, codes: Tensor, seen: Tensor) -> Tensor:
         """Runs the codes of one level after their prefixes -> the next level's float32 logits."""
-        model, context = self.model, self.cache.context_mask
-        batch, width = len(context), len(codes)
-        begin = context.shape[1] + level * self.chunk
+        model, batch, width = self.model, len(self.lengths), len(codes)
         seen = seen[:, : level * self.chunk + width]
-        visible = torch.cat(
-            [context[:, None].expand(-1, width, -1), seen.expand(batch, -1, -1)], dim=2
-        )
-        tokens = (codes + model.code_offsets[level] + model.text_vocab_size).repeat(batch)
+        attend = self.cache.decode(seen.expand(batch, -1, -1), begin=level * self.chunk)
+        embeddings = model.code_embedding((codes + model.code_offsets[level]).repeat(batch))
         positions = (self.lengths + level).repeat_interleave(width)
-        attend = self.cache.decode(visible, begin)
-        hidden = model.transformer(model.embed(tokens), positions, attend)
+        hidden = model.transformer(embeddings, positions, attend)
         return model.level_logits(hidden, level + 1).view(batch, width, -1).float()

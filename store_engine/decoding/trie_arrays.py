@@ -62,10 +62,7 @@ class TrieArrays:
     @functools.cached_property
     def item_begin(self) -> list[Tensor]:
         """Per depth (num_nodes + 1,) int64: where the items below each node begin in `rows`."""
-        begins = [self._leaves[0]]
-        for child_begin in reversed(self.child_begin):
-            begins.append(begins[-1][child_begin])
-        return begins[::-1]
+        return [self._leaves[0][begin] for begin in self.leaf_begin]
 
     def children(self, level: int, nodes: Tensor) -> tuple[Tensor, Tensor]:
         """Lists the children of some nodes, all in one row.
@@ -80,6 +77,20 @@ class TrieArrays:
         """
         first = self.child_begin[level][nodes]
         return ragged_ranges(first, self.child_begin[level][nodes + 1] - first)
+
+    @functools.cached_property
+    def leaf_begin(self) -> list[Tensor]:
+        """Per depth (num_nodes + 1,) int64: where the leaves below each node begin."""
+        begins = [torch.arange(self.level_sizes[-1] + 1, device=self.device)]
+        for child_begin in reversed(self.child_begin):
+            begins.append(begins[-1][child_begin])
+        return begins[::-1]
+
+    def has_one_leaf(self, depth: int, nodes: Tensor) -> Tensor:
+        """Whether only one SID begins with each prefix; any shape, -1 stands for none."""
+        begin = self.leaf_begin[depth]
+        nodes = nodes.clamp(min=0)
+        return begin[nodes + 1] - begin[nodes] == 1
 
     @functools.cached_property
     def _child_keys(self) -> list[Tensor]:

@@ -58,11 +58,16 @@ class Attention(nn.Module):
         std = INIT_STD / (2 * config.num_layers) ** 0.5  # keeps the residual stream's scale
         self.o_proj = Linear(config.num_heads * config.head_dim, config.hidden_size, std)
 
-    def forward(self, x: Tensor, rope: Rope, attend: Attend) -> Tensor:
-        """x (num_tokens, hidden_size) -> (num_tokens, hidden_size)."""
+    def forward(
+        self, x: Tensor, rope: Rope, attend: Attend, wanted: Tensor | None = None
+    ) -> Tensor:
+        """x (num_tokens, hidden_size) -> the same, or (num_wanted, hidden_size)."""
         qkv = self.qkv_proj(x).unflatten(-1, (-1, self.head_dim))
         q, k, v = qkv.split(self.heads, dim=1)
-        return self.o_proj(attend(self.layer_id, rope(q), rope(k), v).flatten(1))
+        q, k = rope(q), rope(k)
+        if wanted is not None:
+            q = q[wanted]
+        return self.o_proj(attend(self.layer_id, q, k, v).flatten(1))
 
 
 class MLP(nn.Module):
@@ -91,9 +96,12 @@ class Block(nn.Module):
         self.mlp = MLP(config)
         self.dropout = nn.Dropout(config.dropout)
 
-    def forward(self, x: Tensor, rope: Rope, attend: Attend) -> Tensor:
-        """x (num_tokens, hidden_size) -> (num_tokens, hidden_size)."""
-        x = x + self.dropout(self.attention(self.attention_norm(x), rope, attend))
+    def forward(
+        self, x: Tensor, rope: Rope, attend: Attend, wanted: Tensor | None = None
+    ) -> Tensor:
+        """x (num_tokens, hidden_size) -> the same, or (num_wanted, hidden_size)."""
+        attended = self.dropout(self.attention(self.attention_norm(x), rope, attend, wanted))
+        x = attended + (x if wanted is None else x[wanted])
         return x + self.dropout(self.mlp(self.mlp_norm(x)))
 
 
@@ -106,18 +114,24 @@ class Transformer(nn.Module):
         self.blocks = nn.ModuleList(Block(config, i) for i in range(config.num_layers))
         self.norm = nn.RMSNorm(config.hidden_size, eps=config.norm_eps)
 
-    def forward(self, x: Tensor, positions: Tensor, attend: Attend) -> Tensor:
+    def forward(
+        self, x: Tensor, positions: Tensor, attend: Attend, wanted: Tensor | None = None
+    ) -> Tensor:
         """Runs the layers.
 
         Args:
             x: (num_tokens, hidden_size) input embeddings, packed.
             positions: (num_tokens,) int64, restarting with each sequence.
             attend: How queries meet keys; called once per layer.
+            wanted: (num_wanted,) int64 tokens whose result is asked for; None: all. The last layer
+                makes keys and values of every token, and all else of these alone: its `attend` gets
+                their queries only.
 
         Returns:
-            (num_tokens, hidden_size), after the final norm.
+            (num_tokens, hidden_size), after the final norm; or (num_wanted, hidden_size).
         """
         rope = Rope(positions, self.config.head_dim, self.config.rope_theta, x.dtype)
-        for block in self.blocks:
+        *blocks, last = self.blocks
+        for block in blocks:
             x = block(x, rope, attend)
-        return self.norm(x)
+        return self.norm(last(x, rope, attend, wanted))

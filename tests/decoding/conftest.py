@@ -70,11 +70,18 @@ def catalog_of(num_items):
 
 @pytest.fixture
 def make_engine():
-    def make(num_items=60, sids=None, **config):
+    def make(num_items=60, sids=None, dtype=torch.float32, **config):
         sids = random_sids(num_items) if sids is None else sids
         catalog = catalog_of(len(sids))
-        config = EvalConfig(**({"beam_width": 20} | config))
-        return Engine(random_model(), catalog, sids, bos=BOS, max_history=8, config=config)
+        config = EvalConfig(**({"beam_width": 20, "prefix_cache_mib": 0} | config))
+        return Engine(
+            random_model().to(dtype),
+            catalog,
+            sids,
+            bos=BOS,
+            max_history=8,
+            config=config,
+        )
 
     return make
 

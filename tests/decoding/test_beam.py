@@ -1,13 +1,15 @@
+import numpy as np
 import pytest
 import torch
 
+from store_engine.decoding.batch_filter import BatchFilter
 from store_engine.decoding.beam import beam_search
 from store_engine.decoding.beam_step import Beams, beam_step, root_beams
 from store_engine.decoding.exact import score_catalog
 from store_engine.model.attention import PackedSequences
 
 
-def naive_beam_search(bench, history, beam_width):
+def naive_beam_search(bench, history, beam_width, normalize="vocab"):
     """Beam search that runs every beam's whole sequence again at every level: no cache at all."""
     context, model = bench.tokens(history), bench.model
     beams, prefixes = root_beams(1, torch.device("cpu")), [context]
@@ -17,7 +19,7 @@ def naive_beam_search(bench, history, beam_width):
             sequence = PackedSequences(torch.tensor([0, len(tokens)]))
             states.append(model.hidden_states(model.embed(tokens), sequence)[-1])
         logits = model.level_logits(torch.stack(states), level)[None]
-        beams = beam_step(bench.trie, level, logits, beams, beam_width)
+        beams = beam_step(bench.trie, level, logits, beams, beam_width, normalize=normalize)
         n = int(beams.num_valid[0])
         beams = Beams(*(x[:, :n] for x in beams[:4]), beams.num_valid)
         offset = model.text_vocab_size + model.code_offsets[level]
@@ -83,3 +85,73 @@ def test_fewer_items_than_beams(make_bench):
     bench = make_bench(num_items=3)
     beams = beam_search(bench.model, bench.trie, bench.cache, bench.contexts([[0]]), 20)
     assert beams.nodes.tolist() == [sorted([0, 1, 2], key=beams.nodes[0].tolist().index)]
+
+
+def sparse_sids(num_free):
+    """40 items whose prefixes of `num_free` codes differ: from there on each has but one way."""
+    rng = np.random.default_rng(0)
+    free = np.stack(np.unravel_index(rng.permutation(7**num_free)[:40], [7] * num_free), axis=1)
+    rest = rng.integers(0, 7, (40, 5 - num_free))
+    return np.concatenate([free, rest], axis=1).astype(np.int32)
+
+
+@pytest.mark.parametrize("beam_width", [1, 7, 40, 63])
+@pytest.mark.parametrize(
+    ("normalize", "num_free", "num_passes"),
+    [("children", 2, 1 + 1), ("children", 3, 1 + 2), ("vocab", 2, 1 + 4)],
+)
+def test_forced_suffixes_cost_no_pass(
+    make_bench, histories, beam_width, normalize, num_free, num_passes
+):
+    bench = make_bench(sids=sparse_sids(num_free), sizes=(7,) * 5)
+    args = (bench.model, bench.trie, bench.cache, bench.contexts(histories))
+    passes = []
+    bench.model.transformer.register_forward_hook(lambda *_: passes.append(1))
+    got = beam_search(*args, beam_width, normalize=normalize)
+    assert len(passes) <= num_passes
+    assert beam_width < 40 or len(passes) == num_passes
+    scores = score_catalog(*args, normalize=normalize)
+    for i in range(len(histories)):
+        nodes = got.nodes[i, : int(got.num_valid[i])].numpy()
+        _, rows = bench.trie.item_trie.leaf_rows(nodes)
+        torch.testing.assert_close(got.scores[i, : len(nodes)], scores[i, rows])
+        codes = bench.trie.token[-1][got.nodes[i, : len(nodes)]]
+        assert got.tokens[i, : len(nodes)].tolist() == codes.tolist()
+        if beam_width >= 40:
+            assert sorted(rows.tolist()) == list(range(40))
+
+
+@pytest.mark.parametrize("beam_width", [1, 3, 20, 63])
+@pytest.mark.parametrize("num_kv_heads", [2, 4])
+def test_beams_with_a_forced_suffix_are_not_run(make_bench, histories, beam_width, num_kv_heads):
+    bench = make_bench(num_items=60, sizes=(7,) * 5, num_kv_heads=num_kv_heads)
+    args = (bench.model, bench.trie, bench.cache, bench.contexts(histories), beam_width)
+    num_run = []
+    hook = bench.model.transformer.register_forward_hook(
+        lambda _, x, out: num_run.append(len(x[0]))
+    )
+    got = beam_search(*args, normalize="children")
+    children, num_run[:] = num_run[1:], []  # without the prefill
+    beam_search(*args)
+    vocab = num_run[1:]
+    hook.remove()
+    assert all(a <= b for a, b in zip(children, vocab, strict=False))
+    assert sum(children) <= sum(vocab) / 2 or beam_width == 1
+    for i, history in enumerate(histories):
+        want = naive_beam_search(bench, history, beam_width, normalize="children")
+        n = int(want.num_valid[0])
+        assert int(got.num_valid[i]) == n
+        assert sorted(got.nodes[i, :n].tolist()) == sorted(want.nodes[0].tolist())
+        torch.testing.assert_close(got.scores[i, :n], want.scores[0], atol=1e-4, rtol=1e-4)
+
+
+def test_forced_suffixes_of_the_items_that_are_left(make_bench):
+    bench = make_bench(sids=sparse_sids(2), sizes=(7,) * 5)
+    item_filter = BatchFilter(bench.trie, [None, None], [np.arange(37), np.array([5])])
+    contexts = bench.contexts([[1, 2], [3]])
+    args = (bench.model, bench.trie, bench.cache, contexts, 20)
+    got = beam_search(*args, normalize="children", item_filter=item_filter)
+    _, rows = bench.trie.item_trie.leaf_rows(got.nodes[0].numpy())
+    assert sorted(rows.tolist()) == [37, 38, 39]
+    assert got.num_valid.tolist() == [3, 20]
+    assert got.tokens[0, 3:].tolist() == got.nodes[0, 3:].tolist() == [-1] * 17

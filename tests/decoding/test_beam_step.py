@@ -75,6 +75,18 @@ def test_equals_the_definition(backend, normalize, level, batch, beam_width, wid
 
 
 @pytest.mark.parametrize("backend", BACKENDS)
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+def test_half_precision_logits_are_widened_exactly(backend, dtype):
+    trie = random_trie(150)
+    beams = random_beams(trie, 1, batch=3, beam_width=5)
+    logits = torch.randn(3, 5, 2 * SIZES[1]).to(dtype)[:, :, ::2]  # not contiguous
+    got = beam_step(trie, 1, logits, beams, 10, backend=backend)
+    want = beam_step(trie, 1, logits.float(), beams, 10, backend=backend)
+    for a, b in zip(got, want, strict=True):
+        assert torch.equal(a, b)
+
+
+@pytest.mark.parametrize("backend", BACKENDS)
 def test_of_equal_scores_the_lower_sid_is_first(backend):
     trie = random_trie(150)
     beams = root_beams(2, torch.device("cpu"))

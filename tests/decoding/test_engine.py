@@ -67,6 +67,68 @@ def test_history_can_be_excluded(make_engine, histories, exact):
     assert (logprobs[0, 2:] == -np.inf).all()
 
 
+@pytest.mark.parametrize("options", [{}, {"exact": True}, {"backend": "torch"}], ids=str)
+@pytest.mark.parametrize("normalize", ["vocab", "children"])
+def test_filters(make_engine, histories, options, normalize):
+    engine = make_engine(beam_width=60, normalize=normalize)
+    ids = engine.catalog.item_ids
+    stock, books = set(range(0, 60, 2)), set(range(10, 40))
+    engine.define("in_stock", [ids[row] for row in stock])
+    engine.define("books", [ids[row] for row in sorted(books, reverse=True)])
+    named = [[ids[row] for row in history] for history in histories]
+    allow = ["in_stock & books", "~books", None, "in_stock | books", "in_stock"]
+    deny = ["books", None, "~in_stock", "in_stock", None]
+    exclude = [[], [0, 1], [2], [11, 13], list(range(0, 50))]
+    left = [set(), set(range(60)) - books - {0, 1}, stock - {2}, books - stock - {11, 13}]
+    left.append({50, 52, 54, 56, 58})
+    got = engine.recommend(
+        named,
+        50,
+        allow=allow,
+        deny=deny,
+        exclude=[[ids[row] for row in rows] for rows in exclude],
+        **options,
+    )
+    assert [{item.item_id for item in one} for one in got] == [
+        {ids[row] for row in rows} for rows in left
+    ]
+    rows, logprobs = engine.recommend_rows(histories, 9, allow=allow, deny=deny, exclude=exclude)
+    again, found = engine.recommend_rows(
+        histories, 9, allow=allow, deny=deny, exclude=exclude, **options
+    )
+    np.testing.assert_array_equal(rows, again)
+    np.testing.assert_allclose(logprobs, found, atol=1e-5)
+
+
+@pytest.mark.parametrize("k", [1, 3, 10])
+def test_k_items_come_back_when_there_are_k(make_engine, histories, k):
+    engine = make_engine(beam_width=10)
+    engine.define("few", [engine.catalog.item_ids[row] for row in range(0, 60, 6)])
+    rows, _ = engine.recommend_rows(histories, k, allow="few", beam_width=k)
+    assert (rows % 6 == 0).all()  # so none is -1
+    assert all(len(set(one)) == k for one in rows.tolist())
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"allow": "books"}, "unknown item set 'books'; defined: none"),
+        ({"deny": ["books", None]}, r"deny must hold one item set per history \(1\), got 2"),
+        ({"exclude": []}, r"exclude must hold one list per history \(1\), got 0"),
+        ({"exclude": [["nobody"]]}, "unknown item id 'nobody'"),
+    ],
+    ids=["name", "sets", "lists", "item"],
+)
+def test_refuses_filters(make_engine, options, message):
+    with pytest.raises(InputError, match=message):
+        make_engine().recommend([["item 1"]], **options)
+
+
+def test_refuses_to_define_what_it_does_not_have(make_engine):
+    with pytest.raises(InputError, match="unknown item id 'nobody'"):
+        make_engine().define("books", ["item 1", "nobody"])
+
+
 @pytest.mark.parametrize("exact", [False, True])
 def test_more_items_wanted_than_there_are(make_engine, exact):
     engine = make_engine(num_items=7)
@@ -81,6 +143,17 @@ def test_only_the_last_items_of_a_long_history_count(make_engine):
     assert rows[0].tolist() == rows[1].tolist()
     np.testing.assert_allclose(logprobs[0], logprobs[1], atol=1e-5)
     assert logprobs[0].tolist() != logprobs[2].tolist()
+
+
+@pytest.mark.parametrize("backend", ["cpp", "torch"])
+def test_bfloat16_finds_nearly_the_same(make_engine, histories, backend):
+    want = make_engine(beam_width=60).score_rows(histories)
+    torch.manual_seed(0)  # the same weights
+    engine = make_engine(beam_width=60, dtype=torch.bfloat16)
+    rows, logprobs = engine.recommend_rows(histories, 10, backend=backend)
+    np.testing.assert_allclose(logprobs, np.take_along_axis(want, rows, 1), atol=0.3)
+    best = np.sort(want, axis=1)[:, ::-1][:, :10]
+    np.testing.assert_allclose(logprobs, best, atol=0.3)
 
 
 def test_no_histories(make_engine):

@@ -14,7 +14,7 @@ from store_engine.sid.sid_table import SidTable
 
 def test_loads_what_was_saved(run_dir):
     run = load_run(run_dir)
-    engine = Engine.load(run_dir, device="cpu")
+    engine = Engine.load(run_dir, device="cpu", dtype="float32")
     same = Engine(
         run.model,
         run.catalog,
@@ -32,9 +32,11 @@ def test_loads_what_was_saved(run_dir):
 
 
 def test_loads_in_the_dtype_asked_for(run_dir, histories):
-    half = Engine.load(run_dir, device="cpu", dtype=torch.bfloat16)
+    half = Engine.load(run_dir, device="cpu", dtype="bfloat16")
     assert half.model.code_head.weight.dtype == torch.bfloat16
-    _, want = Engine.load(run_dir, device="cpu").recommend_rows(histories, 5)
+    exact = Engine.load(run_dir, device="cpu", dtype="float32")
+    assert exact.model.code_head.weight.dtype == torch.float32
+    _, want = exact.recommend_rows(histories, 5)
     rows, logprobs = half.recommend_rows(histories, 5)
     assert (rows >= 0).all()
     np.testing.assert_allclose(logprobs, want, atol=0.5)  # bf16 has 8 bits

@@ -28,6 +28,17 @@ def test_children(trie):
     assert child.tolist() == [2, 3, 0, 1, 2, 3]
 
 
+def test_leaves_below():
+    sids = np.array([[0, 1, 2], [0, 2, 1], [1, 3, 0], [2, 0, 1], [2, 0, 3]], dtype=np.int32)
+    trie = TrieArrays(ItemTrie(np.concatenate([sids, sids[:1]]), [3, 4, 4]))
+    begins = [begin.tolist() for begin in trie.leaf_begin]
+    assert begins == [[0, 5], [0, 2, 3, 5], [0, 1, 2, 3, 5], [0, 1, 2, 3, 4, 5]]
+    nodes = torch.tensor([[0, 1], [2, 0]])
+    assert trie.has_one_leaf(1, nodes).tolist() == [[False, True], [False, False]]
+    assert trie.has_one_leaf(2, nodes + 1).tolist() == [[True, True], [False, True]]
+    assert trie.has_one_leaf(3, nodes).all()
+
+
 def test_find(trie):
     prefixes = torch.tensor([[2, 3], [0, 0], [1, 0], [2, 1], [2, 7], [-1, 2]])
     assert trie.find(prefixes).tolist() == [3, 0, -1, -1, -1, -1]

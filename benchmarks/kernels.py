@@ -19,8 +19,6 @@ kernel_resources.py.
 """
 
 import argparse
-import ctypes
-import re
 import sys
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -37,6 +35,7 @@ from torch import Tensor
 
 from benchmarks.harness import Options, Report, measure, parse_options
 from benchmarks.kernel_resources import write_resources
+from benchmarks.memory import peak_mib, start_peak
 from store_engine.kernels import beam_attention as attention
 from store_engine.kernels import linear_cross_entropy as lce
 from store_engine.kernels import masked_softmax as softmax
@@ -86,7 +85,7 @@ def loss_case(
         sizes = torch.full_like(start, length)
 
         def full(hidden: Tensor, weight: Tensor) -> Tensor:
-            return F.cross_entropy((hidden @ weight.T).float(), targets)
+            return F.cross_entropy(F.linear(hidden, weight), targets)
 
         def check() -> None:
             few = slice(0, 512)  # the reference needs several full logits
@@ -265,7 +264,7 @@ def run_case(case: Case, options: Options, report: Report) -> None:
             torch.autograd.grad(out, work.inputs, work.dout)
 
     for provider, op in providers.items():
-        peak = peak_mib(partial(step, op), options.device) - gradients_mib
+        peak = extra_peak_mib(partial(step, op), options.device) - gradients_mib
         report.add(provider, case.name, "extra_peak_mib", "MiB", peak, dtype)
         duration = measure(partial(step, op), options, min_repeats=3 if case.is_slow else 5)
         report.add(provider, case.name, metric, "ms", duration, dtype)
@@ -274,22 +273,16 @@ def run_case(case: Case, options: Options, report: Report) -> None:
     report.add("floor", case.name, "h100_roofline_ms", "ms", floor_ms, dtype)
 
 
-def peak_mib(run: Callable[[], object], device: str) -> float:
+def extra_peak_mib(run: Callable[[], object], device: str) -> float:
     """Memory that one run needs beyond what is there before it, in MiB."""
     if device.startswith("cuda"):
         torch.cuda.reset_peak_memory_stats()
         before = torch.cuda.memory_allocated()
         run()
         return (torch.cuda.max_memory_allocated() - before) / 2**20
-    ctypes.CDLL(None).malloc_trim(0)  # what earlier runs left would hide what this one takes
-    Path("/proc/self/clear_refs").write_text("5")  # the peak starts anew
-    before = _status_kib("VmRSS")
+    resident = start_peak()
     run()
-    return (_status_kib("VmHWM") - before) / 2**10
-
-
-def _status_kib(field: str) -> int:
-    return int(re.findall(rf"{field}:\s+(\d+) kB", Path("/proc/self/status").read_text())[0])
+    return peak_mib() - resident
 
 
 # ------------------------------------------------------------------------------------------ main

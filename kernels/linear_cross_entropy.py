@@ -408,7 +408,7 @@ def linear_cross_entropy_rows(
     slices = slices_of(start, length, is_kept)
     if torch.is_grad_enabled() and (hidden.requires_grad or weight.requires_grad):
         return RowLosses(*LossesTorch.apply(hidden, weight, targets, slices, options))
-    return RowLosses(*run_chunks(hidden, weight, targets, slices, options, None)[:2])
+    return RowLosses(*run_chunks(hidden, weight, targets, slices, options)[:2])
 
 
 def _plan(targets: Tensor, start: Tensor | int, length: Tensor | int, is_kept: Tensor) -> Tensor:

@@ -2,9 +2,12 @@
 
 Sequences of different lengths lie one behind the other in a packed batch; `cu_seqlens` marks where
 each begins. Linear layers never see padding. On CUDA flash-attn's varlen kernel reads the packed
-layout directly; elsewhere q, k and v alone are padded for PyTorch's scaled_dot_product_attention,
-neighbours of similar length together. The padding stands at the end, where causal attention never
-looks, so no mask is needed either. Packing sorts sequences by length: few groups, little padding.
+layout directly. Elsewhere q, k and v alone are padded, neighbours of similar length together; the
+padding stands at the end, where causal attention never looks. Packing sorts sequences by length:
+few groups, little padding. On a CPU, groups of short sequences go through batched matrix products,
+whose backward is several times faster than that of PyTorch's scaled_dot_product_attention (measured
+on 2 cores: bf16 2.7 x at 180 tokens, 8 x at 36); longer ones, whose score matrices would be
+large, and all groups on a GPU through the latter.
 """
 
 import functools
@@ -21,6 +24,8 @@ Attend = Callable[[int, Tensor, Tensor, Tensor], Tensor]
 
 # a group may be padded up to this multiple of its tokens; measured flat between 1.1 and 1.5
 _MAX_PADDED = 1.25
+# longest sequences that go through batched matrix products
+_MAX_PRODUCTS = 512
 
 
 class _Group(NamedTuple):
@@ -100,18 +105,44 @@ class PackedSequences:
         return groups
 
     def _attend_group(self, group: _Group, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
-        def padded(x: Tensor) -> Tensor:  # -> (num_sequences, num_heads, length, head_dim)
+        def padded(x: Tensor) -> Tensor:  # -> (num_sequences, length, heads, head_dim)
             x = x[group.begin : group.end]
             if group.slots is not None:
                 room = x.new_zeros(group.num_sequences * group.length, *x.shape[1:])
                 x = room.index_copy(0, group.slots, x)
-            x = x.view(group.num_sequences, group.length, *x.shape[1:]).transpose(1, 2)
-            # every query head its own copy: enable_gqa has no fused kernel on the CPU
-            return x.repeat_interleave(q.shape[1] // x.shape[1], dim=1)
+            return x.view(group.num_sequences, group.length, *x.shape[1:])
 
-        out = F.scaled_dot_product_attention(padded(q), padded(k), padded(v), is_causal=True)
-        out = out.transpose(1, 2).flatten(0, 1)
+        attend = _sdpa if q.is_cuda or group.length > _MAX_PRODUCTS else _products
+        out = attend(padded(q), padded(k), padded(v)).flatten(0, 1)
         return out if group.slots is None else out.index_select(0, group.slots)
+
+
+def _sdpa(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
+    """Causal attention of sequences of one length: (batch, length, heads, head_dim), as q."""
+    # every query head its own copy: enable_gqa has no fused kernel on the CPU
+    k, v = (x.repeat_interleave(q.shape[2] // x.shape[2], dim=2).transpose(1, 2) for x in (k, v))
+    return F.scaled_dot_product_attention(q.transpose(1, 2), k, v, is_causal=True).transpose(1, 2)
+
+
+def _products(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
+    """As `_sdpa`, by batched matrix products; the query heads of a group share one product."""
+    batch, length, num_heads, head_dim = q.shape
+    num_kv_heads = k.shape[2]
+    group = num_heads // num_kv_heads
+    # (batch * num_kv_heads, group * length, head_dim) and (batch * num_kv_heads, length, head_dim)
+    rows = q.unflatten(2, (num_kv_heads, group)).permute(0, 2, 3, 1, 4).flatten(2, 3).flatten(0, 1)
+    keys, values = (x.transpose(1, 2).flatten(0, 1) for x in (k, v))
+    bias = _causal_bias(length, group, q.dtype).expand(len(rows), -1, -1)
+    scores = torch.baddbmm(bias, rows, keys.transpose(1, 2), alpha=head_dim**-0.5)
+    out = torch.bmm(scores.softmax(-1), values)
+    out = out.view(batch, num_kv_heads, group, length, head_dim).permute(0, 3, 1, 2, 4)
+    return out.flatten(2, 3)
+
+
+@functools.lru_cache(maxsize=16)
+def _causal_bias(length: int, group: int, dtype: torch.dtype) -> Tensor:
+    """(group * length, length): 0 where a query sees a key, else -inf."""
+    return torch.full((length, length), -torch.inf, dtype=dtype).triu(1).repeat(group, 1)
 
 
 @functools.cache

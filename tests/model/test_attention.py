@@ -48,3 +48,20 @@ def test_sorted_sequences_are_padded_little():
 def test_rejects(cu_seqlens):
     with pytest.raises(ValueError, match="cu_seqlens must"):
         PackedSequences(torch.tensor(cu_seqlens))
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+@pytest.mark.parametrize("lengths", [[40, 37, 3], [600, 2]], ids=["short", "longer than products"])
+def test_gradients_equal_those_of_sdpa(lengths, dtype):
+    cu_seqlens, *qkv = packed(lengths)
+    qkv = [x.to(dtype) for x in qkv]
+    dout = torch.randn_like(qkv[0])
+    got = torch.autograd.grad(PackedSequences(cu_seqlens)(0, *qkv), qkv, dout)
+    want = []
+    for begin, end in zip(cu_seqlens[:-1].tolist(), cu_seqlens[1:].tolist(), strict=True):
+        own = [x[begin:end].float().transpose(0, 1)[None] for x in qkv]
+        out = F.scaled_dot_product_attention(*own, is_causal=True, enable_gqa=True)
+        want.append(torch.autograd.grad(out[0].transpose(0, 1), qkv, dout[begin:end].float()))
+    tolerance = 1e-5 if dtype is torch.float32 else 2e-2
+    for mine, theirs in zip(got, (sum(parts) for parts in zip(*want, strict=True)), strict=True):
+        torch.testing.assert_close(mine, theirs, atol=tolerance, rtol=tolerance)

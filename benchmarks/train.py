@@ -1,0 +1,322 @@
+"""Training steps on real histories: ours beside transformers, same architecture, engine and dtype.
+
+    python benchmarks/train.py --data FOLDER                 # FOLDER: Beauty's items and events
+    python benchmarks/train.py --cases hidden=256 --quick    # histories as long as Beauty's, drawn
+    python benchmarks/train.py --cases hidden=576,.*bfloat16 --threads 2 --passes 3
+
+Providers, each in a process of its own:
+    ours                   packed histories, losses over each code's own level
+    transformers           LlamaForCausalLM; histories padded to the longest of the batch, the loss
+                           over the joint vocabulary of 49,152 text tokens and 4 x 256 codes
+    transformers_bucketed  the same on sorted histories, so that a batch holds similar lengths
+
+All learn the codes of the same histories, in as many steps, with the same DeepSpeed engine, AdamW
+and threads; a step is everything from codes to updated weights. Checked before any timing: given
+the same weights, histories and joint vocabulary, our loss equals LlamaForCausalLM's.
+
+    tokens_per_s     real tokens, never padding
+    extra_peak_mib   the process' peak resident memory above weights, optimiser and its gradients,
+                     which were there before: activations, logits, temporaries
+    share_of_peak    useful FLOPs (matrix products of real tokens, each slice of logits once; causal
+                     attention; forward and twice that backward) over those of bf16 products of
+                     2048 x 2048, measured in the same process
+"""
+
+import argparse
+import multiprocessing
+import sys
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any, NamedTuple
+
+# run as a script, only benchmarks/ is on the path
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from benchmarks.harness import ROOT, Options, Quantiles, Report, parse_options
+from benchmarks.memory import peak_mib, start_peak
+from store_engine.config import DataConfig, ModelConfig, TrainConfig
+from store_engine.data.load import load_dataset
+from store_engine.data.packing import Document, history_windows, pack, split_by_tokens
+from store_engine.integrations.huggingface import export_llama
+from store_engine.kernels.linear_cross_entropy import linear_cross_entropy
+from store_engine.model.attention import PackedSequences
+from store_engine.model.store_model import StoreModel
+from store_engine.training.deepspeed_setup import init_process_group, initialize, read_ds_config
+
+TEXT_VOCAB_SIZE = 49152
+CODEBOOK_SIZES = (256,) * 4
+BOS = 1
+MAX_ITEMS = 50
+PROVIDERS = ("transformers", "transformers_bucketed", "ours")
+
+MODELS = {
+    "hidden=256,layers=4": ModelConfig(256, 4, 4, 4, 64, 768, dropout=0.0),
+    "hidden=576,layers=6": ModelConfig(576, 6, 9, 3, 64, 1536, dropout=0.0),  # SmolLM2: 30 layers
+}
+
+
+@dataclass(frozen=True)
+class Task:
+    """What one process measures."""
+
+    provider: str
+    model: str
+    dtype: str
+    data: str  # folder, "" draws histories
+    threads: int
+    num_steps: int
+    histories_per_step: int
+    passes: int
+
+    @property
+    def case(self) -> str:
+        """The case's name."""
+        data = "beauty" if self.data else "drawn"
+        return f"{self.model},{data}={self.num_steps}x{self.histories_per_step},{self.dtype}"
+
+
+# -------------------------------------------------------------------------------------- histories
+
+
+def draw_documents(task: Task) -> list[Document]:
+    """Histories as stage 2 learns them: codes of at most 50 items, one document each."""
+    rng = np.random.default_rng(0)
+    count = task.num_steps * task.histories_per_step
+    if task.data:
+        fields = ("title", "categories")
+        histories = load_dataset(DataConfig("files", task.data, text_fields=fields)).histories
+        windows = history_windows(histories.offsets, MAX_ITEMS, None)
+        num_items = np.array([end - begin for begin, end in windows])
+        num_items = num_items[rng.permutation(len(num_items))[:count]]
+    else:  # most are short, a few are long: quartiles 5, 6, 9, one in a hundred has 45
+        num_items = np.minimum(4 + rng.lognormal(0.9, 1.2, count).astype(int), MAX_ITEMS)
+    offsets = TEXT_VOCAB_SIZE + np.cumsum([0, *CODEBOOK_SIZES[:-1]])
+    documents = []
+    for length in num_items:
+        codes = (rng.integers(0, CODEBOOK_SIZES, (length, len(CODEBOOK_SIZES))) + offsets).ravel()
+        documents.append(Document(np.r_[BOS, codes[:-1]], codes, 0))
+    return documents
+
+
+def split_steps(task: Task, documents: list[Document]) -> list[list[Document]]:
+    """The documents of each step: as many each, or sorted and cut to nearly equal tokens."""
+    if task.provider != "transformers_bucketed":
+        size = task.histories_per_step
+        return [documents[i : i + size] for i in range(0, len(documents), size)]
+    ordered = sorted(documents, key=lambda d: len(d.tokens))
+    lengths = np.array([len(d.tokens) for d in ordered])
+    return [ordered[part] for part in split_by_tokens(lengths, task.num_steps)]
+
+
+# ---------------------------------------------------------------------------------------- models
+
+
+class PaddedLlama(nn.Module):
+    """LlamaForCausalLM of our model's sizes and weights, on padded batches; its head is tied."""
+
+    def __init__(self, ours: StoreModel) -> None:
+        super().__init__()
+        self.llama = export_llama(ours)
+        self.llama.config.tie_word_embeddings = True
+        self.llama.lm_head.weight = self.llama.model.embed_tokens.weight
+
+    def forward(self, tokens: Tensor, mask: Tensor, targets: Tensor) -> Tensor:
+        """Its own mean loss over the joint vocabulary."""
+        out = self.llama(tokens, attention_mask=mask, labels=targets, shift_labels=targets)
+        loss: Tensor = out.loss
+        return loss
+
+
+class PackedStoreModel(nn.Module):
+    """Our model; `is_joint` puts one softmax over the joint vocabulary, as transformers does."""
+
+    def __init__(self, model: StoreModel, is_joint: bool = False) -> None:
+        super().__init__()
+        self.model, self.is_joint = model, is_joint
+
+    def forward(self, tokens: Tensor, sequences: PackedSequences, targets: Tensor) -> Tensor:
+        """The mean loss."""
+        if not self.is_joint:
+            losses: Tensor = self.model(tokens, sequences, targets)
+            return losses.mean()
+        hidden = self.model.hidden_states(self.model.embed(tokens), sequences)
+        weight = torch.cat([self.model.text_head.weight, self.model.code_head.weight])
+        return linear_cross_entropy(hidden, weight, targets)
+
+
+def build_model(task: Task) -> StoreModel:
+    """Our model with its code head tied, as the peer's is."""
+    torch.manual_seed(0)
+    model = StoreModel(MODELS[task.model], TEXT_VOCAB_SIZE, CODEBOOK_SIZES)
+    model.code_head.weight = model.code_embedding.weight
+    return model.to(getattr(torch, task.dtype))
+
+
+def packed_batch(documents: list[Document]) -> tuple[Any, ...]:
+    """What `PackedStoreModel` reads."""
+    batch = pack(documents)
+    return batch.tokens, PackedSequences(batch.cu_seqlens), batch.targets
+
+
+def padded_batch(documents: list[Document]) -> tuple[Any, ...]:
+    """What `PaddedLlama` reads."""
+
+    def pad(arrays: list[Any], value: int) -> Tensor:
+        tensors = [torch.from_numpy(x) for x in arrays]
+        return nn.utils.rnn.pad_sequence(tensors, batch_first=True, padding_value=value)
+
+    tokens = pad([d.tokens for d in documents], 0)
+    mask = pad([np.ones_like(d.tokens) for d in documents], 0)
+    return tokens, mask, pad([d.targets for d in documents], -100)
+
+
+def check_losses(task: Task) -> None:
+    """Raises AssertionError unless our loss over the joint vocabulary is the peer's."""
+    documents = draw_documents(task)[:8]
+    model = build_model(task)
+    with torch.no_grad():
+        ours = PackedStoreModel(model, is_joint=True)(*packed_batch(documents))
+        theirs = PaddedLlama(model)(*padded_batch(documents))
+    atol = 1e-4 if task.dtype == "float32" else 2e-2
+    torch.testing.assert_close(ours.float(), theirs.float(), atol=atol, rtol=0)
+
+
+# ------------------------------------------------------------------------------------ measurement
+
+
+def useful_flops(task: Task, documents: list[Document]) -> float:
+    """FLOPs of one pass that no implementation of our loss can do without."""
+    config = MODELS[task.model]
+    heads = config.num_heads * config.head_dim
+    qkv = heads + 2 * config.num_kv_heads * config.head_dim
+    layer = config.hidden_size * (qkv + 3 * config.intermediate_size) + heads * config.hidden_size
+    head = config.hidden_size * CODEBOOK_SIZES[0]
+    lengths = np.array([len(d.tokens) for d in documents], dtype=float)
+    attention = config.num_layers * heads * (lengths * (lengths + 1)).sum()  # q k and p v, causal
+    products = lengths.sum() * (config.num_layers * layer + head)
+    return float(3 * 2 * (products + attention))
+
+
+def measure_peak_flops() -> float:
+    """FLOP/s of bf16 matrix products, the best of several."""
+    a = torch.randn(2048, 2048, dtype=torch.bfloat16)
+    a @ a
+    durations = []
+    for _ in range(10):
+        began = time.perf_counter()
+        a @ a
+        durations.append(time.perf_counter() - began)
+    return 2 * 2048**3 / min(durations)
+
+
+class Measured(NamedTuple):
+    """What a process reports."""
+
+    durations: list[float]  # seconds of each pass over the histories
+    extra_peak_mib: float
+    num_tokens: int  # of a pass
+    num_positions: int  # of a pass, padding included
+    flops: float  # useful ones of a pass
+    peak_flops: float  # bf16 products of this machine, per second
+
+
+def measure(task: Task) -> Measured:
+    """Trains in this process."""
+    torch.set_num_threads(task.threads)
+    init_process_group()
+    if task.provider == "ours":  # once for the case
+        check_losses(task)
+    documents = draw_documents(task)
+    steps = split_steps(task, documents)
+    module: nn.Module = PackedStoreModel(build_model(task))
+    make_batch: Callable[[list[Document]], tuple[Any, ...]] = packed_batch
+    if task.provider != "ours":
+        module, make_batch = PaddedLlama(build_model(task)), padded_batch
+    train = TrainConfig(dtype=task.dtype)  # type: ignore[arg-type]
+    ds_config = read_ds_config(ROOT / "configs" / "zero0.json", train)
+    engine = initialize(module, ds_config, train, lr=1e-4)
+    engine.train()
+
+    def step(documents: list[Document]) -> None:
+        loss = engine(*make_batch(documents))
+        engine.backward(loss)
+        engine.step()
+        if not np.isfinite(loss.item()):
+            raise FloatingPointError(f"loss {loss.item()}")
+
+    step(documents[:1])  # makes the optimiser's state
+    before = start_peak()
+    step(steps[0])  # warms up
+    durations = []
+    for _ in range(task.passes):
+        began = time.perf_counter()
+        for part in steps:
+            step(part)
+        durations.append(time.perf_counter() - began)
+    return Measured(
+        durations,
+        peak_mib() - before,
+        sum(len(d.tokens) for d in documents),
+        sum(len(part) * max(len(d.tokens) for d in part) for part in steps),
+        useful_flops(task, documents),
+        measure_peak_flops(),
+    )
+
+
+# ------------------------------------------------------------------------------------------ main
+
+
+def run_case(task: Task, report: Report) -> None:
+    """Measures every provider of a case, each in a fresh process."""
+    case, medians, peaks = task.case, {}, {}
+    for provider in PROVIDERS:
+        with multiprocessing.get_context("spawn").Pool(1) as pool:
+            got = pool.apply(measure, (replace(task, provider=provider),))
+        rates = got.num_tokens / np.array(got.durations)
+        rate = Quantiles(*np.quantile(rates, (0.2, 0.5, 0.8)).tolist())
+        medians[provider], peaks[provider] = rate.p50, got.extra_peak_mib
+        report.add(provider, case, "tokens_per_s", "1/s", rate, task.dtype)
+        report.add(provider, case, "extra_peak_mib", "MiB", got.extra_peak_mib, task.dtype)
+        if provider == "ours":
+            share = rate.p50 / got.num_tokens * got.flops / got.peak_flops
+            report.add("floor", case, "bf16_gflops", "GFLOP/s", got.peak_flops / 1e9, task.dtype)
+            report.add(provider, case, "share_of_peak", "", share, task.dtype)
+        else:
+            real = got.num_tokens / got.num_positions
+            report.add(provider, case, "share_of_real_tokens", "", real, task.dtype)
+    for other in PROVIDERS[:-1]:
+        ratio, memory = medians["ours"] / medians[other], peaks["ours"] / peaks[other]
+        report.add("ours", case, f"ratio_vs_{other}", "x", ratio, task.dtype)
+        report.add("ours", case, f"memory_vs_{other}", "x", memory, task.dtype)
+
+
+def add_options(parser: argparse.ArgumentParser) -> None:
+    """The options that only this benchmark has."""
+    parser.add_argument("--data", default="", metavar="FOLDER", help="Beauty's, else drawn ones")
+    parser.add_argument("--steps", type=int, default=4, help="per pass")
+    parser.add_argument("--histories", type=int, default=64, help="per step")
+    parser.add_argument("--passes", type=int, default=2, help="over all histories, timed")
+
+
+def main() -> None:
+    """Runs what the command line asks for."""
+    options: Options = parse_options("train", __doc__, add_options)
+    extra = options.extra
+    sizes = (2, 8, 1) if options.quick else (extra.steps, extra.histories, extra.passes)
+    report = Report("train", options)
+    for model in MODELS:
+        for dtype in ("bfloat16", "float32"):
+            task = Task("", model, dtype, extra.data, options.threads, *sizes)
+            if options.wants(task.case):
+                run_case(task, report)
+    report.finish()
+
+
+if __name__ == "__main__":
+    main()

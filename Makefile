@@ -3,7 +3,7 @@ PYTHON ?= python3
 VENV := .venv
 export PATH := $(CURDIR)/$(VENV)/bin:$(PATH)
 
-.PHONY: help install train test test-all check lint type bench clean
+.PHONY: help install train test test-cpp sanitize check lint type bench clean
 
 help:      ## list the targets
 	@grep -E '^[a-z-]+: .*##' $(MAKEFILE_LIST) | sed 's/:.*##/\t/' | expand -t 12
@@ -14,10 +14,21 @@ train: install ## learn to tokenise and recommend MovieLens-100k under DeepSpeed
 	deepspeed store_engine/train.py --ds_config configs/zero3.json
 test: $(VENV)/small_llm ## the tests
 	pytest --numprocesses auto --dist loadfile
-check: lint type test ## everything CI runs
+test-cpp: install ## the C++ core's own tests under ASan, UBSan and TSan
+	cmake -G Ninja -S tests/csrc/cpp -B build/address -DSANITIZE=address,undefined
+	cmake -G Ninja -S tests/csrc/cpp -B build/thread -DSANITIZE=thread
+	cmake --build build/address --target test_core fuzz_load
+	cmake --build build/thread --target test_threads
+	ctest --test-dir build/address --output-on-failure --tests-regex 'core|load'
+	ctest --test-dir build/thread --output-on-failure --tests-regex threads
+sanitize: test-cpp ## the same at length: 10^6 damaged files, 2,000 histories of changes
+	build/address/fuzz_load 1000000
+	build/address/test_core 2000
+	build/thread/test_threads 2000
+check: lint type test-cpp test ## everything CI runs
 lint: install ## format and lint, Python and C++
 	ruff check . && ruff format --check .
-	clang-format --dry-run --Werror csrc/bindings.cpp csrc/store_engine/*.h
+	clang-format --dry-run --Werror csrc/*.cpp csrc/*/*.h tests/csrc/cpp/*.cpp tests/csrc/cpp/*.h
 type: install ## static types
 	mypy
 bench: install ## the decoding benchmark, into benchmarks/results/
@@ -25,7 +36,7 @@ bench: install ## the decoding benchmark, into benchmarks/results/
 clean:     ## remove what was built, keep runs/
 	rm -rf $(VENV) build *.egg-info store_engine/_C*.so
 
-$(VENV)/installed: requirements.lock pyproject.toml setup.py csrc/bindings.cpp $(wildcard csrc/store_engine/*.h)
+$(VENV)/installed: requirements.lock pyproject.toml setup.py csrc/bindings.cpp $(wildcard csrc/*/*.h)
 	test -x $(VENV)/bin/python || $(PYTHON) -m venv $(VENV)
 	$(VENV)/bin/python -m pip install --quiet --requirement requirements.lock
 	$(VENV)/bin/python -m pip install --quiet --no-build-isolation --no-deps --editable .

@@ -6,7 +6,7 @@ types are refused: a typo never trains for an hour.
 
 import dataclasses
 import tomllib
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import UnionType
@@ -40,8 +40,9 @@ class DataConfig:
 
 @dataclass(frozen=True)
 class ModelConfig:
-    """The one LLM: a Llama-family decoder."""
+    """The one LLM: a Llama-family decoder. With a backbone all but `dropout` comes from it."""
 
+    backbone: str = ""  # pretrained: a Hugging Face folder or a .gguf; "" = from scratch
     hidden_size: int = 128
     num_layers: int = 4
     num_heads: int = 4
@@ -49,7 +50,14 @@ class ModelConfig:
     head_dim: int = 32
     intermediate_size: int = 384
     rope_theta: float = 10000.0
+    rope_scaling: Literal["none", "llama3"] = "none"
+    rope_factor: float = 8.0  # this one and the next three: llama3 only
+    rope_low_frequency: float = 1.0  # in waves per rope_original_tokens
+    rope_high_frequency: float = 4.0
+    rope_original_tokens: int = 8192
     norm_eps: float = 1e-6
+    attention_bias: Literal["none", "qkv", "all"] = "none"  # Qwen2 has qkv
+    qk_norm: bool = False  # Qwen3: an RMSNorm on every head's q and k
     tie_text_head: bool = True
     dropout: float = 0.1
 
@@ -139,15 +147,22 @@ class Config:
         return f"model.num_heads must be a multiple of num_kv_heads, got {heads} and {kv_heads}"
 
 
-def load_config(path: str | Path | None = None, overrides: Sequence[str] = ()) -> Config:
+def load_config(
+    path: str | Path | None = None,
+    overrides: Sequence[str] = (),
+    backbone_sizes: Callable[[str], dict[str, Any]] | None = None,
+) -> Config:
     """Reads a config.
 
     Args:
         path: A TOML file, or None for the defaults.
         overrides: `section.key=value`; the value is TOML, a bare word counts as a string.
+        backbone_sizes: Gives the values of `ModelConfig` that a backbone decides. None: they are
+            all stated, as in the config of a run, which does not need its backbone any more.
 
     Raises:
-        InputError: The file is missing or no TOML, a name is unknown, or a value does not fit.
+        InputError: The file is missing or no TOML, a name is unknown, a value does not fit, or
+            it contradicts the backbone.
     """
     tree: dict[str, Any] = {}
     if path is not None:
@@ -159,6 +174,9 @@ def load_config(path: str | Path | None = None, overrides: Sequence[str] = ()) -
             raise InputError(f"config {path}: not valid TOML: {error}") from error
     for override in overrides:
         _apply_override(tree, override)
+    model = tree.get("model")
+    if backbone_sizes is not None and isinstance(model, dict) and model.get("backbone"):
+        tree["model"] = _with_sizes(model, backbone_sizes(str(model["backbone"])))
     config: Config = _build(Config, tree, "")
     return config
 
@@ -173,6 +191,17 @@ def dump_config(config: Config) -> str:
             values = vars(getattr(config, section.name))
             lines += [f"{name} = {_toml(value)}" for name, value in values.items()]
     return "\n".join(lines) + "\n"
+
+
+def _with_sizes(model: dict[str, Any], sizes: dict[str, Any]) -> dict[str, Any]:
+    """The stated values of `ModelConfig` and those of its backbone, which must agree."""
+    for name, value in model.items():
+        if name in sizes and value != sizes[name]:
+            raise InputError(
+                f"model.{name} = {value!r} contradicts {model['backbone']}, which has "
+                f"{sizes[name]!r}; leave it out"
+            )
+    return model | sizes
 
 
 def _apply_override(tree: dict[str, Any], override: str) -> None:

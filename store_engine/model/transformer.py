@@ -41,7 +41,7 @@ class Rope:
     """
 
     def __init__(self, positions: Tensor, config: ModelConfig, dtype: torch.dtype) -> None:
-        frequencies = rope_frequencies(config).to(positions.device)
+        frequencies = rope_frequencies(config, positions.device)
         angles = positions[:, None].float() * frequencies  # (num_tokens, head_dim / 2)
         self.cos = angles.cos().repeat(1, 2)[:, None].to(dtype)  # (num_tokens, 1, head_dim)
         sin = angles.sin()
@@ -53,14 +53,14 @@ class Rope:
         return x * self.cos + torch.cat([high, low], dim=-1) * self.signed_sin
 
 
-def rope_frequencies(config: ModelConfig) -> Tensor:
+def rope_frequencies(config: ModelConfig, device: torch.device | None = None) -> Tensor:
     """Radians per position of every pair: (head_dim / 2,) float32.
 
     `llama3` scaling divides the frequencies of waves longer than rope_original_tokens /
     rope_low_frequency by rope_factor, leaves the short waves, and goes over smoothly.
     Source: the Llama 3.1 release, as in Hugging Face's modeling_rope_utils.
     """
-    exponents = torch.arange(0, config.head_dim, 2) / config.head_dim
+    exponents = torch.arange(0, config.head_dim, 2, device=device) / config.head_dim
     frequencies = config.rope_theta**-exponents
     if config.rope_scaling == "none":
         return frequencies

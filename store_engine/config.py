@@ -14,6 +14,8 @@ from typing import Any, Literal, Union, get_args, get_origin, get_type_hints
 
 from store_engine.errors import InputError
 
+LoraTarget = Literal["qkv_proj", "o_proj", "gate_up_proj", "down_proj"]
+
 
 @dataclass(frozen=True)
 class DataConfig:
@@ -103,6 +105,10 @@ class TrainConfig:
     save_every: int = 100  # steps
     threads: int = 0  # per rank; 0 = cores / ranks
     fused_loss: bool = True  # False: materialise the logits; slower, the same losses
+    lora_rank: int = 0  # 0 trains every weight; else adapters of a backbone, which stays frozen
+    lora_alpha: int = 16  # an adapter's output is scaled by lora_alpha / lora_rank
+    lora_dropout: float = 0.0
+    lora_targets: tuple[LoraTarget, ...] = ("qkv_proj", "o_proj", "gate_up_proj", "down_proj")
 
 
 @dataclass(frozen=True)
@@ -139,6 +145,13 @@ class Config:
         )
         _require(self.data.min_events >= 3, "data.min_events must be at least 3 (leave-one-out)")
         _require(0 <= self.model.dropout < 1, "model.dropout must be in [0, 1)")
+        rank, targets = self.train.lora_rank, self.train.lora_targets
+        _require(rank >= 0, f"train.lora_rank must not be negative, got {rank}")
+        _require(
+            rank == 0 or bool(self.model.backbone and targets),
+            "train.lora_rank needs a model.backbone to adapt, and train.lora_targets",
+        )
+        _require(0 <= self.train.lora_dropout < 1, "train.lora_dropout must be in [0, 1)")
         for name, value in _positive_fields(self):
             _require(value > 0, f"{name} must be positive, got {value}")
 
@@ -269,8 +282,8 @@ def _toml(value: Any) -> str:
 
 
 def _positive_fields(config: Config) -> list[tuple[str, float]]:
-    """Sizes and counts: every int of the sections but seeds, thread counts and epochs."""
-    free = {"seed", "threads", "epochs"}
+    """Sizes and counts: every int of the sections but those that may be 0."""
+    free = {"seed", "threads", "epochs", "lora_rank"}
     sections = ("data", "model", "tokenizer", "recommender", "train", "eval")
     return [
         (f"{section}.{name}", value)

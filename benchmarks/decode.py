@@ -133,8 +133,10 @@ def main() -> None:
     for same, cases in groupby(
         wanted_cases(options), lambda c: replace(c, batch=0, beam=0, history=(0, 0))
     ):
-        make = partial(Engine.load, run_dir, prefix_cache_mib=0)
-        if not run_dir:
+        make: Callable[..., Engine]
+        if run_dir:
+            make = partial(Engine.load, run_dir, prefix_cache_mib=0)
+        else:
             make = partial(random_engine, SHAPES[same.model], same.catalogue, same.normalize)
         engine = exact = make(device=options.device, dtype="float32")
         if same.dtype != "float32":

@@ -43,11 +43,11 @@ from benchmarks.memory import peak_mib, start_peak
 from store_engine.config import DataConfig, ModelConfig, TrainConfig
 from store_engine.data.load import load_dataset
 from store_engine.data.packing import Document, history_windows, pack, split_by_tokens
-from store_engine.integrations.huggingface import export_llama
+from store_engine.integrations.huggingface import export_huggingface
 from store_engine.kernels.linear_cross_entropy import linear_cross_entropy
 from store_engine.model.attention import PackedSequences
 from store_engine.model.store_model import StoreModel
-from store_engine.training.deepspeed_setup import init_process_group, initialize, read_ds_config
+from store_engine.training.deepspeed_setup import initialize, process_group, read_ds_config
 
 TEXT_VOCAB_SIZE = 49152
 CODEBOOK_SIZES = (256,) * 4
@@ -55,9 +55,22 @@ BOS = 1
 MAX_ITEMS = 50
 PROVIDERS = ("transformers", "transformers_bucketed", "ours")
 
+
+def _model(hidden: int, layers: int, heads: int, kv_heads: int, intermediate: int) -> ModelConfig:
+    return ModelConfig(
+        hidden_size=hidden,
+        num_layers=layers,
+        num_heads=heads,
+        num_kv_heads=kv_heads,
+        head_dim=64,
+        intermediate_size=intermediate,
+        dropout=0.0,
+    )
+
+
 MODELS = {
-    "hidden=256,layers=4": ModelConfig(256, 4, 4, 4, 64, 768, dropout=0.0),
-    "hidden=576,layers=6": ModelConfig(576, 6, 9, 3, 64, 1536, dropout=0.0),  # SmolLM2: 30 layers
+    "hidden=256,layers=4": _model(256, 4, 4, 4, 768),
+    "hidden=576,layers=6": _model(576, 6, 9, 3, 1536),  # SmolLM2: 30 layers
 }
 
 
@@ -122,7 +135,7 @@ class PaddedLlama(nn.Module):
 
     def __init__(self, ours: StoreModel) -> None:
         super().__init__()
-        self.llama = export_llama(ours)
+        self.llama = export_huggingface(ours)
         self.llama.config.tie_word_embeddings = True
         self.llama.lm_head.weight = self.llama.model.embed_tokens.weight
 
@@ -226,10 +239,10 @@ class Measured(NamedTuple):
     peak_flops: float  # bf16 products of this machine, per second
 
 
+@process_group()
 def measure(task: Task) -> Measured:
     """Trains in this process."""
     torch.set_num_threads(task.threads)
-    init_process_group()
     if task.provider == "ours":  # once for the case
         check_losses(task)
     documents = draw_documents(task)

@@ -17,7 +17,7 @@ from transformers import (
 
 from benchmarks.plain_beam import Result
 from store_engine.decoding.engine import Engine
-from store_engine.integrations.huggingface import export_llama
+from store_engine.integrations.huggingface import export_huggingface
 from store_engine.integrations.logits_processor import code_offsets
 
 PAD = 0
@@ -35,7 +35,7 @@ class TransformersBeamSearch:
         self._engine, self._bos = engine, bos
         trie = engine.trie.item_trie
         self._offsets = code_offsets(trie, engine.model.text_vocab_size)
-        self._llama: LlamaForCausalLM = export_llama(engine.model).to(engine.device)
+        self._llama: LlamaForCausalLM = export_huggingface(engine.model).to(engine.device)
         sids = engine.sids.astype(np.int64) + self._offsets
         self._tokens = torch.from_numpy(sids)
         self._items: dict[tuple[int, ...], list[int]] = {}

@@ -6,13 +6,15 @@ types are refused: a typo never trains for an hour.
 
 import dataclasses
 import tomllib
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import UnionType
 from typing import Any, Literal, Union, get_args, get_origin, get_type_hints
 
 from store_engine.errors import InputError
+
+LoraTarget = Literal["qkv_proj", "o_proj", "gate_up_proj", "down_proj"]
 
 
 @dataclass(frozen=True)
@@ -40,8 +42,9 @@ class DataConfig:
 
 @dataclass(frozen=True)
 class ModelConfig:
-    """The one LLM: a Llama-family decoder."""
+    """The one LLM: a Llama-family decoder. With a backbone all but `dropout` comes from it."""
 
+    backbone: str = ""  # pretrained: a Hugging Face folder or a .gguf; "" = from scratch
     hidden_size: int = 128
     num_layers: int = 4
     num_heads: int = 4
@@ -49,7 +52,14 @@ class ModelConfig:
     head_dim: int = 32
     intermediate_size: int = 384
     rope_theta: float = 10000.0
+    rope_scaling: Literal["none", "llama3"] = "none"
+    rope_factor: float = 8.0  # this one and the next three: llama3 only
+    rope_low_frequency: float = 1.0  # in waves per rope_original_tokens
+    rope_high_frequency: float = 4.0
+    rope_original_tokens: int = 8192
     norm_eps: float = 1e-6
+    attention_bias: Literal["none", "qkv", "all"] = "none"  # Qwen2 has qkv
+    qk_norm: bool = False  # Qwen3: an RMSNorm on every head's q and k
     tie_text_head: bool = True
     dropout: float = 0.1
 
@@ -98,6 +108,10 @@ class TrainConfig:
     threads: int = 0  # per rank; 0 = cores / ranks
     fused_loss: bool = True  # False: materialise the logits; slower, the same losses
     tensorboard: bool = False  # write events beside train_log.jsonl; needs the extra `watch`
+    lora_rank: int = 0  # 0 trains every weight; else adapters of a backbone, which stays frozen
+    lora_alpha: int = 16  # an adapter's output is scaled by lora_alpha / lora_rank
+    lora_dropout: float = 0.0
+    lora_targets: tuple[LoraTarget, ...] = ("qkv_proj", "o_proj", "gate_up_proj", "down_proj")
 
 
 @dataclass(frozen=True)
@@ -137,6 +151,13 @@ class Config:
         _require(self.data.min_events >= 3, "data.min_events must be at least 3 (leave-one-out)")
         _require(0 <= self.model.dropout < 1, "model.dropout must be in [0, 1)")
         _require(self.eval.prefix_cache_mib >= 0, "eval.prefix_cache_mib must not be negative")
+        rank, targets = self.train.lora_rank, self.train.lora_targets
+        _require(rank >= 0, f"train.lora_rank must not be negative, got {rank}")
+        _require(
+            rank == 0 or bool(self.model.backbone and targets),
+            "train.lora_rank needs a model.backbone to adapt, and train.lora_targets",
+        )
+        _require(0 <= self.train.lora_dropout < 1, "train.lora_dropout must be in [0, 1)")
         for name, value in _positive_fields(self):
             _require(value > 0, f"{name} must be positive, got {value}")
 
@@ -145,15 +166,22 @@ class Config:
         return f"model.num_heads must be a multiple of num_kv_heads, got {heads} and {kv_heads}"
 
 
-def load_config(path: str | Path | None = None, overrides: Sequence[str] = ()) -> Config:
+def load_config(
+    path: str | Path | None = None,
+    overrides: Sequence[str] = (),
+    backbone_sizes: Callable[[str], dict[str, Any]] | None = None,
+) -> Config:
     """Reads a config.
 
     Args:
         path: A TOML file, or None for the defaults.
         overrides: `section.key=value`; the value is TOML, a bare word counts as a string.
+        backbone_sizes: Gives the values of `ModelConfig` that a backbone decides. None: they are
+            all stated, as in the config of a run, which does not need its backbone any more.
 
     Raises:
-        InputError: The file is missing or no TOML, a name is unknown, or a value does not fit.
+        InputError: The file is missing or no TOML, a name is unknown, a value does not fit, or
+            it contradicts the backbone.
     """
     tree: dict[str, Any] = {}
     if path is not None:
@@ -165,6 +193,9 @@ def load_config(path: str | Path | None = None, overrides: Sequence[str] = ()) -
             raise InputError(f"config {path}: not valid TOML: {error}") from error
     for override in overrides:
         _apply_override(tree, override)
+    model = tree.get("model")
+    if backbone_sizes is not None and isinstance(model, dict) and model.get("backbone"):
+        tree["model"] = _with_sizes(model, backbone_sizes(str(model["backbone"])))
     config: Config = _build(Config, tree, "")
     return config
 
@@ -179,6 +210,17 @@ def dump_config(config: Config) -> str:
             values = vars(getattr(config, section.name))
             lines += [f"{name} = {_toml(value)}" for name, value in values.items()]
     return "\n".join(lines) + "\n"
+
+
+def _with_sizes(model: dict[str, Any], sizes: dict[str, Any]) -> dict[str, Any]:
+    """The stated values of `ModelConfig` and those of its backbone, which must agree."""
+    for name, value in model.items():
+        if name in sizes and value != sizes[name]:
+            raise InputError(
+                f"model.{name} = {value!r} contradicts {model['backbone']}, which has "
+                f"{sizes[name]!r}; leave it out"
+            )
+    return model | sizes
 
 
 def _apply_override(tree: dict[str, Any], override: str) -> None:
@@ -246,8 +288,8 @@ def _toml(value: Any) -> str:
 
 
 def _positive_fields(config: Config) -> list[tuple[str, float]]:
-    """Sizes and counts: every int of the sections but seeds, thread counts and epochs."""
-    free = {"seed", "threads", "epochs"}
+    """Sizes and counts: every int of the sections but those that may be 0."""
+    free = {"seed", "threads", "epochs", "lora_rank"}
     sections = ("data", "model", "tokenizer", "recommender", "train", "eval")
     return [
         (f"{section}.{name}", value)

@@ -1,4 +1,6 @@
-"""Exports a run's LLM as a Hugging Face checkpoint: a LlamaForCausalLM over the joint vocabulary.
+"""Exports a run's LLM for transformers: a Llama, Qwen2 or Qwen3 over the joint vocabulary.
+
+The text's tokenizer goes with it. LoRA was merged when the run was trained.
 
 python store_engine/export.py --run runs/ml100k --out exported/
 """
@@ -25,14 +27,16 @@ def main(argv: list[str] | None = None) -> int:
         run = load_run(args.run)
         try:
             # here, because transformers is needed by nothing else and is not always installed
-            from store_engine.integrations.huggingface import export_llama
+            from store_engine.integrations.huggingface import export_huggingface
         except ImportError as error:
             raise InputError("export needs transformers: pip install transformers") from error
-        export_llama(run.model, args.out, bos=run.vocabulary.bos_id)
+        exported = export_huggingface(run.model, args.out, bos=run.vocabulary.bos_id)
+        run.vocabulary.save(args.out)
     except InputError as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
-    print(f"{args.out}: LlamaForCausalLM, {run.model.text_vocab_size:,} text tokens, then codes")
+    family, text_tokens = type(exported).__name__, run.model.text_vocab_size
+    print(f"{args.out}: {family}, {text_tokens:,} text tokens, then codes")
     return 0
 
 

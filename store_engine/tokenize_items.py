@@ -19,7 +19,7 @@ from store_engine.config import load_config
 from store_engine.data.atomic import atomic_open
 from store_engine.data.catalog import Catalog
 from store_engine.data.readers import read_items
-from store_engine.data.text_vocabulary import TextVocabulary
+from store_engine.data.vocabulary import load_vocabulary
 from store_engine.decoding.run_directory import check_run
 from store_engine.errors import InputError
 from store_engine.model.store_model import StoreModel
@@ -83,7 +83,7 @@ def tokenize_new_items(
     if table.quantizer is None:
         raise InputError(f"{run_dir}: its SIDs were brought as a file, they have no codebook")
     config = load_config(run_dir / "config.toml")
-    vocabulary = TextVocabulary.load(run_dir / "text.model")
+    vocabulary = load_vocabulary(run_dir)
     fields = tuple(Catalog.load(run_dir / "items.jsonl").fields)
     catalog = read_items(items, config.data.item_id, fields)
     num_codes = config.tokenizer.num_codes

@@ -25,6 +25,7 @@ from store_engine._C import ItemTrie
 from store_engine.config import Config, load_config
 from store_engine.data.split import leave_one_out
 from store_engine.errors import InputError
+from store_engine.model.backbone import backbone_sizes
 from store_engine.model.weights import load_weights, read_weights, save_weights
 from store_engine.sid.collisions import describe, resolve_collisions, sid_report
 from store_engine.sid.dense_tokenizer import ItemTexts, encode_catalog
@@ -43,6 +44,7 @@ from store_engine.training.stages import (
     RecommenderStage,
     TokenizerStage,
     initial_recommender_weights,
+    initial_tokenizer_weights,
 )
 
 # what a user can mend: a full disk or quota, a file beyond the limit, no permission, read-only
@@ -57,7 +59,7 @@ def main(argv: list[str] | None = None) -> int:
     logging.getLogger("DeepSpeed").setLevel(logging.WARNING)
     args = _parse_arguments(argv)
     try:
-        config = load_config(args.config, args.overrides)
+        config = load_config(args.config, args.overrides, backbone_sizes)
         ds_config = read_ds_config(args.ds_config, config.train)
         with process_group():
             train(config, ds_config, args.resume, args.overwrite)
@@ -108,7 +110,8 @@ def train(config: Config, ds_config: dict[str, Any], resume: bool, overwrite: bo
     stage = TokenizerStage(config, texts, len(vocabulary))
     weights_path = run_dir / "tokenizer.safetensors"
     if not weights_path.exists():
-        weights = train_stage(stage, config, ds_config, run_dir)
+        initial = initial_tokenizer_weights(config, len(vocabulary))
+        weights = train_stage(stage, config, ds_config, run_dir, initial)
         _finish_stage(weights, weights_path, is_first)
 
     # -- discretisation: vectors become codes -----------------------------------------------------
@@ -123,8 +126,8 @@ def train(config: Config, ds_config: dict[str, Any], resume: bool, overwrite: bo
     recommender = RecommenderStage(config, texts, len(vocabulary), split.train, table)
     model_path = run_dir / "model.safetensors"
     if not model_path.exists():
-        initial = initial_recommender_weights(config, read_weights(weights_path), table)
-        weights = train_stage(recommender, config, ds_config, run_dir, initial)
+        start = initial_recommender_weights(config, read_weights(weights_path), table)
+        weights = train_stage(recommender, config, ds_config, run_dir, start.items())
         _finish_stage(weights, model_path, is_first)
 
     # -- evaluation -------------------------------------------------------------------------------

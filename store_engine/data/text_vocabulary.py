@@ -1,8 +1,8 @@
-"""Text <-> token ids: SentencePiece, trained on the catalogue's own text.
+"""Text <-> token ids: SentencePiece, trained on the catalogue's own text or a backbone's.
 
-Byte pair merges with byte fallback and no normalisation, so a text comes back exactly as it went
-in, also with letters that the catalogue never used. (But U+2581, which SentencePiece writes for a
-space, comes back as one.)
+Ours has byte pair merges with byte fallback and no normalisation, so a text comes back exactly as
+it went in, also with letters that the catalogue never used. (But U+2581, which SentencePiece writes
+for a space, comes back as one.)
 """
 
 import io
@@ -21,16 +21,18 @@ class TextVocabulary:
     """A SentencePiece model, kept as its bytes.
 
     Attributes:
-        pad_id: Id 0.
-        bos_id: Id 1, before a text.
-        eos_id: Id 2, after a text.
+        pad_id: 0 in ours; the eos id in models without one (Llama 2).
+        bos_id: Before a text; 1 in ours.
+        eos_id: After a text; 2 in ours.
     """
+
+    FILE = "text.model"  # in a run directory
 
     def __init__(self, model: bytes) -> None:
         """Takes a serialised SentencePiece model.
 
         Raises:
-            InputError: `model` is not one, or lacks pad, bos or eos.
+            InputError: `model` is not one, or lacks bos or eos.
         """
         self.model = model
         try:
@@ -40,8 +42,10 @@ class TextVocabulary:
             self.eos_id: int = self._processor.eos_id()
         except RuntimeError as error:
             raise InputError("not a SentencePiece model") from error
-        if not model or min(self.pad_id, self.bos_id, self.eos_id) < 0:
-            raise InputError("not a SentencePiece model with pad, bos and eos tokens")
+        if not model or min(self.bos_id, self.eos_id) < 0:
+            raise InputError("not a SentencePiece model with bos and eos tokens")
+        if self.pad_id < 0:
+            self.pad_id = self.eos_id
 
     @classmethod
     def train(cls, texts: Iterable[str], vocab_size: int) -> "TextVocabulary":
@@ -108,9 +112,9 @@ class TextVocabulary:
         text: str = self._processor.decode(ids)
         return text
 
-    def save(self, path: str | Path) -> None:
-        """Writes the SentencePiece model, which either stands complete or not at all."""
-        with atomic_open(path) as file:
+    def save(self, directory: str | Path) -> None:
+        """Writes text.model into a folder; it either stands complete or not at all."""
+        with atomic_open(Path(directory) / self.FILE) as file:
             file.write(self.model)
 
     @classmethod

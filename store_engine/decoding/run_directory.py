@@ -12,7 +12,7 @@ from store_engine._C import ItemTrie
 from store_engine.config import Config, load_config
 from store_engine.data.atomic import atomic_open
 from store_engine.data.catalog import Catalog
-from store_engine.data.text_vocabulary import TextVocabulary
+from store_engine.data.vocabulary import Vocabulary, load_vocabulary
 from store_engine.errors import InputError
 from store_engine.model.store_model import StoreModel
 from store_engine.model.weights import load_weights
@@ -26,7 +26,7 @@ class Run(NamedTuple):
 
     config: Config
     catalog: Catalog
-    vocabulary: TextVocabulary
+    vocabulary: Vocabulary
     sid_table: SidTable
     trie: ItemTrie
     model: StoreModel  # float32, on the CPU
@@ -74,7 +74,7 @@ def load_run(run_dir: str | Path) -> Run:
         )
     config = load_config(run_dir / "config.toml")
     catalog = Catalog.load(run_dir / "items.jsonl")
-    vocabulary = TextVocabulary.load(run_dir / "text.model")
+    vocabulary = load_vocabulary(run_dir)
     table = SidTable.load(run_dir / "sids.npz")
     if catalog.item_ids != table.item_ids:
         raise InputError(f"{run_dir}: sids.npz and items.jsonl list different items")

@@ -1,22 +1,25 @@
-"""Export to Hugging Face: our model is a Llama, so this renames tensors and changes no number.
+"""Export to Hugging Face: our model is a Llama, Qwen2 or Qwen3, so no number changes, only names.
 
 The exported model has the joint vocabulary: text tokens, then the codes of level 0, level 1, ...
 Its head gives logits for all of them; a softmax over one level's slice is what our engine computes.
 """
 
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor
-from transformers import GenerationConfig, LlamaConfig, LlamaForCausalLM
+from transformers import AutoConfig, AutoModelForCausalLM, GenerationConfig, PreTrainedModel
 
+from store_engine.config import ModelConfig
+from store_engine.model.hf_layout import transformer_layout
 from store_engine.model.store_model import StoreModel
 
 
-def export_llama(
+def export_huggingface(
     model: StoreModel, path: str | Path | None = None, *, bos: int = 1, max_tokens: int = 4096
-) -> LlamaForCausalLM:
-    """Makes a `LlamaForCausalLM` with the model's weights.
+) -> PreTrainedModel:
+    """Makes a causal LM of transformers, of the family that ours computes, with our weights.
 
     Args:
         model: The recommender, or a stage-1 model without codes.
@@ -28,7 +31,8 @@ def export_llama(
         The exported model in eval mode, with a copy of the weights.
 
     Raises:
-        ValueError: hidden_size is not a multiple of num_heads, which transformers requires.
+        ValueError: hidden_size is not a multiple of num_heads, which transformers requires, or no
+            family has both a norm on q and k and biases on q, k and v alone.
     """
     config = model.config
     if config.hidden_size % config.num_heads:
@@ -36,8 +40,10 @@ def export_llama(
             f"transformers requires hidden_size to be a multiple of num_heads, "
             f"got {config.hidden_size} and {config.num_heads}"
         )
-    llama = LlamaForCausalLM(
-        LlamaConfig(
+    exported = AutoModelForCausalLM.from_config(
+        AutoConfig.for_model(
+            **_family(config),
+            **_rope(config),
             vocab_size=model.text_vocab_size + sum(model.codebook_sizes),
             hidden_size=config.hidden_size,
             intermediate_size=config.intermediate_size,
@@ -46,7 +52,6 @@ def export_llama(
             num_key_value_heads=config.num_kv_heads,
             head_dim=config.head_dim,
             rms_norm_eps=config.norm_eps,
-            rope_theta=config.rope_theta,
             max_position_embeddings=max_tokens,
             tie_word_embeddings=False,
             bos_token_id=bos,
@@ -54,18 +59,18 @@ def export_llama(
         )
     )
     # what a folder's generation_config says would silently join a user's beam search
-    llama.generation_config = GenerationConfig(bos_token_id=bos, do_sample=False)
-    llama.to(model.transformer.norm.weight.dtype)
-    llama.load_state_dict(llama_state(model), strict=True)
-    llama.eval()
+    exported.generation_config = GenerationConfig(bos_token_id=bos, do_sample=False)
+    exported.to(model.transformer.norm.weight.dtype)
+    exported.load_state_dict(huggingface_state(model), strict=True)
+    exported.eval()
     if path is not None:
-        llama.save_pretrained(path)
-    return llama
+        exported.save_pretrained(path)
+    return exported
 
 
-def llama_state(model: StoreModel) -> dict[str, Tensor]:
-    """The model's weights under the names of Hugging Face's Llama; fused projections are split."""
-    config, ours = model.config, model.state_dict()
+def huggingface_state(model: StoreModel) -> dict[str, Tensor]:
+    """The model's weights under Hugging Face's names; fused projections are split."""
+    ours = model.state_dict()
     has_codes = len(model.codebook_sizes) > 0
     vocabularies = ("text", "code") if has_codes else ("text",)
     theirs = {
@@ -73,24 +78,32 @@ def llama_state(model: StoreModel) -> dict[str, Tensor]:
             [ours[f"{v}_embedding.weight"] for v in vocabularies]
         ),
         "lm_head.weight": torch.cat([ours[f"{v}_head.weight"] for v in vocabularies]),
-        "model.norm.weight": ours["transformer.norm.weight"],
     }
-    heads = [config.num_heads, config.num_kv_heads, config.num_kv_heads]
-    rows = [count * config.head_dim for count in heads]
-    for i in range(config.num_layers):
-        block = f"transformer.blocks.{i}"
-        q, k, v = ours[f"{block}.attention.qkv_proj.weight"].split(rows)
-        gate, up = ours[f"{block}.mlp.gate_up_proj.weight"].chunk(2)
-        layer = {
-            "self_attn.q_proj": q,
-            "self_attn.k_proj": k,
-            "self_attn.v_proj": v,
-            "self_attn.o_proj": ours[f"{block}.attention.o_proj.weight"],
-            "mlp.gate_proj": gate,
-            "mlp.up_proj": up,
-            "mlp.down_proj": ours[f"{block}.mlp.down_proj.weight"],
-            "input_layernorm": ours[f"{block}.attention_norm.weight"],
-            "post_attention_layernorm": ours[f"{block}.mlp_norm.weight"],
-        }
-        theirs |= {f"model.layers.{i}.{name}.weight": tensor for name, tensor in layer.items()}
+    for name, parts in transformer_layout(model.config):
+        rows = [shape[0] for shape in parts.values()]
+        theirs |= zip(parts, ours[name].split(rows), strict=True)
     return theirs
+
+
+def _family(config: ModelConfig) -> dict[str, Any]:
+    bias = config.attention_bias
+    if config.qk_norm:
+        if bias == "qkv":
+            raise ValueError("no family of transformers has qk_norm and attention_bias = 'qkv'")
+        return {"model_type": "qwen3", "attention_bias": bias == "all"}
+    if bias == "qkv":
+        return {"model_type": "qwen2"}
+    return {"model_type": "llama", "attention_bias": bias == "all"}
+
+
+def _rope(config: ModelConfig) -> dict[str, Any]:
+    if config.rope_scaling == "none":
+        return {"rope_theta": config.rope_theta}
+    scaling = {
+        "rope_type": "llama3",
+        "factor": config.rope_factor,
+        "low_freq_factor": config.rope_low_frequency,
+        "high_freq_factor": config.rope_high_frequency,
+        "original_max_position_embeddings": config.rope_original_tokens,
+    }
+    return {"rope_theta": config.rope_theta, "rope_scaling": scaling}

@@ -1,9 +1,9 @@
 """The catalogue's trie for people who stay on `transformers.generate`.
 
-    llama = export_llama(engine.model)
-    llama.generate(prompts, num_beams=20, num_return_sequences=20, max_new_tokens=num_levels,
-                   do_sample=False, length_penalty=0.0,
-                   logits_processor=[TrieLogitsProcessor(trie, engine.model.text_vocab_size)])
+    exported = export_huggingface(engine.model)
+    exported.generate(prompts, num_beams=20, num_return_sequences=20, max_new_tokens=num_levels,
+                      do_sample=False, length_penalty=0.0,
+                      logits_processor=[TrieLogitsProcessor(trie, engine.model.text_vocab_size)])
 
 Both constraints read from the last tokens of a sequence which codes its unfinished SID has so far:
 they keep no state, so one object serves any number of calls, batches and threads. Pad on the left.

@@ -1,9 +1,13 @@
 """The LLM's body: a Llama-family decoder (RMSNorm, RoPE, SwiGLU, grouped-query attention).
 
+Qwen2's bias on q, k and v, Qwen3's norm on q and k and Llama 3.1's RoPE are switches of the config.
+
 How attention is done is an argument: training attends within packed sequences, prefill also keeps
 the keys and values, decoding attends from beams to a cache. Every other line is shared.
 Source: Touvron et al. 2023, https://arxiv.org/abs/2302.13971; layout as in Hugging Face's Llama.
 """
+
+import math
 
 import torch
 import torch.nn.functional as F
@@ -16,11 +20,15 @@ INIT_STD = 0.02
 
 
 class Linear(nn.Linear):
-    """A linear layer without bias, initialised N(0, std) before ZeRO-3 may partition it."""
+    """A linear layer, initialised N(0, std) before ZeRO-3 may partition it; a bias begins at 0."""
 
-    def __init__(self, in_features: int, out_features: int, std: float = INIT_STD) -> None:
-        super().__init__(in_features, out_features, bias=False)
+    def __init__(
+        self, in_features: int, out_features: int, std: float = INIT_STD, bias: bool = False
+    ) -> None:
+        super().__init__(in_features, out_features, bias)
         nn.init.normal_(self.weight, std=std)
+        if bias:
+            nn.init.zeros_(self.bias)
 
 
 class Rope:
@@ -28,14 +36,13 @@ class Rope:
 
     Args:
         positions: (num_tokens,) int64.
-        head_dim: Even.
-        theta: Base of the wavelengths.
+        config: Head size and frequencies.
         dtype: Of q and k.
     """
 
-    def __init__(self, positions: Tensor, head_dim: int, theta: float, dtype: torch.dtype) -> None:
-        exponents = torch.arange(0, head_dim, 2, device=positions.device) / head_dim
-        angles = positions[:, None].float() * theta**-exponents  # (num_tokens, head_dim / 2)
+    def __init__(self, positions: Tensor, config: ModelConfig, dtype: torch.dtype) -> None:
+        frequencies = rope_frequencies(config, positions.device)
+        angles = positions[:, None].float() * frequencies  # (num_tokens, head_dim / 2)
         self.cos = angles.cos().repeat(1, 2)[:, None].to(dtype)  # (num_tokens, 1, head_dim)
         sin = angles.sin()
         self.signed_sin = torch.cat([-sin, sin], dim=-1)[:, None].to(dtype)
@@ -46,6 +53,23 @@ class Rope:
         return x * self.cos + torch.cat([high, low], dim=-1) * self.signed_sin
 
 
+def rope_frequencies(config: ModelConfig, device: torch.device | None = None) -> Tensor:
+    """Radians per position of every pair: (head_dim / 2,) float32.
+
+    `llama3` scaling divides the frequencies of waves longer than rope_original_tokens /
+    rope_low_frequency by rope_factor, leaves the short waves, and goes over smoothly.
+    Source: the Llama 3.1 release, as in Hugging Face's modeling_rope_utils.
+    """
+    exponents = torch.arange(0, config.head_dim, 2, device=device) / config.head_dim
+    frequencies = config.rope_theta**-exponents
+    if config.rope_scaling == "none":
+        return frequencies
+    waves = config.rope_original_tokens * frequencies / (2 * math.pi)
+    low, high = config.rope_low_frequency, config.rope_high_frequency
+    kept = ((waves - low) / (high - low)).clamp(0, 1)
+    return frequencies * (kept + (1 - kept) / config.rope_factor)
+
+
 class Attention(nn.Module):
     """Grouped-query self-attention; q, k and v come out of one matrix product."""
 
@@ -54,9 +78,16 @@ class Attention(nn.Module):
         self.layer_id = layer_id
         self.head_dim = config.head_dim
         self.heads = [config.num_heads, config.num_kv_heads, config.num_kv_heads]
-        self.qkv_proj = Linear(config.hidden_size, sum(self.heads) * config.head_dim)
+        bias = config.attention_bias
+        rows = sum(self.heads) * config.head_dim
+        self.qkv_proj = Linear(config.hidden_size, rows, bias=bias != "none")
         std = INIT_STD / (2 * config.num_layers) ** 0.5  # keeps the residual stream's scale
-        self.o_proj = Linear(config.num_heads * config.head_dim, config.hidden_size, std)
+        columns = config.num_heads * config.head_dim
+        self.o_proj = Linear(columns, config.hidden_size, std, bias=bias == "all")
+        self.q_norm, self.k_norm = (
+            nn.RMSNorm(config.head_dim, eps=config.norm_eps) if config.qk_norm else nn.Identity()
+            for _ in range(2)
+        )
 
     def forward(
         self, x: Tensor, rope: Rope, attend: Attend, wanted: Tensor | None = None
@@ -64,7 +95,7 @@ class Attention(nn.Module):
         """x (num_tokens, hidden_size) -> the same, or (num_wanted, hidden_size)."""
         qkv = self.qkv_proj(x).unflatten(-1, (-1, self.head_dim))
         q, k, v = qkv.split(self.heads, dim=1)
-        q, k = rope(q), rope(k)
+        q, k = rope(self.q_norm(q)), rope(self.k_norm(k))
         if wanted is not None:
             q = q[wanted]
         return self.o_proj(attend(self.layer_id, q, k, v).flatten(1))
@@ -130,7 +161,7 @@ class Transformer(nn.Module):
         Returns:
             (num_tokens, hidden_size), after the final norm; or (num_wanted, hidden_size).
         """
-        rope = Rope(positions, self.config.head_dim, self.config.rope_theta, x.dtype)
+        rope = Rope(positions, self.config, x.dtype)
         *blocks, last = self.blocks
         for block in blocks:
             x = block(x, rope, attend)

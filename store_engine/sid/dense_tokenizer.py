@@ -17,7 +17,7 @@ from torch import Tensor, nn
 
 from store_engine.data.catalog import Catalog
 from store_engine.data.packing import Document, PackedBatch, pack
-from store_engine.data.text_vocabulary import TextVocabulary
+from store_engine.data.vocabulary import Vocabulary
 from store_engine.model.attention import PackedSequences
 from store_engine.model.store_model import IGNORE, StoreModel
 
@@ -31,7 +31,7 @@ class ItemTexts:
         max_tokens: Every attribute is cut after this many.
     """
 
-    def __init__(self, catalog: Catalog, vocabulary: TextVocabulary, max_tokens: int) -> None:
+    def __init__(self, catalog: Catalog, vocabulary: Vocabulary, max_tokens: int) -> None:
         self.fields = tuple(catalog.fields)
         self.bos_id, self.eos_id = vocabulary.bos_id, vocabulary.eos_id
         self.prompts = [vocabulary.encode(f"{field}:") for field in self.fields]

@@ -3,7 +3,7 @@
 import contextlib
 import json
 import os
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -107,10 +107,13 @@ def initialize(module: nn.Module, ds_config: dict[str, Any], train: TrainConfig,
     return engine
 
 
-def fill_parameters(module: nn.Module, tensors: dict[str, Tensor]) -> None:
-    """Copies tensors into the module's parameters of the same name, partitioned or not."""
+def fill_parameters(module: nn.Module, tensors: Iterable[tuple[str, Tensor]]) -> None:
+    """Copies tensors into the module's parameters of the same name, partitioned or not.
+
+    One by one: of a checkpoint on disk and of a partitioned module one tensor at a time is whole.
+    """
     parameters = dict(module.named_parameters())
-    for name, tensor in tensors.items():
+    for name, tensor in tensors:
         with deepspeed.zero.GatheredParameters([parameters[name]], modifier_rank=0):
             parameters[name].data.copy_(tensor)
 

@@ -2,6 +2,7 @@
 
 import math
 import time
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
@@ -27,6 +28,7 @@ from store_engine.training.deepspeed_setup import (
 )
 from store_engine.training.interruption import InterruptedTraining, StopRequest
 from store_engine.training.log import TrainLog
+from store_engine.training.lora import add_lora, merge_lora
 from store_engine.training.stages import Stage
 from store_engine.training.throughput import matmul_peak
 
@@ -36,7 +38,7 @@ def train_stage(
     config: Config,
     ds_config: dict[str, Any],
     run_dir: Path,
-    initial: dict[str, Tensor] | None = None,
+    initial: Iterable[tuple[str, Tensor]] = (),
 ) -> dict[str, Tensor]:
     """Trains a stage to its end, going on from its last checkpoint if there is one.
 
@@ -45,7 +47,7 @@ def train_stage(
         config: The run's config.
         ds_config: DeepSpeed's config, complete (`read_ds_config`).
         run_dir: The run directory; checkpoints and the log go there.
-        initial: Weights to start from, by parameter name; others keep their initialisation.
+        initial: Weights to start from, with their names; others keep their initialisation.
 
     Returns:
         The trained weights by name, whole and float32, on every rank.
@@ -70,8 +72,9 @@ def train_stage(
     torch.manual_seed(config.train.seed)
     with zero_init(ds_config):
         module = stage.build()
-    if initial is not None:
-        fill_parameters(module, initial)
+    fill_parameters(module, initial)
+    if config.train.lora_rank:
+        add_lora(module, config.train)
     engine = initialize(module, ds_config, config.train, stage.lr)
     first_step = 0
     if position is not None:
@@ -97,7 +100,7 @@ def train_stage(
                 save_checkpoint(engine, checkpoints, position)
             if must_stop:
                 raise InterruptedTraining(f"{stage.name}: stopped after step {step + 1}, saved")
-    weights = full_weights(engine)
+    weights = merge_lora(full_weights(engine), config.train)
     engine.destroy()
     return weights
 

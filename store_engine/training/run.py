@@ -20,8 +20,10 @@ from store_engine.data.catalog import Catalog
 from store_engine.data.histories import Histories
 from store_engine.data.load import load_dataset
 from store_engine.data.text_vocabulary import TextVocabulary
+from store_engine.data.vocabulary import Vocabulary, load_vocabulary
 from store_engine.decoding.run_directory import check_run, mark_run
 from store_engine.errors import InputError
+from store_engine.model.backbone import Backbone
 
 _DATA = "data.json"  # checksums of what the run trains on
 
@@ -31,7 +33,7 @@ class RunData(NamedTuple):
 
     catalog: Catalog
     histories: Histories
-    vocabulary: TextVocabulary
+    vocabulary: Vocabulary
 
 
 def open_run(config: Config, resume: bool, overwrite: bool, is_first: bool) -> RunData:
@@ -66,7 +68,7 @@ def open_run(config: Config, resume: bool, overwrite: bool, is_first: bool) -> R
     return RunData(
         Catalog.load(run_dir / "items.jsonl"),
         Histories.load(run_dir / "histories.npz"),
-        TextVocabulary.load(run_dir / "text.model"),
+        load_vocabulary(run_dir),
     )
 
 
@@ -83,16 +85,14 @@ def _begin(config: Config, run_dir: Path) -> None:
             f"tokenizer.codebook_size must not exceed the number of items, "
             f"got {codebook_size} > {catalog.num_items}"
         )
-    columns = catalog.fields.items()
-    texts = [f"{field}: {text}" for field, column in columns for text in column if text]
-    vocabulary = TextVocabulary.train(texts, config.data.text_vocab_size)
+    vocabulary = _vocabulary(config, catalog)
     partial = run_dir.with_name(run_dir.name + ".partial")
     try:
         shutil.rmtree(partial, ignore_errors=True)
         partial.mkdir(parents=True)
         catalog.save(partial / "items.jsonl")
         dataset.histories.save(partial / "histories.npz")
-        vocabulary.save(partial / "text.model")
+        vocabulary.save(partial)
         copies = {path.name: _sha256(path) for path in sorted(partial.iterdir())}
         sources = {str(path.resolve()): _sha256(path) for path in dataset.sources}
         (partial / _DATA).write_text(json.dumps(copies | sources, indent=1), encoding="utf-8")
@@ -104,6 +104,15 @@ def _begin(config: Config, run_dir: Path) -> None:
     except OSError as error:
         shutil.rmtree(partial, ignore_errors=True)
         raise InputError(f"{run_dir}: cannot be written: {error.strerror}") from error
+
+
+def _vocabulary(config: Config, catalog: Catalog) -> Vocabulary:
+    """The backbone's, or one that is learned from the catalogue."""
+    if config.model.backbone:
+        return Backbone(config.model.backbone).vocabulary()
+    columns = catalog.fields.items()
+    texts = [f"{field}: {text}" for field, column in columns for text in column if text]
+    return TextVocabulary.train(texts, config.data.text_vocab_size)
 
 
 def _check_same_config(wanted: Config, written: Config, run_dir: Path) -> None:

@@ -6,7 +6,7 @@ step's gradient does not depend on how it was dealt out.
 """
 
 import functools
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any, NamedTuple, Protocol
 
 import numpy as np
@@ -24,7 +24,9 @@ from store_engine.data.packing import (
     split_by_tokens,
 )
 from store_engine.model.attention import PackedSequences
+from store_engine.model.backbone import Backbone
 from store_engine.model.store_model import IGNORE, Head, StoreModel
+from store_engine.model.transformer import INIT_STD
 from store_engine.sid.dense_tokenizer import (
     DenseTokenizer,
     ItemTexts,
@@ -219,25 +221,57 @@ class RecommenderStage:
         )
 
 
+def initial_tokenizer_weights(config: Config, text_vocab_size: int) -> Iterator[tuple[str, Tensor]]:
+    """What stage 1 starts from: the backbone, if there is one; a palette like its embeddings.
+
+    Yields:
+        Names of `DenseTokenizer`'s parameters and tensors, each read when its turn comes.
+    """
+    if not config.model.backbone:
+        return
+    for name, tensor in Backbone(config.model.backbone).weights(text_vocab_size):
+        if name == "text_embedding.weight":
+            centre, spread = _scale(tensor)
+            generator = torch.Generator().manual_seed(config.train.seed)
+            shape = (config.tokenizer.num_codes, len(centre))
+            yield "palette.weight", centre + spread * torch.randn(shape, generator=generator)
+        yield f"model.{name}", tensor
+
+
 def initial_recommender_weights(
     config: Config, tokenizer_weights: dict[str, Tensor], table: SidTable
 ) -> dict[str, Tensor]:
     """What stage 2 starts from: the LLM of stage 1, and code embeddings from the centroids.
+
+    They have the scale of embeddings from scratch, or of the backbone's text embeddings.
 
     Returns:
         Tensors by the names of `StoreModel`; what is missing keeps its random initialisation.
     """
     prefix = "model."
     weights = {n.removeprefix(prefix): t for n, t in tokenizer_weights.items() if prefix in n}
+    centre, spread = torch.zeros(config.model.hidden_size), INIT_STD
+    if config.model.backbone:
+        centre, spread = _scale(weights["text_embedding.weight"])
+    generator = torch.Generator().manual_seed(config.train.seed)
     if table.quantizer is not None and config.recommender.init_codes == "centroids":
         lifted = torch.from_numpy(table.quantizer.lift())  # (num_codes, codebook_size, hidden)
         centred = lifted - lifted.mean(1, keepdim=True)
-        centroids = (centred / centred.std()).flatten(0, 1) * 0.02
-        generator = torch.Generator().manual_seed(config.train.seed)
-        rest = sum(table.codebook_sizes) - len(centroids)  # a suffix level has no centroids
-        suffix = torch.randn(rest, centroids.shape[1], generator=generator) * 0.02
-        weights["code_embedding.weight"] = torch.cat([centroids, suffix])
+        unit = (centred / centred.std()).flatten(0, 1)
+    elif config.model.backbone:
+        unit = torch.empty(0, config.model.hidden_size)
+    else:
+        return weights
+    rest = sum(table.codebook_sizes) - len(unit)  # a suffix level has no centroids
+    random = torch.randn(rest, unit.shape[1], generator=generator)
+    weights["code_embedding.weight"] = centre + spread * torch.cat([unit, random])
     return weights
+
+
+def _scale(embeddings: Tensor) -> tuple[Tensor, float]:
+    """Where embeddings lie: their mean (hidden_size,), and how far from it, by component."""
+    centre = embeddings.float().mean(0)
+    return centre, float((embeddings.float() - centre).std())
 
 
 def _build_model(

@@ -75,7 +75,7 @@ def test_ids_out_of_range(vocabulary):
 
 
 def test_save_and_load(vocabulary, tmp_path):
-    vocabulary.save(tmp_path / "text.model")
+    vocabulary.save(tmp_path)
     loaded = TextVocabulary.load(tmp_path / "text.model")
     assert loaded.model == vocabulary.model
     assert loaded.encode("red house") == vocabulary.encode("red house")

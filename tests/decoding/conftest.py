@@ -105,7 +105,7 @@ def run_dir(tmp_path):
     mark_run(tmp_path, "0.1.0")
     (tmp_path / "config.toml").write_text(dump_config(config))
     catalog.save(tmp_path / "items.jsonl")
-    vocabulary.save(tmp_path / "text.model")
+    vocabulary.save(tmp_path)
     SidTable(sids, SIZES, catalog.item_ids).save(tmp_path / "sids.npz")
     ItemTrie(sids, list(SIZES)).save(tmp_path / "trie.bin")
     model = random_model(text_vocab_size=len(vocabulary))

@@ -7,7 +7,7 @@ from store_engine.decoding.beam import beam_search
 from store_engine.decoding.contexts import pack
 from store_engine.decoding.kv_cache import KVCache
 from store_engine.decoding.trie_arrays import TrieArrays
-from store_engine.integrations.huggingface import export_llama
+from store_engine.integrations.huggingface import export_huggingface
 from store_engine.integrations.logits_processor import TrieLogitsProcessor, prefix_allowed_tokens_fn
 
 TEXT, PAD, BOS = 20, 0, 1
@@ -60,7 +60,7 @@ def test_generate_equals_our_beam_search(make_model, sids, item_trie, beam_width
     prompts = [[BOS, *item_tokens[rows].flatten().tolist()] for rows in histories]
     longest = max(map(len, prompts))
     padded = torch.tensor([[PAD] * (longest - len(p)) + p for p in prompts])
-    out = export_llama(model).generate(
+    out = export_huggingface(model).generate(
         padded,
         attention_mask=(padded != PAD).long(),
         max_new_tokens=3,

@@ -1,0 +1,67 @@
+"""A GGUF file, through `gguf` (llama.cpp's own reader): metadata, and tensors as float32."""
+
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from store_engine.errors import InputError
+
+_MISSING = object()
+
+
+class GGUFFile:
+    """A mapped GGUF file; nothing but its header is read until a tensor is asked for.
+
+    Attributes:
+        shapes: Every tensor's shape, as PyTorch orders it, by llama.cpp's names.
+
+    Raises:
+        InputError: The file is missing or damaged, or `gguf` is not installed.
+    """
+
+    def __init__(self, path: Path) -> None:
+        try:
+            import gguf  # an extra: `backbones`
+        except ImportError as error:
+            raise InputError(f"{path}: GGUF files need gguf: pip install gguf") from error
+        self.path = path
+        self._dequantize = gguf.dequantize
+        try:
+            self._reader = gguf.GGUFReader(path)
+        except OSError as error:
+            raise InputError(f"{path}: {error.strerror}") from error
+        except (ValueError, KeyError, IndexError, UnicodeDecodeError, OverflowError) as error:
+            raise InputError(f"{path}: not a readable GGUF file: {error}") from error
+        self._tensors = {tensor.name: tensor for tensor in self._reader.tensors}
+        self.shapes = {
+            name: tuple(reversed(tensor.shape.tolist())) for name, tensor in self._tensors.items()
+        }
+
+    def get(self, key: str, default: Any = _MISSING) -> Any:
+        """A value of the metadata.
+
+        Raises:
+            InputError: It is not there, and there is no default.
+        """
+        field = self._reader.get_field(key)
+        if field is not None:
+            return field.contents()
+        if default is _MISSING:
+            raise InputError(f"{self.path}: its metadata lack {key}")
+        return default
+
+    def read(self, name: str) -> Tensor:
+        """A tensor, dequantised to float32.
+
+        Raises:
+            InputError: `gguf` cannot dequantise its type.
+        """
+        tensor = self._tensors[name]
+        try:
+            values = self._dequantize(tensor.data, tensor.tensor_type)
+        except NotImplementedError as error:
+            raise InputError(f"{self.path}: tensor '{name}': {error}") from error
+        # a copy: what is mapped read-only must not become a writable tensor
+        return torch.tensor(values, dtype=torch.float32).view(self.shapes[name])

@@ -1,0 +1,111 @@
+"""A pretrained decoder as the start of ours: its sizes, and its weights one tensor at a time."""
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from store_engine.config import ModelConfig
+from store_engine.data.vocabulary import Vocabulary, backbone_vocabulary
+from store_engine.errors import InputError
+from store_engine.model.gguf_backbone import GGUFBackbone
+from store_engine.model.hf_folder import HFFolder
+from store_engine.model.hf_layout import Shape, transformer_layout
+
+_EMBEDDING, _HEAD = "model.embed_tokens.weight", "lm_head.weight"
+
+
+class Backbone:
+    """A Llama, Qwen2 or Qwen3 on disk, checked in full before any weight is read.
+
+    Args:
+        path: A Hugging Face folder with safetensors, or a .gguf file.
+
+    Attributes:
+        sizes: The values of `ModelConfig` that it decides.
+        vocab_size: Rows of its embedding; some models have more than their tokenizer has tokens.
+
+    Raises:
+        InputError: A file is missing or damaged, a tensor is missing, has another shape than the
+            config says, or is one that our transformer does not have.
+    """
+
+    def __init__(self, path: str | Path) -> None:
+        self.path = Path(path)
+        if self.path.is_dir():
+            self._checkpoint: HFFolder | GGUFBackbone = HFFolder(self.path)
+        elif self.path.suffix == ".gguf":
+            self._checkpoint = GGUFBackbone(self.path)
+        else:
+            raise InputError(f"{path}: a backbone is a Hugging Face folder or a .gguf file")
+        self.sizes: dict[str, Any] = self._checkpoint.sizes
+        self._config = ModelConfig(**self.sizes)
+        self.vocab_size = self._check_shapes()
+
+    def weights(self, text_vocab_size: int) -> Iterator[tuple[str, Tensor]]:
+        """The weights under the names of `StoreModel`, each read when its turn comes.
+
+        Args:
+            text_vocab_size: Rows of embedding and head that are wanted, at most `vocab_size`.
+
+        Raises:
+            ValueError: The backbone has fewer rows.
+        """
+        if text_vocab_size > self.vocab_size:
+            raise ValueError(
+                f"text_vocab_size must be at most {self.vocab_size}, got {text_vocab_size}"
+            )
+        read = self._checkpoint.read
+        yield "text_embedding.weight", read(_EMBEDDING)[:text_vocab_size]
+        if not self._config.tie_text_head:
+            yield "text_head.weight", read(_HEAD)[:text_vocab_size]
+        for name, parts in transformer_layout(self._config):
+            yield name, torch.cat([read(part) for part in parts])
+
+    def vocabulary(self) -> Vocabulary:
+        """Its tokenizer.
+
+        Raises:
+            InputError: There is none, or it has more tokens than the model has embeddings.
+        """
+        vocabulary = backbone_vocabulary(self.path)
+        if len(vocabulary) > self.vocab_size:
+            raise InputError(
+                f"{self.path}: its tokenizer has {len(vocabulary)} tokens, the model embeds only "
+                f"{self.vocab_size}"
+            )
+        return vocabulary
+
+    def _check_shapes(self) -> int:
+        shapes = self._checkpoint.shapes
+        vocab_size = shapes.get(_EMBEDDING, (0,))[0]
+        wanted: dict[str, Shape] = {_EMBEDDING: (vocab_size, self._config.hidden_size)}
+        if not self._config.tie_text_head:
+            wanted[_HEAD] = wanted[_EMBEDDING]
+        for _, parts in transformer_layout(self._config):
+            wanted |= parts
+        for name, shape in wanted.items():
+            if name not in shapes:
+                raise InputError(f"{self.path}: no tensor '{name}'")
+            if shapes[name] != shape:
+                raise InputError(
+                    f"{self.path}: tensor '{name}' must be {shape}, got {shapes[name]}"
+                )
+        # one more bias or norm would make it another model than the one we compute
+        unknown = [n for n in shapes if n not in wanted and not n.endswith("rotary_emb.inv_freq")]
+        if self._config.tie_text_head:
+            unknown = [n for n in unknown if n != _HEAD]
+        if unknown:
+            raise InputError(f"{self.path}: tensor '{unknown[0]}' has no place in our model")
+        return vocab_size
+
+
+def backbone_sizes(path: str) -> dict[str, Any]:
+    """The values of `ModelConfig` that a backbone decides; for `load_config`.
+
+    Raises:
+        InputError: See `Backbone`.
+    """
+    return Backbone(path).sizes

@@ -77,7 +77,9 @@ class RecommenderConfig:
     epochs: int = 20  # passes over the training histories
     tokens_per_step: int = 8192  # over all ranks
     lr: float = 2e-3
-    alignment: float = 1.0  # passes over the items' text per epoch; 0 switches the task off
+    alignment: float = 1.0  # text-to-token: passes over the items per epoch; 0 switches it off
+    reconstruction: float = 0.0  # token-to-text: passes over the items per epoch
+    scoring: float = 0.0  # YES or NO to a candidate: questions per user and epoch
     init_codes: Literal["centroids", "normal"] = "centroids"
 
 
@@ -97,6 +99,7 @@ class TrainConfig:
     save_every: int = 100  # steps
     threads: int = 0  # per rank; 0 = cores / ranks
     fused_loss: bool = True  # False: materialise the logits; slower, the same losses
+    activation_checkpointing: bool = False  # keep each layer's input alone, compute the rest again
     tensorboard: bool = False  # write events beside train_log.jsonl; needs the extra `watch`
 
 
@@ -134,6 +137,12 @@ class Config:
         )
         _require(self.data.min_events >= 3, "data.min_events must be at least 3 (leave-one-out)")
         _require(0 <= self.model.dropout < 1, "model.dropout must be in [0, 1)")
+        for name in ("alignment", "reconstruction", "scoring"):
+            passes = getattr(self.recommender, name)
+            _require(passes >= 0, f"recommender.{name} must not be negative, got {passes}")
+        for name in ("warmup", "decay", "min_lr"):
+            share = getattr(self.train, name)
+            _require(0 <= share <= 1, f"train.{name} must be in [0, 1], got {share}")
         for name, value in _positive_fields(self):
             _require(value > 0, f"{name} must be positive, got {value}")
 

@@ -28,6 +28,7 @@ import sys
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, replace
+from itertools import pairwise
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -42,7 +43,7 @@ from benchmarks.harness import ROOT, Options, Quantiles, Report, parse_options
 from benchmarks.memory import peak_mib, start_peak
 from store_engine.config import DataConfig, ModelConfig, TrainConfig
 from store_engine.data.load import load_dataset
-from store_engine.data.packing import Document, history_windows, pack, split_by_tokens
+from store_engine.data.packing import Document, history_windows, pack
 from store_engine.integrations.huggingface import export_huggingface
 from store_engine.kernels.linear_cross_entropy import linear_cross_entropy
 from store_engine.model.attention import PackedSequences
@@ -123,8 +124,9 @@ def split_steps(task: Task, documents: list[Document]) -> list[list[Document]]:
         size = task.histories_per_step
         return [documents[i : i + size] for i in range(0, len(documents), size)]
     ordered = sorted(documents, key=lambda d: len(d.tokens))
-    lengths = np.array([len(d.tokens) for d in ordered])
-    return [ordered[part] for part in split_by_tokens(lengths, task.num_steps)]
+    ends = np.cumsum([len(d.tokens) for d in ordered])
+    cuts = np.searchsorted(ends, np.arange(1, task.num_steps) * ends[-1] / task.num_steps)
+    return [ordered[a:b] for a, b in pairwise([0, *cuts.tolist(), len(ordered)])]
 
 
 # ---------------------------------------------------------------------------------------- models

@@ -44,7 +44,6 @@ class DataConfig:
 class ModelConfig:
     """The one LLM: a Llama-family decoder. With a backbone all but `dropout` comes from it."""
 
-    backbone: str = ""  # pretrained: a Hugging Face folder or a .gguf; "" = from scratch
     hidden_size: int = 128
     num_layers: int = 4
     num_heads: int = 4
@@ -62,6 +61,7 @@ class ModelConfig:
     qk_norm: bool = False  # Qwen3: an RMSNorm on every head's q and k
     tie_text_head: bool = True
     dropout: float = 0.1
+    backbone: str = ""  # pretrained: a Hugging Face folder or a .gguf; "" = from scratch
 
 
 @dataclass(frozen=True)
@@ -87,7 +87,9 @@ class RecommenderConfig:
     epochs: int = 20  # passes over the training histories
     tokens_per_step: int = 8192  # over all ranks
     lr: float = 2e-3
-    alignment: float = 1.0  # passes over the items' text per epoch; 0 switches the task off
+    alignment: float = 1.0  # text-to-token: passes over the items per epoch; 0 switches it off
+    reconstruction: float = 0.0  # token-to-text: passes over the items per epoch
+    scoring: float = 0.0  # YES or NO to a candidate: questions per user and epoch
     init_codes: Literal["centroids", "normal"] = "centroids"
 
 
@@ -107,6 +109,7 @@ class TrainConfig:
     save_every: int = 100  # steps
     threads: int = 0  # per rank; 0 = cores / ranks
     fused_loss: bool = True  # False: materialise the logits; slower, the same losses
+    activation_checkpointing: bool = False  # keep each layer's input alone, compute the rest again
     tensorboard: bool = False  # write events beside train_log.jsonl; needs the extra `watch`
     lora_rank: int = 0  # 0 trains every weight; else adapters of a backbone, which stays frozen
     lora_alpha: int = 16  # an adapter's output is scaled by lora_alpha / lora_rank
@@ -158,6 +161,12 @@ class Config:
             "train.lora_rank needs a model.backbone to adapt, and train.lora_targets",
         )
         _require(0 <= self.train.lora_dropout < 1, "train.lora_dropout must be in [0, 1)")
+        for name in ("alignment", "reconstruction", "scoring"):
+            passes = getattr(self.recommender, name)
+            _require(passes >= 0, f"recommender.{name} must not be negative, got {passes}")
+        for name in ("warmup", "decay", "min_lr"):
+            share = getattr(self.train, name)
+            _require(0 <= share <= 1, f"train.{name} must be in [0, 1], got {share}")
         for name, value in _positive_fields(self):
             _require(value > 0, f"{name} must be positive, got {value}")
 

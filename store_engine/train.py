@@ -23,7 +23,6 @@ from rich.console import Console
 
 from store_engine._C import ItemTrie
 from store_engine.config import Config, load_config
-from store_engine.data.split import leave_one_out
 from store_engine.errors import InputError
 from store_engine.model.backbone import backbone_sizes
 from store_engine.model.weights import load_weights, read_weights, save_weights
@@ -40,6 +39,8 @@ from store_engine.training.evaluation import evaluate_run, print_metrics, save_m
 from store_engine.training.interruption import InterruptedTraining
 from store_engine.training.loop import train_stage
 from store_engine.training.run import open_run
+from store_engine.training.scoring import FILE as SCORING_FILE
+from store_engine.training.scoring import split_answers
 from store_engine.training.stages import (
     RecommenderStage,
     TokenizerStage,
@@ -92,12 +93,10 @@ def train(config: Config, ds_config: dict[str, Any], resume: bool, overwrite: bo
 
     # -- run directory and data -------------------------------------------------------------------
     run_dir = Path(config.run_dir)
-    catalog, histories, vocabulary = open_run(config, resume, overwrite, is_first)
-    split = leave_one_out(histories)
-    texts = ItemTexts(catalog, vocabulary, config.data.max_text_tokens)
+    catalog, vocabulary, texts, histories = open_run(config, resume, overwrite, is_first)
     say(
-        f"{run_dir}: {catalog.num_items:,} items, {histories.num_users:,} users, "
-        f"{histories.num_events:,} events, {len(vocabulary):,} text tokens"
+        f"{run_dir}: {catalog.num_items:,} items, {len(histories):,} users, "
+        f"{len(histories.tokens):,} events to train on, {len(vocabulary):,} text tokens"
     )
 
     # -- device -----------------------------------------------------------------------------------
@@ -123,11 +122,14 @@ def train(config: Config, ds_config: dict[str, Any], resume: bool, overwrite: bo
     say(describe(sid_report(table.sids, table.codebook_sizes, config.tokenizer.num_codes)))
 
     # -- stage 2: the same weights learn to write the next item's codes --------------------------
-    recommender = RecommenderStage(config, texts, len(vocabulary), split.train, table)
+    recommender = RecommenderStage(config, texts, len(vocabulary), histories, table)
     model_path = run_dir / "model.safetensors"
     if not model_path.exists():
         start = initial_recommender_weights(config, read_weights(weights_path), table)
         weights = train_stage(recommender, config, ds_config, run_dir, start.items())
+        if config.recommender.scoring:
+            weights, answers = split_answers(weights)
+            _finish_stage(answers, run_dir / SCORING_FILE, is_first)
         _finish_stage(weights, model_path, is_first)
 
     # -- evaluation -------------------------------------------------------------------------------

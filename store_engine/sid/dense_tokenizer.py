@@ -8,7 +8,8 @@ Source: STORE, https://arxiv.org/abs/2409.07276 (v1), with LAMIA's contrastive l
 """
 
 from collections.abc import Sequence
-from typing import NamedTuple
+from pathlib import Path
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -17,6 +18,7 @@ from torch import Tensor, nn
 
 from store_engine.data.catalog import Catalog
 from store_engine.data.packing import Document, PackedBatch, pack
+from store_engine.data.token_file import TokenFile
 from store_engine.data.vocabulary import Vocabulary
 from store_engine.model.attention import PackedSequences
 from store_engine.model.store_model import IGNORE, StoreModel
@@ -29,16 +31,44 @@ class ItemTexts:
         catalog: Items with text.
         vocabulary: Text tokens.
         max_tokens: Every attribute is cut after this many.
+        written: The attributes as `write` wrote them; None encodes them into memory.
+
+    Attributes:
+        content_lengths: (num_items,) tokens of `content`.
+        target_lengths: (num_items,) tokens of all texts in `reconstructions`, <eos> included.
     """
 
-    def __init__(self, catalog: Catalog, vocabulary: Vocabulary, max_tokens: int) -> None:
+    def __init__(
+        self,
+        catalog: Catalog,
+        vocabulary: Vocabulary,
+        max_tokens: int,
+        written: TokenFile | None = None,
+    ) -> None:
         self.fields = tuple(catalog.fields)
         self.bos_id, self.eos_id = vocabulary.bos_id, vocabulary.eos_id
         self.prompts = [vocabulary.encode(f"{field}:") for field in self.fields]
-        self.attributes = [
-            [vocabulary.encode(text)[:max_tokens] for text in catalog.fields[field]]
-            for field in self.fields
-        ]
+        self.attributes: list[Sequence[list[int]]]
+        if written is None:
+            self.attributes = [
+                [vocabulary.encode(text)[:max_tokens] for text in catalog.fields[field]]
+                for field in self.fields
+            ]
+            lengths = np.array([[len(text) for text in column] for column in self.attributes])
+        else:
+            n = catalog.num_items
+            self.attributes = [_Column(written, i * n, n) for i in range(len(self.fields))]
+            lengths = np.diff(written.offsets).reshape(len(self.fields), n)
+        is_there, prompts = lengths > 0, np.array([[len(prompt)] for prompt in self.prompts])
+        self.content_lengths = 1 + (is_there * (lengths + prompts)).sum(0)
+        self.target_lengths = (is_there * (lengths + 1)).sum(0)
+
+    @staticmethod
+    def write(catalog: Catalog, vocabulary: Vocabulary, max_tokens: int, folder: Path) -> TokenFile:
+        """Writes the attributes' tokens, field after field, without holding them in memory."""
+        columns = catalog.fields.values()
+        documents = (vocabulary.encode(text)[:max_tokens] for column in columns for text in column)
+        return TokenFile.write(folder, documents)
 
     @property
     def num_items(self) -> int:
@@ -60,6 +90,20 @@ class ItemTexts:
             for field_id, texts in enumerate(self.attributes)
             if texts[row]
         ]
+
+
+class _Column(Sequence[list[int]]):
+    """One field's texts in a token file."""
+
+    def __init__(self, file: TokenFile, begin: int, num_items: int) -> None:
+        self._file, self._begin, self._num_items = file, begin, num_items
+
+    def __len__(self) -> int:
+        return self._num_items
+
+    def __getitem__(self, row: Any) -> Any:
+        tokens: list[int] = self._file[self._begin + row].tolist()
+        return tokens
 
 
 class TokenizerBatch(NamedTuple):

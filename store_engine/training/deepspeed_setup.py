@@ -9,6 +9,7 @@ from typing import Any
 
 import deepspeed
 import torch
+from deepspeed.ops.op_builder import AsyncIOBuilder
 from torch import Tensor, nn
 
 from store_engine.config import TrainConfig
@@ -40,7 +41,8 @@ def read_ds_config(path: str | Path, train: TrainConfig) -> dict[str, Any]:
         train: The run's training section.
 
     Raises:
-        InputError: The file is missing, no JSON, or states what this engine decides itself.
+        InputError: The file is missing, no JSON, states what this engine decides itself, or
+            needs what this machine lacks.
     """
     try:
         config: dict[str, Any] = json.loads(Path(path).read_text(encoding="utf-8"))
@@ -51,6 +53,13 @@ def read_ds_config(path: str | Path, train: TrainConfig) -> dict[str, Any]:
     for name in ("optimizer", "scheduler"):
         if name in config:
             raise InputError(f"--ds_config {path}: '{name}' is set by the run's config, remove it")
+    zero = config.get("zero_optimization", {})
+    devices = {zero.get(name, {}).get("device") for name in ("offload_optimizer", "offload_param")}
+    if "nvme" in devices and not AsyncIOBuilder().is_compatible():
+        raise InputError(
+            f"--ds_config {path}: offload to NVMe needs the library libaio and its headers, "
+            f"on Debian libaio-dev"
+        )
     bf16 = config.setdefault("bf16", {})
     if bf16.get("enabled", "auto") == "auto":
         bf16["enabled"] = choose_dtype(train) == torch.bfloat16
@@ -102,7 +111,11 @@ def initialize(module: nn.Module, ds_config: dict[str, Any], train: TrainConfig,
         betas=(0.9, train.beta2),
         fused=True,
     )
-    ds_config = ds_config | {"zero_allow_untested_optimizer": True}
+    # offloaded to the CPU, torch's fused AdamW is vectorised as DeepSpeed's own is
+    ds_config = ds_config | {
+        "zero_allow_untested_optimizer": True,
+        "zero_force_ds_cpu_optimizer": False,
+    }
     engine, *_ = deepspeed.initialize(model=module, optimizer=optimizer, config=ds_config)
     return engine
 

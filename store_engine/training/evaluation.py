@@ -27,6 +27,8 @@ from store_engine.metrics import (
 from store_engine.sid.collisions import sid_report
 from store_engine.sid.sid_table import SidTable
 from store_engine.training.log import read_log
+from store_engine.training.scoring import FILE as SCORING_FILE
+from store_engine.training.scoring import Scorer, measure_scoring
 
 _USERS_PER_CALL = 512  # between two ticks of the progress bar
 
@@ -61,6 +63,9 @@ def evaluate_run(run_dir: Path, *, exact: bool = False) -> dict[str, Any]:
         "popularity": popularity(split.train, len(frequency), seen, max_k),
         "co_visitation": co_visitation(split.train, len(frequency), seen, max_k),
     }
+    scoring = {}
+    if (run_dir / SCORING_FILE).exists():
+        scoring = {"scoring": measure_scoring(Scorer(run_dir), split.test, len(frequency))}
     return {
         "protocol": split.protocol,
         "dataset": run.data.name,
@@ -75,6 +80,7 @@ def evaluate_run(run_dir: Path, *, exact: bool = False) -> dict[str, Any]:
         },
         "baselines": {name: ranking_metrics(floor, targets) for name, floor in floors.items()},
         "buckets": metrics_by_frequency(rankings, targets, frequency),
+        **scoring,
         "sid": sid_report(table.sids, table.codebook_sizes, run.tokenizer.num_codes),
         "invalid_items": int(((rankings < -1) | (rankings >= len(frequency))).sum()),
         "missing_items": int((rankings == -1).sum()),
@@ -154,3 +160,6 @@ def print_metrics(metrics: dict[str, Any], console: Console) -> None:
             table.add_row(label, *(f"{values[h]:.4f}" for h in heads))
     table.caption = "below: by how often the target is in training (number of users)"
     console.print(table)
+    if "scoring" in metrics:
+        figures = "  ".join(f"{name} {value:.4f}" for name, value in metrics["scoring"].items())
+        console.print(f"scoring, one random item beside each target: {figures}", highlight=False)

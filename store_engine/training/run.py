@@ -17,23 +17,27 @@ import torch
 import store_engine
 from store_engine.config import Config, dump_config, load_config
 from store_engine.data.catalog import Catalog
-from store_engine.data.histories import Histories
 from store_engine.data.load import load_dataset
+from store_engine.data.split import leave_one_out
 from store_engine.data.text_vocabulary import TextVocabulary
+from store_engine.data.token_file import TokenFile
 from store_engine.data.vocabulary import Vocabulary, load_vocabulary
 from store_engine.decoding.run_directory import check_run, mark_run
 from store_engine.errors import InputError
 from store_engine.model.backbone import Backbone
+from store_engine.sid.dense_tokenizer import ItemTexts
 
 _DATA = "data.json"  # checksums of what the run trains on
+_TEXTS, _TRAIN = "texts.tokens", "train.tokens"  # what training reads, mapped into memory
 
 
 class RunData(NamedTuple):
     """What a run trains on, read from its own directory."""
 
     catalog: Catalog
-    histories: Histories
     vocabulary: Vocabulary
+    texts: ItemTexts  # on disk
+    train: TokenFile  # what may be learnt from: catalogue rows, one document per user; on disk
 
 
 def open_run(config: Config, resume: bool, overwrite: bool, is_first: bool) -> RunData:
@@ -65,11 +69,11 @@ def open_run(config: Config, resume: bool, overwrite: bool, is_first: bool) -> R
     torch.distributed.barrier()
     check_run(run_dir)
     _check_same_config(config, load_config(run_dir / "config.toml"), run_dir)
-    return RunData(
-        Catalog.load(run_dir / "items.jsonl"),
-        Histories.load(run_dir / "histories.npz"),
-        load_vocabulary(run_dir),
-    )
+    catalog = Catalog.load(run_dir / "items.jsonl")
+    vocabulary = load_vocabulary(run_dir)
+    written, max_tokens = TokenFile(run_dir / _TEXTS), config.data.max_text_tokens
+    texts = ItemTexts(catalog, vocabulary, max_tokens, written)
+    return RunData(catalog, vocabulary, texts, TokenFile(run_dir / _TRAIN))
 
 
 def _begin(config: Config, run_dir: Path) -> None:
@@ -93,7 +97,11 @@ def _begin(config: Config, run_dir: Path) -> None:
         catalog.save(partial / "items.jsonl")
         dataset.histories.save(partial / "histories.npz")
         vocabulary.save(partial)
-        copies = {path.name: _sha256(path) for path in sorted(partial.iterdir())}
+        ItemTexts.write(catalog, vocabulary, config.data.max_text_tokens, partial / _TEXTS)
+        train = leave_one_out(dataset.histories).train
+        TokenFile.write(partial / _TRAIN, (train[user] for user in range(train.num_users)))
+        files = sorted(path for path in partial.iterdir() if path.is_file())
+        copies = {path.name: _sha256(path) for path in files}
         sources = {str(path.resolve()): _sha256(path) for path in dataset.sources}
         (partial / _DATA).write_text(json.dumps(copies | sources, indent=1), encoding="utf-8")
         (partial / "config.toml").write_text(dump_config(config), encoding="utf-8")
@@ -133,6 +141,8 @@ def _check_same_data(run_dir: Path) -> None:
 
     A source that is gone is no error: the run needs nothing but itself.
     """
+    for name in (_TEXTS, _TRAIN):
+        TokenFile(run_dir / name).verify()
     path = run_dir / _DATA
     try:
         checksums: dict[str, str] = json.loads(path.read_text(encoding="utf-8"))

@@ -12,20 +12,15 @@ from typing import Any, NamedTuple, Protocol
 import numpy as np
 import torch
 from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
 
 from store_engine.config import Config
-from store_engine.data.histories import Histories
-from store_engine.data.packing import (
-    Document,
-    PackedBatch,
-    deal,
-    history_windows,
-    pack,
-    split_by_tokens,
-)
+from store_engine.data.packing import IntArray, PackedBatch, pack
+from store_engine.data.token_file import TokenFile
+from store_engine.errors import InputError
 from store_engine.model.attention import PackedSequences
 from store_engine.model.backbone import Backbone
-from store_engine.model.store_model import IGNORE, Head, StoreModel
+from store_engine.model.store_model import Head, StoreModel
 from store_engine.model.transformer import INIT_STD
 from store_engine.sid.dense_tokenizer import (
     DenseTokenizer,
@@ -35,6 +30,7 @@ from store_engine.sid.dense_tokenizer import (
     tokenizer_batch,
 )
 from store_engine.sid.sid_table import SidTable
+from store_engine.training.tasks import ANSWERS, TASKS, Tasks
 from store_engine.training.throughput import head_columns, training_flops
 
 
@@ -46,6 +42,14 @@ class StepLoss(NamedTuple):
     counts: Tensor  # (num_tasks,) number of terms in each sum
     num_tokens: int  # real tokens that went through the model
     num_flops: float  # that forward and backward need
+
+
+class RecommenderBatch(NamedTuple):
+    """One part of a step of stage 2."""
+
+    share: PackedBatch
+    sequences: PackedSequences
+    num_targets: Tensor  # (num_tasks,) int64, of the whole step
 
 
 class Stage(Protocol):
@@ -78,12 +82,6 @@ class TokenizerStage:
         self.items_per_step = min(config.tokenizer.items_per_step, texts.num_items)
         self.steps_per_epoch = texts.num_items // self.items_per_step
         self.num_steps = config.tokenizer.epochs * self.steps_per_epoch
-        self._num_targets = np.array(
-            [
-                sum(len(text) for _, _, text in texts.reconstructions(row))
-                for row in range(texts.num_items)
-            ]
-        )
 
     def build(self) -> DenseTokenizer:
         """The LLM without semantic tokens, and the palette."""
@@ -93,13 +91,13 @@ class TokenizerStage:
     def batch(self, step: int, part: int, num_parts: int) -> tuple[TokenizerBatch, int]:
         """Texts of this part's items, and the number of targets in the whole step."""
         epoch, i = divmod(step, self.steps_per_epoch)
-        order = _rng(self.config, self.name, epoch).permutation(self.texts.num_items)
+        order = self._order(epoch)
         size = self.items_per_step - self.items_per_step % num_parts  # equal shares
         rows = order[i * self.items_per_step :][:size]
         share = tokenizer_batch(
             self.texts, rows[part::num_parts].tolist(), self.config.tokenizer.num_codes
         )
-        return share, int(self._num_targets[rows].sum())
+        return share, int(self.texts.target_lengths[rows].sum())
 
     def loss(
         self, module: Callable[..., Any], batch: tuple[TokenizerBatch, int], num_parts: int
@@ -124,101 +122,77 @@ class TokenizerStage:
             sums[-1], counts[-1] = contrast.detach(), 1
         return StepLoss(total, sums, counts, num_tokens, num_flops)
 
+    @functools.lru_cache(maxsize=1)  # noqa: B019 - a stage lives as long as the training
+    def _order(self, epoch: int) -> IntArray:
+        """The items' order in an epoch."""
+        entropy = [self.config.train.seed, *self.name.encode(), epoch]
+        rng = np.random.default_rng(np.random.SeedSequence(entropy))
+        return rng.permutation(self.texts.num_items)
+
 
 class RecommenderStage:
-    """Stage 2: codes of the history -> codes of the next item, and item text -> its codes."""
+    """Stage 2: codes of the history -> codes of the next item, and the tasks beside it."""
 
     name = "recommender"
-    tasks: tuple[str, ...] = ("next_item", "alignment")
+    tasks = TASKS
 
     def __init__(
         self,
         config: Config,
         texts: ItemTexts,
         text_vocab_size: int,
-        histories: Histories,
+        histories: TokenFile,
         table: SidTable,
     ) -> None:
-        self.config, self.texts, self.text_vocab_size = config, texts, text_vocab_size
-        self.histories, self.codebook_sizes = histories, table.codebook_sizes
+        self.config, self.text_vocab_size = config, text_vocab_size
+        self.documents = Tasks(config, texts, histories, table, text_vocab_size)
+        answers = (ANSWERS,) if config.recommender.scoring else ()
+        self.codebook_sizes = (*table.codebook_sizes, *answers)
         self.lr = config.recommender.lr
-        offsets = np.r_[0, np.cumsum(table.codebook_sizes)[:-1]]
-        self.item_tokens = table.sids.astype(np.int64) + offsets + text_vocab_size
-        num_tokens = len(histories.rows) * table.sids.shape[1]
-        num_tokens += round(config.recommender.alignment * self._alignment_tokens())
-        self.steps_per_epoch = -(-num_tokens // config.recommender.tokens_per_step)
+        tokens_per_step = config.recommender.tokens_per_step
+        self.steps_per_epoch = -(-self.documents.tokens_per_epoch // tokens_per_step)
         self.num_steps = config.recommender.epochs * self.steps_per_epoch
 
     def build(self) -> StoreModel:
-        """The LLM with both vocabularies; an untied text head stays as stage 1 left it."""
+        """The LLM with both vocabularies; an untied text head nobody needs stays as it is."""
         model = _build_model(self.config, self.text_vocab_size, self.codebook_sizes)
-        if not self.config.model.tie_text_head:
+        if not self.config.model.tie_text_head and not self.config.recommender.reconstruction:
             model.text_head.requires_grad_(False)
         return model
 
-    def batch(
-        self, step: int, part: int, num_parts: int
-    ) -> tuple[PackedBatch, PackedSequences, int]:
+    def batch(self, step: int, part: int, num_parts: int) -> RecommenderBatch:
         """This part's documents, and the number of targets in the whole step."""
         epoch, i = divmod(step, self.steps_per_epoch)
-        documents = [self._document(*key) for key in self._epoch(epoch)[i]]
-        num_targets = sum(int((d.targets != IGNORE).sum()) for d in documents)
-        share = pack(deal(documents, num_parts)[part])
-        return share, PackedSequences(share.cu_seqlens), num_targets
+        keys = self._epoch(epoch)[i]
+        if len(keys) < num_parts:
+            raise InputError(
+                f"recommender.tokens_per_step is too small: a step of {len(keys)} documents "
+                f"cannot be shared by {num_parts} ranks and micro-batches"
+            )
+        share = pack(self.documents.share(keys, part, num_parts))
+        counts = self.documents.num_targets(keys)
+        return RecommenderBatch(share, PackedSequences(share.cu_seqlens), torch.from_numpy(counts))
 
-    def loss(
-        self,
-        module: Callable[..., Any],
-        batch: tuple[PackedBatch, PackedSequences, int],
-        num_parts: int,
-    ) -> StepLoss:
-        """Cross-entropy of the codes, every target with the same weight."""
+    def loss(self, module: Callable[..., Any], batch: RecommenderBatch, num_parts: int) -> StepLoss:
+        """Cross-entropy, every code and text token with the same weight, plus that of the answers.
+
+        The answers' mean stands beside the mean of all others, 1 : 1.
+        """
         share, sequences, num_targets = batch
         losses = module(share.tokens, sequences, share.targets)
         sums, counts = _by_task(losses, share.target_tasks, len(self.tasks))
-        total = losses.sum() * num_parts / num_targets
+        size = num_targets.new_full(num_targets.shape, int(num_targets[:-1].sum()))
+        size[-1] = num_targets[-1]
+        weights = num_parts / size.clamp(min=1).float()
+        total = (losses * weights[share.target_tasks]).sum()
         columns = head_columns(share.targets, self.text_vocab_size, self.codebook_sizes)
         num_flops = training_flops(self.config.model, sequences, columns)
         return StepLoss(total, sums, counts, len(share.tokens), num_flops)
 
     @functools.lru_cache(maxsize=1)  # noqa: B019 - a stage lives as long as the training
-    def _epoch(self, epoch: int) -> list[list[tuple[int, int, int]]]:
-        """The documents of each step of an epoch: (task id, begin, end) or (task id, row, 0)."""
-        rng = _rng(self.config, self.name, epoch)
-        windows = history_windows(self.histories.offsets, self.config.data.max_history, rng)
-        keys = [(0, begin, end) for begin, end in windows]
-        keys += [(1, row, 0) for row in self._alignment_rows(rng)]
-        keys = [keys[i] for i in rng.permutation(len(keys))]
-        num_levels = len(self.codebook_sizes)
-        lengths = [
-            (end - begin) * num_levels
-            if task_id == 0
-            else len(self.texts.content(begin)) + num_levels - 1
-            for task_id, begin, end in keys
-        ]
-        return [keys[s] for s in split_by_tokens(np.array(lengths), self.steps_per_epoch)]
-
-    def _alignment_rows(self, rng: np.random.Generator) -> list[int]:
-        """`alignment` passes over the items; a part of a pass is a random part of the items."""
-        count = round(self.config.recommender.alignment * self.texts.num_items)
-        passes = -(-count // self.texts.num_items)
-        orders = [rng.permutation(self.texts.num_items) for _ in range(passes)]
-        return np.concatenate(orders)[:count].tolist() if orders else []
-
-    def _document(self, task_id: int, begin: int, end: int) -> Document:
-        if task_id == 0:
-            codes = self.item_tokens[self.histories.rows[begin:end]].ravel()
-            tokens = np.r_[self.texts.bos_id, codes[:-1]]
-            return Document(tokens, codes, task_id)
-        content, codes = np.array(self.texts.content(begin)), self.item_tokens[begin]
-        targets = np.r_[np.full(len(content) - 1, IGNORE), codes]
-        return Document(np.r_[content, codes[:-1]], targets, task_id)
-
-    def _alignment_tokens(self) -> int:
-        return sum(
-            len(self.texts.content(row)) + len(self.codebook_sizes) - 1
-            for row in range(self.texts.num_items)
-        )
+    def _epoch(self, epoch: int) -> list[IntArray]:
+        """Keys of the documents of each step of an epoch."""
+        return self.documents.plan(epoch, self.steps_per_epoch)
 
 
 def initial_tokenizer_weights(config: Config, text_vocab_size: int) -> Iterator[tuple[str, Tensor]]:
@@ -263,6 +237,7 @@ def initial_recommender_weights(
     else:
         return weights
     rest = sum(table.codebook_sizes) - len(unit)  # a suffix level has no centroids
+    rest += ANSWERS if config.recommender.scoring else 0
     random = torch.randn(rest, unit.shape[1], generator=generator)
     weights["code_embedding.weight"] = centre + spread * torch.cat([unit, random])
     return weights
@@ -280,7 +255,19 @@ def _build_model(
     model = StoreModel(config.model, text_vocab_size, codebook_sizes)
     for head in (module for module in model.modules() if isinstance(module, Head)):
         head.is_fused = config.train.fused_loss
+    if config.train.activation_checkpointing:
+        for block in model.transformer.blocks:
+            block.forward = functools.partial(_recomputed, block.forward)
     return model
+
+
+def _recomputed(forward: Callable[..., Tensor], *inputs: Any) -> Tensor:
+    """Runs `forward` without keeping what is inside: the backward runs it again."""
+    if not torch.is_grad_enabled():
+        return forward(*inputs)
+    # reentrant: the other kind compares what it saved, and ZeRO-3 has let go of the weights
+    output: Tensor = checkpoint(forward, *inputs, use_reentrant=True)
+    return output
 
 
 def _by_task(losses: Tensor, task_ids: Tensor, num_tasks: int) -> tuple[Tensor, Tensor]:
@@ -296,8 +283,3 @@ def _gather_vectors(vectors: Tensor) -> Tensor:
     torch.distributed.all_gather(shares, vectors.detach().contiguous())
     shares[torch.distributed.get_rank()] = vectors
     return torch.cat(shares)
-
-
-def _rng(config: Config, stage: str, epoch: int) -> np.random.Generator:
-    entropy = [config.train.seed, *stage.encode(), epoch]
-    return np.random.default_rng(np.random.SeedSequence(entropy))

@@ -1,3 +1,5 @@
+import tempfile
+
 import numpy as np
 import pytest
 import torch
@@ -6,6 +8,7 @@ from store_engine.config import load_config
 from store_engine.data.load import load_dataset
 from store_engine.data.split import leave_one_out
 from store_engine.data.text_vocabulary import TextVocabulary
+from store_engine.data.token_file import TokenFile
 from store_engine.sid.dense_tokenizer import ItemTexts
 from store_engine.sid.sid_table import SidTable
 from store_engine.training.stages import RecommenderStage, TokenizerStage
@@ -21,16 +24,25 @@ def make_stages(overrides=()):
     sids = np.random.default_rng(0).integers(0, 16, (dataset.catalog.num_items, 3), dtype=np.int32)
     table = SidTable(sids, (16, 16, 16), dataset.catalog.item_ids)
     train = leave_one_out(dataset.histories).train
+    with tempfile.TemporaryDirectory() as folder:  # what is mapped stays readable
+        file = TokenFile.write(folder, (train[user] for user in range(train.num_users)))
     return (
         config,
         TokenizerStage(config, texts, len(vocabulary)),
-        RecommenderStage(config, texts, len(vocabulary), train, table),
+        RecommenderStage(config, texts, len(vocabulary), file, table),
     )
 
 
 @pytest.fixture
 def stages():
     return make_stages()
+
+
+@pytest.fixture
+def all_tasks():
+    """The second stage with all four tasks."""
+    overrides = ["recommender.reconstruction=0.5", "recommender.scoring=2"]
+    return make_stages([*overrides, "recommender.alignment=1.5"])[2]
 
 
 @pytest.fixture

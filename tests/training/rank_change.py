@@ -16,7 +16,7 @@ sys.path.insert(0, str(Path(__file__).parent))
 from conftest import make_stages
 
 from store_engine.model.weights import save_weights
-from store_engine.training.deepspeed_setup import init_process_group, read_ds_config
+from store_engine.training.deepspeed_setup import process_group, read_ds_config
 from store_engine.training.interruption import InterruptedTraining
 from store_engine.training.loop import train_stage
 
@@ -28,7 +28,6 @@ parser.add_argument("ds_configs", nargs="+", type=Path)
 args = parser.parse_args()
 
 torch.set_num_threads(1)
-rank, _ = init_process_group()
 # no dropout in tiny.toml: the ranks' random numbers play no part
 config, _, stage = make_stages(["recommender.epochs=2", "train.weight_decay=0.5"])
 batch = stage.batch
@@ -42,10 +41,11 @@ def batch_and_stop(step: int, part: int, num_parts: int):
 
 
 stage.batch = batch_and_stop
-for path in args.ds_configs:
-    run_dir = args.run_dir / path.stem
-    run_dir.mkdir(parents=True, exist_ok=True)
-    with suppress(InterruptedTraining):
-        weights = train_stage(stage, config, read_ds_config(path, config.train), run_dir)
-        if rank == 0:
-            save_weights(weights, run_dir / "model.safetensors")
+with process_group():
+    for path in args.ds_configs:
+        run_dir = args.run_dir / path.stem
+        run_dir.mkdir(parents=True, exist_ok=True)
+        with suppress(InterruptedTraining):
+            weights = train_stage(stage, config, read_ds_config(path, config.train), run_dir)
+            if torch.distributed.get_rank() == 0:
+                save_weights(weights, run_dir / "model.safetensors")

@@ -3,6 +3,7 @@ import json
 
 import pytest
 import torch
+from deepspeed.ops.op_builder import AsyncIOBuilder
 
 from store_engine.config import TrainConfig
 from store_engine.errors import InputError
@@ -16,13 +17,23 @@ def write(tmp_path, text):
     return path
 
 
-@pytest.mark.parametrize("stage", [0, 1, 2, 3])
-def test_our_configs_follow_the_runs_dtype(stage):
+@pytest.mark.parametrize("name", ["zero0", "zero1", "zero2", "zero3", "zero3_offload"])
+def test_our_configs_follow_the_runs_dtype(name):
     for dtype, is_bf16 in (("bfloat16", True), ("float32", False)):
-        config = read_ds_config(f"configs/zero{stage}.json", TrainConfig(dtype=dtype))
+        config = read_ds_config(f"configs/{name}.json", TrainConfig(dtype=dtype))
         assert config["bf16"]["enabled"] is is_bf16
-        assert config["zero_optimization"]["stage"] == stage
+        assert config["zero_optimization"]["stage"] == int(name[4])
         assert config["gradient_clipping"] == TrainConfig().grad_clip
+
+
+@pytest.mark.parametrize("is_there", [True, False])
+def test_nvme_says_what_it_needs(is_there, monkeypatch):
+    monkeypatch.setattr(AsyncIOBuilder, "is_compatible", lambda self, verbose=False: is_there)
+    if is_there:
+        read_ds_config("configs/zero3_nvme.json", TrainConfig())
+    else:
+        with pytest.raises(InputError, match="offload to NVMe needs the library libaio"):
+            read_ds_config("configs/zero3_nvme.json", TrainConfig())
 
 
 def test_what_the_user_states_stays(tmp_path):
@@ -59,3 +70,12 @@ def test_learning_rate_warms_up_and_falls_to_its_floor():
     assert rates[9] == rates[10] == max(rates) == 2.0
     assert all(a >= b for a, b in itertools.pairwise(rates[10:]))
     assert rates[-1] == pytest.approx(0.1, abs=0.01)
+
+
+def test_wsd_stays_at_the_peak_and_falls_at_the_end():
+    train = TrainConfig(schedule="wsd", warmup=0.1, decay=0.2, min_lr=0.05)
+    rates = [learning_rate(train, 2.0, step, 100) for step in range(100)]
+    assert rates[9:81] == [2.0] * 72
+    steps = [a - b for a, b in itertools.pairwise(rates[80:])]
+    assert steps == pytest.approx([2.0 * 0.95 / 20] * 19)
+    assert rates[-1] == pytest.approx(0.1 + 2.0 * 0.95 / 20)

@@ -13,7 +13,7 @@ from store_engine.training.log import read_log
 
 ROOT = Path(__file__).parents[2]
 DEEPSPEED = Path(sys.executable).with_name("deepspeed")
-ZERO_STAGES = (0, 1, 2, 3)
+ZERO_STAGES = (2, 3)
 
 
 def train(run_dir, num_ranks, until=0):

@@ -59,7 +59,7 @@ def test_changed_data_begins_anew_when_asked(config, tmp_path):
     open_again(config)
     with (tmp_path / "interactions.csv").open("a") as file:
         file.write("u0,i0,9\n")
-    assert open_again(config, resume=False, overwrite=True).histories.num_events == 7
+    assert open_again(config, resume=False, overwrite=True).train.tokens.tolist() == [0, 1, 0]
     assert json.loads((tmp_path / "run" / "data.json").read_text()).keys() >= {"items.jsonl"}
 
 

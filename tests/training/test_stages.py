@@ -4,13 +4,14 @@ import numpy as np
 import pytest
 import torch
 
+from store_engine.errors import InputError
 from store_engine.kernels.linear_cross_entropy import (
     linear_cross_entropy,
     linear_cross_entropy_ref,
 )
 from store_engine.model import store_model
 from store_engine.model.attention import PackedSequences
-from store_engine.model.store_model import IGNORE, Head
+from store_engine.model.store_model import Head
 from store_engine.sid.dense_tokenizer import contrastive_loss, encode_catalog, tokenizer_batch
 
 pytestmark = pytest.mark.usefixtures("process_group")
@@ -36,6 +37,26 @@ def test_recommender_loss_does_not_depend_on_how_a_step_is_dealt(stages, num_par
     whole = stage.loss(module, stage.batch(1, 0, 1), 1).total
     parts = [stage.loss(module, stage.batch(1, i, num_parts), num_parts) for i in range(num_parts)]
     torch.testing.assert_close(sum(part.total for part in parts) / num_parts, whole)
+
+
+@pytest.mark.parametrize("num_parts", [1, 3])
+def test_every_tasks_loss_is_logged_and_weighed(all_tasks, num_parts):
+    torch.manual_seed(0)
+    module = all_tasks.build()
+    parts = [
+        all_tasks.loss(module, all_tasks.batch(1, i, num_parts), num_parts)
+        for i in range(num_parts)
+    ]
+    sums, counts = (sum(getattr(part, name) for part in parts) for name in ("sums", "counts"))
+    assert (counts > 0).all()
+    want = sums[:-1].sum() / counts[:-1].sum() + sums[-1] / counts[-1]
+    torch.testing.assert_close(sum(part.total for part in parts) / num_parts, want)
+
+
+def test_too_many_parts_are_refused(stages):
+    _, _, stage = stages
+    with pytest.raises(InputError, match=r"tokens_per_step is too small: a step of \d+ documents"):
+        stage.batch(0, 0, 10_000)
 
 
 @pytest.mark.parametrize("op", ["triton", "reference", "materialised"])
@@ -64,27 +85,6 @@ def test_losses_and_gradients_do_not_depend_on_the_kernel(op, stage_id, stages, 
     got = losses_and_gradients()
     for ours, theirs in zip(got, want, strict=True):
         torch.testing.assert_close(ours, theirs, atol=1e-5, rtol=1e-5)
-
-
-def test_an_epoch_trains_every_event_and_every_item_once(stages):
-    config, _, stage = stages
-    tokens = {0: 0, 1: 0}
-    for step in range(stage.steps_per_epoch):
-        batch, _, num_targets = stage.batch(step, 0, 1)
-        assert num_targets == int((batch.targets != IGNORE).sum())
-        for task, count in zip(*np.unique(batch.target_tasks, return_counts=True), strict=True):
-            tokens[int(task)] += int(count)
-    num_levels = 3
-    assert tokens[0] == stage.histories.num_events * num_levels
-    assert tokens[1] == config.data.num_items * num_levels
-
-
-def test_next_item_targets_follow_their_history(stages):
-    _, _, stage = stages
-    document = stage._document(0, 0, 4)
-    items = stage.item_tokens[stage.histories.rows[:4]].ravel()
-    assert document.tokens.tolist() == [stage.texts.bos_id, *items[:-1]]
-    assert document.targets.tolist() == items.tolist()
 
 
 def test_text_is_rebuilt_from_the_dense_tokens_alone(stages):

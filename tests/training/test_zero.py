@@ -1,4 +1,4 @@
-"""One seed, one loss: whatever ZeRO stage and however many ranks."""
+"""One seed, one loss: whatever ZeRO stage, number of ranks, offload, recomputation and kernel."""
 
 import json
 import subprocess
@@ -12,10 +12,10 @@ ROOT = Path(__file__).parents[2]
 DEEPSPEED = Path(sys.executable).with_name("deepspeed")
 
 
-def train(zero_stage, num_ranks, tmp_path):
-    out = tmp_path / f"zero{zero_stage}-{num_ranks}.json"
+def train(ds_config, num_ranks, tmp_path, *overrides):
+    out = tmp_path / f"{ds_config}-{num_ranks}.json"
     command = [DEEPSPEED, "--num_accelerators", str(num_ranks), "--master_port", "29617"]
-    command += ["tests/training/zero_losses.py", f"configs/zero{zero_stage}.json", out]
+    command += ["tests/training/zero_losses.py", f"configs/{ds_config}.json", out, *overrides]
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=400)
     assert done.returncode == 0, done.stderr[-3000:]
     return json.loads(out.read_text())
@@ -23,15 +23,23 @@ def train(zero_stage, num_ranks, tmp_path):
 
 @pytest.fixture(scope="module")
 def reference(tmp_path_factory):
-    return train(0, 1, tmp_path_factory.mktemp("zero"))
+    return train("zero0", 1, tmp_path_factory.mktemp("zero"))
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize(
-    ("zero_stage", "num_ranks"), [(3, 1), (3, 2), (0, 2), (1, 2), (2, 2)], ids=str
+    ("ds_config", "num_ranks", "override"),
+    [
+        ("zero0", 2, "train.fused_loss=false"),
+        ("zero1", 2, "train.seed=0"),
+        ("zero2", 2, "train.seed=0"),
+        ("zero3", 2, "train.activation_checkpointing=true"),
+        ("zero3_offload", 1, "train.seed=0"),
+    ],
+    ids=str,
 )
-def test_losses_agree_over_20_steps(zero_stage, num_ranks, reference, tmp_path):
-    got = train(zero_stage, num_ranks, tmp_path)
+def test_losses_agree_over_20_steps(ds_config, num_ranks, override, reference, tmp_path):
+    got = train(ds_config, num_ranks, tmp_path, override)
     for name, losses in reference["losses"].items():
         assert len(losses) == 20
         assert losses[-1] < losses[0]

@@ -27,11 +27,12 @@ parser.add_argument("--local_rank")
 parser.add_argument("--steps", type=int, default=20)
 parser.add_argument("ds_config")
 parser.add_argument("out", type=Path)
+parser.add_argument("overrides", nargs="*")
 args = parser.parse_args()
 
 torch.set_num_threads(1)
 with process_group():
-    config, *stages = make_stages()
+    config, *stages = make_stages(args.overrides)
     ds_config = read_ds_config(args.ds_config, config.train)
     losses, norms = {}, {}
     for stage in stages:

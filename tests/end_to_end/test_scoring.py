@@ -1,0 +1,27 @@
+"""Click-through prediction, trained beside recommendation."""
+
+import json
+
+import numpy as np
+import pytest
+
+from store_engine import Engine
+from store_engine.data.histories import Histories
+from store_engine.training.log import read_log
+from store_engine.training.scoring import Scorer
+
+
+@pytest.mark.slow
+def test_all_tasks_train_together_and_scoring_beats_chance(tmp_path, train):
+    run_dir = tmp_path / "run"
+    train(run_dir, "recommender.scoring=6", "recommender.reconstruction=1", "recommender.epochs=12")
+    last = read_log(run_dir / "train_log.jsonl")[-1]
+    assert {"next_item", "alignment", "reconstruction", "scoring"} <= set(last)
+    assert json.loads((run_dir / "metrics.json").read_text())["scoring"]["auc"] > 0.6
+    # the recommender knows items alone, and a question's answer does not depend on the others
+    assert len(Engine.load(run_dir).model.codebook_sizes) == 3
+    scorer, histories = Scorer(run_dir), Histories.load(run_dir / "histories.npz")
+    asked, candidates = [histories[user] for user in range(9)], np.arange(9)
+    together = scorer.probabilities(asked, candidates)
+    alone = [scorer.probabilities([h], c[None])[0] for h, c in zip(asked, candidates, strict=True)]
+    np.testing.assert_allclose(together, alone, atol=1e-5)

@@ -21,6 +21,7 @@ from store_engine.decoding.contexts import Contexts, Rows, batches, check_rows, 
 from store_engine.decoding.exact import score_catalog
 from store_engine.decoding.item_sets import ItemSets
 from store_engine.decoding.kv_cache import KVCache
+from store_engine.decoding.packed_layers import computes_in_bfloat16, pack_layers
 from store_engine.decoding.prefix_cache import PrefixCache
 from store_engine.decoding.ranking import Ranking, rank_beams, rank_scores
 from store_engine.decoding.run_directory import load_run
@@ -43,7 +44,8 @@ class Engine:
     """Recommends items of one catalogue with one model. Safe to call from several threads.
 
     Args:
-        model: The recommender, on the device and in the dtype to decode in; put in eval mode.
+        model: The recommender, on the device and in the dtype to decode in; put in eval mode. On a
+            CPU its linear layers are copied in another layout: later changes of them have no part.
         catalog: The items, in row order.
         sids: (num_items, num_levels) int32, each row's SID.
         bos: Id of the text token that every history begins with.
@@ -80,6 +82,7 @@ class Engine:
                 f"got {trie.num_items} of {trie.num_levels}"
             )
         self.model = model.eval()
+        self._model = pack_layers(model)
         self.catalog = catalog
         self.max_history = max_history
         self.config = config or EvalConfig()
@@ -270,7 +273,7 @@ class Engine:
             else:
                 with self._cache() as cache:
                     beams = beam_search(
-                        self.model,
+                        self._model,
                         self.trie,
                         cache,
                         contexts,
@@ -329,7 +332,7 @@ class Engine:
     def _score(self, contexts: Contexts, item_filter: BatchFilter | None = None) -> Tensor:
         with self._cache() as cache:
             return score_catalog(
-                self.model,
+                self._model,
                 self.trie,
                 cache,
                 contexts,
@@ -363,6 +366,6 @@ def _per_history(name: str, sets: Sets, num: int) -> Sequence[str | None]:
 def choose_dtype(dtype: Literal["auto", "float32", "bfloat16"], device: str) -> torch.dtype:
     """Resolves "auto": bfloat16 on a GPU, and on a CPU that computes in it; else float32."""
     if dtype == "auto":
-        is_fast = not device.startswith("cpu") or torch.cpu._is_avx512_bf16_supported()
+        is_fast = not device.startswith("cpu") or computes_in_bfloat16()
         dtype = "bfloat16" if is_fast else "float32"
     return torch.bfloat16 if dtype == "bfloat16" else torch.float32

@@ -211,7 +211,7 @@ def test_threads_do_not_disturb_each_other(make_engine, histories):
 def test_a_failed_batch_leaves_nothing_behind(make_engine, histories):
     engine = make_engine()
     want, _ = engine.recommend_rows(histories, 8)
-    weight = engine.model.transformer.blocks[0].attention.qkv_proj.weight
+    weight = engine.model.transformer.blocks[0].attention_norm.weight
     healthy = weight.clone()
     weight.fill_(torch.nan)
     with pytest.raises(ValueError, match="logits"):

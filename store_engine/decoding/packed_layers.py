@@ -6,12 +6,13 @@ activations are written once. The arithmetic is that of the model's own layers.
 """
 
 import copy
+from typing import Literal
 
 import torch
 from torch import Tensor, nn
 
 from store_engine.model.store_model import StoreModel
-from store_engine.model.transformer import MLP
+from store_engine.model.transformer import MLP, Attention, Block, Linear
 
 
 def pack_layers(model: StoreModel) -> StoreModel:
@@ -34,12 +35,23 @@ def pack_layers(model: StoreModel) -> StoreModel:
         return model
     memo = {id(x): x for x in (*model.parameters(), *model.buffers())}
     packed = copy.deepcopy(model, memo)
-    for block in packed.transformer.blocks:
-        block.mlp = _PackedMLP(block.mlp)
-        attention = block.attention
-        attention.qkv_proj = _PackedLinear(attention.qkv_proj.weight, attention.qkv_proj.bias)
-        attention.o_proj = _PackedLinear(attention.o_proj.weight, attention.o_proj.bias)
+    for module in list(packed.transformer.modules()):
+        if isinstance(module, Block):
+            module.add_module("mlp", _PackedMLP(module.mlp))
+        elif isinstance(module, Attention):
+            for name in ("qkv_proj", "o_proj"):
+                linear = module.get_submodule(name)
+                assert isinstance(linear, Linear)
+                module.add_module(name, _PackedLinear(linear.weight, linear.bias))
     return packed
+
+
+def choose_dtype(dtype: Literal["auto", "float32", "bfloat16"], device: str) -> torch.dtype:
+    """Resolves "auto": bfloat16 on a GPU, and on a CPU that computes in it; else float32."""
+    if dtype == "auto":
+        is_fast = not device.startswith("cpu") or computes_in_bfloat16()
+        dtype = "bfloat16" if is_fast else "float32"
+    return torch.bfloat16 if dtype == "bfloat16" else torch.float32
 
 
 def computes_in_bfloat16() -> bool:

@@ -79,7 +79,10 @@ def parse_args(argv: list[str] | None) -> argparse.Namespace:
     )
     parser.add_argument("--device", default="auto", help="cpu, cuda or auto (default)")
     parser.add_argument(
-        "--backend", choices=["auto", "cpp", "torch"], default="auto", help="of the beam search"
+        "--backend",
+        choices=["auto", "cpp", "torch", "triton"],
+        default="auto",
+        help="of the beam search",
     )
     parser.add_argument("--json", action="store_true", help="print JSON instead of a table")
     return parser.parse_args(argv)

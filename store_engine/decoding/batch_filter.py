@@ -16,6 +16,7 @@ from torch import Tensor
 
 from store_engine._C import ItemFilter, RowSet
 from store_engine.decoding.trie_arrays import TrieArrays
+from store_engine.kernels import trie_topk
 
 
 class BatchFilter:
@@ -61,6 +62,14 @@ class BatchFilter:
         request = torch.arange(len(self._allow), device=trie.device)[:, None]
         place = torch.arange(trie.num_items + 1, device=trie.device)
         return self._count(request, place).diff(dim=1) > 0
+
+    def bitmask(self, depth: int) -> trie_topk.ItemFilter:
+        """The same for the Triton kernel, on the nodes of a depth."""
+        return self._bitmask._replace(item_begin=self._trie.item_begin[depth])
+
+    @functools.cached_property
+    def _bitmask(self) -> trie_topk.ItemFilter:
+        return trie_topk.item_filter(self.is_allowed(), self._trie.item_begin[-1])
 
     def _count(self, request: Tensor, place: Tensor) -> Tensor:
         """Allowed items before `place` in SID order."""

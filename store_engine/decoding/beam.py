@@ -10,7 +10,14 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from store_engine.decoding.batch_filter import BatchFilter
-from store_engine.decoding.beam_step import Backend, Beams, Normalize, beam_step, root_beams
+from store_engine.decoding.beam_step import (
+    Backend,
+    Beams,
+    Normalize,
+    beam_step,
+    choose_backend,
+    root_beams,
+)
 from store_engine.decoding.contexts import Contexts
 from store_engine.decoding.kv_cache import KVCache
 from store_engine.decoding.trie_arrays import TrieArrays
@@ -77,7 +84,8 @@ def beam_search(
     cache.start(contexts.lengths, sum(widths[:-1]), max(widths), max(trie.codebook_sizes))
     logits = model.level_logits(prefill(model, cache, contexts), 0)[:, None]
     beams = root_beams(len(contexts.lengths), logits.device)
-    tree = _BeamTree(model, cache, contexts.lengths.to(logits.device))
+    backend = choose_backend(backend, logits.device)
+    tree = _BeamTree(model, cache, contexts.lengths.to(logits.device), backend == "triton")
     for level, width in enumerate(widths):
         beams = beam_step(
             trie,
@@ -107,10 +115,14 @@ class _BeamTree:
         model: In eval mode.
         cache: Filled by prefill.
         lengths: (batch,) int64, tokens of each context.
+        use_triton: Which attention runs.
     """
 
-    def __init__(self, model: StoreModel, cache: KVCache, lengths: Tensor) -> None:
+    def __init__(
+        self, model: StoreModel, cache: KVCache, lengths: Tensor, use_triton: bool
+    ) -> None:
         self._model, self._cache, self._lengths = model, cache, lengths
+        self._use_triton = use_triton
         # (batch, width) int64, where in the cache's last block each beam stands
         self._place = torch.zeros_like(lengths)[:, None]
 
@@ -133,7 +145,8 @@ class _BeamTree:
         if is_open is not None and num_run < width:  # the open ones, as many as the fullest has
             slots = is_open.long().argsort(dim=1, descending=True, stable=True)[:, :num_run]
         codes, parents = (x.gather(1, slots).clamp(min=0) for x in (beams.tokens, beams.parents))
-        attend = self._cache.grow(self._place.gather(1, parents))
+        places = self._place.gather(1, parents)
+        attend = self._cache.grow(places, use_triton=self._use_triton)
         index = torch.arange(num_run, device=slots.device).expand_as(slots)
         self._place = torch.zeros_like(beams.nodes).scatter_(1, slots, index)
 

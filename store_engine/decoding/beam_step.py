@@ -7,6 +7,7 @@ depends on the backend, the threads or the batch.
 
 "cpp" is the C++ core's fused step. "torch" walks the same arrays with tensor operations and is its
 equal on any device: all children of a request's beams laid out in one row, ascending, then top-k.
+"triton" is the kernel of kernels/trie_topk.py, for a GPU.
 """
 
 from typing import Literal, NamedTuple
@@ -19,8 +20,11 @@ from torch import Tensor
 from store_engine import _C
 from store_engine.decoding.batch_filter import BatchFilter
 from store_engine.decoding.trie_arrays import TrieArrays, ragged_ranges
+from store_engine.errors import InputError
+from store_engine.kernels._dispatch import use_triton
+from store_engine.kernels.trie_topk import Level, trie_topk
 
-Backend = Literal["auto", "cpp", "torch"]
+Backend = Literal["auto", "cpp", "torch", "triton"]
 Normalize = Literal["vocab", "children"]
 
 # below this a second thread costs more than it saves: it competes with PyTorch's own, which spin
@@ -49,9 +53,15 @@ def choose_backend(backend: Backend, device: torch.device) -> Backend:
 
     Raises:
         ValueError: There is no such backend.
+        InputError: "triton" is asked for where it cannot run.
     """
-    if backend not in ("auto", "cpp", "torch"):
-        raise ValueError(f"backend must be 'auto', 'cpp' or 'torch', got {backend!r}")
+    if backend not in ("auto", "cpp", "torch", "triton"):
+        raise ValueError(f"backend must be 'auto', 'cpp', 'torch' or 'triton', got {backend!r}")
+    if backend == "triton":
+        try:
+            use_triton(torch.empty(0, device=device), backend)
+        except RuntimeError as error:
+            raise InputError(str(error)) from error
     if backend == "auto":
         return "cpp" if device.type == "cpu" else "torch"
     return backend
@@ -78,7 +88,7 @@ def beam_step(
         width: Beams to keep.
         normalize: "vocab": softmax over the level's codes, the model's likelihood. "children":
             over the codes that continue the beam's prefix.
-        backend: "cpp", "torch", or "auto": cpp on the CPU, torch elsewhere.
+        backend: "cpp", "torch", "triton", or "auto": cpp on the CPU, torch elsewhere.
         item_filter: Which items each request may be given: the result is that of a trie of these
             items alone, but for its node ids.
 
@@ -88,9 +98,13 @@ def beam_step(
 
     Raises:
         ValueError: A valid beam's logits are NaN or +inf, or the backend is unknown.
+        InputError: "triton" is asked for where it cannot run.
     """
-    if choose_backend(backend, logits.device) == "torch":
+    backend = choose_backend(backend, logits.device)
+    if backend == "torch":
         return _beam_step_torch(trie, level, logits.float(), beams, width, normalize, item_filter)
+    if backend == "triton":
+        return _beam_step_triton(trie, level, logits, beams, width, normalize, item_filter)
     arrays = _C.beam_step(
         trie.item_trie,
         level,
@@ -161,6 +175,42 @@ def _beam_step_torch(
     kept = (begin[:, None] + columns).masked_fill(~is_beam, len(score))
     parents, tokens, nodes = (F.pad(x, (0, 1), value=-1)[kept] for x in (parent, code, child))
     return Beams(scores, parents, tokens, nodes, is_beam.sum(1))
+
+
+def _beam_step_triton(
+    trie: TrieArrays,
+    level: int,
+    logits: Tensor,
+    beams: Beams,
+    width: int,
+    normalize: Normalize,
+    item_filter: BatchFilter | None,
+) -> Beams:
+    if item_filter is not None and normalize == "children":
+        logits = _without_dead_children(trie, level, logits, beams, item_filter)
+    found = trie_topk(
+        logits,
+        beams.scores,
+        beams.nodes,
+        beams.num_valid,
+        Level(trie.child_begin[level], trie.token[level]),
+        width,
+        normalize=normalize,
+        allowed=item_filter.bitmask(level + 1) if item_filter else None,
+        backend="triton",
+    )
+    return Beams(*found)
+
+
+def _without_dead_children(
+    trie: TrieArrays, level: int, logits: Tensor, beams: Beams, item_filter: BatchFilter
+) -> Tensor:
+    """Logits with -inf for what is not allowed: the kernel normalises over all children."""
+    beam, child = trie.children(level, beams.nodes.flatten().clamp(min=0))
+    request = beam // logits.shape[1]
+    is_dead = ~item_filter.is_alive(level + 1, request, child)
+    at = beam[is_dead] * logits.shape[2] + trie.token[level][child[is_dead]]
+    return logits.flatten().index_fill(0, at, -torch.inf).view_as(logits)
 
 
 def top_columns(table: Tensor, width: int) -> Tensor:

@@ -19,8 +19,9 @@ from store_engine.decoding.beam import beam_search
 from store_engine.decoding.beam_step import Backend, choose_backend
 from store_engine.decoding.contexts import Contexts, Rows, batches, check_rows, pack
 from store_engine.decoding.exact import score_catalog
-from store_engine.decoding.item_sets import ItemSets
 from store_engine.decoding.kv_cache import KVCache
+from store_engine.decoding.live_catalog import CatalogView, LiveCatalog
+from store_engine.decoding.packed_layers import choose_dtype, pack_layers
 from store_engine.decoding.prefix_cache import PrefixCache
 from store_engine.decoding.ranking import Ranking, rank_beams, rank_scores
 from store_engine.decoding.run_directory import load_run
@@ -43,7 +44,8 @@ class Engine:
     """Recommends items of one catalogue with one model. Safe to call from several threads.
 
     Args:
-        model: The recommender, on the device and in the dtype to decode in; put in eval mode.
+        model: The recommender, on the device and in the dtype to decode in; put in eval mode. On a
+            CPU its linear layers are copied in another layout: later changes of them have no part.
         catalog: The items, in row order.
         sids: (num_items, num_levels) int32, each row's SID.
         bos: Id of the text token that every history begins with.
@@ -80,22 +82,18 @@ class Engine:
                 f"got {trie.num_items} of {trie.num_levels}"
             )
         self.model = model.eval()
-        self.catalog = catalog
+        self._model = pack_layers(model)
         self.max_history = max_history
         self.config = config or EvalConfig()
         self.backend = backend
         weight = model.code_head.weight
         self.device, self._dtype = weight.device, weight.dtype
         choose_backend(backend, self.device)  # refuses an unknown name now, not at the first call
-        self.trie = TrieArrays(trie, self.device)
-        self.sids = sids
         self._bos = bos
-        self._item_tokens = model.code_tokens(
-            torch.tensor(sids, dtype=torch.int64, device=self.device)
-        )
-        self._sets = ItemSets(trie)
+        no_codes = torch.zeros(trie.num_levels, dtype=torch.int64, device=self.device)
+        self._items = LiveCatalog(catalog, sids, trie, model.code_tokens(no_codes))
         room = self.config.prefix_cache_mib
-        self._prefixes = PrefixCache(room, self.trie.num_levels) if room else None
+        self._prefixes = PrefixCache(room, trie.num_levels) if room else None
         self._idle_caches: list[KVCache] = []
 
     @classmethod
@@ -139,6 +137,43 @@ class Engine:
             trie=run.trie,
         )
 
+    @property
+    def catalog(self) -> Catalog:
+        """All items by row, also those that were removed."""
+        return self._items.catalog
+
+    @property
+    def sids(self) -> NDArray[np.int32]:
+        """(num_rows, num_levels), the SID of every row of `catalog`."""
+        return self._items.sids
+
+    @property
+    def trie(self) -> TrieArrays:
+        """The items there are now."""
+        return self._items.view.trie
+
+    def add_items(self, items: Catalog, sids: NDArray[np.int32]) -> None:
+        """Adds items, which later calls can find and read in histories. Calls need not wait.
+
+        Args:
+            items: With the fields of the catalogue. One that was removed may come back.
+            sids: (num_items, num_levels) int32, from tokenize_items.py or a policy of your own.
+
+        Raises:
+            InputError: An item is in the catalogue already; a field, a shape or a code is wrong.
+                Nothing is added then.
+        """
+        self._items.add(items, sids)
+
+    def remove_items(self, item_ids: Iterable[str]) -> None:
+        """Removes items from what later calls can find; histories may go on naming them.
+
+        Raises:
+            InputError: An item is not in the catalogue, is named twice, or none would be left.
+                Nothing is removed then.
+        """
+        self._items.remove(item_ids)
+
     def define(self, name: str, item_ids: Iterable[str]) -> None:
         """Names a set of items, for `allow` and `deny` of later calls; an old one is replaced.
 
@@ -149,8 +184,7 @@ class Engine:
         Raises:
             InputError: The name is no identifier, or an item id is not in the catalogue.
         """
-        rows = [self.catalog.row_of(item_id) for item_id in item_ids]
-        self._sets.define(name, np.array(rows, dtype=np.int64))
+        self._items.define(name, item_ids)
 
     def recommend(
         self,
@@ -201,14 +235,14 @@ class Engine:
             exact=exact,
             backend=backend,
         )
-        ids = self.catalog.item_ids
+        name = self._items.item_id
         return [
-            [Recommendation(ids[r], p) for r, p in zip(one, scores, strict=True) if r >= 0]
+            [Recommendation(name(r), p) for r, p in zip(one, scores, strict=True) if r >= 0]
             for one, scores in zip(found.tolist(), logprobs.tolist(), strict=True)
         ]
 
     def _rows_of(self, lists: Sequence[Sequence[str]]) -> list[list[int]]:
-        return [[self.catalog.row_of(item_id) for item_id in item_ids] for item_ids in lists]
+        return [[self._items.row_of(item_id) for item_id in item_ids] for item_ids in lists]
 
     @torch.inference_mode()
     def recommend_rows(
@@ -250,10 +284,12 @@ class Engine:
         width = max(self.config.beam_width, k) if beam_width is None else beam_width
         if width < k:
             raise InputError(f"beam_width must be at least k, got beam_width {width} < k {k}")
-        num = len(histories)
-        checked = check_rows(histories, self.catalog.num_items, "history")
-        allowed = self._allowed(allow, deny, num)
-        excluded = self._excluded(checked, exclude, exclude_history)
+        num, view, backend = len(histories), self._items.view, backend or self.backend
+        if exact or choose_backend(backend, self.device) != "cpp":
+            view = view.rebuilt
+        checked = check_rows(histories, len(view.tokens), "history")
+        allowed = self._allowed(view, allow, deny, num)
+        excluded = self._excluded(view, checked, exclude, exclude_history)
 
         rows = np.full((num, k), -1, dtype=np.int64)
         logprobs = np.full((num, k), -np.inf, dtype=np.float32)
@@ -261,51 +297,53 @@ class Engine:
             item_filter = None
             if any(allowed[i] is not None or len(excluded[i]) for i in ids):
                 item_filter = BatchFilter(
-                    self.trie, [allowed[i] for i in ids], [excluded[i] for i in ids]
+                    view.trie, [allowed[i] for i in ids], [excluded[i] for i in ids]
                 )
-            contexts = self._contexts([checked[i] for i in ids])
+            contexts = self._contexts(view, [checked[i] for i in ids])
             if exact:
-                scores = self._score(contexts, item_filter)
-                found = rank_scores(self.trie, scores, k, item_filter)
+                scores = self._score(view, contexts, item_filter)
+                found = rank_scores(view.trie, scores, k, item_filter)
             else:
                 with self._cache() as cache:
                     beams = beam_search(
-                        self.model,
-                        self.trie,
+                        self._model,
+                        view.trie,
                         cache,
                         contexts,
                         width,
                         normalize=self.config.normalize,
-                        backend=backend or self.backend,
+                        backend=backend,
                         item_filter=item_filter,
                     )
-                found = rank_beams(self.trie, beams, k, item_filter)
-            rows[ids], logprobs[ids] = found
+                found = rank_beams(view.trie, beams, k, item_filter)
+            rows[ids], logprobs[ids] = view.rows(found[0]), found[1]
         return rows, logprobs
 
-    def _allowed(self, allow: Sets, deny: Sets, num: int) -> list[RowSet | None]:
-        """Per history the set of rows it may be given; None: everything."""
+    @staticmethod
+    def _allowed(view: CatalogView, allow: Sets, deny: Sets, num: int) -> list[RowSet | None]:
+        """Per history the set of the trie's rows it may be given; None: everything."""
         both = zip(_per_history("allow", allow, num), _per_history("deny", deny, num), strict=True)
-        return [self._sets.resolve(*pair) for pair in both]
+        return [view.sets.resolve(*pair) for pair in both]
 
     def _excluded(
         self,
+        view: CatalogView,
         histories: list[NDArray[np.int64]],
         exclude: Sequence[Rows] | None,
         exclude_history: bool | None,
     ) -> list[NDArray[np.int64]]:
-        """Per history the rows it may not be given."""
+        """Per history the trie's rows it may not be given."""
         excluded = [np.zeros(0, dtype=np.int64)] * len(histories)
         if exclude is not None:
             if len(exclude) != len(histories):
                 raise InputError(
                     f"exclude must hold one list per history ({len(histories)}), got {len(exclude)}"
                 )
-            excluded = check_rows(exclude, self.catalog.num_items, "exclude")
+            excluded = check_rows(exclude, len(view.tokens), "exclude")
         if self.config.exclude_history if exclude_history is None else exclude_history:
             pairs = zip(excluded, histories, strict=True)
             excluded = [np.concatenate(pair) for pair in pairs]
-        return excluded
+        return [view.trie_rows(rows) for rows in excluded]
 
     @torch.inference_mode()
     def score_rows(self, histories: Sequence[Rows]) -> NDArray[np.float32]:
@@ -315,31 +353,36 @@ class Engine:
             histories: Catalogue rows of each user, oldest first.
 
         Returns:
-            (num_histories, num_items) log-probabilities.
+            (num_histories, num_rows) log-probabilities; -inf for an item that was removed.
 
         Raises:
             InputError: A row is not in the catalogue.
         """
-        scores = np.empty((len(histories), self.catalog.num_items), dtype=np.float32)
-        checked = check_rows(histories, self.catalog.num_items, "history")
+        view = self._items.view.rebuilt
+        scores = np.full((len(histories), len(view.tokens)), -np.inf, dtype=np.float32)
+        checked = check_rows(histories, len(view.tokens), "history")
+        rows = view.rows(np.arange(view.trie.num_items))
         for ids in batches(checked, self.config.batch_size):
-            scores[ids] = self._score(self._contexts([checked[i] for i in ids])).cpu()
+            found = self._score(view, self._contexts(view, [checked[i] for i in ids]))
+            scores[np.ix_(ids, rows)] = found.cpu()
         return scores
 
-    def _score(self, contexts: Contexts, item_filter: BatchFilter | None = None) -> Tensor:
+    def _score(
+        self, view: CatalogView, contexts: Contexts, item_filter: BatchFilter | None = None
+    ) -> Tensor:
         with self._cache() as cache:
             return score_catalog(
-                self.model,
-                self.trie,
+                self._model,
+                view.trie,
                 cache,
                 contexts,
                 normalize=self.config.normalize,
                 item_filter=item_filter,
             )
 
-    def _contexts(self, histories: list[NDArray[np.int64]]) -> Contexts:
+    def _contexts(self, view: CatalogView, histories: list[NDArray[np.int64]]) -> Contexts:
         kept = [history[-self.max_history :] for history in histories]
-        return pack(kept, self._item_tokens, self._bos)
+        return pack(kept, view.tokens, self._bos)
 
     @contextlib.contextmanager
     def _cache(self) -> Iterator[KVCache]:
@@ -358,11 +401,3 @@ def _per_history(name: str, sets: Sets, num: int) -> Sequence[str | None]:
     if len(sets) != num:
         raise InputError(f"{name} must hold one item set per history ({num}), got {len(sets)}")
     return sets
-
-
-def choose_dtype(dtype: Literal["auto", "float32", "bfloat16"], device: str) -> torch.dtype:
-    """Resolves "auto": bfloat16 on a GPU, and on a CPU that computes in it; else float32."""
-    if dtype == "auto":
-        is_fast = not device.startswith("cpu") or torch.cpu._is_avx512_bf16_supported()
-        dtype = "bfloat16" if is_fast else "float32"
-    return torch.bfloat16 if dtype == "bfloat16" else torch.float32

@@ -1,7 +1,7 @@
 """Named sets of items, such as those in stock, and expressions over their names.
 
 An expression holds names, `&` (and), `|` (or), `~` (not) and parentheses: "in_stock & ~adult". It
-binds as in Python, `~` first, then `&`. The sets are rows of one trie; a set takes a bit per item.
+binds as in Python, `~` first, then `&`. A set takes a bit per item.
 """
 
 import ast
@@ -9,11 +9,12 @@ import functools
 import operator
 import threading
 from collections import OrderedDict
+from collections.abc import Callable, Mapping
 
 import numpy as np
 from numpy.typing import NDArray
 
-from store_engine._C import ItemTrie, RowSet
+from store_engine._C import ItemTrie, RowSet, Snapshot
 from store_engine.errors import InputError
 
 _MAX_LENGTH = 1000  # characters of an expression, which may come from a stranger's request
@@ -21,34 +22,25 @@ _MAX_RESOLVED = 64  # expressions whose set is kept
 
 
 class ItemSets:
-    """The sets that were defined for one trie. Safe to use from several threads.
+    """The sets over one trie, each made when it is first asked for. Safe to use from threads.
 
     Args:
-        trie: The catalogue.
+        trie: The items that there are.
+        definitions: Name -> (num_rows,) int64 catalogue rows, which may be redefined at any time:
+            by another array, never in place.
+        trie_rows: The rows of the trie that catalogue rows stand at; some may be gone.
     """
 
-    def __init__(self, trie: ItemTrie) -> None:
-        self._trie = trie
-        self._sets: dict[str, RowSet] = {}
+    def __init__(
+        self,
+        trie: ItemTrie | Snapshot,
+        definitions: Mapping[str, NDArray[np.int64]],
+        trie_rows: Callable[[NDArray[np.int64]], NDArray[np.int64]],
+    ) -> None:
+        self._trie, self._definitions, self._trie_rows = trie, definitions, trie_rows
+        self._sets: dict[str, tuple[NDArray[np.int64], RowSet]] = {}
         self._resolved: OrderedDict[tuple[str | None, str | None], RowSet] = OrderedDict()
         self._lock = threading.Lock()
-
-    def define(self, name: str, rows: NDArray[np.int64]) -> None:
-        """Defines a set, or replaces it for the requests that follow.
-
-        Args:
-            name: A Python identifier.
-            rows: (num_rows,) int64, in any order, repeats allowed.
-
-        Raises:
-            InputError: The name is no identifier.
-        """
-        if not name.isidentifier():
-            raise InputError(f"the name of an item set must be an identifier, got {name!r}")
-        row_set = RowSet.from_rows(self._trie, rows)
-        with self._lock:
-            self._sets[name] = row_set
-            self._resolved.clear()
 
     def resolve(self, allow: str | None, deny: str | None) -> RowSet | None:
         """Returns the rows that are allowed and not denied; repeated questions cost nothing.
@@ -66,6 +58,9 @@ class ItemSets:
         if allow is None and deny is None:
             return None
         with self._lock:
+            if any(rows is not self._definitions[name] for name, (rows, _) in self._sets.items()):
+                self._sets.clear()
+                self._resolved.clear()
             row_set = self._resolved.pop((allow, deny), None)
             if row_set is None:
                 row_set = self._combine(allow, deny)
@@ -85,11 +80,8 @@ class ItemSets:
 
     def _evaluate(self, node: ast.expr, expression: str) -> RowSet:
         match node:
-            case ast.Name(id=name) if name in self._sets:
-                return self._sets[name]
             case ast.Name(id=name):
-                known = ", ".join(self._sets) or "none"
-                raise InputError(f"unknown item set {name!r}; defined: {known}")
+                return self._named(name)
             case ast.UnaryOp(op=ast.Invert(), operand=operand):
                 return ~self._evaluate(operand, expression)
             case ast.BinOp(left=left, op=ast.BitAnd(), right=right):
@@ -97,6 +89,15 @@ class ItemSets:
             case ast.BinOp(left=left, op=ast.BitOr(), right=right):
                 return self._evaluate(left, expression) | self._evaluate(right, expression)
         raise InputError(_FORM.format(expression))
+
+    def _named(self, name: str) -> RowSet:
+        rows = self._definitions.get(name)
+        if rows is None:
+            known = ", ".join(self._definitions) or "none"
+            raise InputError(f"unknown item set {name!r}; defined: {known}")
+        if name not in self._sets:
+            self._sets[name] = rows, RowSet.from_rows(self._trie, self._trie_rows(rows))
+        return self._sets[name][1]
 
 
 _FORM = "an item set must read like 'in_stock & ~(adult | sold_out)', got {!r}"

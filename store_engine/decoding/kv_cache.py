@@ -19,6 +19,7 @@ from torch import Tensor
 
 from store_engine.config import ModelConfig
 from store_engine.decoding.prefix_cache import PrefixCache
+from store_engine.kernels.beam_attention import beam_attention
 from store_engine.model.attention import Attend, PackedSequences
 
 
@@ -147,12 +148,13 @@ class KVCache:
 
         return attend
 
-    def grow(self, parents: Tensor) -> Attend:
+    def grow(self, parents: Tensor, *, use_triton: bool = False) -> Attend:
         """Attention of the next block of beams, which also writes their keys and values.
 
         Args:
             parents: (batch, width) int64, each beam's parent among those of the last block; zeros
                 for the first. A beam sees what its parent sees, and itself.
+            use_triton: Attend with the kernel of kernels/beam_attention.py.
         """
         batch, width = parents.shape
         before, begin = self._mask, self._mask.shape[2]
@@ -163,7 +165,7 @@ class KVCache:
         mask[:, 0, :, begin:].fill_(-torch.inf).diagonal(dim1=1, dim2=2).fill_(0)
         mask[:, 1:] = mask[:, :1]
         self._mask = mask[:, 0]
-        return self._attend_and_write(mask, begin)
+        return self._attend_and_write(mask, begin, use_triton)
 
     def decode(self, visible: Tensor, begin: int) -> Attend:
         """Like `grow`, of a block anywhere in the tree.
@@ -177,8 +179,9 @@ class KVCache:
         mask = torch.cat([context, self._additive(visible)], dim=2)
         return self._attend_and_write(self._grouped(mask), self.max_context + begin)
 
-    def _attend_and_write(self, mask: Tensor, begin: int) -> Attend:
-        width, attend_visible = mask.shape[2], self._attend(mask)
+    def _attend_and_write(self, mask: Tensor, begin: int, use_triton: bool = False) -> Attend:
+        width = mask.shape[2]
+        attend_visible = self._attend_triton(mask) if use_triton else self._attend(mask)
 
         def attend(layer_id: int, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
             keys, values = self.layers[layer_id, :, :, begin : begin + width]
@@ -210,6 +213,20 @@ class KVCache:
             out = F.scaled_dot_product_attention(q, keys, values, attn_mask=mask)
             out = out.view(batch, kv_heads, group, width, head_dim).permute(0, 3, 1, 2, 4)
             return out.reshape(batch * width, kv_heads * group, head_dim)
+
+        return attend
+
+    def _attend_triton(self, mask: Tensor) -> Callable[[int, Tensor], Tensor]:
+        """Like `_attend`. The kernel reads each context's real slots, and the tree's mask."""
+        batch, _, width, num_used = mask.shape
+        tree_mask = mask[:, 0, :, self.max_context :] == 0
+        lengths = self._context_lengths.to(mask.device)
+
+        def attend(layer_id: int, q: Tensor) -> Tensor:
+            keys, values = self.layers[layer_id, :, :, :num_used]
+            q = q.view(batch, width, *q.shape[1:])
+            out = beam_attention(q, keys, values, lengths, tree_mask, backend="triton")
+            return out.flatten(0, 1)
 
         return attend
 

@@ -12,18 +12,18 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from store_engine._C import ItemTrie
+from store_engine._C import ItemTrie, Snapshot
 
 
 class TrieArrays:
     """The arrays of an `ItemTrie` on one device, each made when it is first used.
 
     Args:
-        item_trie: The trie of the C++ core.
+        item_trie: The trie of the C++ core. A snapshot has no arrays and serves that core alone.
         device: Where the tensors are made.
     """
 
-    def __init__(self, item_trie: ItemTrie, device: torch.device | str = "cpu") -> None:
+    def __init__(self, item_trie: ItemTrie | Snapshot, device: torch.device | str = "cpu") -> None:
         self.item_trie = item_trie
         self.device = torch.device(device)
         self.num_levels: int = item_trie.num_levels
@@ -35,13 +35,13 @@ class TrieArrays:
     @functools.cached_property
     def child_begin(self) -> list[Tensor]:
         """Per level (num_nodes + 1,) int64: where the children of each node begin."""
-        begins = (self.item_trie.level(level)[0] for level in range(self.num_levels))
+        begins = (self._static.level(level)[0] for level in range(self.num_levels))
         return [self._tensor(begin) for begin in begins]
 
     @functools.cached_property
     def token(self) -> list[Tensor]:
         """Per level (num_children,) int64: the code of each child."""
-        tokens = (self.item_trie.level(level)[1] for level in range(self.num_levels))
+        tokens = (self._static.level(level)[1] for level in range(self.num_levels))
         return [self._tensor(token) for token in tokens]
 
     @functools.cached_property
@@ -87,7 +87,12 @@ class TrieArrays:
         return begins[::-1]
 
     def has_one_leaf(self, depth: int, nodes: Tensor) -> Tensor:
-        """Whether only one SID begins with each prefix; any shape, -1 stands for none."""
+        """Whether only one SID begins with each prefix; any shape, -1 stands for none.
+
+        Of a snapshot it is not known: False.
+        """
+        if not isinstance(self.item_trie, ItemTrie):
+            return torch.zeros_like(nodes, dtype=torch.bool)
         begin = self.leaf_begin[depth]
         nodes = nodes.clamp(min=0)
         return begin[nodes + 1] - begin[nodes] == 1
@@ -118,6 +123,12 @@ class TrieArrays:
             is_found = (nodes >= 0) & (code >= 0) & (code < size) & (keys[child] == wanted)
             nodes = child.masked_fill(~is_found, -1)
         return nodes
+
+    @property
+    def _static(self) -> ItemTrie:
+        if not isinstance(self.item_trie, ItemTrie):
+            raise TypeError("a snapshot has no arrays; see CatalogView.rebuilt")
+        return self.item_trie
 
     def _tensor(self, array: np.ndarray) -> Tensor:
         # a copy: the views of the core are read-only, which PyTorch does not know of

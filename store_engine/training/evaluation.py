@@ -46,7 +46,8 @@ def evaluate_run(run_dir: Path, *, exact: bool = False) -> dict[str, Any]:
     Raises:
         InputError: The directory is missing, unfinished or damaged.
     """
-    engine = Engine.load(run_dir)
+    # float32, so that figures do not depend on the machine; every user comes once
+    engine = Engine.load(run_dir, dtype="float32", prefix_cache_mib=0)
     histories = Histories.load(run_dir / "histories.npz")
     table = SidTable.load(run_dir / "sids.npz")
     run = load_config(run_dir / "config.toml")

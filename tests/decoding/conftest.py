@@ -36,6 +36,11 @@ def random_model(sizes=SIZES, text_vocab_size=20, **changes):
     return model.requires_grad_(False)
 
 
+@pytest.fixture
+def make_model():
+    return random_model
+
+
 class Bench:
     """A model with a catalogue, and the searches' other arguments made from plain histories."""
 

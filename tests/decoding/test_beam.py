@@ -60,6 +60,17 @@ def test_a_wide_beam_ranks_the_whole_catalogue(make_bench, histories, normalize)
         assert sorted(rows.tolist()) == list(range(200))
 
 
+@pytest.mark.parametrize("num_kv_heads", [2, 4])
+def test_triton_equals_cpp(make_bench, num_kv_heads):
+    """On a tiny shape: without a GPU the kernels are interpreted."""
+    bench = make_bench(num_items=20, num_kv_heads=num_kv_heads)
+    search = (bench.model, bench.trie, bench.cache, bench.contexts([[3, 1], []]), 3)
+    want = beam_search(*search)
+    got = beam_search(*search, backend="triton")
+    assert got.nodes.tolist() == want.nodes.tolist()
+    torch.testing.assert_close(got.scores, want.scores, atol=1e-4, rtol=1e-4)
+
+
 def test_batch_equals_one_by_one(make_bench, histories):
     bench = make_bench()
     search = (bench.model, bench.trie, bench.cache)

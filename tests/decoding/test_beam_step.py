@@ -5,8 +5,10 @@ import pytest
 import torch
 
 from store_engine._C import ItemTrie
-from store_engine.decoding.beam_step import Beams, beam_step, root_beams
+from store_engine.decoding.batch_filter import BatchFilter
+from store_engine.decoding.beam_step import Beams, beam_step, choose_backend, root_beams
 from store_engine.decoding.trie_arrays import TrieArrays
+from store_engine.errors import InputError
 
 BACKENDS = ["cpp", "torch"]
 SIZES = (9, 6, 5)
@@ -131,5 +133,39 @@ def test_slots_that_are_no_beams_are_not_read(backend):
 
 
 def test_unknown_backend():
-    with pytest.raises(ValueError, match="backend must be 'auto', 'cpp' or 'torch', got 'cuda'"):
+    with pytest.raises(ValueError, match="'cpp', 'torch' or 'triton', got 'cuda'"):
         beam_step(random_trie(9), 0, torch.zeros(1, 1, 9), root_beams(1, "cpu"), 2, backend="cuda")
+
+
+def test_triton_needs_a_gpu_or_the_interpreter(monkeypatch):
+    monkeypatch.setattr("store_engine.kernels._dispatch._INTERPRET", False)
+    with pytest.raises(InputError, match="backend='triton' needs a CUDA tensor, got one on cpu"):
+        choose_backend("triton", torch.device("cpu"))
+
+
+@pytest.mark.parametrize("normalize", ["vocab", "children"])
+@pytest.mark.parametrize("has_filter", [False, True])
+def test_triton_equals_cpp(normalize, has_filter):
+    """On a tiny shape: without a GPU the kernel is interpreted."""
+    trie = random_trie(60)
+    beams = random_beams(trie, 1, batch=2, beam_width=3)
+    logits = torch.randn(2, 3, SIZES[1])
+    item_filter = None
+    if has_filter:
+        item_filter = BatchFilter(trie, [None, None], [np.arange(0, 60, 2), np.arange(50)])
+    got, want = (
+        beam_step(
+            trie,
+            1,
+            logits,
+            beams,
+            5,
+            normalize=normalize,
+            backend=backend,
+            item_filter=item_filter,
+        )
+        for backend in ("triton", "cpp")
+    )
+    torch.testing.assert_close(got.scores, want.scores)
+    for a, b in zip(got[1:], want[1:], strict=True):
+        assert torch.equal(a, b)

@@ -124,6 +124,12 @@ def test_refuses_filters(make_engine, options, message):
         make_engine().recommend([["item 1"]], **options)
 
 
+@pytest.mark.parametrize("name", ["", "in stock", "1a", "a-b", "a&b"])
+def test_refuses_a_name_no_expression_can_hold(make_engine, name):
+    with pytest.raises(InputError, match="must be an identifier"):
+        make_engine().define(name, ["item 1"])
+
+
 def test_refuses_to_define_what_it_does_not_have(make_engine):
     with pytest.raises(InputError, match="unknown item id 'nobody'"):
         make_engine().define("books", ["item 1", "nobody"])
@@ -211,7 +217,7 @@ def test_threads_do_not_disturb_each_other(make_engine, histories):
 def test_a_failed_batch_leaves_nothing_behind(make_engine, histories):
     engine = make_engine()
     want, _ = engine.recommend_rows(histories, 8)
-    weight = engine.model.transformer.blocks[0].attention.qkv_proj.weight
+    weight = engine.model.transformer.blocks[0].attention_norm.weight
     healthy = weight.clone()
     weight.fill_(torch.nan)
     with pytest.raises(ValueError, match="logits"):

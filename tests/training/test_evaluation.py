@@ -13,7 +13,15 @@ NUM_ITEMS = 12
 
 
 def engine(sids):
-    config = ModelConfig(16, 1, 2, 1, 8, 16, dropout=0.0)
+    config = ModelConfig(
+        hidden_size=16,
+        num_layers=1,
+        num_heads=2,
+        num_kv_heads=1,
+        head_dim=8,
+        intermediate_size=16,
+        dropout=0.0,
+    )
     catalog = Catalog(tuple(map(str, range(NUM_ITEMS))), {"title": ("",) * NUM_ITEMS})
     model = StoreModel(config, 5, tuple((sids.max(0) + 1).tolist()))
     return Engine(model, catalog, sids, bos=1, config=EvalConfig(beam_width=20))

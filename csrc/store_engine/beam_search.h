@@ -84,6 +84,12 @@ class RequestStep {
     kernels_.widen_bfloat16(beams_.bfloat16 + begin, size, wide_.data());
     return wide_.data();
   }
+  // Hints that these logits will be asked for soon.
+  void prefetch_logits(int64_t request, int64_t slot) const {
+    if (request >= beams_.batch || beams_.logits == nullptr) return;
+    const float* row = beams_.logits + (request * beams_.beam_width + slot) * beams_.vocab_size;
+    for (int64_t i = 0; i < beams_.vocab_size; i += kLanes) __builtin_prefetch(row + i);
+  }
   template <typename Token>
   void expand(const float* row, const Beam& beam, const UsableChildren<Token>& children);
   template <typename Token>
@@ -193,6 +199,7 @@ inline void RequestStep::run(int64_t request, const Children& out) {
       children.prefetch(beam.children);
     }
     for (const Beam& beam : beam_) {
+      prefetch_logits(request + 1, beam.slot);
       if (beam.score < top_.threshold() || beam.score == -kInfinity) break;
       expand(logits(request, beam), beam, children);
     }

@@ -24,10 +24,23 @@ constexpr float kInfinity = std::numeric_limits<float>::infinity();
 struct LastGroup {
   LastGroup(const float* row, int64_t size) {
     const int64_t rest = size % kLanes;
+    if (rest == 0) return;  // it is not looked at
     for (int64_t i = 0; i < kLanes; ++i) lanes[i] = i < rest ? row[size - rest + i] : -kInfinity;
   }
   float lanes[kLanes];
 };
+
+// Folds lanes in halves, always in the same order.
+template <int64_t kSize, typename T, typename Fold>
+__attribute__((always_inline)) inline T fold_lanes(const T* lanes, const Fold& fold) {
+  if constexpr (kSize == 1) {
+    return lanes[0];
+  } else {
+    T half[kSize / 2];
+    for (int64_t i = 0; i < kSize / 2; ++i) half[i] = fold(lanes[i], lanes[i + kSize / 2]);
+    return fold_lanes<kSize / 2>(half, fold);
+  }
+}
 
 // The kernels of one instruction set; softmax_lanes.h says what each computes.
 struct SoftmaxKernels {

@@ -14,7 +14,7 @@ STORE_ENGINE_TARGET inline Floats load(const float* row) {
 }
 
 // exp(x) for x <= 0, relative error 1e-7; below e^-69 it is that constant, lost in a sum >= 1.
-// NaN stays NaN. 2^f by a minimax polynomial on [-1/2, 1/2] that is exactly 1 at 0.
+// 2^f by a minimax polynomial on [-1/2, 1/2] that is exactly 1 at 0.
 STORE_ENGINE_TARGET inline Floats exp(Floats x) {
   constexpr float kRound = 12582912.0f;  // 1.5 * 2^23: adding it rounds to an integer
   Floats t = x * 1.44269504f;            // log2(e)
@@ -26,9 +26,8 @@ STORE_ENGINE_TARGET inline Floats exp(Floats x) {
   power = power * f + 0x1.ebf9bcp-3f;
   power = power * f + 0x1.62e42ap-1f;
   power = power * f + 1.0f;
-  // the low bits of `shifted` hold the integer n: build 2^n
-  const UInts bits = ((UInts)shifted << 23) + (127u << 23);
-  return power * (Floats)bits;
+  // the low bits of `shifted` hold the integer n: times 2^n, by adding to the exponent
+  return (Floats)((UInts)power + ((UInts)shifted << 23));
 }
 
 // The largest logit of the row, or NaN if one of them is NaN or +inf.
@@ -52,12 +51,9 @@ STORE_ENGINE_TARGET inline float row_max(const float* row, int64_t size) {
   int32_t good[kLanes];
   std::memcpy(lanes, largest, sizeof(lanes));
   std::memcpy(good, is_good, sizeof(good));
-  float result = -kInfinity;
-  for (int64_t i = 0; i < kLanes; ++i) {
-    if (!good[i]) return std::numeric_limits<float>::quiet_NaN();
-    result = lanes[i] > result ? lanes[i] : result;
-  }
-  return result;
+  const bool is_all_good = fold_lanes<kLanes>(good, [](int32_t a, int32_t b) { return a & b; });
+  if (!is_all_good) return std::numeric_limits<float>::quiet_NaN();
+  return fold_lanes<kLanes>(lanes, [](float a, float b) { return a > b ? a : b; });
 }
 
 // log(sum(exp(row))) given the row's maximum; never below it, so no log-probability is positive.
@@ -71,10 +67,8 @@ STORE_ENGINE_TARGET inline float log_sum_exp(const float* row, int64_t size, flo
   }
   float lanes[kLanes];
   std::memcpy(lanes, sum, sizeof(lanes));
-  for (int64_t half = kLanes / 2; half > 0; half /= 2) {
-    for (int64_t i = 0; i < half; ++i) lanes[i] += lanes[i + half];
-  }
-  return static_cast<float>(max + std::log(static_cast<double>(lanes[0])));
+  const double total = fold_lanes<kLanes>(lanes, [](float a, float b) { return a + b; });
+  return static_cast<float>(max + std::log(total));
 }
 
 // Bit i % 16 of is_above[i / 16] says whether score + (row[i] - lse) >= threshold.

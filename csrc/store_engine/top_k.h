@@ -79,7 +79,11 @@ class TopK {
     // The least rank with at least `width` candidates up to it, by bisection: counting is a few
     // vector instructions, while std::nth_element mispredicts at every element. A bound that keeps
     // a few too many is good enough.
-    uint32_t low = 0, high = std::numeric_limits<uint32_t>::max();  // high keeps enough
+    uint32_t low = std::numeric_limits<uint32_t>::max(), high = 0;
+    for (size_t i = 0; i < size_; ++i) {
+      low = std::min(low, ranks_[i]);
+      high = std::max(high, ranks_[i]);  // keeps enough, always
+    }
     size_t kept = size_;
     while (low < high && kept > max_kept()) {
       const uint32_t middle = low + (high - low) / 2;

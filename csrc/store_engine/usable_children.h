@@ -11,11 +11,15 @@
 
 namespace store_engine {
 
-// The last child whose code is at most `code`, or the first child. No branch depends on the data.
+// The only child that may have a code. Codes ascend, so that a child's place among its siblings is
+// at most its code, and less by at most the number of codes that are missing. No branch depends on
+// the data.
 template <typename Token>
-int64_t find_code(const Token* tokens, Range children, int64_t code) {
-  int64_t node = children.begin;
-  for (int64_t rest = children.size(); rest > 1;) {
+int64_t find_code(const Token* tokens, Range children, int64_t code, int64_t codebook_size) {
+  const int64_t num_missing = codebook_size - children.size();
+  int64_t node = children.begin + std::max<int64_t>(0, code - num_missing);
+  const int64_t end = std::min(children.begin + code + 1, children.end);
+  for (int64_t rest = end - node; rest > 1;) {
     const int64_t half = rest / 2;
     node += tokens[node + half] <= code ? half : 0;
     rest -= half;
@@ -31,6 +35,7 @@ class UsableChildren {
   // The children of the nodes of `depth`; the masks are of nodes one deeper.
   UsableChildren(const Snapshot& snapshot, int64_t depth, NodeMask base_mask, NodeMask delta_mask)
       : depth_(depth + 1),
+        codebook_size_(snapshot.codebook_size(depth)),
         base_tokens_(snapshot.base->tokens<Token>(depth)),
         base_mask_(base_mask),
         delta_(snapshot.delta.get()),
@@ -60,6 +65,7 @@ class UsableChildren {
   }
 
   const int64_t depth_;  // of the children
+  const int64_t codebook_size_;
   const Token* const base_tokens_;
   const NodeMask base_mask_;
   const Delta* const delta_;  // null: none
@@ -121,7 +127,7 @@ int64_t UsableChildren<Token>::find(const Snapshot::Children& children, int64_t 
     num_new_before = delta_->overlay.num_new_before(depth_, child);
   }
   if (children.base.size() == 0) return -1;
-  const int64_t node = find_code(base_tokens_, children.base, code);
+  const int64_t node = find_code(base_tokens_, children.base, code, codebook_size_);
   return base_tokens_[node] == code && base_mask_[node] ? node + num_new_before : -1;
 }
 

@@ -171,6 +171,7 @@ class DenseTokenizer(nn.Module):
         super().__init__()
         self.model = model
         self.palette = _Palette(num_codes, model.config.hidden_size)
+        self.paste_gain = _Gain() if model.config.backbone else nn.Identity()
 
     def forward(self, batch: TokenizerBatch) -> tuple[Tensor, Tensor]:
         """Encodes a batch of items and rebuilds their text.
@@ -181,7 +182,7 @@ class DenseTokenizer(nn.Module):
         """
         vectors = self.encode(batch.content_tokens, batch.content_sequences, batch.palette_slots)
         embeddings = self.model.embed(batch.text.tokens)
-        pasted = vectors[batch.item_of_document].flatten(0, 1)
+        pasted = self.paste_gain(vectors)[batch.item_of_document].flatten(0, 1)
         embeddings = embeddings.index_copy(0, batch.filled_slots, pasted)
         hidden = self.model.hidden_states(embeddings, batch.text_sequences)
         return self.model.target_losses(hidden, batch.text.targets), vectors
@@ -204,6 +205,17 @@ class _Palette(nn.Module):
 
     def forward(self, num_slots: int) -> Tensor:
         return self.weight.repeat(num_slots // self.num_codes, 1)
+
+
+class _Gain(nn.Module):
+    """A learned factor: a backbone's output states are an order larger than its embeddings."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.weight = nn.Parameter(torch.ones(1))
+
+    def forward(self, x: Tensor) -> Tensor:
+        return x * self.weight
 
 
 def contrastive_loss(vectors: Tensor, temperature: float) -> Tensor:

@@ -1,7 +1,7 @@
 """LoRA through `peft`: the backbone's weights stay, small factors beside them are trained.
 
-Trained are the factors, the semantic tokens' embeddings and head, and the palette. All else is
-frozen: the text's embeddings and head, biases and norms. What a stage leaves behind is merged:
+Trained are the factors, the semantic tokens' embeddings and head, the palette and its gain. All
+else is frozen: the text's embeddings and head, biases and norms. What a stage leaves is merged:
 W + lora_alpha / lora_rank * B A under the plain name of W, so nothing after training knows of LoRA.
 Our q, k and v are one matrix, and so are gate and up: each of the two has one A and one B.
 Source: Hu et al. 2021, https://arxiv.org/abs/2106.09685
@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from store_engine.config import TrainConfig
 from store_engine.errors import InputError
 
-_ALWAYS_TRAINED = ("code_embedding", "code_head", "palette")
+_ALWAYS_TRAINED = ("code_embedding", "code_head", "palette", "paste_gain")
 _A, _B = ".lora_A.default.weight", ".lora_B.default.weight"
 
 

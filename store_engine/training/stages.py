@@ -196,19 +196,26 @@ class RecommenderStage:
 
 
 def initial_tokenizer_weights(config: Config, text_vocab_size: int) -> Iterator[tuple[str, Tensor]]:
-    """What stage 1 starts from: the backbone, if there is one; a palette like its embeddings.
+    """What stage 1 starts from: the backbone, if there is one.
+
+    The palette looks like text embeddings, and the dense tokens are pasted in at their size.
 
     Yields:
         Names of `DenseTokenizer`'s parameters and tensors, each read when its turn comes.
     """
     if not config.model.backbone:
         return
+    text_rms = 0.0
     for name, tensor in Backbone(config.model.backbone).weights(text_vocab_size):
         if name == "text_embedding.weight":
             centre, spread = _scale(tensor)
+            text_rms = float(tensor.float().square().mean().sqrt())
             generator = torch.Generator().manual_seed(config.train.seed)
             shape = (config.tokenizer.num_codes, len(centre))
             yield "palette.weight", centre + spread * torch.randn(shape, generator=generator)
+        if name == "transformer.norm.weight":  # what comes out of it has the size of its weights
+            norm_rms = tensor.float().square().mean().sqrt()
+            yield "paste_gain.weight", (text_rms / norm_rms).view(1)
         yield f"model.{name}", tensor
 
 
@@ -217,7 +224,9 @@ def initial_recommender_weights(
 ) -> dict[str, Tensor]:
     """What stage 2 starts from: the LLM of stage 1, and code embeddings from the centroids.
 
-    They have the scale of embeddings from scratch, or of the backbone's text embeddings.
+    They have the scale of embeddings from scratch, or of the backbone's text embeddings. A
+    backbone's final norm has a scale of its own too, so there the codes' head begins at 0: every
+    code is as likely as the others.
 
     Returns:
         Tensors by the names of `StoreModel`; what is missing keeps its random initialisation.
@@ -227,6 +236,7 @@ def initial_recommender_weights(
     centre, spread = torch.zeros(config.model.hidden_size), INIT_STD
     if config.model.backbone:
         centre, spread = _scale(weights["text_embedding.weight"])
+        weights["code_head.weight"] = torch.zeros(sum(table.codebook_sizes), len(centre))
     generator = torch.Generator().manual_seed(config.train.seed)
     if table.quantizer is not None and config.recommender.init_codes == "centroids":
         lifted = torch.from_numpy(table.quantizer.lift())  # (num_codes, codebook_size, hidden)

@@ -77,10 +77,14 @@ def train_until_killed():
 
 @pytest.fixture
 def refused():
-    """refused(*arguments) -> what the main job prints on stderr when it exits with status 2."""
+    """refused(*arguments) -> what the main job prints on stderr when it exits with status 2.
 
-    def run(*arguments):
+    max_file_kib: No file may grow beyond.
+    """
+
+    def run(*arguments, max_file_kib="unlimited"):
         command = [sys.executable, "store_engine/train.py", *TINY, *arguments]
+        command = ["bash", "-c", f'ulimit -f {max_file_kib}; exec "$@"', "bash", *command]
         done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=120)
         assert done.returncode == 2, done.stderr[-3000:]
         return done.stderr

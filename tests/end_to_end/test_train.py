@@ -113,3 +113,20 @@ def test_a_run_is_never_overwritten_unasked(copied_run, refused):
     stderr = refused(f"run_dir={copied_run}", "--resume", "recommender.lr=1e-4")
     assert "begun with recommender.lr = 0.005" in stderr
     assert Path(copied_run / "metrics.json").exists()
+
+
+@pytest.mark.slow
+def test_a_disk_that_takes_no_checkpoint_is_one_line(tmp_path, refused):
+    """A limit on the size of files stands for the full disk: writes fail in the same places."""
+    run_dir = tmp_path / "run"
+    stderr = refused(f"run_dir={run_dir}", max_file_kib=300)
+    (error,) = [line for line in stderr.splitlines() if line.startswith("error:")]
+    assert "tokenizer-00000010: the checkpoint cannot be written: File too large" in error
+    assert [path.name for path in (run_dir / "checkpoints" / "tokenizer").glob("tokenizer-*")] == []
+
+
+@pytest.mark.slow
+def test_changed_data_is_one_line(copied_run, refused):
+    (copied_run / "items.jsonl").write_text("{}")
+    stderr = refused(f"run_dir={copied_run}", "--resume")
+    assert "items.jsonl: changed since the run began" in stderr

@@ -53,6 +53,23 @@ def test_every_tasks_loss_is_logged_and_weighed(all_tasks, num_parts):
     torch.testing.assert_close(sum(part.total for part in parts) / num_parts, want)
 
 
+def test_every_task_can_be_learned(all_tasks):
+    """One step's documents by heart: no target is out of reach of the weights."""
+    torch.manual_seed(0)
+    module, batch = all_tasks.build(), all_tasks.batch(0, 0, 1)
+    optimizer = torch.optim.Adam(module.parameters(), lr=1e-2)
+    for _ in range(80):
+        loss = all_tasks.loss(module, batch, 1)
+        optimizer.zero_grad()
+        loss.total.backward()
+        optimizer.step()
+    means = dict(zip(all_tasks.tasks, (loss.sums / loss.counts).tolist(), strict=True))
+    assert means["scoring"] < 0.2  # from log 2
+    assert means["alignment"] < 1.0  # from log 16
+    assert means["next_item"] < 1.8
+    assert means["reconstruction"] < 3.0  # from log 300
+
+
 def test_too_many_parts_are_refused(stages):
     _, _, stage = stages
     with pytest.raises(InputError, match=r"tokens_per_step is too small: a step of \d+ documents"):

@@ -245,7 +245,8 @@ def check(
 
     In float32, log-probabilities must be equal rank by rank to `atol`, and so must the items, but
     where two neighbours are closer than that. In bfloat16 a beam may go another way where two
-    prefixes are close, so most items must be those of float32, and score there what they should.
+    prefixes are close, so most items must be those of float32, and no search may be off by more
+    than twice what plain PyTorch is.
 
     Raises:
         AssertionError: They do not agree.
@@ -262,12 +263,15 @@ def check(
         same = (rows == other_rows) | ~is_clear
         assert same.all(), f"{case.name}: {name} returns other items than ours"
     if searches is not truth:
+        errors = {}
         for name, run in searches.items():
             other_rows, other_logprobs = run(histories, case.beam)
             is_same = other_rows[:, :, None] == rows[:, None]  # (batch, theirs, ours)
             assert is_same.any(2).mean() > 0.5, f"{case.name}: {name} returns other items"
-            error = np.abs(other_logprobs[:, :, None] - logprobs[:, None])[is_same].max()
-            assert error < 0.1, f"{case.name}: {name} differs from float32 by {error:.2e}"
+            difference = np.abs(other_logprobs[:, :, None] - logprobs[:, None])
+            errors[name] = difference[is_same].max()
+        for name, error in errors.items():
+            assert error < 2 * errors["torch_fallback"] + 0.05, f"{case.name}: {name}: {errors}"
 
 
 def time_case(

@@ -19,7 +19,7 @@ pytestmark = pytest.mark.slow
 
 @pytest.fixture(scope="module")
 def engine(tiny_run):
-    return Engine.load(tiny_run)
+    return Engine.load(tiny_run, dtype="float32")
 
 
 @pytest.fixture(scope="module")

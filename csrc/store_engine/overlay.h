@@ -3,7 +3,7 @@
 // A catalogue that changes is a large trie, the base, and a small one beside it, the delta. A node
 // that both have is one node. Together they keep SID order, so that ties fall as in one trie, and
 // the number of a base node is its own plus how many nodes only the delta has before it. Kept are
-// two words per delta node; nothing grows with the base. Making it is O(delta nodes * log).
+// three words per delta node; nothing grows with the base. Making it is O(delta nodes * log).
 #pragma once
 
 #include <algorithm>
@@ -25,8 +25,11 @@ class Overlay {
 
   // The first delta node numbered `node` or higher; one past the last if there is none.
   int64_t lower_bound(int64_t depth, int64_t node) const {
-    const std::vector<uint32_t>& number = levels_[depth].number;
-    return std::lower_bound(number.begin(), number.end(), node) - number.begin();
+    const Level& level = levels_[depth];
+    const auto begin = level.number.begin();
+    const size_t stretch = static_cast<size_t>(node >> level.shift);
+    return std::lower_bound(begin + level.first[stretch], begin + level.first[stretch + 1], node) -
+           begin;
   }
   int64_t number(int64_t depth, int64_t delta_node) const {
     return levels_[depth].number[delta_node];
@@ -46,7 +49,7 @@ class Overlay {
   size_t nbytes() const {
     size_t total = 0;
     for (const Level& level : levels_) {
-      total += (level.number.size() + level.new_before.size()) * sizeof(uint32_t);
+      total += (level.number.size() + level.new_before.size() + level.first.size()) * 4;
     }
     return total;
   }
@@ -55,13 +58,28 @@ class Overlay {
   struct Level {
     std::vector<uint32_t> number;      // of each delta node, ascending
     std::vector<uint32_t> new_before;  // (num_nodes + 1,)
+    // Where in `number` each stretch of 2^shift numbers begins, and after the last the end: with
+    // about as many stretches as delta nodes, a search reads few of them.
+    std::vector<uint32_t> first;
+    int shift = 0;
+
+    void index(int64_t num_nodes);  // of base and delta together
   };
   std::vector<Level> levels_;  // by depth, the root's too
 };
 
+inline void Overlay::Level::index(int64_t num_nodes) {
+  while (num_nodes >> shift > static_cast<int64_t>(number.size())) ++shift;
+  first.assign(static_cast<size_t>(num_nodes >> shift) + 2, 0);
+  for (const uint32_t node : number) ++first[(node >> shift) + 1];
+  for (size_t i = 1; i < first.size(); ++i) first[i] += first[i - 1];
+}
+
 inline Overlay::Overlay(const ItemTrie& base, const ItemTrie& delta)
     : levels_(delta.num_levels() + 1) {
-  levels_[0] = {{0}, {0, 0}};
+  levels_[0].number = {0};
+  levels_[0].new_before = {0, 0};
+  levels_[0].index(1);
   for (int64_t depth = 0; depth < delta.num_levels(); ++depth) {
     Level& below = levels_[depth + 1];
     below.number.reserve(delta.num_nodes(depth + 1));
@@ -87,6 +105,7 @@ inline Overlay::Overlay(const ItemTrie& base, const ItemTrie& delta)
         }
       });
     });
+    below.index(base.num_nodes(depth + 1) + below.new_before.back());
   }
 }
 

@@ -71,7 +71,9 @@ def _model(hidden: int, layers: int, heads: int, kv_heads: int, intermediate: in
 
 MODELS = {
     "hidden=256,layers=4": _model(256, 4, 4, 4, 768),
-    "hidden=576,layers=6": _model(576, 6, 9, 3, 1536),  # SmolLM2: 30 layers
+    # SmolLM2-135M has 30 layers; with fewer the head weighs more, which favours ours
+    "hidden=576,layers=6": _model(576, 6, 9, 3, 1536),
+    "hidden=576,layers=30": _model(576, 30, 9, 3, 1536),
 }
 
 
@@ -328,7 +330,8 @@ def main() -> None:
     for model in MODELS:
         for dtype in ("bfloat16", "float32"):
             task = Task("", model, dtype, extra.data, options.threads, *sizes)
-            if options.wants(task.case):
+            is_large = "layers=30" in model
+            if options.wants(task.case) and not (options.quick and is_large):
                 run_case(task, report)
     report.finish()
 

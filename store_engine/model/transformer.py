@@ -10,11 +10,11 @@ Source: Touvron et al. 2023, https://arxiv.org/abs/2302.13971; layout as in Hugg
 import math
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
 from store_engine.config import ModelConfig
 from store_engine.model.attention import Attend
+from store_engine.model.layer_ops import RMSNorm, rotate, swiglu
 
 INIT_STD = 0.02
 
@@ -43,14 +43,11 @@ class Rope:
     def __init__(self, positions: Tensor, config: ModelConfig, dtype: torch.dtype) -> None:
         frequencies = rope_frequencies(config, positions.device)
         angles = positions[:, None].float() * frequencies  # (num_tokens, head_dim / 2)
-        self.cos = angles.cos().repeat(1, 2)[:, None].to(dtype)  # (num_tokens, 1, head_dim)
-        sin = angles.sin()
-        self.signed_sin = torch.cat([-sin, sin], dim=-1)[:, None].to(dtype)
+        self.cos, self.sin = (x[:, None].to(dtype) for x in (angles.cos(), angles.sin()))
 
     def __call__(self, x: Tensor) -> Tensor:
         """Rotates x (num_tokens, heads, head_dim); the pairs are (i, i + head_dim / 2)."""
-        low, high = x.chunk(2, dim=-1)
-        return x * self.cos + torch.cat([high, low], dim=-1) * self.signed_sin
+        return rotate(x, self.cos, self.sin)
 
 
 def rope_frequencies(config: ModelConfig, device: torch.device | None = None) -> Tensor:
@@ -85,7 +82,7 @@ class Attention(nn.Module):
         columns = config.num_heads * config.head_dim
         self.o_proj = Linear(columns, config.hidden_size, std, bias=bias == "all")
         self.q_norm, self.k_norm = (
-            nn.RMSNorm(config.head_dim, eps=config.norm_eps) if config.qk_norm else nn.Identity()
+            RMSNorm(config.head_dim, eps=config.norm_eps) if config.qk_norm else nn.Identity()
             for _ in range(2)
         )
 
@@ -112,8 +109,7 @@ class MLP(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """x (num_tokens, hidden_size) -> (num_tokens, hidden_size)."""
-        gate, up = self.gate_up_proj(x).chunk(2, dim=-1)
-        return self.down_proj(F.silu(gate) * up)
+        return self.down_proj(swiglu(self.gate_up_proj(x)))
 
 
 class Block(nn.Module):
@@ -121,9 +117,9 @@ class Block(nn.Module):
 
     def __init__(self, config: ModelConfig, layer_id: int) -> None:
         super().__init__()
-        self.attention_norm = nn.RMSNorm(config.hidden_size, eps=config.norm_eps)
+        self.attention_norm = RMSNorm(config.hidden_size, eps=config.norm_eps)
         self.attention = Attention(config, layer_id)
-        self.mlp_norm = nn.RMSNorm(config.hidden_size, eps=config.norm_eps)
+        self.mlp_norm = RMSNorm(config.hidden_size, eps=config.norm_eps)
         self.mlp = MLP(config)
         self.dropout = nn.Dropout(config.dropout)
 
@@ -143,7 +139,7 @@ class Transformer(nn.Module):
         super().__init__()
         self.config = config
         self.blocks = nn.ModuleList(Block(config, i) for i in range(config.num_layers))
-        self.norm = nn.RMSNorm(config.hidden_size, eps=config.norm_eps)
+        self.norm = RMSNorm(config.hidden_size, eps=config.norm_eps)
 
     def forward(
         self, x: Tensor, positions: Tensor, attend: Attend, wanted: Tensor | None = None

@@ -109,7 +109,7 @@ class TrainConfig:
     save_every: int = 100  # steps
     threads: int = 0  # per rank; 0 = cores / ranks
     fused_loss: bool = True  # False: materialise the logits; slower, the same losses
-    activation_checkpointing: bool = False  # keep each layer's input alone, compute the rest again
+    activation_checkpointing: bool = False  # stage 2: keep the layers' inputs, recompute the rest
     tensorboard: bool = False  # write events beside train_log.jsonl; needs the extra `watch`
     lora_rank: int = 0  # 0 trains every weight; else adapters of a backbone, which stays frozen
     lora_alpha: int = 16  # an adapter's output is scaled by lora_alpha / lora_rank

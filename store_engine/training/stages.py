@@ -158,6 +158,9 @@ class RecommenderStage:
         model = _build_model(self.config, self.text_vocab_size, self.codebook_sizes)
         if not self.config.model.tie_text_head and not self.config.recommender.reconstruction:
             model.text_head.requires_grad_(False)
+        if self.config.train.activation_checkpointing:
+            for block in model.transformer.blocks:
+                block.forward = functools.partial(_recomputed, block.forward)
         return model
 
     def batch(self, step: int, part: int, num_parts: int) -> RecommenderBatch:
@@ -265,9 +268,6 @@ def _build_model(
     model = StoreModel(config.model, text_vocab_size, codebook_sizes)
     for head in (module for module in model.modules() if isinstance(module, Head)):
         head.is_fused = config.train.fused_loss
-    if config.train.activation_checkpointing:
-        for block in model.transformer.blocks:
-            block.forward = functools.partial(_recomputed, block.forward)
     return model
 
 
@@ -275,7 +275,7 @@ def _recomputed(forward: Callable[..., Tensor], *inputs: Any) -> Tensor:
     """Runs `forward` without keeping what is inside: the backward runs it again."""
     if not torch.is_grad_enabled():
         return forward(*inputs)
-    # reentrant: the other kind compares what it saved, and ZeRO-3 has let go of the weights
+    # reentrant, because ZeRO-3 may let go of a weight only between recomputing and using it
     output: Tensor = checkpoint(forward, *inputs, use_reentrant=True)
     return output
 

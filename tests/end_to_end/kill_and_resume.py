@@ -22,6 +22,8 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
+import torch._inductor.compile_fx  # noqa: F401 - else every life imports it anew, for seconds
+from deepspeed.runtime.zero.muon import original_muon  # noqa: F401 - likewise
 from safetensors.numpy import load_file
 
 from store_engine.config import load_config

@@ -123,10 +123,3 @@ def test_a_disk_that_takes_no_checkpoint_is_one_line(tmp_path, refused):
     (error,) = [line for line in stderr.splitlines() if line.startswith("error:")]
     assert "tokenizer-00000010: the checkpoint cannot be written: File too large" in error
     assert [path.name for path in (run_dir / "checkpoints" / "tokenizer").glob("tokenizer-*")] == []
-
-
-@pytest.mark.slow
-def test_changed_data_is_one_line(copied_run, refused):
-    (copied_run / "items.jsonl").write_text("{}")
-    stderr = refused(f"run_dir={copied_run}", "--resume")
-    assert "items.jsonl: changed since the run began" in stderr

@@ -164,5 +164,5 @@ if __name__ == "__main__":
     os.chdir(ROOT)
     began = time.perf_counter()
     with tempfile.TemporaryDirectory() as folder:
-        print(json.dumps(kill_and_resume(Path(folder), args.points, args.seed)))
-    print(f"{time.perf_counter() - began:.0f} s")
+        report = kill_and_resume(Path(folder), args.points, args.seed)
+    print(json.dumps(report | {"wall_s": round(time.perf_counter() - began)}))

@@ -15,6 +15,6 @@ def test_random_kills_lose_nothing():
     command = [sys.executable, "tests/end_to_end/kill_and_resume.py", "--points", "6"]
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=300)
     assert done.returncode == 0, done.stderr[-3000:]
-    report = json.loads(done.stdout.splitlines()[0])
+    report = json.loads(done.stdout.splitlines()[-1])
     assert report["kills"] >= 6
     assert report["most_steps_lost"] <= 10

@@ -51,7 +51,7 @@ from store_engine.model.store_model import StoreModel
 
 Search = Callable[[list[list[int]], int], Result]  # of histories (catalogue rows) and beam width
 BOS = 1
-NUM_CHECKED = 4  # requests of a batch whose items are compared
+NUM_CHECKED = 2  # requests of a batch whose items are compared
 
 
 @dataclass(frozen=True)

@@ -3,6 +3,7 @@
     python benchmarks/kernels.py                      # this CPU: the PyTorch paths
     python benchmarks/kernels.py --device cuda        # a GPU: the Triton kernels
     python benchmarks/kernels.py --compile-only       # sm_80, sm_90, gfx942; needs neither
+    python benchmarks/kernels.py --roofline           # bytes, FLOPs and the bound on an H100
     python benchmarks/kernels.py --cases linear_cross_entropy,.*V=2048 --threads 1 --quick
 
 Providers:
@@ -11,6 +12,7 @@ Providers:
                     masked_fill; attention with a copy of the context for every beam
     unconstrained   log-softmax and top-k over all codes, without any trie
     torch_compile   the one of these under torch.compile (GPU only)
+    liger           LigerFusedLinearCrossEntropyLoss over all logits (GPU only, if installed)
     floor           what an H100 could do at best: FLOPs / peak or bytes / bandwidth
 
 Each op is compared with its reference first. Training ops are timed forward and backward; their
@@ -70,6 +72,7 @@ class Work(NamedTuple):
     num_bytes: float
     dout: Tensor | None = None  # gradient of the output; None: forward only
     other_name: str = "torch"
+    liger: Callable[..., Any] | None = None
 
 
 def loss_case(
@@ -111,8 +114,10 @@ def loss_case(
             flops=6.0 * num_rows * hidden_size * length,
             num_bytes=3.0 * once * hidden.element_size(),  # read twice, gradients written
             dout=torch.ones((), device=device),
+            liger=partial(fused, targets=targets) if fused is not None else None,
         )
 
+    fused = liger_loss() if device.startswith("cuda") else None
     shape = f"T={num_rows},d={hidden_size},V={vocab_size},length={length}"
     name = f"linear_cross_entropy,{shape},{short(dtype)}"
     return Case(name, dtype, make, is_slow=num_rows * vocab_size > 1 << 26)
@@ -178,7 +183,9 @@ def topk_case(batch: int, beam_width: int, num_items: int, codebook_size: int, d
             want = trie.trie_topk_ref(logits, scores, *rest)
             torch.testing.assert_close(ours(logits, scores).scores, want.scores)
 
-        work = Work([logits, scores], ours, unconstrained, check, 0.0, 4.0 * logits.numel())
+        # the logits, and the codes of a quarter of them
+        moved = logits.numel() * 4.0 + logits.numel() / 4 * 8.0
+        work = Work([logits, scores], ours, unconstrained, check, 3.0 * logits.numel(), moved)
         return work._replace(other_name="unconstrained")
 
     shape = f"N={num_items},batch={batch},beam={beam_width},k={codebook_size}"
@@ -225,7 +232,7 @@ def short(dtype: torch.dtype) -> str:
     return str(dtype).removeprefix("torch.")
 
 
-def all_cases(device: str) -> list[Case]:
+def all_cases(device: str, has_decode: bool) -> list[Case]:
     """The table of cases; the shapes of METHOD's heads and of SmolLM2."""
     cases = []
     for dtype in (torch.float32, torch.bfloat16):
@@ -240,10 +247,30 @@ def all_cases(device: str) -> list[Case]:
             ),
             attention_case(32, 20, 200, 64, dtype, device),
         ]
-    if device.startswith("cuda"):  # on a CPU decoding runs _C.beam_step, which decode.py times
+    if has_decode:
         cases.append(topk_case(32, 20, 1_000_000, 256, device))
         cases.append(topk_case(8, 256, 1_000_000, 2048, device))
     return cases
+
+
+def liger_loss() -> Callable[..., Any] | None:
+    """Liger's fused loss as (hidden, weight, targets); says so where it is not installed."""
+    try:
+        from liger_kernel.transformers import LigerFusedLinearCrossEntropyLoss
+    except ImportError:
+        print("liger-kernel is not installed: no provider liger")
+        return None
+    loss = LigerFusedLinearCrossEntropyLoss()
+    return lambda hidden, weight, targets: loss(weight, hidden, targets)
+
+
+def print_roofline(case: Case, work: Work) -> float:
+    """Prints what an H100 could do at best; returns its milliseconds."""
+    compute, memory = work.flops / PEAK_FLOPS[case.dtype], work.num_bytes / BANDWIDTH
+    bound_ms, bound = 1e3 * max(compute, memory), "compute" if compute > memory else "memory"
+    figures = f"{work.flops / 1e9:,.1f} GFLOP, {work.num_bytes / 2**20:,.1f} MiB"
+    print(f"{case.name}: {figures}, at least {bound_ms:.4f} ms on an H100, bound by {bound}")
+    return bound_ms
 
 
 def run_case(case: Case, options: Options, report: Report) -> None:
@@ -253,6 +280,8 @@ def run_case(case: Case, options: Options, report: Report) -> None:
     providers = {"ours": work.ours, work.other_name: work.other}
     if options.device.startswith("cuda"):
         providers["torch_compile"] = torch.compile(work.other)
+        if work.liger is not None:
+            providers["liger"] = work.liger
     metric = "fwd_ms" if work.dout is None else "fwd_bwd_ms"
     gradients_mib = 0.0
     if work.dout is not None:
@@ -269,8 +298,7 @@ def run_case(case: Case, options: Options, report: Report) -> None:
         duration = measure(partial(step, op), options, min_repeats=3 if case.is_slow else 5)
         report.add(provider, case.name, metric, "ms", duration, dtype)
     report.add_ratio("ours", work.other_name, case.name, metric)
-    floor_ms = 1e3 * max(work.flops / PEAK_FLOPS[case.dtype], work.num_bytes / BANDWIDTH)
-    report.add("floor", case.name, "h100_roofline_ms", "ms", floor_ms, dtype)
+    report.add("floor", case.name, "h100_roofline_ms", "ms", print_roofline(case, work), dtype)
 
 
 def extra_peak_mib(run: Callable[[], object], device: str) -> float:
@@ -291,6 +319,7 @@ def extra_peak_mib(run: Callable[[], object], device: str) -> float:
 def add_options(parser: argparse.ArgumentParser) -> None:
     """The options that only this benchmark has."""
     parser.add_argument("--compile-only", action="store_true", help="write kernels_resources.csv")
+    parser.add_argument("--roofline", action="store_true", help="print the bounds and stop")
 
 
 def main() -> int:
@@ -299,8 +328,14 @@ def main() -> int:
     if options.extra.compile_only:
         return int(write_resources(options) > 0)
     torch.manual_seed(0)
+    if options.extra.roofline:
+        for case in all_cases(options.device, has_decode=True):
+            if options.wants(case.name):
+                print_roofline(case, case.make())
+        return 0
     report = Report("kernels", options)
-    for case in all_cases(options.device):
+    # on a CPU decoding runs _C.beam_step, which decode.py times
+    for case in all_cases(options.device, has_decode=options.device.startswith("cuda")):
         if options.wants(case.name) and not (options.quick and case.is_slow):
             run_case(case, options, report)
     report.finish()

@@ -81,14 +81,45 @@ def test_matches_ref(shape, reduction, extra, backend, device):
 
 @pytest.mark.parametrize("backend", BACKENDS)
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
-def test_matches_ref_in_half_precision(backend, dtype, device):
+@pytest.mark.parametrize("extra", [{}, {"label_smoothing": 0.2, "z_loss": 1e-3}], ids=len)
+def test_matches_ref_in_half_precision(backend, dtype, extra, device):
     if backend == "triton" and dtype is torch.bfloat16 and device == "cpu":
         pytest.skip("the Triton interpreter truncates to bfloat16 instead of rounding")
     hidden, weight, *rows = make(63, 40, 200, [100, 63, 37], dtype, device)
-    options = make_options(*rows, reduction="sum")
+    options = make_options(*rows, reduction="sum", **extra)
     op = partial(linear_cross_entropy, **options, backend=backend)
     ref = partial(linear_cross_entropy_ref, **options)
     assert_as_accurate(op, ref, [hidden, weight], torch.ones((), device=device))
+
+
+@pytest.mark.parametrize("backend", BACKENDS)
+def test_order_of_the_rows_changes_nothing(backend, device):
+    """Text rows and the codes of several levels in one call, mixed or sorted by their slice."""
+    hidden, weight, targets, start, length = make(90, 16, 300, [200, 64, 36], device=device)
+    order = start.argsort(stable=True)
+
+    def run(rows):
+        inputs = [hidden[rows].requires_grad_(), weight.clone().requires_grad_()]
+        slices = targets[rows], start[rows], length[rows]
+        losses = linear_cross_entropy(*inputs, *slices, reduction="none", backend=backend)
+        return losses, *torch.autograd.grad(losses.square().sum(), inputs)
+
+    mixed, ordered = run(torch.arange(90, device=device)), run(order)
+    torch.testing.assert_close(mixed[0][order], ordered[0])
+    torch.testing.assert_close(mixed[1][order], ordered[1])
+    torch.testing.assert_close(mixed[2], ordered[2])
+
+
+@pytest.mark.parametrize("of_hidden", [True, False], ids=["hidden", "weight"])
+def test_only_one_input_is_trained(of_hidden):
+    hidden, weight, *rows = make(20, 8, 50, [20, 30])
+    trained, alone = (hidden, weight) if of_hidden else (weight, hidden)
+    both = [hidden.clone().requires_grad_(), weight.clone().requires_grad_()]
+    wants = torch.autograd.grad(linear_cross_entropy(*both, *rows), both)
+    trained.requires_grad_()
+    (got,) = torch.autograd.grad(linear_cross_entropy(hidden, weight, *rows), trained)
+    torch.testing.assert_close(got, wants[0 if of_hidden else 1])
+    assert alone.grad is None
 
 
 @pytest.mark.parametrize("backend", BACKENDS)
@@ -103,10 +134,13 @@ def test_one_slice_for_all_rows(length, backend, device):
 
 
 @pytest.mark.parametrize("reduction", ["sum", "none"])
-def test_chunks_change_nothing(reduction, monkeypatch):
-    hidden, weight, *rows = make(50, 8, 40, [10, 30])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_chunks_change_nothing(reduction, dtype, monkeypatch):
+    hidden, weight, *rows = make(50, 8, 40, [10, 30], dtype)
     monkeypatch.setattr(torch_path, "_CHUNK_LOGITS", 1)
     monkeypatch.setattr(torch_path, "_CHUNK_ROWS", 3)
+    monkeypatch.setattr(torch_path, "_BLOCK_LOGITS", 20)
+    monkeypatch.setattr(torch_path, "_GRADIENT_ROWS", 7)
     options = make_options(*rows, reduction=reduction)
     op = partial(linear_cross_entropy, **options, backend="torch")
     ref = partial(linear_cross_entropy_ref, **options)

@@ -1,6 +1,9 @@
 import pytest
 import torch
 
+from store_engine._C import ItemTrie
+from store_engine.decoding.beam_step import Beams, beam_step
+from store_engine.decoding.trie_arrays import TrieArrays
 from store_engine.kernels.trie_topk import (
     Level,
     TopChildren,
@@ -96,6 +99,32 @@ def test_ties_go_to_the_lower_sid(backend, device):
     got = trie_topk(logits, logits[:, :, 0], nodes, num_valid, level, 50, backend=backend)
     assert got.nodes[0].tolist() == list(range(50))
     assert got.parents[0].tolist() == [1] * 40 + [0] * 10
+
+
+@pytest.mark.parametrize("backend", ["torch", "triton"])
+def test_ties_go_as_in_the_cpp_core(backend, device):
+    sids = torch.randint(0, 6, (40, 2), dtype=torch.int32)
+    trie = TrieArrays(ItemTrie(sids.numpy(), [6, 6]))
+    logits = torch.zeros(2, 5, 6)
+    nodes = torch.stack([torch.randperm(trie.level_sizes[1])[:5] for _ in range(2)])
+    scores = -torch.randint(0, 2, (2, 5)).float().sort(1)[0]
+    num_valid = torch.tensor([5, 4])
+    want = beam_step(trie, 1, logits, Beams(scores, nodes, nodes, nodes, num_valid), 12)
+    level = Level(trie.child_begin[1].to(device), trie.token[1].to(device))
+    beams = (x.to(device) for x in (logits, scores, nodes, num_valid))
+    got = trie_topk(*beams, level, 12, backend=backend)
+    for name in ("parents", "tokens", "nodes", "num_valid"):
+        assert torch.equal(getattr(got, name).cpu(), getattr(want, name).long()), name
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
+def test_backends_agree_in_half_precision(dtype, device):
+    level = make_level(20, 63, device)
+    logits, *beams = make_beams(2, 3, 20, 63, device)
+    want = trie_topk(logits.to(dtype), *beams, level, 10, backend="torch")
+    got = trie_topk(logits.to(dtype), *beams, level, 10, backend="triton")
+    assert torch.equal(got.nodes, want.nodes)
+    torch.testing.assert_close(got.scores, want.scores)
 
 
 @pytest.mark.parametrize("backend", ["torch", "triton"])

@@ -7,10 +7,6 @@
 // carried over. Whatever the history, a snapshot searches as a trie built anew from its items.
 #pragma once
 
-#ifdef __linux__
-#include <sys/resource.h>
-#endif
-
 #include <algorithm>
 #include <atomic>
 #include <condition_variable>
@@ -166,9 +162,6 @@ inline void LiveTrie::merge_if_due() {
   is_merging_ = true;
   try {
     merger_ = std::thread([this, from = current_] {
-#ifdef __linux__
-      ::setpriority(PRIO_PROCESS, 0, 10);  // this thread's: searches come first
-#endif
       try {
         merge(*from);
       } catch (...) {

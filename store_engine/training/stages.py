@@ -236,10 +236,11 @@ def initial_recommender_weights(
     """
     prefix = "model."
     weights = {n.removeprefix(prefix): t for n, t in tokenizer_weights.items() if prefix in n}
+    num_tokens = sum(table.codebook_sizes) + (ANSWERS if config.recommender.scoring else 0)
     centre, spread = torch.zeros(config.model.hidden_size), INIT_STD
     if config.model.backbone:
         centre, spread = _scale(weights["text_embedding.weight"])
-        weights["code_head.weight"] = torch.zeros(sum(table.codebook_sizes), len(centre))
+        weights["code_head.weight"] = torch.zeros(num_tokens, len(centre))
     generator = torch.Generator().manual_seed(config.train.seed)
     if table.quantizer is not None and config.recommender.init_codes == "centroids":
         lifted = torch.from_numpy(table.quantizer.lift())  # (num_codes, codebook_size, hidden)
@@ -249,8 +250,7 @@ def initial_recommender_weights(
         unit = torch.empty(0, config.model.hidden_size)
     else:
         return weights
-    rest = sum(table.codebook_sizes) - len(unit)  # a suffix level has no centroids
-    rest += ANSWERS if config.recommender.scoring else 0
+    rest = num_tokens - len(unit)  # a suffix level and the answers have no centroids
     random = torch.randn(rest, unit.shape[1], generator=generator)
     weights["code_embedding.weight"] = centre + spread * torch.cat([unit, random])
     return weights

@@ -46,7 +46,8 @@ def backbone(tmp_path_factory):
 
 def test_a_run_starts_from_a_backbone(backbone, tmp_path, train):
     run_dir = tmp_path / "run"
-    train(run_dir, f"model.backbone={backbone}", *SHORT)
+    every_task = ["recommender.scoring=1", "recommender.reconstruction=1"]
+    train(run_dir, f"model.backbone={backbone}", *every_task, *SHORT)
     metrics = json.loads((run_dir / "metrics.json").read_text())
     assert metrics["invalid_items"] == metrics["missing_items"] == 0
     assert (run_dir / "tokenizer.json").exists()

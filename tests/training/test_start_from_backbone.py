@@ -55,9 +55,10 @@ def test_dense_tokens_are_pasted_in_at_the_size_of_text(config):
     assert "paste_gain.weight" not in dict(from_scratch.named_parameters())
 
 
+@pytest.mark.parametrize("scoring", [0.0, 0.5], ids=["codes", "and answers"])
 @pytest.mark.parametrize("init_codes", ["centroids", "normal"])
-def test_codes_look_like_text_and_are_equally_likely(init_codes, config):
-    changed = dataclasses.replace(config.recommender, init_codes=init_codes)
+def test_codes_look_like_text_and_are_equally_likely(init_codes, scoring, config):
+    changed = dataclasses.replace(config.recommender, init_codes=init_codes, scoring=scoring)
     config = dataclasses.replace(config, recommender=changed)
     vectors = np.random.default_rng(0).normal(size=(60, 4, 32)).astype(np.float32)
     quantizer = fit_quantizer(vectors, 8, 16, 5, 0)
@@ -66,9 +67,10 @@ def test_codes_look_like_text_and_are_equally_likely(init_codes, config):
     table = SidTable(sids.astype(np.int32), (8, 8, 8, 8, 3), ids, quantizer)
     stage_1 = dict(initial_tokenizer_weights(config, 290))
     weights = initial_recommender_weights(config, stage_1, table)
-    assert weights["code_embedding.weight"].shape == (35, 32)
+    num_tokens = 37 if scoring else 35
+    assert weights["code_embedding.weight"].shape == (num_tokens, 32)
     assert is_like_the_text(weights["code_embedding.weight"])
-    assert torch.equal(weights["code_head.weight"], torch.zeros(35, 32))
+    assert torch.equal(weights["code_head.weight"], torch.zeros(num_tokens, 32))
     assert "text_embedding.weight" in weights
 
 

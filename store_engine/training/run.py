@@ -5,7 +5,6 @@ behind, and from then on the run needs nothing but itself.
 """
 
 import dataclasses
-import hashlib
 import json
 import os
 import shutil
@@ -17,6 +16,7 @@ import torch
 import store_engine
 from store_engine.config import Config, dump_config, load_config
 from store_engine.data.catalog import Catalog
+from store_engine.data.checksum import sha256
 from store_engine.data.load import load_dataset
 from store_engine.data.split import leave_one_out
 from store_engine.data.text_vocabulary import TextVocabulary
@@ -101,8 +101,8 @@ def _begin(config: Config, run_dir: Path) -> None:
         train = leave_one_out(dataset.histories).train
         TokenFile.write(partial / _TRAIN, (train[user] for user in range(train.num_users)))
         files = sorted(path for path in partial.iterdir() if path.is_file())
-        copies = {path.name: _sha256(path) for path in files}
-        sources = {str(path.resolve()): _sha256(path) for path in dataset.sources}
+        copies = {path.name: sha256(path) for path in files}
+        sources = {str(path.resolve()): sha256(path) for path in dataset.sources}
         (partial / _DATA).write_text(json.dumps(copies | sources, indent=1), encoding="utf-8")
         (partial / "config.toml").write_text(dump_config(config), encoding="utf-8")
         mark_run(partial, store_engine.__version__)
@@ -152,11 +152,6 @@ def _check_same_data(run_dir: Path) -> None:
         file = run_dir / name  # a source's path is absolute and stands for itself
         if Path(name).is_absolute() and not file.exists():
             continue
-        if not file.exists() or _sha256(file) != checksum:
+        if not file.exists() or sha256(file) != checksum:
             what = "changed" if file.exists() else "lost"
             raise InputError(f"{file}: {what} since the run began; --overwrite starts anew")
-
-
-def _sha256(path: Path) -> str:
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()

@@ -44,9 +44,9 @@ from store_engine.data.catalog import Catalog
 from store_engine.decoding.beam import prefill
 from store_engine.decoding.beam_step import Backend, Normalize
 from store_engine.decoding.contexts import pack
+from store_engine.decoding.cpu_model import for_decoding
 from store_engine.decoding.engine import Engine
 from store_engine.decoding.kv_cache import KVCache
-from store_engine.decoding.packed_layers import pack_layers
 from store_engine.model.store_model import StoreModel
 
 Search = Callable[[list[list[int]], int], Result]  # of histories (catalogue rows) and beam width
@@ -209,7 +209,7 @@ def make_searches(engine: Engine) -> dict[str, Search]:
 
 def make_floor(engine: Engine, histories: list[list[int]], beam: int) -> Callable[[], object]:
     """The forward passes that a search by levels cannot do without, everything else prepared."""
-    model, trie, batch = pack_layers(engine.model), engine.trie, len(histories)
+    model, trie, batch = for_decoding(engine.model), engine.trie, len(histories)
     sids = torch.from_numpy(engine.sids).long().to(engine.device)
     contexts = pack([np.array(h) for h in histories], model.code_tokens(sids), BOS)
     widths = [min(beam, size) for size in trie.level_sizes[1:-1]]
@@ -219,10 +219,10 @@ def make_floor(engine: Engine, histories: list[list[int]], beam: int) -> Callabl
     blocks = []
     for level, width in enumerate(widths):
         num_seen += width
-        visible = torch.eye(width, num_seen, dtype=torch.bool, device=engine.device)
         tokens = torch.full((batch * width,), model.text_vocab_size, device=engine.device)
         positions = (lengths + level).repeat_interleave(width)
-        attend = cache.decode(visible.expand(batch, -1, -1), begin=num_seen - width)
+        ancestors = torch.arange(num_seen - width, num_seen).repeat(level + 1, 1).T
+        attend = cache.decode(ancestors.expand(batch, -1, -1), begin=num_seen - width)
         blocks.append((tokens + model.code_offsets[level], positions, attend))
 
     @torch.inference_mode()

@@ -5,6 +5,7 @@
 #include <system_error>
 
 #include "bindings/beam_search.h"
+#include "bindings/cached_attention.h"
 #include "bindings/item_filter.h"
 #include "bindings/item_trie.h"
 #include "bindings/live_trie.h"
@@ -26,4 +27,5 @@ PYBIND11_MODULE(_C, m) {
   bind_live_trie(m);
   bind_item_filter(m);
   bind_beam_search(m);
+  bind_cached_attention(m);
 }

@@ -368,3 +368,123 @@ def simd_targets() -> tuple[str, ...]:
     Raises:
         ValueError: STORE_ENGINE_SIMD names what this machine does not have.
     """
+
+class CachedAttention:
+    """Attention of new tokens to a cache of keys and values in float32, which they first join.
+
+    A token of a history sees its request's slots up to its own; a beam sees the context of its
+    request and the slots that it lists. See csrc/store_engine/cached_attention.h.
+    """
+
+    def __init__(
+        self,
+        cache: NDArray[np.float32],
+        num_heads: int,
+        begins: NDArray[np.int64],
+        first_slots: NDArray[np.int64],
+        num_context: NDArray[np.int64],
+        ancestors: NDArray[np.int64] | None = None,
+        *,
+        num_threads: int = 1,
+    ) -> None:
+        """Checks what the calls for all layers share.
+
+        Args:
+            cache: (num_layers, 2, batch, num_slots, num_kv_heads, head_dim), keys, then values;
+                written to by the calls.
+            num_heads: Query heads, a multiple of num_kv_heads.
+            begins: (batch + 1,) ascending from 0, first token of each request.
+            first_slots: (batch,) slot of each request's first token; the others follow it.
+            num_context: (batch,) slots that all tokens of the request see. Without `ancestors`
+                equal to `first_slots`: a token sees these and the tokens before it.
+            ancestors: (num_tokens, depth), depth in [1, 16], further slots that each token sees,
+                its own included.
+            num_threads: In [1, 1024], of the OpenMP runtime that the process has loaded.
+
+        Raises:
+            TypeError: A dtype or layout is wrong.
+            ValueError: A shape is wrong, a slot is outside the cache, or it is read-only.
+        """
+    def __call__(
+        self,
+        layer: int,
+        qkv: NDArray[np.float32],
+        cosine: NDArray[np.float32],
+        sine: NDArray[np.float32],
+        out: NDArray[np.float32],
+        *,
+        q_norm: NDArray[np.float32] | None = None,
+        k_norm: NDArray[np.float32] | None = None,
+        norm_eps: float = 1e-6,
+    ) -> None:
+        """Writes the tokens' keys and values into the cache, attends, and fills `out`.
+
+        Args:
+            layer: Of the cache.
+            qkv: (num_tokens, (num_heads + 2 * num_kv_heads) * head_dim), projected.
+            cosine: (num_tokens, head_dim / 2), of RoPE's angles.
+            sine: The same.
+            out: (num_tokens, num_heads * head_dim); or (batch, ...) for each request's last token
+                alone.
+            q_norm: (head_dim,) weights of an RMSNorm of each query head, before RoPE.
+            k_norm: The same of each key head.
+            norm_eps: Of these norms.
+
+        Raises:
+            TypeError: A dtype or layout is wrong.
+            ValueError: A shape is wrong.
+        """
+
+class CachedAttentionBfloat16:
+    """`CachedAttention` for bfloat16, given as its bits: uint16 where that has float32.
+
+    Cosines, sines and norms are float32 here too, and so is all arithmetic.
+    """
+
+    def __init__(
+        self,
+        cache: NDArray[np.uint16],
+        num_heads: int,
+        begins: NDArray[np.int64],
+        first_slots: NDArray[np.int64],
+        num_context: NDArray[np.int64],
+        ancestors: NDArray[np.int64] | None = None,
+        *,
+        num_threads: int = 1,
+    ) -> None:
+        """As `CachedAttention`."""
+    def __call__(
+        self,
+        layer: int,
+        qkv: NDArray[np.uint16],
+        cosine: NDArray[np.float32],
+        sine: NDArray[np.float32],
+        out: NDArray[np.uint16],
+        *,
+        q_norm: NDArray[np.float32] | None = None,
+        k_norm: NDArray[np.float32] | None = None,
+        norm_eps: float = 1e-6,
+    ) -> None:
+        """As `CachedAttention.__call__`."""
+
+def rms_norm(
+    x: NDArray[np.float32] | NDArray[np.uint16],
+    weight: NDArray[np.float32],
+    out: NDArray[np.float32] | NDArray[np.uint16],
+    eps: float,
+    *,
+    num_threads: int = 1,
+) -> None:
+    """Normalises rows: out = x / sqrt(mean(x^2) + eps) * weight, computed in float32.
+
+    Args:
+        x: (num_rows, size) float32, or uint16, the bits of bfloat16.
+        weight: (size,).
+        out: As `x`, written to.
+        eps: Added to the mean.
+        num_threads: In [1, 1024].
+
+    Raises:
+        TypeError: A dtype or layout is wrong.
+        ValueError: A shape is wrong.
+    """

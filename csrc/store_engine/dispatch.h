@@ -10,7 +10,7 @@ namespace store_engine {
 // Each includes those before it.
 enum class Simd {
   kBaseline,  // what every CPU of the architecture has: SSE2 on x86-64, NEON on AArch64
-  kAvx2,      // with popcnt and bmi2
+  kAvx2,      // with fma, popcnt and bmi2
   kAvx512,    // avx512f and avx512dq
 };
 
@@ -18,8 +18,8 @@ constexpr const char* kSimdNames[] = {"baseline", "avx2", "avx512"};
 
 inline Simd best_simd() {
 #ifdef __x86_64__
-  if (__builtin_cpu_supports("avx2") && __builtin_cpu_supports("popcnt") &&
-      __builtin_cpu_supports("bmi2")) {
+  if (__builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma") &&
+      __builtin_cpu_supports("popcnt") && __builtin_cpu_supports("bmi2")) {
     const bool has_avx512 = __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512dq");
     return has_avx512 ? Simd::kAvx512 : Simd::kAvx2;
   }

@@ -1,11 +1,7 @@
-// The vector kernels of softmax.h, which includes this file once per instruction set, each time in
-// a namespace of its own with STORE_ENGINE_TARGET, the vector types Floats, Ints and UInts of
-// kWidth lanes, and to_bits(). Hence no include guard here, and no include.
+// The vector kernels of softmax.h, for for_each_target.h.
 //
 // The order of every rounding is fixed: 16 lanes, no fused multiply-add (-ffp-contract=off), one
 // reduction tree. So neither the instruction set nor the batch nor the threads change a bit.
-
-constexpr int64_t kParts = kLanes / kWidth;
 
 STORE_ENGINE_TARGET inline Floats load(const float* row) {
   Floats lanes;
@@ -93,3 +89,6 @@ STORE_ENGINE_TARGET inline void widen_bfloat16(const uint16_t* row, int64_t size
     std::memcpy(wide + i, &bits, sizeof(bits));
   }
 }
+
+constexpr SoftmaxKernels kSoftmaxKernels{kTargetName, row_max, log_sum_exp, mark_above,
+                                         widen_bfloat16};

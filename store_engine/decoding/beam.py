@@ -81,7 +81,7 @@ def beam_search(
         The leaves, best first: `nodes` are the trie's leaves, `scores` sums of log-probabilities.
     """
     widths = [min(beam_width, size) for size in trie.level_sizes[1:]]
-    cache.start(contexts.lengths, sum(widths[:-1]), max(widths), max(trie.codebook_sizes))
+    cache.start(contexts.lengths, num_tree_slots=sum(widths[:-1]))
     logits = model.level_logits(prefill(model, cache, contexts), 0)[:, None]
     beams = root_beams(len(contexts.lengths), logits.device)
     backend = choose_backend(backend, logits.device)
@@ -123,8 +123,11 @@ class _BeamTree:
     ) -> None:
         self._model, self._cache, self._lengths = model, cache, lengths
         self._use_triton = use_triton
-        # (batch, width) int64, where in the cache's last block each beam stands
+        # (batch, width) int64, where in the last block each beam stands: at first, the root's
         self._place = torch.zeros_like(lengths)[:, None]
+        # (batch, num_run, depth) int64, the tree's slots that the last block's beams see
+        self._ancestors = torch.zeros_like(self._place)[:, :, None][:, :, :0]
+        self._num_slots = 0
 
     def logits(self, level: int, beams: Beams, is_open: Tensor | None) -> Tensor:
         """Computes what may follow each beam.
@@ -136,8 +139,7 @@ class _BeamTree:
                 must have no descendant that is.
 
         Returns:
-            (batch, width, codebook_size), zeros for a beam that was not run. The next call
-            overwrites it.
+            (batch, width, codebook_size), zeros for a beam that was not run.
         """
         model, (batch, width) = self._model, beams.nodes.shape
         slots = torch.arange(width, device=beams.nodes.device).expand(batch, -1)
@@ -145,22 +147,36 @@ class _BeamTree:
         if is_open is not None and num_run < width:  # the open ones, as many as the fullest has
             slots = is_open.long().argsort(dim=1, descending=True, stable=True)[:, :num_run]
         codes, parents = (x.gather(1, slots).clamp(min=0) for x in (beams.tokens, beams.parents))
-        places = self._place.gather(1, parents)
-        attend = self._cache.grow(places, use_triton=self._use_triton)
         index = torch.arange(num_run, device=slots.device).expand_as(slots)
+        attend = self._cache.decode(
+            self._grow(self._place.gather(1, parents), index),
+            begin=self._num_slots - num_run,
+            use_triton=self._use_triton,
+        )
         self._place = torch.zeros_like(beams.nodes).scatter_(1, slots, index)
 
         embeddings = model.code_embedding(codes.flatten() + model.code_offsets[level - 1])
         positions = (self._lengths + level - 1).repeat_interleave(num_run)
         hidden = model.transformer(embeddings, positions, attend)
-        begin, size = model.code_offsets[level], model.codebook_sizes[level]
-        head = model.code_head.weight[begin : begin + size]
-        logits = self._cache.logits(batch, width, size)
+        logits = model.level_logits(hidden, level).view(batch, num_run, -1)
         if num_run == width:
-            torch.mm(hidden, head.T, out=logits.flatten(0, 1))
             return logits
-        found = (hidden @ head.T).view(batch, -1, size)
-        return logits.zero_().scatter_(1, slots[:, :, None].expand_as(found), found)
+        room = logits.new_zeros(batch, width, logits.shape[2])
+        return room.scatter_(1, slots[:, :, None].expand_as(logits), logits)
+
+    def _grow(self, parents: Tensor, index: Tensor) -> Tensor:
+        """Appends a block of beams; each sees what its parent sees, and itself.
+
+        Args:
+            parents: (batch, num_run) int64, each beam's parent in the last block.
+            index: (batch, num_run) int64, 0, 1, ...
+        """
+        depth = self._ancestors.shape[2]
+        inherited = self._ancestors.gather(1, parents[:, :, None].expand(-1, -1, depth))
+        itself = (index + self._num_slots)[:, :, None]
+        self._ancestors = torch.cat([inherited, itself], dim=2)
+        self._num_slots += index.shape[1]
+        return self._ancestors
 
 
 def _leaves_below(trie: TrieArrays, depth: int, beams: Beams) -> Beams:

@@ -18,10 +18,10 @@ from store_engine.decoding.batch_filter import BatchFilter
 from store_engine.decoding.beam import beam_search
 from store_engine.decoding.beam_step import Backend, choose_backend
 from store_engine.decoding.contexts import Contexts, Rows, batches, check_rows, pack
+from store_engine.decoding.cpu_model import choose_dtype, for_decoding
 from store_engine.decoding.exact import score_catalog
 from store_engine.decoding.kv_cache import KVCache
 from store_engine.decoding.live_catalog import CatalogView, LiveCatalog
-from store_engine.decoding.packed_layers import choose_dtype, pack_layers
 from store_engine.decoding.prefix_cache import PrefixCache
 from store_engine.decoding.ranking import Ranking, rank_beams, rank_scores
 from store_engine.decoding.run_directory import load_run
@@ -45,7 +45,7 @@ class Engine:
 
     Args:
         model: The recommender, on the device and in the dtype to decode in; put in eval mode. On a
-            CPU its linear layers are copied in another layout: later changes of them have no part.
+            CPU its layers are copied in another layout: later changes of them have no part.
         catalog: The items, in row order.
         sids: (num_items, num_levels) int32, each row's SID.
         bos: Id of the text token that every history begins with.
@@ -82,7 +82,7 @@ class Engine:
                 f"got {trie.num_items} of {trie.num_levels}"
             )
         self.model = model.eval()
-        self._model = pack_layers(model)
+        self._model = for_decoding(model)
         self.max_history = max_history
         self.config = config or EvalConfig()
         self.backend = backend

@@ -55,8 +55,7 @@ def score_catalog(
     lengths = contexts.lengths.to(logits.device)
     walk = _Walk(model, trie, cache, lengths, normalize, item_filter, chunk, leaf_scores)
     root = torch.zeros(1, dtype=torch.int64, device=logits.device)
-    sees_nothing = torch.zeros(1, 0, dtype=torch.bool, device=logits.device)
-    walk.descend(0, root, logits.float(), logits.new_zeros(batch, 1).float(), sees_nothing)
+    walk.descend(0, root, logits.float(), logits.new_zeros(batch, 1).float(), root[:, None][:, :0])
     leaf = torch.searchsorted(trie.item_begin[-1], trie.places, right=True) - 1
     return leaf_scores[:, leaf]
 
@@ -84,7 +83,7 @@ class _Walk:
             nodes: (num_nodes,) int64.
             logits: (batch, num_nodes, codebook_size) float32 of that level.
             scores: (batch, num_nodes) float32.
-            ancestors: (num_nodes, level * chunk) bool, the tree slots of each node's prefix.
+            ancestors: (num_nodes, level) int64, the tree's slots of each node's prefix.
         """
         if bool(logits.isnan().any()):
             raise ValueError(f"level {level}: logits NaN")
@@ -106,19 +105,14 @@ class _Walk:
             return
         for begin in range(0, len(child), self.chunk):
             part = slice(begin, begin + self.chunk)
-            seen = self._own_slots(ancestors[parent[part]])
+            itself = torch.arange(len(child[part]), device=child.device) + level * self.chunk
+            seen = torch.cat([ancestors[parent[part]], itself[:, None]], dim=1)
             logits = self._forward(level, code[part], seen)
             self.descend(level + 1, child[part], logits, scores[:, part], seen)
-
-    def _own_slots(self, ancestors: Tensor) -> Tensor:
-        """Appends one block of slots, in which each node sees itself."""
-        itself = torch.eye(len(ancestors), self.chunk, dtype=torch.bool, device=ancestors.device)
-        return torch.cat([ancestors, itself], dim=1)
 
     def _forward(self, level: int, codes: Tensor, seen: Tensor) -> Tensor:
         """Runs the codes of one level after their prefixes -> the next level's float32 logits."""
         model, batch, width = self.model, len(self.lengths), len(codes)
-        seen = seen[:, : level * self.chunk + width]
         attend = self.cache.decode(seen.expand(batch, -1, -1), begin=level * self.chunk)
         embeddings = model.code_embedding((codes + model.code_offsets[level]).repeat(batch))
         positions = (self.lengths + level).repeat_interleave(width)

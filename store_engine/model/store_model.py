@@ -52,6 +52,10 @@ class Head(nn.Module):
         logprobs = masked_softmax(logits, (start, length), log=True)
         return -logprobs.gather(1, targets[:, None]).squeeze(1)
 
+    def logits(self, hidden: Tensor, begin: int, size: int) -> Tensor:
+        """Logits over weight[begin : begin + size]: (..., hidden_size) -> (..., size)."""
+        return F.linear(hidden, self.weight[begin : begin + size])
+
 
 class StoreModel(nn.Module):
     """Embeddings, transformer and heads.
@@ -97,8 +101,7 @@ class StoreModel(nn.Module):
 
     def level_logits(self, hidden: Tensor, level: int) -> Tensor:
         """Logits over one level's codes: (..., hidden_size) -> (..., codebook_sizes[level])."""
-        begin = self.code_offsets[level]
-        return F.linear(hidden, self.code_head.weight[begin : begin + self.codebook_sizes[level]])
+        return self.code_head.logits(hidden, self.code_offsets[level], self.codebook_sizes[level])
 
     def forward(self, tokens: Tensor, sequences: PackedSequences, targets: Tensor) -> Tensor:
         """Next-token losses of a packed batch, of text and of codes alike.

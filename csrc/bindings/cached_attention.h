@@ -1,0 +1,161 @@
+// store_engine._C.CachedAttention and rms_norm
+#pragma once
+
+#include <optional>
+#include <utility>
+
+#include "bindings/arrays.h"
+#include "store_engine/cached_attention.h"
+
+using store_engine::AttentionLayer;
+using store_engine::AttentionShape;
+using store_engine::TokenBlock;
+
+// A cache and the tokens that join it; T: float, or uint16_t for the bits of bfloat16.
+template <typename T>
+class CachedAttention {
+ public:
+  CachedAttention(Array<T> cache, int64_t num_heads, const Array<int64_t>& begins,
+                  const Array<int64_t>& first_slots, const Array<int64_t>& num_context,
+                  const std::optional<Array<int64_t>>& ancestors, int64_t num_threads)
+      : cache_(std::move(cache)), num_threads_(num_threads) {
+    if (cache_.ndim() != 6 || cache_.shape(1) != 2) {
+      throw py::value_error(
+          "cache must have shape (num_layers, 2, batch, num_slots, num_kv_heads, head_dim)");
+    }
+    data_ = cache_.mutable_data();  // throws if it is read-only
+    shape_ = {num_heads, cache_.shape(4), cache_.shape(5), cache_.shape(3)};
+    check_num_threads(num_threads);
+    if (shape_.head_dim < 2 || shape_.head_dim % 2 != 0) {
+      throw py::value_error("head_dim must be even, got " + std::to_string(shape_.head_dim));
+    }
+    if (shape_.num_kv_heads < 1 || num_heads < 1 || num_heads % shape_.num_kv_heads != 0) {
+      throw py::value_error("num_heads must be a multiple of num_kv_heads " +
+                            std::to_string(shape_.num_kv_heads) + ", got " +
+                            std::to_string(num_heads));
+    }
+    read_block(begins, first_slots, num_context, ancestors);
+  }
+
+  void run(int64_t layer, const Array<T>& qkv, const Array<float>& cosine, const Array<float>& sine,
+           Array<T>& out, const std::optional<Array<float>>& q_norm,
+           const std::optional<Array<float>>& k_norm, float norm_eps) const {
+    const int64_t num_tokens = block_.num_tokens(), batch = block_.batch();
+    const int64_t heads = shape_.num_heads, head_dim = shape_.head_dim;
+    if (layer < 0 || layer >= cache_.shape(0)) {
+      throw py::value_error("layer must be in [0, " + std::to_string(cache_.shape(0)) + "), got " +
+                            std::to_string(layer));
+    }
+    const int64_t columns = (heads + 2 * shape_.num_kv_heads) * head_dim;
+    require_shape(qkv, "qkv", {num_tokens, columns},
+                  "(num_tokens, (num_heads + 2 * num_kv_heads) * head_dim) = (" +
+                      std::to_string(num_tokens) + ", " + std::to_string(columns) + ")");
+    require_shape(cosine, "cosine", {num_tokens, head_dim / 2}, "(num_tokens, head_dim / 2)");
+    require_shape(sine, "sine", {num_tokens, head_dim / 2}, "(num_tokens, head_dim / 2)");
+    const bool is_last_only = out.ndim() == 2 && out.shape(0) != num_tokens;
+    require_shape(out, "out", {is_last_only ? batch : num_tokens, heads * head_dim},
+                  "(num_tokens or batch, num_heads * head_dim)");
+    const auto norm = [head_dim](const std::optional<Array<float>>& weight, const char* name) {
+      if (!weight) return static_cast<const float*>(nullptr);
+      require_shape(*weight, name, {head_dim}, "(head_dim,)");
+      return weight->data();
+    };
+    const int64_t size = batch * shape_.num_slots * shape_.num_kv_heads * head_dim;
+    T* keys = data_ + 2 * layer * size;
+    const AttentionLayer<T> call{qkv.data(),
+                                 keys,
+                                 keys + size,
+                                 cosine.data(),
+                                 sine.data(),
+                                 norm(q_norm, "q_norm"),
+                                 norm(k_norm, "k_norm"),
+                                 norm_eps,
+                                 is_last_only,
+                                 out.mutable_data()};
+    py::gil_scoped_release release;
+    store_engine::attend(shape_, block_, call, num_threads_);
+  }
+
+ private:
+  void read_block(const Array<int64_t>& begins, const Array<int64_t>& first_slots,
+                  const Array<int64_t>& num_context,
+                  const std::optional<Array<int64_t>>& ancestors) {
+    const int64_t batch = cache_.shape(2), num_slots = shape_.num_slots;
+    const std::string slots = " must be in [0, num_slots = " + std::to_string(num_slots) + ")";
+    require_shape(begins, "begins", {batch + 1}, "(batch + 1,)");
+    require_shape(first_slots, "first_slots", {batch}, "(batch,)");
+    require_shape(num_context, "num_context", {batch}, "(batch,)");
+    block_.begins.assign(begins.data(), begins.data() + batch + 1);
+    block_.first_slots.assign(first_slots.data(), first_slots.data() + batch);
+    block_.num_context.assign(num_context.data(), num_context.data() + batch);
+    if (block_.begins[0] != 0) throw py::value_error("begins must begin with 0");
+    for (int64_t r = 0; r < batch; ++r) {
+      const int64_t size = block_.begins[r + 1] - block_.begins[r];
+      const int64_t first = block_.first_slots[r], context = block_.num_context[r];
+      const std::string where = "request " + std::to_string(r) + ": ";
+      if (size < 1) throw py::value_error(where + "begins must ascend: it has at least one token");
+      // size is at most num_slots then, so that no sum overflows
+      if (first < 0 || size > num_slots || first > num_slots - size) {
+        throw py::value_error(where + "its tokens' slots" + slots);
+      }
+      if (ancestors ? context < 1 || context > num_slots : context != first) {
+        throw py::value_error(where +
+                              (ancestors ? "num_context must be in [1, num_slots]"
+                                         : "num_context must be first_slots") +
+                              ", got " + std::to_string(context));
+      }
+    }
+    if (!ancestors) return;
+    const int64_t depth = ancestors->ndim() == 2 ? ancestors->shape(1) : 0;
+    if (depth < 1 || depth > 16) {
+      throw py::value_error("ancestors must have shape (num_tokens, depth), depth in [1, 16]");
+    }
+    require_shape(*ancestors, "ancestors", {block_.num_tokens(), depth}, "(num_tokens, depth)");
+    block_.depth = depth;
+    block_.ancestors.assign(ancestors->data(), ancestors->data() + ancestors->size());
+    for (const int64_t slot : block_.ancestors) {
+      if (slot < 0 || slot >= num_slots) {
+        throw py::value_error("ancestors" + slots + ", got " + std::to_string(slot));
+      }
+    }
+  }
+
+  Array<T> cache_;
+  T* data_;
+  AttentionShape shape_;
+  TokenBlock block_;
+  int64_t num_threads_;
+};
+
+template <typename T>
+void rms_norm(const Array<T>& x, const Array<float>& weight, Array<T>& out, float eps,
+              int64_t num_threads) {
+  if (x.ndim() != 2) throw py::value_error("x must be 2-D (num_rows, size)");
+  require_shape(weight, "weight", {x.shape(1)}, "(size,)");
+  require_shape(out, "out", {x.shape(0), x.shape(1)}, "(num_rows, size) as x");
+  check_num_threads(num_threads);
+  T* result = out.mutable_data();
+  py::gil_scoped_release release;
+  store_engine::rms_norm(x.data(), weight.data(), eps, x.shape(0), x.shape(1), result, num_threads);
+}
+
+template <typename T>
+void bind_attention_of(py::module_& m, const char* name) {
+  py::class_<CachedAttention<T>>(m, name)
+      .def(py::init<Array<T>, int64_t, const Array<int64_t>&, const Array<int64_t>&,
+                    const Array<int64_t>&, const std::optional<Array<int64_t>>&, int64_t>(),
+           py::arg("cache").noconvert(), "num_heads"_a, py::arg("begins").noconvert(),
+           py::arg("first_slots").noconvert(), py::arg("num_context").noconvert(),
+           py::arg("ancestors").noconvert() = py::none(), py::kw_only(), "num_threads"_a = 1)
+      .def("__call__", &CachedAttention<T>::run, "layer"_a, py::arg("qkv").noconvert(),
+           py::arg("cosine").noconvert(), py::arg("sine").noconvert(), py::arg("out").noconvert(),
+           py::kw_only(), py::arg("q_norm").noconvert() = py::none(),
+           py::arg("k_norm").noconvert() = py::none(), "norm_eps"_a = 1e-6f);
+  m.def("rms_norm", &rms_norm<T>, py::arg("x").noconvert(), py::arg("weight").noconvert(),
+        py::arg("out").noconvert(), "eps"_a, py::kw_only(), "num_threads"_a = 1);
+}
+
+inline void bind_cached_attention(py::module_& m) {
+  bind_attention_of<float>(m, "CachedAttention");
+  bind_attention_of<uint16_t>(m, "CachedAttentionBfloat16");
+}

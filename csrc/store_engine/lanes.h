@@ -1,0 +1,86 @@
+// Vectors of each instruction set, in a namespace of its own: what the files that
+// for_each_target.h includes are written in.
+//
+// Floats, Ints and UInts hold kWidth lanes of one register. GCC and Clang: operators work lane by
+// lane, a comparison yields 0 or -1. to_bits: bit i of the result says whether lane i is true.
+// multiply_add(a, b, c): a * b + c, rounded once where the instruction set can.
+#pragma once
+
+#ifdef __x86_64__
+#include <immintrin.h>
+#elif defined(__ARM_NEON)
+#include <arm_neon.h>
+#endif
+
+#include <cstdint>
+
+#include "store_engine/dispatch.h"
+
+namespace store_engine {
+
+// Rows are worked on in groups of as many lanes as the widest register has, on every target.
+constexpr int64_t kLanes = 16;
+
+#define STORE_ENGINE_LANES(width)                               \
+  constexpr int64_t kWidth = width;                             \
+  constexpr int64_t kParts = kLanes / kWidth;                   \
+  typedef float Floats __attribute__((vector_size(4 * width))); \
+  typedef int32_t Ints __attribute__((vector_size(4 * width))); \
+  typedef uint32_t UInts __attribute__((vector_size(4 * width)))
+
+namespace baseline {
+STORE_ENGINE_LANES(4);
+constexpr const char* kTargetName = "baseline";
+inline Floats broadcast(float x) { return Floats{x, x, x, x}; }
+#ifdef __x86_64__
+inline uint32_t to_bits(Ints is_true) {
+  return static_cast<uint32_t>(_mm_movemask_ps((__m128)is_true));
+}
+inline Floats multiply_add(Floats a, Floats b, Floats c) { return a * b + c; }
+#else
+inline uint32_t to_bits(Ints is_true) {
+  is_true &= Ints{1, 2, 4, 8};
+  return static_cast<uint32_t>(is_true[0] | is_true[1] | is_true[2] | is_true[3]);
+}
+inline Floats multiply_add(Floats a, Floats b, Floats c) {
+#ifdef __ARM_NEON
+  return (Floats)vfmaq_f32((float32x4_t)c, (float32x4_t)a, (float32x4_t)b);
+#else
+  return a * b + c;
+#endif
+}
+#endif
+}  // namespace baseline
+
+#ifdef __x86_64__
+namespace avx2 {
+STORE_ENGINE_LANES(8);
+constexpr const char* kTargetName = "avx2";
+__attribute__((target("avx2,fma"))) inline Floats broadcast(float x) {
+  return (Floats)_mm256_set1_ps(x);
+}
+__attribute__((target("avx2,fma"))) inline uint32_t to_bits(Ints is_true) {
+  return static_cast<uint32_t>(_mm256_movemask_ps((__m256)is_true));
+}
+__attribute__((target("avx2,fma"))) inline Floats multiply_add(Floats a, Floats b, Floats c) {
+  return (Floats)_mm256_fmadd_ps((__m256)a, (__m256)b, (__m256)c);
+}
+}  // namespace avx2
+
+namespace avx512 {
+STORE_ENGINE_LANES(16);
+constexpr const char* kTargetName = "avx512";
+__attribute__((target("avx512f,avx512dq"))) inline Floats broadcast(float x) {
+  return (Floats)_mm512_set1_ps(x);
+}
+__attribute__((target("avx512f,avx512dq"))) inline uint32_t to_bits(Ints is_true) {
+  return _mm512_movepi32_mask((__m512i)is_true);
+}
+__attribute__((target("avx512f,avx512dq"))) inline Floats multiply_add(Floats a, Floats b,
+                                                                       Floats c) {
+  return (Floats)_mm512_fmadd_ps((__m512)a, (__m512)b, (__m512)c);
+}
+}  // namespace avx512
+#endif  // __x86_64__
+
+}  // namespace store_engine

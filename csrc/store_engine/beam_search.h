@@ -19,9 +19,9 @@
 #include <vector>
 
 #include "store_engine/item_filter.h"
-#include "store_engine/parallel.h"
 #include "store_engine/snapshot.h"
 #include "store_engine/softmax.h"
+#include "store_engine/team.h"
 #include "store_engine/top_k.h"
 #include "store_engine/usable_children.h"
 
@@ -226,7 +226,7 @@ inline void RequestStep::run(int64_t request, const Children& out) {
 inline void beam_step(const Snapshot& snapshot, int64_t depth, const Beams& beams,
                       const ItemFilter* filter, Normalize normalize, int64_t num_threads,
                       const Children& out) {
-  parallel_chunks(beams.batch, num_threads, [&](int64_t, int64_t begin, int64_t end) {
+  team_chunks(beams.batch, num_threads, num_threads, [&](int64_t, int64_t begin, int64_t end) {
     RequestStep step(snapshot, depth, beams, filter, normalize, out.width);
     for (int64_t request = begin; request < end; ++request) step.run(request, out);
   });

@@ -59,9 +59,9 @@ struct AttentionLayer {
 };
 
 // The work on one request and key head, with one thread's scratch memory.
+template <typename T>
 class HeadAttention {
  public:
-  template <typename T>
   void run(const AttentionShape& shape, const TokenBlock& block, const AttentionLayer<T>& layer,
            int64_t request, int64_t kv_head);
 
@@ -83,16 +83,12 @@ class HeadAttention {
   };
 
   void reserve(int64_t head_dim);
-  template <typename T>
   void write_cache(const Task& task, const AttentionLayer<T>& layer, int64_t num_tokens);
-  template <typename T>
   void read_queries(const Task& task, const AttentionLayer<T>& layer, int64_t first);
-  template <typename T>
   void attend_context(const Task& task, const AttentionLayer<T>& layer, int64_t num_seen);
-  template <typename T>
   void finish(const Task& task, const AttentionLayer<T>& layer, int64_t first, T* out);
 
-  const LayerKernels& kernels_ = layer_kernels();
+  const LayerKernels<T>& kernels_ = layer_kernels<T>();
   int64_t num_queries_ = 0, num_lanes_ = 0;   // of the tile
   std::vector<float> queries_, query_lanes_;  // (kTile, head_dim) and its transpose
   std::vector<float> scores_;                 // (kSlots, num_lanes)
@@ -104,7 +100,8 @@ class HeadAttention {
   int32_t num_seen_here_[kTile];  // of the block of slots
 };
 
-inline void HeadAttention::reserve(int64_t head_dim) {
+template <typename T>
+void HeadAttention<T>::reserve(int64_t head_dim) {
   const auto size = [head_dim](int64_t n) { return static_cast<size_t>(n * head_dim); };
   if (row_.size() >= size(1)) return;
   queries_.resize(size(kTile));
@@ -116,8 +113,8 @@ inline void HeadAttention::reserve(int64_t head_dim) {
 }
 
 template <typename T>
-void HeadAttention::run(const AttentionShape& shape, const TokenBlock& block,
-                        const AttentionLayer<T>& layer, int64_t request, int64_t kv_head) {
+void HeadAttention<T>::run(const AttentionShape& shape, const TokenBlock& block,
+                           const AttentionLayer<T>& layer, int64_t request, int64_t kv_head) {
   reserve(shape.head_dim);
   const Task task{shape, block, request, kv_head, block.begins[request]};
   const int64_t num_tokens = block.begins[request + 1] - task.begin, group = task.group();
@@ -136,8 +133,8 @@ void HeadAttention::run(const AttentionShape& shape, const TokenBlock& block,
 
 // Writes the new tokens' keys, normed and rotated, and values.
 template <typename T>
-void HeadAttention::write_cache(const Task& task, const AttentionLayer<T>& layer,
-                                int64_t num_tokens) {
+void HeadAttention<T>::write_cache(const Task& task, const AttentionLayer<T>& layer,
+                                   int64_t num_tokens) {
   const int64_t head_dim = task.shape.head_dim, half = head_dim / 2;
   for (int64_t i = 0; i < num_tokens; ++i) {
     const int64_t token = task.begin + i;
@@ -147,19 +144,17 @@ void HeadAttention::write_cache(const Task& task, const AttentionLayer<T>& layer
     const T* value = key + task.slot_stride();
     const int64_t slot = task.block.first_slots[task.request] + i;
     const int64_t at = task.offset() + slot * task.slot_stride();
-    kernels_.load(key, head_dim, row_.data());
-    if (layer.k_norm != nullptr) {
-      kernels_.rms_norm(row_.data(), layer.k_norm, layer.norm_eps, head_dim, row_.data());
-    }
-    kernels_.rotate(layer.cosine + token * half, layer.sine + token * half, half, row_.data());
-    kernels_.store(row_.data(), head_dim, layer.keys + at);
+    kernels_.read_head(key, {head_dim, layer.k_norm, layer.norm_eps}, layer.cosine + token * half,
+                       layer.sine + token * half, 1.0f, row_.data());
+    kernels_.scale(row_.data(), nullptr, 1.0f, head_dim, layer.keys + at);
     std::copy_n(value, head_dim, layer.values + at);
   }
 }
 
 // Reads a tile of queries, normed, rotated and scaled, and how much of the context each sees.
 template <typename T>
-void HeadAttention::read_queries(const Task& task, const AttentionLayer<T>& layer, int64_t first) {
+void HeadAttention<T>::read_queries(const Task& task, const AttentionLayer<T>& layer,
+                                    int64_t first) {
   const int64_t head_dim = task.shape.head_dim, half = head_dim / 2, group = task.group();
   const float scale = 1.0f / std::sqrt(static_cast<float>(head_dim));
   const bool is_causal = task.block.depth == 0;
@@ -168,13 +163,9 @@ void HeadAttention::read_queries(const Task& task, const AttentionLayer<T>& laye
     if (i < num_queries_) {
       const int64_t nth = (first + i) / group, token = task.begin + nth;
       const int64_t head = task.kv_head * group + (first + i) % group;
-      kernels_.load(layer.qkv + (token * task.heads_per_token() + head) * head_dim, head_dim,
-                    query);
-      if (layer.q_norm != nullptr) {
-        kernels_.rms_norm(query, layer.q_norm, layer.norm_eps, head_dim, query);
-      }
-      kernels_.rotate(layer.cosine + token * half, layer.sine + token * half, half, query);
-      for (int64_t d = 0; d < head_dim; ++d) query[d] *= scale;
+      kernels_.read_head(layer.qkv + (token * task.heads_per_token() + head) * head_dim,
+                         {head_dim, layer.q_norm, layer.norm_eps}, layer.cosine + token * half,
+                         layer.sine + token * half, scale, query);
       num_seen_[i] = task.block.num_context[task.request] + (is_causal ? nth + 1 : 0);
     } else {  // a lane without a query
       std::fill_n(query, head_dim, 0.0f);
@@ -186,20 +177,15 @@ void HeadAttention::read_queries(const Task& task, const AttentionLayer<T>& laye
 
 // Attends to the first num_seen slots of the context, a block at a time: max_, sum_ and sums_.
 template <typename T>
-void HeadAttention::attend_context(const Task& task, const AttentionLayer<T>& layer,
-                                   int64_t num_seen) {
+void HeadAttention<T>::attend_context(const Task& task, const AttentionLayer<T>& layer,
+                                      int64_t num_seen) {
   const int64_t head_dim = task.shape.head_dim;
   std::fill_n(max_, num_lanes_, -kInfinity);
   std::fill_n(sum_, num_lanes_, 0.0f);
   for (int64_t begin = 0; begin < num_seen; begin += kSlots) {
     const int64_t size = std::min(kSlots, num_seen - begin);
     const int64_t at = task.offset() + begin * task.slot_stride();
-    const auto read_rows = [&](const T* rows) {
-      for (int64_t i = 0; i < size; ++i) {
-        kernels_.load(rows + at + i * task.slot_stride(), head_dim, rows_.data() + i * head_dim);
-      }
-    };
-    read_rows(layer.keys);
+    kernels_.read_rows(layer.keys + at, task.slot_stride(), size, head_dim, rows_.data());
     kernels_.multiply({rows_.data(), head_dim, 1, query_lanes_.data(), scores_.data(), size,
                        head_dim, num_lanes_, false});
     bool sees_all = true;
@@ -210,7 +196,7 @@ void HeadAttention::attend_context(const Task& task, const AttentionLayer<T>& la
     kernels_.softmax_block(scores_.data(), size, num_lanes_, sees_all ? nullptr : num_seen_here_,
                            max_, sum_, correction_);
     if (begin > 0) kernels_.multiply_lanes(correction_, head_dim, num_lanes_, sums_.data());
-    read_rows(layer.values);
+    kernels_.read_rows(layer.values + at, task.slot_stride(), size, head_dim, rows_.data());
     kernels_.multiply({rows_.data(), 1, head_dim, scores_.data(), sums_.data(), head_dim, size,
                        num_lanes_, begin > 0});
   }
@@ -218,8 +204,8 @@ void HeadAttention::attend_context(const Task& task, const AttentionLayer<T>& la
 
 // Adds each query's ancestors to what it saw of the context, and writes the results.
 template <typename T>
-void HeadAttention::finish(const Task& task, const AttentionLayer<T>& layer, int64_t first,
-                           T* out) {
+void HeadAttention<T>::finish(const Task& task, const AttentionLayer<T>& layer, int64_t first,
+                              T* out) {
   const int64_t head_dim = task.shape.head_dim, group = task.group(), depth = task.block.depth;
   const int64_t skipped = layer.is_last_only ? first / group : 0;  // tokens that have no result
   float* scores = scores_.data();
@@ -229,8 +215,7 @@ void HeadAttention::finish(const Task& task, const AttentionLayer<T>& layer, int
     const auto at = [&](int64_t a) { return task.offset() + slots[a] * task.slot_stride(); };
     float largest = max_[i];
     for (int64_t a = 0; a < depth; ++a) {
-      kernels_.load(layer.keys + at(a), head_dim, row_.data());
-      scores[a] = kernels_.dot(queries_.data() + i * head_dim, row_.data(), head_dim);
+      scores[a] = kernels_.dot(queries_.data() + i * head_dim, layer.keys + at(a), head_dim);
       largest = std::max(largest, scores[a]);
     }
     const float of_context = std::exp(max_[i] - largest);  // 1 where there are no ancestors
@@ -240,11 +225,9 @@ void HeadAttention::finish(const Task& task, const AttentionLayer<T>& layer, int
     for (int64_t a = 0; a < depth; ++a) {
       const float weight = std::exp(scores[a] - largest);
       total += weight;
-      kernels_.load(layer.values + at(a), head_dim, row_.data());
-      kernels_.add_scaled(row_.data(), weight, head_dim, result);
+      kernels_.add_scaled(layer.values + at(a), weight, head_dim, result);
     }
-    for (int64_t d = 0; d < head_dim; ++d) result[d] /= total;
-    kernels_.store(result, head_dim,
+    kernels_.scale(result, nullptr, 1.0f / total, head_dim,
                    out + ((nth - skipped) * task.shape.num_heads + head) * head_dim);
   }
 }
@@ -255,7 +238,7 @@ void attend(const AttentionShape& shape, const TokenBlock& block, const Attentio
             int64_t num_threads) {
   const int64_t num_tasks = block.batch() * shape.num_kv_heads;
   team_chunks(num_tasks, num_tasks, num_threads, [&](int64_t task, int64_t, int64_t) {
-    static thread_local HeadAttention head;  // its memory is kept from call to call
+    static thread_local HeadAttention<T> head;  // its memory is kept from call to call
     head.run(shape, block, layer, task / shape.num_kv_heads, task % shape.num_kv_heads);
   });
 }
@@ -264,14 +247,10 @@ void attend(const AttentionShape& shape, const TokenBlock& block, const Attentio
 template <typename T>
 void rms_norm(const T* x, const float* weight, float eps, int64_t num_rows, int64_t size, T* out,
               int64_t num_threads) {
-  const LayerKernels& kernels = layer_kernels();
+  const LayerKernels<T>& kernels = layer_kernels<T>();
   team_chunks(num_rows, num_threads, num_threads, [&](int64_t, int64_t begin, int64_t end) {
-    static thread_local std::vector<float> row;
-    if (row.size() < static_cast<size_t>(size)) row.resize(static_cast<size_t>(size));
     for (int64_t i = begin; i < end; ++i) {
-      kernels.load(x + i * size, size, row.data());
-      kernels.rms_norm(row.data(), weight, eps, size, row.data());
-      kernels.store(row.data(), size, out + i * size);
+      kernels.rms_norm(x + i * size, weight, eps, size, out + i * size);
     }
   });
 }

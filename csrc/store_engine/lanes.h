@@ -1,9 +1,10 @@
 // Vectors of each instruction set, in a namespace of its own: what the files that
 // for_each_target.h includes are written in.
 //
-// Floats, Ints and UInts hold kWidth lanes of one register. GCC and Clang: operators work lane by
-// lane, a comparison yields 0 or -1. to_bits: bit i of the result says whether lane i is true.
-// multiply_add(a, b, c): a * b + c, rounded once where the instruction set can.
+// Floats, Ints and UInts hold kWidth lanes of one register, Halves as many of 16 bits. GCC and
+// Clang: operators work lane by lane, a comparison yields 0 or -1. to_bits: bit i of the result
+// says whether lane i is true. multiply_add(a, b, c): a * b + c, rounded once where the instruction
+// set can.
 #pragma once
 
 #ifdef __x86_64__
@@ -21,12 +22,13 @@ namespace store_engine {
 // Rows are worked on in groups of as many lanes as the widest register has, on every target.
 constexpr int64_t kLanes = 16;
 
-#define STORE_ENGINE_LANES(width)                               \
-  constexpr int64_t kWidth = width;                             \
-  constexpr int64_t kParts = kLanes / kWidth;                   \
-  typedef float Floats __attribute__((vector_size(4 * width))); \
-  typedef int32_t Ints __attribute__((vector_size(4 * width))); \
-  typedef uint32_t UInts __attribute__((vector_size(4 * width)))
+#define STORE_ENGINE_LANES(width)                                 \
+  constexpr int64_t kWidth = width;                               \
+  constexpr int64_t kParts = kLanes / kWidth;                     \
+  typedef float Floats __attribute__((vector_size(4 * width)));   \
+  typedef int32_t Ints __attribute__((vector_size(4 * width)));   \
+  typedef uint32_t UInts __attribute__((vector_size(4 * width))); \
+  typedef uint16_t Halves __attribute__((vector_size(2 * width)))
 
 namespace baseline {
 STORE_ENGINE_LANES(4);

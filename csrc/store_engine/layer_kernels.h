@@ -24,44 +24,40 @@ struct Product {
   bool is_sum;
 };
 
+// What happens to a head of q or k before they meet, beside RoPE.
+struct HeadTransform {
+  int64_t head_dim;
+  const float* norm;  // weight of RMSNorm, or null
+  float norm_eps;
+};
+
+// T: the model's dtype, float, or uint16_t for the bits of bfloat16.
+template <typename T>
 struct LayerKernels {
-  void (*widen)(const uint16_t* row, int64_t size, float* wide);
-  void (*narrow)(const float* wide, int64_t size, uint16_t* row);
-  float (*dot)(const float* a, const float* b, int64_t size);
-  void (*add_scaled)(const float* x, float factor, int64_t size, float* y);
-  void (*scale_by)(const float* x, const float* weight, float scale, int64_t size, float* out);
-  void (*rotate)(const float* cosine, const float* sine, int64_t half, float* x);
+  void (*rms_norm)(const T* x, const float* weight, float eps, int64_t size, T* out);
+  void (*read_head)(const T* x, const HeadTransform& transform, const float* cosine,
+                    const float* sine, float factor, float* out);
+  void (*read_rows)(const T* rows, int64_t stride, int64_t num_rows, int64_t size, float* out);
+  float (*dot)(const float* a, const T* b, int64_t size);
+  void (*add_scaled)(const T* x, float factor, int64_t size, float* out);
+  void (*scale)(const float* x, const float* weight, float factor, int64_t size, T* out);
   void (*multiply)(const Product& product);
   void (*softmax_block)(float* scores, int64_t num_slots, int64_t num_lanes,
                         const int32_t* num_seen, float* max, float* sum, float* correction);
   void (*multiply_lanes)(const float* factor, int64_t num_rows, int64_t num_lanes, float* rows);
-
-  // Rows of the model's dtype, float or the bits of bfloat16, to and from float.
-  void load(const uint16_t* row, int64_t size, float* wide) const { widen(row, size, wide); }
-  void load(const float* row, int64_t size, float* wide) const {
-    std::memcpy(wide, row, static_cast<size_t>(size) * sizeof(float));
-  }
-  void store(const float* wide, int64_t size, uint16_t* row) const { narrow(wide, size, row); }
-  void store(const float* wide, int64_t size, float* row) const {
-    std::memcpy(row, wide, static_cast<size_t>(size) * sizeof(float));
-  }
-  // x / sqrt(mean(x^2) + eps) * weight
-  void rms_norm(const float* x, const float* weight, float eps, int64_t size, float* out) const {
-    const float mean = dot(x, x, size) / static_cast<float>(size);
-    scale_by(x, weight, 1.0f / std::sqrt(mean + eps), size, out);
-  }
 };
 
 #define STORE_ENGINE_KERNELS "store_engine/layer_lanes.h"
 #include "store_engine/for_each_target.h"
 
 // The kernels for this CPU.
-inline const LayerKernels& layer_kernels() {
+template <typename T>
+const LayerKernels<T>& layer_kernels() {
 #ifdef __x86_64__
-  if (simd() >= Simd::kAvx512) return avx512::kLayerKernels;
-  if (simd() >= Simd::kAvx2) return avx2::kLayerKernels;
+  if (simd() >= Simd::kAvx512) return avx512::kLayerKernels<T>;
+  if (simd() >= Simd::kAvx2) return avx2::kLayerKernels<T>;
 #endif
-  return baseline::kLayerKernels;
+  return baseline::kLayerKernels<T>;
 }
 
 }  // namespace store_engine

@@ -4,53 +4,116 @@ STORE_ENGINE_TARGET inline void store(Floats lanes, float* row) {
   std::memcpy(row, &lanes, sizeof(lanes));
 }
 
-// One row of floats to bfloat16, rounded to nearest, ties to even; NaN stays NaN.
-STORE_ENGINE_TARGET inline void narrow_bfloat16(const float* __restrict wide, int64_t size,
-                                                uint16_t* __restrict row) {
-  for (int64_t i = 0; i < size; ++i) {
-    uint32_t bits;
-    std::memcpy(&bits, wide + i, sizeof(bits));
-    const uint32_t rounded = (bits + 0x7fff + ((bits >> 16) & 1)) >> 16;
-    row[i] = static_cast<uint16_t>((bits & 0x7fffffff) > 0x7f800000 ? 0x7fc0 : rounded);
-  }
+// Rows of the model's dtype are floats, or uint16_t for the bits of bfloat16, the upper half of a
+// float's. Storing rounds to nearest, ties to even; NaN stays NaN.
+STORE_ENGINE_TARGET inline Floats load(const uint16_t* row) {
+  Halves halves;
+  std::memcpy(&halves, row, sizeof(halves));
+  return (Floats)(__builtin_convertvector(halves, UInts) << 16);
+}
+
+STORE_ENGINE_TARGET inline void store(Floats lanes, uint16_t* row) {
+  const UInts bits = (UInts)lanes;
+  UInts upper = (bits + 0x7fff + ((bits >> 16) & 1)) >> 16;
+  upper = lanes == lanes ? upper : UInts{} + 0x7fc0;
+  const Halves halves = __builtin_convertvector(upper, Halves);
+  std::memcpy(row, &halves, sizeof(halves));
+}
+
+// The next lanes of a row that has `size` numbers left: zeros beyond its end; and the way back.
+template <typename T>
+STORE_ENGINE_TARGET inline Floats load_next(const T* row, int64_t size) {
+  if (size >= kWidth) return load(row);
+  T lanes[kWidth] = {};
+  std::memcpy(lanes, row, static_cast<size_t>(size) * sizeof(T));
+  return load(lanes);
+}
+
+template <typename T>
+STORE_ENGINE_TARGET inline void store_next(Floats lanes, int64_t size, T* row) {
+  if (size >= kWidth) return store(lanes, row);
+  T all[kWidth];
+  store(lanes, all);
+  std::memcpy(row, all, static_cast<size_t>(size) * sizeof(T));
 }
 
 // The sum of a[i] * b[i].
-STORE_ENGINE_TARGET inline float dot(const float* a, const float* b, int64_t size) {
+template <typename A, typename B>
+STORE_ENGINE_TARGET inline float dot(const A* a, const B* b, int64_t size) {
   Floats sums[kParts] = {};
-  int64_t i = 0;
-  for (; i + kLanes <= size; i += kLanes) {
-    for (int64_t p = 0; p < kParts; ++p) {
-      sums[p] = multiply_add(load(a + i + p * kWidth), load(b + i + p * kWidth), sums[p]);
+  for (int64_t i = 0; i < size; i += kLanes) {
+    for (int64_t p = 0; p < kParts && i + p * kWidth < size; ++p) {
+      const int64_t at = i + p * kWidth;
+      sums[p] = multiply_add(load_next(a + at, size - at), load_next(b + at, size - at), sums[p]);
     }
   }
   float lanes[kLanes];
   std::memcpy(lanes, sums, sizeof(lanes));
-  float total = fold_lanes<kLanes>(lanes, [](float x, float y) { return x + y; });
-  for (; i < size; ++i) total += a[i] * b[i];
-  return total;
+  return fold_lanes<kLanes>(lanes, [](float x, float y) { return x + y; });
 }
 
-// y += factor * x.
-STORE_ENGINE_TARGET inline void add_scaled(const float* __restrict x, float factor, int64_t size,
-                                           float* __restrict y) {
-  for (int64_t i = 0; i < size; ++i) y[i] += factor * x[i];
+// out += factor * x.
+template <typename T>
+STORE_ENGINE_TARGET inline void add_scaled(const T* x, float factor, int64_t size, float* out) {
+  const Floats factors = broadcast(factor);
+  for (int64_t i = 0; i < size; i += kWidth) {
+    const Floats before = load_next(out + i, size - i);
+    store_next(multiply_add(factors, load_next(x + i, size - i), before), size - i, out + i);
+  }
 }
 
-// out = scale * x * weight.
-STORE_ENGINE_TARGET inline void scale_by(const float* __restrict x, const float* __restrict weight,
-                                         float scale, int64_t size, float* __restrict out) {
-  for (int64_t i = 0; i < size; ++i) out[i] = x[i] * scale * weight[i];
+// out = factor * x * weight; without a weight (null), factor * x.
+template <typename T, typename Out>
+STORE_ENGINE_TARGET inline void scale(const T* x, const float* weight, float factor, int64_t size,
+                                      Out* out) {
+  const Floats factors = broadcast(factor);
+  for (int64_t i = 0; i < size; i += kWidth) {
+    Floats scaled = factors * load_next(x + i, size - i);
+    if (weight != nullptr) scaled *= load_next(weight + i, size - i);
+    store_next(scaled, size - i, out + i);
+  }
 }
 
-// Rotates the pairs (i, i + half) of x by the angles of the cosines and sines, in place.
-STORE_ENGINE_TARGET inline void rotate(const float* __restrict cosine, const float* __restrict sine,
-                                       int64_t half, float* __restrict x) {
-  float* __restrict y = x + half;
-  for (int64_t i = 0; i < half; ++i) {
-    const float first = x[i], second = y[i];
-    x[i] = first * cosine[i] - second * sine[i];
-    y[i] = second * cosine[i] + first * sine[i];
+// out = x / sqrt(mean(x^2) + eps) * weight.
+template <typename T, typename Out>
+STORE_ENGINE_TARGET inline void rms_norm(const T* x, const float* weight, float eps, int64_t size,
+                                         Out* out) {
+  const float mean = dot(x, x, size) / static_cast<float>(size);
+  scale(x, weight, 1.0f / std::sqrt(mean + eps), size, out);
+}
+
+// One head of q or k: normed, its pairs (i, i + half) rotated by the angles, times `factor`.
+template <typename T>
+STORE_ENGINE_TARGET inline void read_head(const T* x, const HeadTransform& transform,
+                                          const float* cosine, const float* sine, float factor,
+                                          float* out) {
+  const int64_t size = transform.head_dim, half = size / 2;
+  const float* norm = transform.norm;
+  if (norm != nullptr) {
+    const float mean = dot(x, x, size) / static_cast<float>(size);
+    factor /= std::sqrt(mean + transform.norm_eps);
+  }
+  const Floats factors = broadcast(factor);
+  for (int64_t i = 0; i < half; i += kWidth) {
+    const int64_t rest = half - i;
+    Floats first = load_next(x + i, rest), second = load_next(x + half + i, rest);
+    if (norm != nullptr) {
+      first *= load_next(norm + i, rest);
+      second *= load_next(norm + half + i, rest);
+    }
+    const Floats c = factors * load_next(cosine + i, rest);
+    const Floats s = factors * load_next(sine + i, rest);
+    store_next(first * c - second * s, rest, out + i);
+    store_next(second * c + first * s, rest, out + half + i);
+  }
+}
+
+// Rows of `size`, `stride` apart, one behind the other.
+template <typename T>
+STORE_ENGINE_TARGET inline void read_rows(const T* rows, int64_t stride, int64_t num_rows,
+                                          int64_t size, float* out) {
+  for (int64_t i = 0; i < num_rows; ++i, rows += stride, out += size) {
+    scale(rows, nullptr, 1.0f, size, out);
   }
 }
 
@@ -146,6 +209,7 @@ STORE_ENGINE_TARGET inline void multiply_lanes(const float* factor, int64_t num_
   }
 }
 
-constexpr LayerKernels kLayerKernels{widen_bfloat16, narrow_bfloat16, dot,
-                                     add_scaled,     scale_by,        rotate,
-                                     multiply,       softmax_block,   multiply_lanes};
+template <typename T>
+constexpr LayerKernels<T> kLayerKernels{rms_norm<T, T>, read_head<T>,  read_rows<T>,
+                                        dot<float, T>,  add_scaled<T>, scale<float, T>,
+                                        multiply,       softmax_block, multiply_lanes};

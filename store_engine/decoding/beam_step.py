@@ -29,7 +29,7 @@ Normalize = Literal["vocab", "children"]
 
 # below this a second thread costs more than it saves: it competes with PyTorch's own, which spin
 # for a while after each operation (measured: 0.5 ms became 6 ms at 82,000 logits)
-_LOGITS_PER_THREAD = 1 << 19
+_LOGITS_PER_THREAD = 1 << 14
 
 
 class Beams(NamedTuple):

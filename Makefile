@@ -21,10 +21,10 @@ test-cpp: install ## the C++ core's own tests under ASan, UBSan and TSan
 	cmake --build build/thread --target test_threads
 	ctest --test-dir build/address --output-on-failure --tests-regex 'core|load'
 	ctest --test-dir build/thread --output-on-failure --tests-regex threads
-sanitize: test-cpp ## the same at length: 10^6 damaged files, 2,000 histories of changes
+sanitize: test-cpp ## the same at length: 10^6 damaged files, 2,000 catalogues, 20,000 rounds of threads
 	build/address/fuzz_load 1000000
-	build/address/test_core 2000
-	build/thread/test_threads 2000
+	ROUNDS=2000 build/address/test_core
+	ROUNDS=20000 build/thread/test_threads
 check: lint type test-cpp test ## everything CI runs
 lint: install ## format and lint, Python and C++
 	ruff check . && ruff format --check .

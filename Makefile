@@ -3,7 +3,7 @@ PYTHON ?= python3
 VENV := .venv
 export PATH := $(CURDIR)/$(VENV)/bin:$(PATH)
 
-.PHONY: help install train test test-cpp sanitize check lint type bench clean
+.PHONY: help install train test test-cpp sanitize check lint type bench bench-cpp clean
 
 help:      ## list the targets
 	@grep -E '^[a-z-]+: .*##' $(MAKEFILE_LIST) | sed 's/:.*##/\t/' | expand -t 12
@@ -33,6 +33,10 @@ type: install ## static types
 	mypy
 bench: install ## the decoding benchmark, into benchmarks/results/
 	python benchmarks/decode.py
+bench-cpp: install ## the C++ core's steps under Google Benchmark
+	cmake -G Ninja -S tests/csrc/cpp -B build/benchmark -DBENCHMARK=ON
+	cmake --build build/benchmark --target bench_core
+	build/benchmark/bench_core
 clean:     ## remove what was built, keep runs/
 	rm -rf $(VENV) build *.egg-info store_engine/_C*.so
 

@@ -3,7 +3,7 @@ PYTHON ?= python3
 VENV := .venv
 export PATH := $(CURDIR)/$(VENV)/bin:$(PATH)
 
-.PHONY: help install train test test-cpp sanitize check lint type bench clean
+.PHONY: help install train test test-cpp sanitize check lint type bench bench-cpp clean
 
 help:      ## list the targets
 	@grep -E '^[a-z-]+: .*##' $(MAKEFILE_LIST) | sed 's/:.*##/\t/' | expand -t 12
@@ -21,10 +21,10 @@ test-cpp: install ## the C++ core's own tests under ASan, UBSan and TSan
 	cmake --build build/thread --target test_threads
 	ctest --test-dir build/address --output-on-failure --tests-regex 'core|load'
 	ctest --test-dir build/thread --output-on-failure --tests-regex threads
-sanitize: test-cpp ## the same at length: 10^6 damaged files, 2,000 histories of changes
+sanitize: test-cpp ## the same at length: 10^6 damaged files, 2,000 catalogues, 20,000 rounds of threads
 	build/address/fuzz_load 1000000
-	build/address/test_core 2000
-	build/thread/test_threads 2000
+	ROUNDS=2000 build/address/test_core
+	ROUNDS=20000 build/thread/test_threads
 check: lint type test-cpp test ## everything CI runs
 lint: install ## format and lint, Python and C++
 	ruff check . && ruff format --check .
@@ -33,6 +33,10 @@ type: install ## static types
 	mypy
 bench: install ## the decoding benchmark, into benchmarks/results/
 	python benchmarks/decode.py
+bench-cpp: install ## the C++ core's steps under Google Benchmark
+	cmake -G Ninja -S tests/csrc/cpp -B build/benchmark -DBENCHMARK=ON
+	cmake --build build/benchmark --target bench_core
+	build/benchmark/bench_core
 clean:     ## remove what was built, keep runs/
 	rm -rf $(VENV) build *.egg-info store_engine/_C*.so
 

@@ -2,7 +2,8 @@
 //
 // With Clang, -fsanitize=fuzzer drives LLVMFuzzerTestOneInput. Without, as with g++, main() does:
 // fuzz_load [EXECUTIONS] [SEED] mutates valid files, most of them with the checksum put right, so
-// that the checks behind it are reached too.
+// that the checks behind it are reached too. A sanitizer, or an exception that is not
+// std::invalid_argument, ends it.
 #include <sys/mman.h>
 #include <unistd.h>
 
@@ -12,7 +13,7 @@
 #include <iterator>
 #include <string>
 
-#include "check.h"
+#include "inputs.h"
 #include "search.h"
 
 using namespace store_engine;
@@ -30,21 +31,26 @@ void use(ItemTrie loaded) {
       RowSet::from_rows(snapshot, rows.data(), static_cast<int64_t>(rows.size()));
   ItemFilter filter(snapshot, 1);
   filter.restrict(0, allow, rows.data(), static_cast<int64_t>(rows.size() / 2));
-  CHECK(static_cast<int64_t>(trie.sids().size()) == trie.num_items() * trie.num_levels());
+  require(static_cast<int64_t>(trie.sids().size()) == trie.num_items() * trie.num_levels(),
+          "every item has a SID");
   Random random(0);
   const std::vector<Found> found = search(snapshot, random_logits(random, snapshot), &filter, 1, 1);
-  CHECK(static_cast<int64_t>(found.size()) == filter.num_allowed(0));
+  require(static_cast<int64_t>(found.size()) == filter.num_allowed(0),
+          "a search finds all that is allowed");
 }
 
 // A file in memory that load() can open by name.
 class MemoryFile {
  public:
-  MemoryFile() : fd_(::memfd_create("fuzz_load", 0)) { CHECK(fd_ >= 0); }
+  MemoryFile() : fd_(::memfd_create("fuzz_load", 0)) {
+    require(fd_ >= 0, "a file in memory opens");
+  }
   ~MemoryFile() { ::close(fd_); }
   std::string path() const { return "/proc/self/fd/" + std::to_string(fd_); }
   void write(const uint8_t* data, size_t size) const {
-    CHECK(::ftruncate(fd_, 0) == 0);
-    CHECK(::pwrite(fd_, data, size, 0) == static_cast<ssize_t>(size));
+    require(::ftruncate(fd_, 0) == 0, "a file in memory can be emptied");
+    require(::pwrite(fd_, data, size, 0) == static_cast<ssize_t>(size),
+            "a file in memory can be written");
   }
 
  private:
@@ -138,7 +144,7 @@ int main(int argc, char** argv) {
   for (int64_t i = 0; i < executions; ++i) {
     if (i % 500 == 0) {
       valid = valid_file(random);
-      CHECK(is_accepted(valid.data(), valid.size()));
+      require(is_accepted(valid.data(), valid.size()), "what save() wrote is accepted");
     }
     Bytes bytes = valid;
     for (int64_t n = random.number(1, 3); n > 0; --n) mutate(random, bytes);

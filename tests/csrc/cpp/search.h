@@ -4,11 +4,19 @@
 
 #include <algorithm>
 #include <cstdint>
+#include <stdexcept>
+#include <string>
 #include <tuple>
 #include <vector>
 
-#include "check.h"
+#include "inputs.h"
 #include "store_engine/beam_search.h"
+
+// A check for other threads and for the fuzz target, where doctest's do not serve. What it throws
+// is not what the core throws.
+inline void require(bool is_true, const char* what) {
+  if (!is_true) throw std::runtime_error(std::string("wrong: ") + what);
+}
 
 // An item's score, SID and row; in the order in which a search returns them.
 struct Found {
@@ -33,56 +41,71 @@ inline Logits random_logits(Random& random, const store_engine::Snapshot& snapsh
   return logits;
 }
 
+// The beams of a batch: at first the root alone, later the children that beam_step put here.
+struct BeamSlots {
+  BeamSlots(int64_t batch, int64_t width)
+      : batch(batch),
+        width(width),
+        scores(batch * width),
+        parents(batch * width),
+        tokens(batch * width),
+        nodes(batch * width),
+        num_valid(batch, 1) {}
+  // `logits` for each of the slots.
+  store_engine::Beams beams(const std::vector<float>& logits) const {
+    const auto vocab_size = static_cast<int64_t>(logits.size()) / (batch * width);
+    return {batch,   width,         vocab_size,   logits.data(),
+            nullptr, scores.data(), nodes.data(), num_valid.data()};
+  }
+  store_engine::Children children() {
+    return {width, scores.data(), parents.data(), tokens.data(), nodes.data(), num_valid.data()};
+  }
+
+  int64_t batch, width;
+  std::vector<float> scores;
+  std::vector<int64_t> parents, tokens, nodes, num_valid;
+};
+
 // All items that request 0 of the filter (null: any) may be given, through beam_step, for a batch
 // of `batch` equal requests that must find the same.
 inline std::vector<Found> search(const store_engine::Snapshot& snapshot, const Logits& logits,
                                  const store_engine::ItemFilter* filter, int64_t batch,
                                  int64_t num_threads) {
   const int64_t width = snapshot.num_rows() + 1, num_levels = snapshot.num_levels();
-  std::vector<float> scores(batch);
-  std::vector<int64_t> nodes(batch), num_valid(batch, 1);
+  BeamSlots slots(batch, 1);
   std::vector<std::vector<int32_t>> prefixes(1);  // of request 0
-  int64_t beam_width = 1;
   for (int64_t level = 0; level < num_levels; ++level) {
-    std::vector<float> of_beams;
-    for (int64_t i = 0; i < batch * beam_width; ++i) {
-      of_beams.insert(of_beams.end(), logits[level].begin(), logits[level].end());
+    std::vector<float> of_slots;
+    for (int64_t i = 0; i < batch * slots.width; ++i) {
+      of_slots.insert(of_slots.end(), logits[level].begin(), logits[level].end());
     }
-    const store_engine::Beams beams{batch,           beam_width,      snapshot.codebook_size(level),
-                                    of_beams.data(), nullptr,         scores.data(),
-                                    nodes.data(),    num_valid.data()};
-    std::vector<float> next_scores(batch * width);
-    std::vector<int64_t> parents(batch * width), tokens(batch * width), next(batch * width),
-        next_valid(batch);
-    store_engine::beam_step(
-        snapshot, level, beams, filter, store_engine::Normalize::kVocab, num_threads,
-        {width, next_scores.data(), parents.data(), tokens.data(), next.data(), next_valid.data()});
+    BeamSlots next(batch, width);
+    store_engine::beam_step(snapshot, level, slots.beams(of_slots), filter,
+                            store_engine::Normalize::kVocab, num_threads, next.children());
     std::vector<std::vector<int32_t>> longer;
-    for (int64_t slot = 0; slot < next_valid[0]; ++slot) {
-      longer.push_back(prefixes[parents[slot]]);
-      longer.back().push_back(static_cast<int32_t>(tokens[slot]));
+    for (int64_t slot = 0; slot < next.num_valid[0]; ++slot) {
+      longer.push_back(prefixes[next.parents[slot]]);
+      longer.back().push_back(static_cast<int32_t>(next.tokens[slot]));
     }
+    const auto nodes = next.nodes.begin();
     for (int64_t i = 1; i < batch; ++i) {
-      CHECK(std::equal(next.begin(), next.begin() + width, next.begin() + i * width));
+      require(std::equal(nodes, nodes + width, nodes + i * width), "equal requests find the same");
     }
     prefixes = longer;
-    scores = next_scores;
-    nodes = next;
-    num_valid = next_valid;
-    beam_width = width;
+    slots = next;
   }
   std::vector<Found> found;
   const int64_t depth = num_levels + 1;
-  for (int64_t slot = 0; slot < num_valid[0]; ++slot) {
+  for (int64_t slot = 0; slot < slots.num_valid[0]; ++slot) {
     std::vector<int64_t> rows;
     if (filter == nullptr) {
-      snapshot.append_leaf_rows(nodes[slot], {snapshot.alive_nodes(depth)}, {}, rows);
+      snapshot.append_leaf_rows(slots.nodes[slot], {snapshot.alive_nodes(depth)}, {}, rows);
     } else {
-      snapshot.append_leaf_rows(nodes[slot], filter->base_mask(0, depth),
+      snapshot.append_leaf_rows(slots.nodes[slot], filter->base_mask(0, depth),
                                 filter->delta_mask(0, depth), rows);
     }
-    CHECK(!rows.empty());
-    for (const int64_t row : rows) found.push_back({scores[slot], prefixes[slot], row});
+    require(!rows.empty(), "every leaf that is found has a row that is allowed");
+    for (const int64_t row : rows) found.push_back({slots.scores[slot], prefixes[slot], row});
   }
   return found;
 }

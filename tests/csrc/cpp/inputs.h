@@ -1,35 +1,20 @@
-// The least a C++ test needs: CHECK, which says where and ends the program, and random
-// inputs.
+// Random inputs for the C++ tests, and how many of them.
 #pragma once
 
 #include <unistd.h>
 
 #include <algorithm>
 #include <cstdint>
-#include <cstdio>
 #include <cstdlib>
 #include <filesystem>
 #include <random>
 #include <string>
 #include <vector>
 
-#define CHECK(condition)                                                           \
-  do {                                                                             \
-    if (!(condition)) {                                                            \
-      std::fprintf(stderr, "%s:%d: failed: %s\n", __FILE__, __LINE__, #condition); \
-      std::abort();                                                                \
-    }                                                                              \
-  } while (false)
-
-// Whether run() throws an Error.
-template <typename Error, typename Run>
-bool throws(const Run& run) {
-  try {
-    run();
-  } catch (const Error&) {
-    return true;
-  }
-  return false;
+// How often a random test is repeated: the environment's ROUNDS, else `usual`.
+inline int64_t rounds(int64_t usual) {
+  const char* asked = std::getenv("ROUNDS");
+  return asked == nullptr ? usual : std::stoll(asked);
 }
 
 // Of a file that this process alone writes.

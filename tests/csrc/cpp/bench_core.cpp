@@ -1,0 +1,138 @@
+// How long the core's steps take: `make bench-cpp` times all of them with Google Benchmark,
+// bench_core --benchmark_filter=step/skewed some. The same step is taken again and again, from warm
+// caches: to see what a change of the core does. benchmarks/trie.py times whole decodes, beside
+// other ways to do it. Debian's library warns that it was built as DEBUG; the core is not.
+//
+// A million items of 4 codes of 256; steps of 32 requests of 20 beams. One thread.
+#include <benchmark/benchmark.h>
+#include <unistd.h>
+
+#include <cmath>
+#include <numeric>
+
+#include "inputs.h"
+#include "search.h"
+#include "store_engine/live_trie.h"
+
+using namespace store_engine;
+
+namespace {
+
+constexpr int64_t kNumItems = 1'000'000, kCodebookSize = 256, kBatch = 32, kBeamWidth = 20;
+const std::vector<int64_t> kSizes(4, kCodebookSize);
+
+enum class Codes { kUniform, kSkewed };
+enum class Filter { kNone, kTenPercent };
+
+// In SID order. Skewed: each code by Zipf's law with exponent 1.1.
+std::vector<int32_t> make_sids(Codes codes, int64_t num_items, uint64_t seed) {
+  std::vector<double> weights;
+  for (int64_t rank = 1; rank <= kCodebookSize; ++rank) {
+    weights.push_back(codes == Codes::kUniform ? 1 : std::pow(rank, -1.1));
+  }
+  std::discrete_distribution<int32_t> code(weights.begin(), weights.end());
+  std::mt19937_64 engine(seed);
+  std::vector<int32_t> sids(static_cast<size_t>(num_items) * kSizes.size());
+  for (int32_t& drawn : sids) drawn = code(engine);
+  return ItemTrie({sids.data(), num_items, kSizes}, {}).sids();
+}
+
+const std::vector<int32_t>& sids_of(Codes codes) {
+  static const std::vector<int32_t> made[] = {make_sids(Codes::kUniform, kNumItems, 1),
+                                              make_sids(Codes::kSkewed, kNumItems, 1)};
+  return made[static_cast<int>(codes)];
+}
+
+ItemTrie make_trie(Codes codes, bool is_compact) {
+  return {{sids_of(codes).data(), kNumItems, kSizes}, {is_compact, 1}};
+}
+
+void build(benchmark::State& state, bool is_compact) {
+  sids_of(Codes::kUniform);  // before the clock runs
+  for (auto _ : state) benchmark::DoNotOptimize(make_trie(Codes::kUniform, is_compact).nbytes());
+  state.SetItemsProcessed(state.iterations() * kNumItems);
+}
+
+void load(benchmark::State& state, bool is_compact) {
+  const std::string path = temporary_path();
+  make_trie(Codes::kUniform, is_compact).save(path);
+  for (auto _ : state) benchmark::DoNotOptimize(ItemTrie::load(path).nbytes());
+  state.SetBytesProcessed(state.iterations() *
+                          static_cast<int64_t>(std::filesystem::file_size(path)));
+  ::unlink(path.c_str());
+}
+
+// One row in ten, but for each request 20 of these.
+ItemFilter make_filter(const Snapshot& snapshot) {
+  std::vector<int64_t> rows;
+  for (int64_t row = 0; row < snapshot.num_rows(); row += 10) rows.push_back(row);
+  const auto num_rows = static_cast<int64_t>(rows.size());
+  const std::shared_ptr<RowSet> allow = RowSet::from_rows(snapshot, rows.data(), num_rows);
+  ItemFilter filter(snapshot, kBatch);
+  for (int64_t i = 0; i < kBatch; ++i) filter.restrict(i, allow, rows.data() + i * 20, 20);
+  return filter;
+}
+
+void step(benchmark::State& state, Codes codes, bool is_compact, Filter filtered) {
+  Snapshot snapshot;
+  snapshot.base = std::make_shared<ItemTrie>(make_trie(codes, is_compact));
+  const ItemFilter made = make_filter(snapshot);
+  const ItemFilter* filter = filtered == Filter::kNone ? nullptr : &made;
+  Random random(2);
+  const auto draw_logits = [&](const BeamSlots& slots) {
+    return random.logits(slots.batch * slots.width * kCodebookSize);
+  };
+  BeamSlots slots(kBatch, 1), next(kBatch, kBeamWidth);
+  for (int64_t level = 0; level < state.range(0); ++level) {
+    const std::vector<float> logits = draw_logits(slots);
+    beam_step(snapshot, level, slots.beams(logits), filter, Normalize::kVocab, 1, next.children());
+    slots = next;
+  }
+  const std::vector<float> logits = draw_logits(slots);
+  for (auto _ : state) {
+    beam_step(snapshot, state.range(0), slots.beams(logits), filter, Normalize::kVocab, 1,
+              next.children());
+  }
+  if (next.num_valid != std::vector<int64_t>(kBatch, kBeamWidth)) {
+    state.SkipWithError("a beam is not full");
+  }
+}
+
+void live_add(benchmark::State& state) {
+  std::vector<int64_t> ids(kNumItems + 1000);
+  std::iota(ids.begin(), ids.end(), 0);
+  LiveTrie live({sids_of(Codes::kUniform).data(), kNumItems, kSizes}, ids.data(), {});
+  uint64_t seed = 3;
+  for (auto _ : state) {
+    state.PauseTiming();
+    const std::vector<int32_t> added = make_sids(Codes::kUniform, 1000, seed++);
+    state.ResumeTiming();
+    live.add(added.data(), ids.data() + kNumItems, 1000);
+    state.PauseTiming();  // away again, so that nothing is ever merged
+    live.remove(ids.data() + kNumItems, 1000);
+    state.ResumeTiming();
+  }
+  state.SetItemsProcessed(state.iterations() * 1000);
+}
+
+void at_levels(benchmark::internal::Benchmark* steps) {
+  steps->ArgName("level")->DenseRange(1, 3)->Unit(benchmark::kMicrosecond);
+}
+
+}  // namespace
+
+BENCHMARK_CAPTURE(build, fast, false)->Unit(benchmark::kMillisecond);
+BENCHMARK_CAPTURE(build, compact, true)->Unit(benchmark::kMillisecond);
+BENCHMARK_CAPTURE(load, fast, false)->Unit(benchmark::kMillisecond);
+BENCHMARK_CAPTURE(load, compact, true)->Unit(benchmark::kMillisecond);
+BENCHMARK_CAPTURE(step, uniform_fast, Codes::kUniform, false, Filter::kNone)->Apply(at_levels);
+BENCHMARK_CAPTURE(step, uniform_compact, Codes::kUniform, true, Filter::kNone)->Apply(at_levels);
+BENCHMARK_CAPTURE(step, skewed_fast, Codes::kSkewed, false, Filter::kNone)->Apply(at_levels);
+BENCHMARK_CAPTURE(step, skewed_compact, Codes::kSkewed, true, Filter::kNone)->Apply(at_levels);
+BENCHMARK_CAPTURE(step, uniform_filtered, Codes::kUniform, false, Filter::kTenPercent)
+    ->Apply(at_levels);
+BENCHMARK_CAPTURE(step, skewed_filtered, Codes::kSkewed, false, Filter::kTenPercent)
+    ->Apply(at_levels);
+BENCHMARK(live_add)->Unit(benchmark::kMillisecond);
+
+BENCHMARK_MAIN();

@@ -20,7 +20,7 @@ setup(
                 "-Wno-psabi",  # vector types never cross a call that is not inlined
                 "-pthread",
             ],
-            extra_link_args=["-pthread"],
+            extra_link_args=["-pthread", "-ldl"],
         )
     ]
 )

@@ -7,13 +7,16 @@
 #pragma once
 
 #include <dlfcn.h>
+#ifdef __linux__
 #include <link.h>
+#endif
 
+#include <algorithm>
 #include <atomic>
 #include <cstdint>
-#include <cstring>
 #include <exception>
 #include <string>
+#include <vector>
 
 #include "store_engine/parallel.h"
 
@@ -22,33 +25,42 @@ namespace store_engine {
 using OpenMpParallel = void (*)(void (*body)(void*), void* data, unsigned num_threads,
                                 unsigned flags);
 
-namespace internal {
-
-// Keeps the path of a loaded OpenMP runtime, PyTorch's own if there are several.
-inline int find_openmp(dl_phdr_info* library, size_t, void* found) {
-  const char* path = library->dlpi_name;
-  const bool is_openmp =
-      std::strstr(path, "libgomp") || std::strstr(path, "libiomp5") || std::strstr(path, "libomp");
-  if (!is_openmp) return 0;
-  *static_cast<std::string*>(found) = path;
-  return std::strstr(path, "torch") != nullptr;  // 1 ends the search
+// Paths of the OpenMP runtimes among the loaded libraries, PyTorch's own first.
+inline std::vector<std::string> loaded_openmp_runtimes() {
+  std::vector<std::string> paths;
+#ifdef __linux__
+  const auto keep = [](dl_phdr_info* library, size_t, void* found) {
+    const std::string path = library->dlpi_name;
+    for (const char* name : {"/libgomp", "/libomp", "/libiomp5"}) {
+      if (path.find(name) != std::string::npos) {
+        static_cast<std::vector<std::string>*>(found)->push_back(path);
+        break;
+      }
+    }
+    return 0;
+  };
+  dl_iterate_phdr(keep, &paths);
+#endif
+  const auto is_of_pytorch = [](const std::string& path) {
+    return path.find("torch") != std::string::npos;
+  };
+  std::stable_partition(paths.begin(), paths.end(), is_of_pytorch);
+  return paths;
 }
-
-}  // namespace internal
 
 // The runtime's entry, or null. Looked for until there is one.
 inline OpenMpParallel openmp_parallel() {
-  static std::atomic<OpenMpParallel> entry{nullptr};
-  OpenMpParallel known = entry.load(std::memory_order_relaxed);
-  if (known != nullptr) return known;
-  std::string path;
-  dl_iterate_phdr(&internal::find_openmp, &path);
-  if (path.empty()) return nullptr;
-  void* library = dlopen(path.c_str(), RTLD_LAZY | RTLD_NOLOAD);
-  if (library == nullptr) return nullptr;
-  known = reinterpret_cast<OpenMpParallel>(dlsym(library, "GOMP_parallel"));
-  entry.store(known, std::memory_order_relaxed);
-  return known;
+  static std::atomic<OpenMpParallel> known{nullptr};
+  OpenMpParallel entry = known.load(std::memory_order_relaxed);
+  if (entry != nullptr) return entry;
+  for (const std::string& path : loaded_openmp_runtimes()) {
+    void* library = dlopen(path.c_str(), RTLD_LAZY | RTLD_NOLOAD);
+    if (library == nullptr) continue;
+    entry = reinterpret_cast<OpenMpParallel>(dlsym(library, "GOMP_parallel"));
+    if (entry != nullptr) break;
+  }
+  known.store(entry, std::memory_order_relaxed);
+  return entry;
 }
 
 // Calls body(chunk_id, begin, end) for chunks of [0, count), as parallel_chunks does, but a chunk

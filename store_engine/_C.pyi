@@ -344,6 +344,36 @@ def beam_step(
             of another trie or snapshot.
     """
 
+def only_leaves(
+    trie: ItemTrie | Snapshot,
+    level: int,
+    nodes: NDArray[np.int64],
+    *,
+    item_filter: ItemFilter | None = None,
+) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+    """Finds the SID below each node where there is only one that may be given.
+
+    Its other codes are forced: under normalize="children" they have log-probability 0. Items that
+    share a SID are one leaf. Per level and node O(1), or where a filter or removed items have a
+    part, at most the bits of its children: the walk down ends at the second child.
+
+    Args:
+        trie: The items that exist.
+        level: Depth of the nodes, in [0, num_levels).
+        nodes: (batch, width) int64 nodes of depth `level`; -1 stands for none.
+        item_filter: What each request may be given. None allows everything.
+
+    Returns:
+        leaves: (batch, width) int64 nodes of depth `num_levels`; -1 where several may be given, or
+            none.
+        tokens: (batch, width) int64, the last code of each leaf's SID; -1 for none.
+
+    Raises:
+        TypeError: `nodes` is not int64 and C-contiguous.
+        ValueError: A shape or range is wrong, or `item_filter` is of another trie or snapshot, or
+            another batch.
+    """
+
 def log_sum_exp(logits: NDArray[np.float32], *, target: str = "auto") -> NDArray[np.float32]:
     """Returns what beam_step(normalize="vocab") subtracts from each row.
 

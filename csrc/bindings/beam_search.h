@@ -1,11 +1,24 @@
-// store_engine._C.beam_step, and what it is made of
+// store_engine._C.beam_step and what it is made of; only_leaves
 #pragma once
 
 #include <type_traits>
 
 #include "bindings/arrays.h"
 #include "store_engine/beam_search.h"
+#include "store_engine/only_leaves.h"
 #include "store_engine/softmax.h"
+
+// filter: null allows everything
+inline void check_filter(const store_engine::ItemFilter* filter, const Snapshot& snapshot,
+                         int64_t batch) {
+  if (filter != nullptr && !(filter->snapshot() == snapshot)) {
+    throw py::value_error("item_filter is of another catalogue or snapshot");
+  }
+  if (filter != nullptr && filter->batch() != batch) {
+    throw py::value_error("item_filter is for a batch of " + std::to_string(filter->batch()) +
+                          ", got " + std::to_string(batch));
+  }
+}
 
 // Logit: float, or uint16_t for the bits of bfloat16, which NumPy does not know.
 template <typename Logit>
@@ -28,13 +41,7 @@ py::object beam_step(const Catalogue& catalogue, int64_t depth, const Array<Logi
   if (normalize != "vocab" && normalize != "children") {
     throw py::value_error("normalize must be 'vocab' or 'children', got '" + normalize + "'");
   }
-  if (filter != nullptr && !(filter->snapshot() == snapshot)) {
-    throw py::value_error("item_filter is of another catalogue or snapshot");
-  }
-  if (filter != nullptr && filter->batch() != batch) {
-    throw py::value_error("item_filter is for a batch of " + std::to_string(filter->batch()) +
-                          ", got " + std::to_string(batch));
-  }
+  check_filter(filter, snapshot, batch);
   store_engine::Beams beams{batch,   beam_width,    vocab_size,   nullptr,
                             nullptr, scores.data(), nodes.data(), num_valid.data()};
   if constexpr (std::is_same_v<Logit, float>) {
@@ -60,6 +67,26 @@ py::object beam_step(const Catalogue& catalogue, int64_t depth, const Array<Logi
   }
   return py::module_::import("store_engine._C")
       .attr("BeamStep")(out_scores, parents, tokens, out_nodes, out_num_valid);
+}
+
+inline py::tuple only_leaves(const Catalogue& catalogue, int64_t depth, const Array<int64_t>& nodes,
+                             const store_engine::ItemFilter* filter) {
+  const Snapshot snapshot = snapshot_of(catalogue);
+  checked_depth(*snapshot.base, depth);
+  if (nodes.ndim() != 2) throw py::value_error("nodes must be 2-D (batch, width)");
+  const int64_t batch = nodes.shape(0), width = nodes.shape(1);
+  check_filter(filter, snapshot, batch);
+  const std::vector<py::ssize_t> shape{batch, width};
+  py::array_t<int64_t> leaves(shape), tokens(shape);
+  const int64_t* of_depth = nodes.data();
+  int64_t *found = leaves.mutable_data(), *last = tokens.mutable_data();
+  {
+    py::gil_scoped_release release;
+    const store_engine::ItemFilter everything(snapshot, batch);
+    store_engine::only_leaves(filter == nullptr ? everything : *filter, depth, of_depth, width,
+                              found, last);
+  }
+  return py::make_tuple(leaves, tokens);
 }
 
 inline py::tuple simd_targets() {
@@ -97,6 +124,8 @@ inline void bind_beam_search(py::module_& m) {
   };
   def_beam_step(&beam_step<float>);
   def_beam_step(&beam_step<uint16_t>);
+  m.def("only_leaves", &only_leaves, "trie"_a, "level"_a, py::arg("nodes").noconvert(),
+        py::kw_only(), "item_filter"_a = py::none());
   m.def("log_sum_exp", &log_sum_exp, py::arg("logits").noconvert(), py::kw_only(),
         "target"_a = "auto");
   m.def("simd_targets", &simd_targets);

@@ -39,6 +39,14 @@ class Bitmap {
     for (int64_t i = first + 1; i < last && found == 0; ++i) found = words_[i];
     return found != 0;
   }
+  // The first bit of the range that is set, or the range's end.
+  int64_t first(Range range) const {
+    for (int64_t word = range.begin / 64; word * 64 < range.end; ++word) {
+      const uint64_t bits = bits_of(word, range);
+      if (bits != 0) return word * 64 + __builtin_ctzll(bits);
+    }
+    return range.end;
+  }
   // How many bits of the range are set.
   int64_t count(Range range) const {
     int64_t count = 0;

@@ -107,6 +107,14 @@ struct NodeMask {
     return (alive == nullptr || (*alive)[node]) &&
            (dead == nullptr || !std::binary_search(dead->begin(), dead->end(), node));
   }
+  // The first node of a range that may be used, or the range's end.
+  int64_t first(Range range) const {
+    for (int64_t node = range.begin;; ++node) {
+      if (alive != nullptr) node = alive->first({node, range.end});
+      if (node == range.end || dead == nullptr) return node;
+      if (!std::binary_search(dead->begin(), dead->end(), node)) return node;
+    }
+  }
   // Calls use(first, bits) for the nodes of a range, 64 at most at a time: bit i says that node
   // first + i is in the range and may be used.
   template <typename Use>

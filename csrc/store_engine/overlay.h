@@ -46,6 +46,19 @@ class Overlay {
   int64_t base_node(int64_t depth, int64_t delta_node) const {
     return number(depth, delta_node) - num_new_before(depth, delta_node);
   }
+  // The number of a base node; `siblings`: the delta nodes under the same parent, or where they
+  // would be.
+  int64_t number_of_base(int64_t depth, int64_t node, Range siblings) const {
+    while (siblings.begin < siblings.end) {  // find the first that comes after it
+      const int64_t middle = siblings.begin + siblings.size() / 2;
+      if (base_node(depth, middle) <= node) {
+        siblings.begin = middle + 1;
+      } else {
+        siblings.end = middle;
+      }
+    }
+    return node + num_new_before(depth, siblings.end);
+  }
   size_t nbytes() const {
     size_t total = 0;
     for (const Level& level : levels_) {

@@ -56,6 +56,8 @@ struct Snapshot {
   };
   // Of a node of a depth in [0, num_levels]; at the last these are positions.
   Children children(int64_t depth, int64_t node) const;
+  // The last code of the SID prefix that a node of a depth in [1, num_levels] stands for.
+  int64_t code(int64_t depth, int64_t node) const;
 
   int64_t num_items() const { return num_rows() - num_dead; }
   int64_t num_rows() const { return base->num_items() + num_added(); }
@@ -122,6 +124,20 @@ inline Snapshot::Children Snapshot::children(int64_t depth, int64_t node) const 
     return {{place, place}, added};
   }
   return {base->index(depth).children(node - overlay.num_new_before(depth, in_delta)), added};
+}
+
+inline int64_t Snapshot::code(int64_t depth, int64_t node) const {
+  const auto code_in = [depth](const ItemTrie& trie, int64_t its_node) {
+    return trie.with_tokens(depth - 1,
+                            [its_node](const auto* tokens) { return int64_t{tokens[its_node]}; });
+  };
+  if (delta == nullptr) return code_in(*base, node);
+  const Overlay& overlay = delta->overlay;
+  const int64_t in_delta = overlay.lower_bound(depth, node);
+  if (in_delta < delta->trie.num_nodes(depth) && overlay.number(depth, in_delta) == node) {
+    return code_in(delta->trie, in_delta);
+  }
+  return code_in(*base, node - overlay.num_new_before(depth, in_delta));
 }
 
 inline void Snapshot::append_leaf_rows(int64_t leaf, NodeMask base_mask, NodeMask delta_mask,

@@ -56,6 +56,27 @@ class BatchFilter:
         begin = self._trie.item_begin[depth]
         return self._count(request, begin[nodes + 1]) > self._count(request, begin[nodes])
 
+    def only_leaves(self, depth: int, nodes: Tensor) -> tuple[Tensor, Tensor]:
+        """Like `TrieArrays.only_leaves`, of what each request may be given.
+
+        Args:
+            depth: Of the nodes.
+            nodes: (batch, width) int64; -1 stands for none.
+        """
+        trie, leaves = self._trie, torch.full_like(nodes, -1).flatten()
+        beam = (nodes.flatten() >= 0).nonzero()[:, 0]
+        node = nodes.flatten()[beam]
+        for level in range(depth, trie.num_levels):
+            parent, child = trie.children(level, node)
+            beam = beam[parent]
+            is_alive = self.is_alive(level + 1, beam // nodes.shape[1], child)
+            beam, child = beam[is_alive], child[is_alive]
+            is_only = beam.bincount(minlength=len(leaves))[beam] == 1
+            beam, node = beam[is_only], child[is_only]
+        leaves[beam] = node
+        tokens = trie.token[-1][leaves.clamp(min=0)].masked_fill(leaves < 0, -1)
+        return leaves.view_as(nodes), tokens.view_as(nodes)
+
     def is_allowed(self) -> Tensor:
         """(batch, num_items) bool, in SID order."""
         trie = self._trie

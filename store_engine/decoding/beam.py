@@ -16,6 +16,7 @@ from store_engine.decoding.beam_step import (
     Normalize,
     beam_step,
     choose_backend,
+    only_leaves,
     root_beams,
 )
 from store_engine.decoding.contexts import Contexts
@@ -101,9 +102,12 @@ def beam_search(
             break
         is_open = None
         if normalize == "children":
-            is_open = (beams.nodes >= 0) & ~trie.has_one_leaf(level + 1, beams.nodes)
+            leaves, tokens = only_leaves(
+                trie, level + 1, beams.nodes, backend=backend, item_filter=item_filter
+            )
+            is_open = (beams.nodes >= 0) & (leaves < 0)
             if not bool(is_open.any()):
-                return _leaves_below(trie, level + 1, beams)
+                return _leaves_below(beams, leaves, tokens)
         logits = tree.logits(level + 1, beams, is_open)
     return beams
 
@@ -179,12 +183,13 @@ class _BeamTree:
         return self._ancestors
 
 
-def _leaves_below(trie: TrieArrays, depth: int, beams: Beams) -> Beams:
-    """The leaves, where every beam has but one below it: an only child has log-probability 0."""
-    is_beam = beams.nodes >= 0
-    leaves = trie.leaf_begin[depth][beams.nodes.clamp(min=0)]
-    slots = torch.arange(is_beam.shape[1], device=leaves.device).expand_as(is_beam)
-    parents, tokens, nodes = (
-        x.masked_fill(~is_beam, -1) for x in (slots, trie.token[-1][leaves], leaves)
-    )
-    return Beams(beams.scores, parents, tokens, nodes, beams.num_valid)
+def _leaves_below(beams: Beams, leaves: Tensor, tokens: Tensor) -> Beams:
+    """The leaves, where every beam has but one below it: an only child has log-probability 0.
+
+    Args:
+        beams: Those of any level.
+        leaves: (batch, width) int64, the leaf below each beam; -1 where there is no beam.
+        tokens: (batch, width) int64, the last code of each leaf's SID; -1 likewise.
+    """
+    slots = torch.arange(leaves.shape[1], device=leaves.device).expand_as(leaves)
+    return Beams(beams.scores, slots.masked_fill(leaves < 0, -1), tokens, leaves, beams.num_valid)

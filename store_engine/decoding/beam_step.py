@@ -120,6 +120,38 @@ def beam_step(
     return Beams(*(torch.from_numpy(array).to(logits.device) for array in arrays))
 
 
+def only_leaves(
+    trie: TrieArrays,
+    level: int,
+    nodes: Tensor,
+    *,
+    backend: Backend,
+    item_filter: BatchFilter | None = None,
+) -> tuple[Tensor, Tensor]:
+    """Finds the SID below each node where a request may be given only one: its codes are forced.
+
+    Args:
+        trie: The catalogue.
+        level: Depth of the nodes, less than num_levels.
+        nodes: (batch, width) int64; -1 stands for none.
+        backend: As chosen for `beam_step`.
+        item_filter: Which items each request may be given.
+
+    Returns:
+        leaves: (batch, width) int64, -1 where there are several or none.
+        tokens: (batch, width) int64, the last code of each leaf's SID; -1 for none.
+    """
+    if backend != "cpp":
+        return (item_filter or trie).only_leaves(level, nodes)
+    leaves, tokens = _C.only_leaves(
+        trie.item_trie,
+        level,
+        nodes.cpu().numpy(),
+        item_filter=item_filter.core if item_filter else None,
+    )
+    return torch.from_numpy(leaves).to(nodes.device), torch.from_numpy(tokens).to(nodes.device)
+
+
 def _as_numpy(logits: Tensor) -> np.ndarray:
     """As the C++ core takes them: bfloat16 as its bits, anything else as float32."""
     logits = logits.contiguous().cpu()

@@ -86,16 +86,22 @@ class TrieArrays:
             begins.append(begins[-1][child_begin])
         return begins[::-1]
 
-    def has_one_leaf(self, depth: int, nodes: Tensor) -> Tensor:
-        """Whether only one SID begins with each prefix; any shape, -1 stands for none.
+    def only_leaves(self, depth: int, nodes: Tensor) -> tuple[Tensor, Tensor]:
+        """Finds the SID below each node where there is only one.
 
-        Of a snapshot it is not known: False.
+        Args:
+            depth: Of the nodes, at most num_levels.
+            nodes: int64 of any shape; -1 stands for none.
+
+        Returns:
+            leaves: int64 of that shape, -1 where there are several or none.
+            tokens: The same, the last code of each leaf's SID.
         """
-        if not isinstance(self.item_trie, ItemTrie):
-            return torch.zeros_like(nodes, dtype=torch.bool)
         begin = self.leaf_begin[depth]
-        nodes = nodes.clamp(min=0)
-        return begin[nodes + 1] - begin[nodes] == 1
+        node = nodes.clamp(min=0)
+        leaves = begin[node]
+        is_one = (nodes >= 0) & (begin[node + 1] - leaves == 1)
+        return leaves.masked_fill(~is_one, -1), self.token[-1][leaves].masked_fill(~is_one, -1)
 
     @functools.cached_property
     def _child_keys(self) -> list[Tensor]:

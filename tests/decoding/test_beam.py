@@ -2,24 +2,26 @@ import numpy as np
 import pytest
 import torch
 
+from store_engine._C import ItemTrie, LiveTrie, RowSet
 from store_engine.decoding.batch_filter import BatchFilter
 from store_engine.decoding.beam import beam_search
 from store_engine.decoding.beam_step import Beams, beam_step, root_beams
 from store_engine.decoding.exact import score_catalog
+from store_engine.decoding.trie_arrays import TrieArrays
 from store_engine.model.attention import PackedSequences
 
 
-def naive_beam_search(bench, history, beam_width, normalize="vocab"):
+def naive_beam_search(bench, history, beam_width, normalize="vocab", trie=None):
     """Beam search that runs every beam's whole sequence again at every level: no cache at all."""
-    context, model = bench.tokens(history), bench.model
+    context, model, trie = bench.tokens(history), bench.model, trie or bench.trie
     beams, prefixes = root_beams(1, torch.device("cpu")), [context]
-    for level in range(bench.trie.num_levels):
+    for level in range(trie.num_levels):
         states = []
         for tokens in prefixes:
             sequence = PackedSequences(torch.tensor([0, len(tokens)]))
             states.append(model.hidden_states(model.embed(tokens), sequence)[-1])
         logits = model.level_logits(torch.stack(states), level)[None]
-        beams = beam_step(bench.trie, level, logits, beams, beam_width, normalize=normalize)
+        beams = beam_step(trie, level, logits, beams, beam_width, normalize=normalize)
         n = int(beams.num_valid[0])
         beams = Beams(*(x[:, :n] for x in beams[:4]), beams.num_valid)
         offset = model.text_vocab_size + model.code_offsets[level]
@@ -165,3 +167,74 @@ def test_forced_suffixes_of_the_items_that_are_left(make_bench):
     assert sorted(rows.tolist()) == [37, 38, 39]
     assert got.num_valid.tolist() == [3, 20]
     assert got.tokens[0, 3:].tolist() == got.nodes[0, 3:].tolist() == [-1] * 17
+
+
+def filtered(bench, left):
+    """All items, of which a request may be given those that are left."""
+    return bench.trie, BatchFilter(
+        bench.trie, [RowSet.from_rows(bench.trie.item_trie, left)] * 2, [left[:0]] * 2
+    )
+
+
+def live(bench, left, gone=None):
+    """Half of the items in the base, half in the delta, and then only those that are left."""
+    rows = np.arange(len(bench.sids))
+    trie = LiveTrie(bench.sids[::2].copy(), rows[::2].copy(), list(bench.trie.codebook_sizes))
+    trie.add(bench.sids[1::2].copy(), rows[1::2].copy())
+    trie.remove(np.setdiff1d(rows, left) if gone is None else gone)
+    return TrieArrays(trie.snapshot()), None
+
+
+def live_and_filtered(bench, left):
+    """Some of the others removed, some excluded."""
+    others = np.setdiff1d(np.arange(len(bench.sids)), left)
+    trie, _ = live(bench, left, gone=others[::2].copy())
+    excluded = trie.item_trie.rows_of(others[1::2].copy())
+    return trie, BatchFilter(trie, [None, None], [excluded] * 2)
+
+
+@pytest.mark.parametrize("beam_width", [1, 7, 63])
+@pytest.mark.parametrize(
+    ("of_left", "backend"),
+    [(filtered, "cpp"), (filtered, "torch"), (live, "cpp"), (live_and_filtered, "cpp")],
+)
+@pytest.mark.parametrize("num_free", [1, 2, None])
+def test_what_is_left_of_a_crowded_catalogue(make_bench, of_left, backend, beam_width, num_free):
+    """Prefixes with one item left are not run, however many items there are or were."""
+    bench = make_bench(num_items=400, sizes=(7,) * 5)
+    left = np.arange(0, 400, 5)
+    if num_free is not None:  # from these many codes on, each prefix has but one way
+        left = np.unique(bench.sids[:, :num_free], axis=0, return_index=True)[1]
+    trie, item_filter = of_left(bench, left)
+    fresh = TrieArrays(ItemTrie(bench.sids[left], [7] * 5))
+    num_run, histories = [], [[1, 2], [3]]
+    args = (bench.model, trie, bench.cache, bench.contexts(histories), beam_width)
+    options = {"backend": backend, "item_filter": item_filter}
+    hook = bench.model.transformer.register_forward_hook(
+        lambda _, x, out: num_run.append(len(x[0]))
+    )
+    got = beam_search(*args, normalize="children", **options)
+    children, num_run[:] = num_run[:], []
+    beam_search(*args, normalize="vocab", **options)
+    hook.remove()
+    assert len(num_run) == 5
+    if num_free is not None:
+        assert len(children) == num_free
+    assert len(children) < 5 or sum(children) < sum(num_run) or beam_width == 1
+    for i, history in enumerate(histories):
+        want = naive_beam_search(bench, history, beam_width, "children", fresh)
+        n = int(want.num_valid[0])
+        assert int(got.num_valid[i]) == n
+        torch.testing.assert_close(got.scores[i, :n], want.scores[0], atol=1e-4, rtol=1e-4)
+        items = first_items(trie, got.nodes[i, :n])
+        assert got.tokens[i, :n].tolist() == bench.sids[items, -1].tolist()
+        want_items = left[first_items(fresh, want.nodes[0])]
+        assert sorted(bench.sids[items].tolist()) == sorted(bench.sids[want_items].tolist())
+        assert (torch.stack(got[1:4])[:, i, n:] == -1).all()
+
+
+def first_items(trie, leaves):
+    """One of the items of each leaf, as numbered when the trie was made."""
+    offsets, rows = trie.item_trie.leaf_rows(leaves.numpy())
+    rows = rows[offsets[:-1]]
+    return rows if isinstance(trie.item_trie, ItemTrie) else trie.item_trie.item_ids(rows)

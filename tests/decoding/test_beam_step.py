@@ -4,9 +4,15 @@ import numpy as np
 import pytest
 import torch
 
-from store_engine._C import ItemTrie
+from store_engine._C import ItemTrie, RowSet
 from store_engine.decoding.batch_filter import BatchFilter
-from store_engine.decoding.beam_step import Beams, beam_step, choose_backend, root_beams
+from store_engine.decoding.beam_step import (
+    Beams,
+    beam_step,
+    choose_backend,
+    only_leaves,
+    root_beams,
+)
 from store_engine.decoding.trie_arrays import TrieArrays
 from store_engine.errors import InputError
 
@@ -169,3 +175,22 @@ def test_triton_equals_cpp(normalize, has_filter):
     torch.testing.assert_close(got.scores, want.scores)
     for a, b in zip(got[1:], want[1:], strict=True):
         assert torch.equal(a, b)
+
+
+@pytest.mark.parametrize("num_items", [1, 7, 40, 300])
+@pytest.mark.parametrize("has_filter", [False, True])
+def test_only_leaves_are_the_same_over_backends(num_items, has_filter):
+    trie, item_filter = random_trie(num_items), None
+    rng = np.random.default_rng(num_items)
+    for _ in range(10):
+        if has_filter:
+            rows = [np.flatnonzero(rng.random(num_items) < p) for p in (0.05, 0.5, 0.9, 0.2)]
+            sets = [RowSet.from_rows(trie.item_trie, some) for some in rows[:2]]
+            item_filter = BatchFilter(trie, [*sets, None], [rows[3], rows[3][:0], rows[2]])
+        for level, num_nodes in enumerate(trie.level_sizes[:-1]):
+            nodes = torch.from_numpy(rng.integers(-1, num_nodes, (3, 50)))
+            options = {"item_filter": item_filter}
+            want = only_leaves(trie, level, nodes, backend="cpp", **options)
+            got = only_leaves(trie, level, nodes, backend="torch", **options)
+            for a, b in zip(got, want, strict=True):
+                assert a.tolist() == b.tolist()

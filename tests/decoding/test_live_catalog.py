@@ -7,6 +7,7 @@ import torch
 
 from store_engine.data.catalog import Catalog
 from store_engine.errors import InputError
+from store_engine.model.transformer import Transformer
 
 HOW = [{}, {"backend": "torch"}, {"exact": True}]
 
@@ -62,6 +63,59 @@ def test_equals_an_engine_of_the_same_items(make_engine, options, normalize):
                 assert [i.item_id for i in one] == [names[i.item_id] for i in other]
                 scores = [i.logprob for i in one], [i.logprob for i in other]
                 np.testing.assert_allclose(*scores, atol=1e-4)
+
+
+@pytest.fixture
+def count_passes():
+    """Counts the forward passes of any model while a function runs."""
+
+    def count(function):
+        passes = []
+
+        def note(module, *_):
+            if isinstance(module, Transformer):
+                passes.append(module)
+
+        hook = torch.nn.modules.module.register_module_forward_hook(note)
+        function()
+        hook.remove()
+        return len(passes)
+
+    return count
+
+
+def test_forced_suffixes_cost_no_pass(make_engine, count_passes):
+    """With a filter, and after changes, where each first code leads to one item that is left."""
+    sids = codes(np.random.default_rng(0), 120)
+    sids[:, 0] = np.arange(120) % 6
+    engine = make_engine(sids=sids, beam_width=40, normalize="children")
+    engine.define("few", [f"item {n}" for n in range(12)])
+    history = [["item 3", "item 7"], ["item 20"]]
+
+    def num_passes(filters):
+        """Of the C++ beam step, which finds what the other ways find."""
+        found = [engine.recommend(history, 40, **filters, **options) for options in HOW]
+        for others in found[1:]:
+            for one, other in zip(found[0], others, strict=True):
+                assert [i.item_id for i in one] == [i.item_id for i in other]
+                np.testing.assert_allclose(*([i.logprob for i in x] for x in (one, other)), 1e-4)
+        return count_passes(lambda: engine.recommend(history, 40, **filters))
+
+    first, mixed = (0, 1, 2, 3, 4, 5), (0, 1, 8, 3, 4, 11)
+    filters = [
+        {"allow": "few", "exclude": [[f"item {n}" for n in numbers]] * 2}
+        for numbers in (first, mixed)
+    ]
+    assert num_passes({}) == 3
+    assert [num_passes(one) for one in filters] == [1, 1]
+    gone = [n for n in range(12, 120) if n % 5 == 4]
+    engine.remove_items([f"item {n}" for n in (4, *gone)])
+    engine.add_items(items(4, 120), sids[4:6])
+    assert num_passes({}) == 3
+    assert [num_passes(one) for one in filters] == [1, 1]
+    left = {*range(6, 121)} - {*gone}
+    engine.remove_items([f"item {n}" for n in left])
+    assert num_passes({}) == 1
 
 
 def test_what_was_removed_is_never_found_but_stays_readable(make_engine):

@@ -33,10 +33,12 @@ def test_leaves_below():
     trie = TrieArrays(ItemTrie(np.concatenate([sids, sids[:1]]), [3, 4, 4]))
     begins = [begin.tolist() for begin in trie.leaf_begin]
     assert begins == [[0, 5], [0, 2, 3, 5], [0, 1, 2, 3, 5], [0, 1, 2, 3, 4, 5]]
-    nodes = torch.tensor([[0, 1], [2, 0]])
-    assert trie.has_one_leaf(1, nodes).tolist() == [[False, True], [False, False]]
-    assert trie.has_one_leaf(2, nodes + 1).tolist() == [[True, True], [False, True]]
-    assert trie.has_one_leaf(3, nodes).all()
+    nodes = torch.tensor([[0, 1], [2, -1]])
+    leaves, tokens = trie.only_leaves(1, nodes)
+    assert (leaves.tolist(), tokens.tolist()) == ([[-1, 2], [-1, -1]], [[-1, 0], [-1, -1]])
+    leaves, tokens = trie.only_leaves(2, nodes + 1)
+    assert (leaves.tolist(), tokens.tolist()) == ([[1, 2], [-1, 0]], [[1, 0], [-1, 2]])
+    assert trie.only_leaves(3, nodes)[0].tolist() == nodes.tolist()
 
 
 def test_find(trie):

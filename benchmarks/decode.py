@@ -19,7 +19,7 @@ Providers:
 
 All searches must return the same items with the same log-probabilities in float32; only then is
 anything timed. In bfloat16 they must stay near the float32 result. The engine's prefix cache is
-off: every repetition computes all of every history.
+off: every repetition computes all of every history. (prefix_reuse.py has it on.)
 """
 
 import argparse
@@ -29,6 +29,7 @@ from dataclasses import dataclass, replace
 from functools import partial
 from itertools import groupby
 from pathlib import Path
+from typing import Literal
 
 import numpy as np
 import torch
@@ -49,6 +50,7 @@ from store_engine.decoding.engine import Engine
 from store_engine.decoding.kv_cache import KVCache
 from store_engine.model.store_model import StoreModel
 
+Dtype = Literal["float32", "bfloat16"]
 Search = Callable[[list[list[int]], int], Result]  # of histories (catalogue rows) and beam width
 BOS = 1
 NUM_CHECKED = 2  # requests of a batch whose items are compared
@@ -90,7 +92,7 @@ class Case:
     """One workload."""
 
     model: str
-    dtype: str
+    dtype: Dtype
     batch: int
     beam: int = 20
     history: tuple[int, int] = (20, 20)  # items, at least and at most
@@ -129,19 +131,14 @@ MORE_CASES = [
 def main() -> None:
     """Checks and times every case."""
     options = parse_options("decode", __doc__, add_options)
-    run_dir: str | None = options.extra.run
     report = Report("decode", options)
+    table = DEFAULT_CASES + MORE_CASES if options.cases.pattern else DEFAULT_CASES
     for same, cases in groupby(
-        wanted_cases(options), lambda c: replace(c, batch=0, beam=0, history=(0, 0))
+        wanted_cases(options, table), lambda c: replace(c, batch=0, beam=0, history=(0, 0))
     ):
-        make: Callable[..., Engine]
-        if run_dir:
-            make = partial(Engine.load, run_dir, prefix_cache_mib=0)
-        else:
-            make = partial(random_engine, SHAPES[same.model], same.catalogue, same.normalize)
-        engine = exact = make(device=options.device, dtype="float32")
+        engine = exact = make_engine(options, same, "float32")
         if same.dtype != "float32":
-            engine = make(device=options.device, dtype=same.dtype)
+            engine = make_engine(options, same, same.dtype)
         searches = make_searches(engine)
         truth = searches if engine is exact else make_searches(exact)
         for case in cases:
@@ -157,18 +154,24 @@ def add_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--run", metavar="DIR", help="decode a trained run, not random weights")
 
 
-def wanted_cases(options: Options) -> list[Case]:
-    """The default cases, or those that --cases selects."""
-    cases = DEFAULT_CASES + MORE_CASES if options.cases.pattern else DEFAULT_CASES
+def wanted_cases(options: Options, cases: list[Case]) -> list[Case]:
+    """The cases that --cases selects, with --run's model in the place of theirs."""
     if options.extra.run:
         cases = [replace(case, model=Path(options.extra.run).name) for case in cases]
     return [case for case in dict.fromkeys(cases) if options.wants(case.name)]
 
 
-def random_engine(
-    shape: Shape, catalogue: Catalogue, normalize: Normalize, *, device: str, dtype: str
-) -> Engine:
+def make_engine(options: Options, case: Case, dtype: Dtype) -> Engine:
+    """The engine of a case: the same weights in every dtype, and no prefix cache."""
+    run_dir, device = options.extra.run, options.device
+    if run_dir:
+        return Engine.load(run_dir, device=device, dtype=dtype, prefix_cache_mib=0)
+    return random_engine(case, device, dtype)
+
+
+def random_engine(case: Case, device: str, dtype: Dtype) -> Engine:
     """A random catalogue, and a random model that is not indifferent."""
+    shape, catalogue = SHAPES[case.model], case.catalogue
     torch.manual_seed(0)
     rng = np.random.default_rng(0)
     sizes = (catalogue.codebook_size,) * catalogue.num_levels
@@ -176,7 +179,7 @@ def random_engine(
     model = StoreModel(shape.config, shape.text_vocab_size, sizes)
     torch.nn.init.normal_(model.code_head.weight, std=0.1)
     ids = tuple(map(str, range(len(sids))))
-    config = EvalConfig(normalize=normalize, prefix_cache_mib=0)
+    config = EvalConfig(normalize=case.normalize, prefix_cache_mib=0)
     model = model.to(device, getattr(torch, dtype))
     return Engine(model, Catalog(ids, {"title": ids}), sids, bos=BOS, config=config)
 
@@ -189,17 +192,18 @@ def random_histories(engine: Engine, case: Case) -> list[list[int]]:
     return [rng.integers(0, engine.catalog.num_items, n).tolist() for n in lengths]
 
 
+def recommend(engine: Engine, backend: Backend, histories: list[list[int]], beam: int) -> Result:
+    """The engine's search: `beam` items."""
+    return engine.recommend_rows(
+        histories, beam, beam_width=beam, exclude_history=False, backend=backend
+    )
+
+
 def make_searches(engine: Engine) -> dict[str, Search]:
     """Each search as a function of histories and beam width; all return `beam` items."""
-
-    def recommend(backend: Backend, histories: list[list[int]], beam: int) -> Result:
-        return engine.recommend_rows(
-            histories, beam, beam_width=beam, exclude_history=False, backend=backend
-        )
-
     searches: dict[str, Search] = {
-        "ours": partial(recommend, "auto"),
-        "ours_torch": partial(recommend, "torch"),
+        "ours": partial(recommend, engine, "auto"),
+        "ours_torch": partial(recommend, engine, "torch"),
         "torch_fallback": PlainBeamSearch(engine, BOS),
     }
     if engine.trie.num_levels == 4:  # its trie of 1e6 x 8 Python dicts would not fit

@@ -11,6 +11,8 @@ from typing import Literal, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
+_FloatOrBfloat16 = NDArray[np.float32] | NDArray[np.uint16]
+
 class ItemTrie:
     """Prefix tree over the SIDs of a catalogue; immutable, so threads may share it.
 
@@ -400,15 +402,16 @@ def simd_targets() -> tuple[str, ...]:
     """
 
 class CachedAttention:
-    """Attention of new tokens to a cache of keys and values in float32, which they first join.
+    """Attention of new tokens to a cache of keys and values, which they first join.
 
-    A token of a history sees its request's slots up to its own; a beam sees the context of its
-    request and the slots that it lists. See csrc/store_engine/cached_attention.h.
+    The cache, `qkv` and `out` are float32, or all uint16, the bits of bfloat16; all arithmetic is
+    float32. A token of a history sees its request's slots up to its own; a beam sees the context of
+    its request and the slots that it lists. See csrc/store_engine/cached_attention.h.
     """
 
     def __init__(
         self,
-        cache: NDArray[np.float32],
+        cache: _FloatOrBfloat16,
         num_heads: int,
         begins: NDArray[np.int64],
         first_slots: NDArray[np.int64],
@@ -438,10 +441,10 @@ class CachedAttention:
     def __call__(
         self,
         layer: int,
-        qkv: NDArray[np.float32],
+        qkv: _FloatOrBfloat16,
         cosine: NDArray[np.float32],
         sine: NDArray[np.float32],
-        out: NDArray[np.float32],
+        out: _FloatOrBfloat16,
         *,
         q_norm: NDArray[np.float32] | None = None,
         k_norm: NDArray[np.float32] | None = None,
@@ -465,42 +468,10 @@ class CachedAttention:
             ValueError: A shape is wrong.
         """
 
-class CachedAttentionBfloat16:
-    """`CachedAttention` for bfloat16, given as its bits: uint16 where that has float32.
-
-    Cosines, sines and norms are float32 here too, and so is all arithmetic.
-    """
-
-    def __init__(
-        self,
-        cache: NDArray[np.uint16],
-        num_heads: int,
-        begins: NDArray[np.int64],
-        first_slots: NDArray[np.int64],
-        num_context: NDArray[np.int64],
-        ancestors: NDArray[np.int64] | None = None,
-        *,
-        num_threads: int = 1,
-    ) -> None:
-        """As `CachedAttention`."""
-    def __call__(
-        self,
-        layer: int,
-        qkv: NDArray[np.uint16],
-        cosine: NDArray[np.float32],
-        sine: NDArray[np.float32],
-        out: NDArray[np.uint16],
-        *,
-        q_norm: NDArray[np.float32] | None = None,
-        k_norm: NDArray[np.float32] | None = None,
-        norm_eps: float = 1e-6,
-    ) -> None:
-        """As `CachedAttention.__call__`."""
-
 def rms_norm(
-    x: NDArray[np.float32] | NDArray[np.uint16],
+    x: _FloatOrBfloat16,
     weight: NDArray[np.float32],
-    out: NDArray[np.float32] | NDArray[np.uint16],
+    out: _FloatOrBfloat16,
     eps: float,
     *,
     num_threads: int = 1,

@@ -3,6 +3,7 @@
 
 #include <optional>
 #include <utility>
+#include <variant>
 
 #include "bindings/arrays.h"
 #include "store_engine/cached_attention.h"
@@ -13,11 +14,11 @@ using store_engine::TokenBlock;
 
 // A cache and the tokens that join it; T: float, or uint16_t for the bits of bfloat16.
 template <typename T>
-class CachedAttention {
+class AttentionOf {
  public:
-  CachedAttention(Array<T> cache, int64_t num_heads, const Array<int64_t>& begins,
-                  const Array<int64_t>& first_slots, const Array<int64_t>& num_context,
-                  const std::optional<Array<int64_t>>& ancestors, int64_t num_threads)
+  AttentionOf(Array<T> cache, int64_t num_heads, const Array<int64_t>& begins,
+              const Array<int64_t>& first_slots, const Array<int64_t>& num_context,
+              const std::optional<Array<int64_t>>& ancestors, int64_t num_threads)
       : cache_(std::move(cache)), num_threads_(num_threads) {
     if (cache_.ndim() != 6 || cache_.shape(1) != 2) {
       throw py::value_error(
@@ -139,15 +140,36 @@ void rms_norm(const Array<T>& x, const Array<float>& weight, Array<T>& out, floa
   store_engine::rms_norm(x.data(), weight.data(), eps, x.shape(0), x.shape(1), result, num_threads);
 }
 
+// Either, as one Python class.
+struct CachedAttention {
+  std::variant<AttentionOf<float>, AttentionOf<uint16_t>> attention;
+};
+
 template <typename T>
-void bind_attention_of(py::module_& m, const char* name) {
-  py::class_<CachedAttention<T>>(m, name)
-      .def(py::init<Array<T>, int64_t, const Array<int64_t>&, const Array<int64_t>&,
-                    const Array<int64_t>&, const std::optional<Array<int64_t>>&, int64_t>(),
+void call_attention(const CachedAttention& self, int64_t layer, const Array<T>& qkv,
+                    const Array<float>& cosine, const Array<float>& sine, Array<T>& out,
+                    const std::optional<Array<float>>& q_norm,
+                    const std::optional<Array<float>>& k_norm, float norm_eps) {
+  const auto* attention = std::get_if<AttentionOf<T>>(&self.attention);
+  if (attention == nullptr) throw py::type_error("qkv and out must have the dtype of the cache");
+  attention->run(layer, qkv, cosine, sine, out, q_norm, k_norm, norm_eps);
+}
+
+// What takes a dtype, once for each: an argument of neither is a TypeError.
+template <typename T>
+void def_attention_of(py::module_& m, py::class_<CachedAttention>& attention) {
+  using Ids = Array<int64_t>;
+  attention
+      .def(py::init([](Array<T> cache, int64_t num_heads, const Ids& begins, const Ids& first_slots,
+                       const Ids& num_context, const std::optional<Ids>& ancestors,
+                       int64_t num_threads) {
+             return CachedAttention{AttentionOf<T>(std::move(cache), num_heads, begins, first_slots,
+                                                   num_context, ancestors, num_threads)};
+           }),
            py::arg("cache").noconvert(), "num_heads"_a, py::arg("begins").noconvert(),
            py::arg("first_slots").noconvert(), py::arg("num_context").noconvert(),
            py::arg("ancestors").noconvert() = py::none(), py::kw_only(), "num_threads"_a = 1)
-      .def("__call__", &CachedAttention<T>::run, "layer"_a, py::arg("qkv").noconvert(),
+      .def("__call__", &call_attention<T>, "layer"_a, py::arg("qkv").noconvert(),
            py::arg("cosine").noconvert(), py::arg("sine").noconvert(), py::arg("out").noconvert(),
            py::kw_only(), py::arg("q_norm").noconvert() = py::none(),
            py::arg("k_norm").noconvert() = py::none(), "norm_eps"_a = 1e-6f);
@@ -156,6 +178,7 @@ void bind_attention_of(py::module_& m, const char* name) {
 }
 
 inline void bind_cached_attention(py::module_& m) {
-  bind_attention_of<float>(m, "CachedAttention");
-  bind_attention_of<uint16_t>(m, "CachedAttentionBfloat16");
+  py::class_<CachedAttention> attention(m, "CachedAttention");
+  def_attention_of<float>(m, attention);
+  def_attention_of<uint16_t>(m, attention);
 }

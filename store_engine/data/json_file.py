@@ -1,4 +1,4 @@
-"""JSON objects out of files of others."""
+"""JSON objects out of files that may be missing or damaged."""
 
 import json
 from pathlib import Path

@@ -14,6 +14,7 @@ from tokenizers.models import BPE
 from store_engine.data.atomic import atomic_open
 from store_engine.data.gguf_file import GGUFFile
 from store_engine.data.json_file import read_json
+from store_engine.data.text_vocabulary import check_ids
 from store_engine.errors import InputError
 
 TOKENIZER_FILE, _CONFIG_FILE = "tokenizer.json", "tokenizer_config.json"
@@ -150,9 +151,7 @@ class JsonVocabulary:
         Raises:
             ValueError: An id is not in the vocabulary.
         """
-        ids = [int(i) for i in ids]
-        if ids and not 0 <= min(ids) <= max(ids) < len(self):
-            raise ValueError(f"ids must be in [0, {len(self)}), got {min(ids)} to {max(ids)}")
+        ids = check_ids(ids, len(self))
         text: str = self._tokenizer.decode(ids, skip_special_tokens=True)
         return text
 

@@ -106,10 +106,7 @@ class TextVocabulary:
         Raises:
             ValueError: An id is not in the vocabulary.
         """
-        ids = [int(i) for i in ids]
-        if ids and not 0 <= min(ids) <= max(ids) < len(self):
-            raise ValueError(f"ids must be in [0, {len(self)}), got {min(ids)} to {max(ids)}")
-        text: str = self._processor.decode(ids)
+        text: str = self._processor.decode(check_ids(ids, len(self)))
         return text
 
     def save(self, directory: str | Path) -> None:
@@ -130,6 +127,18 @@ class TextVocabulary:
             raise InputError(f"{path}: {error.strerror}") from error
         except InputError as error:
             raise InputError(f"{path}: {error}") from error
+
+
+def check_ids(ids: Iterable[int], vocab_size: int) -> list[int]:
+    """Token ids as a list.
+
+    Raises:
+        ValueError: An id is not in the vocabulary.
+    """
+    checked = [int(i) for i in ids]
+    if checked and not 0 <= min(checked) <= max(checked) < vocab_size:
+        raise ValueError(f"ids must be in [0, {vocab_size}), got {min(checked)} to {max(checked)}")
+    return checked
 
 
 def _explain(message: str, vocab_size: int) -> str:

@@ -15,6 +15,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from store_engine.data.checksum import sha256
+from store_engine.data.json_file import read_json
 from store_engine.errors import InputError
 
 _BUFFER_TOKENS = 1 << 20
@@ -112,9 +113,9 @@ class TokenFile:
 
 def _read_mark(folder: Path) -> dict[str, Any]:
     try:
-        mark = json.loads((folder / "checksums.json").read_text(encoding="utf-8"))
+        mark = read_json(folder / "checksums.json")
         if missing := {"dtype", "num_tokens", "sha256"} - set(mark):
-            raise ValueError(f"checksums.json lacks {', '.join(sorted(missing))}")
-    except (OSError, ValueError) as error:
+            raise InputError(f"checksums.json lacks {', '.join(sorted(missing))}")
+    except InputError as error:
         raise InputError(f"{folder}: not a readable token file: {error}") from error
     return mark

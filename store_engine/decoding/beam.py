@@ -39,8 +39,9 @@ def prefill(model: StoreModel, cache: KVCache, contexts: Contexts) -> Tensor:
     """
     lengths, device = contexts.lengths, contexts.tokens.device
     num_known = torch.zeros_like(lengths)
+    keys: list[list[bytes]] = []
     if cache.prefixes:
-        num_known = cache.prefixes.restore(contexts, cache.layers)
+        num_known, keys = cache.prefixes.restore(contexts, cache.layers)
     num_new = lengths - num_known
     sequences = PackedSequences(F.pad(num_new.cumsum(0), (1, 0)), device)
     positions = sequences.positions + num_known.repeat_interleave(num_new).to(device)
@@ -50,7 +51,7 @@ def prefill(model: StoreModel, cache: KVCache, contexts: Contexts) -> Tensor:
     last = (num_new.cumsum(0) - 1).to(device)
     hidden: Tensor = model.transformer(embeddings, positions, attend, wanted=last)
     if cache.prefixes:
-        cache.prefixes.store(contexts, cache.layers)
+        cache.prefixes.store(keys, cache.layers)
     return hidden
 
 

@@ -61,7 +61,7 @@ class PrefillAttention:
         self._core(layer_id, as_numpy(qkv), out=as_numpy(out), **norms._asdict())
 
     @functools.cached_property
-    def _core(self) -> _C.CachedAttention | _C.CachedAttentionBfloat16:
+    def _core(self) -> _C.CachedAttention:
         known = self._num_known.numpy()
         return _core(self._layers, self._num_heads, self._num_new, known, known)
 
@@ -142,7 +142,7 @@ class TreeAttention:
         self._core(layer_id, as_numpy(qkv), out=as_numpy(out), **norms._asdict())
 
     @functools.cached_property
-    def _core(self) -> _C.CachedAttention | _C.CachedAttentionBfloat16:
+    def _core(self) -> _C.CachedAttention:
         batch, width, depth = self._ancestors.shape
         sizes, first = (torch.full((batch,), x) for x in (width, self._begin))
         slots = (self._ancestors + self._tree).reshape(batch * width, depth).contiguous()
@@ -185,12 +185,11 @@ class TreeAttention:
 
 def _core(
     layers: Tensor, num_heads: int, sizes: Tensor, *arrays: NDArray[np.int64]
-) -> _C.CachedAttention | _C.CachedAttentionBfloat16:
+) -> _C.CachedAttention:
     """The C++ core's attention of `sizes` (batch,) tokens of each request; see its class."""
-    is_bfloat16 = layers.dtype == torch.bfloat16
-    make = _C.CachedAttentionBfloat16 if is_bfloat16 else _C.CachedAttention
     begins = F.pad(sizes.cumsum(0), (1, 0)).numpy()
-    return make(as_numpy(layers), num_heads, begins, *arrays, num_threads=torch.get_num_threads())
+    threads = torch.get_num_threads()
+    return _C.CachedAttention(as_numpy(layers), num_heads, begins, *arrays, num_threads=threads)
 
 
 def _attend_visible(

@@ -1,20 +1,36 @@
 """Keys and values of histories seen before: a user's next request computes the new items only.
 
 The memory is split by item: a block holds the tokens of one item, for all layers, and is found by
-the bytes of all tokens up to its end. So histories that begin alike share their blocks, whoever's
-they are. The block that was not used for the longest time goes first; of one history's blocks, the
-last item's. What a block holds depends on the model's weights: new weights need a new cache.
+the SHA-256 of all tokens up to its end. So histories that begin alike share their blocks, whoever's
+they are, and no history can be made up that finds another's. The block that was not used for the
+longest time goes first; of one history's blocks, the last item's. What a block holds depends on the
+model's weights: new weights need a new cache.
 Source: Kwon et al. 2023 (vLLM's prefix caching), https://arxiv.org/abs/2309.06180.
 """
 
+import hashlib
 import threading
 from collections import OrderedDict
-from collections.abc import Iterator
+from typing import NamedTuple
 
+import numpy as np
 import torch
 from torch import Tensor
 
 from store_engine.decoding.contexts import Contexts
+
+
+class Restored(NamedTuple):
+    """What `restore` did.
+
+    Attributes:
+        num_known: (batch,) int64 on the CPU, how many of each context's first tokens are known.
+            Always fewer than it has, because the state at its last token is still to be computed.
+        keys: Per context the keys of its blocks, for `store`.
+    """
+
+    num_known: Tensor
+    keys: list[list[bytes]]
 
 
 class PrefixCache:
@@ -36,64 +52,67 @@ class PrefixCache:
             raise ValueError(f"max_mib must be positive, got {max_mib}")
         self._max_bytes = int(max_mib * 2**20)
         self._num_levels = num_levels
-        # by prefix: (num_layers, 2, num_tokens, num_kv_heads, head_dim), oldest use first
+        # by key: (num_layers, 2, num_tokens, num_kv_heads, head_dim), oldest use first
         self._blocks: OrderedDict[bytes, Tensor] = OrderedDict()
         self._lock = threading.Lock()
         self.nbytes = 0
 
-    def restore(self, contexts: Contexts, layers: Tensor) -> Tensor:
+    def restore(self, contexts: Contexts, layers: Tensor) -> Restored:
         """Copies what is known of each context into its slots.
 
         Args:
             contexts: The histories.
             layers: `KVCache.layers`, started for them; their first slots are written.
-
-        Returns:
-            (batch,) int64 on the CPU: how many of each context's first tokens are known.
-            Always fewer than it has, because the state at its last token is still to be computed.
         """
-        num_known = torch.zeros_like(contexts.lengths)
-        for request, keys in enumerate(self._keys(contexts)):
-            blocks = self._find(keys)
+        num_known, keys = torch.zeros_like(contexts.lengths), self._keys(contexts)
+        for request, (length, own) in enumerate(zip(contexts.lengths.tolist(), keys, strict=True)):
+            blocks = self._find(own)
             if blocks:
-                known = torch.cat(blocks, dim=2)[:, :, : int(contexts.lengths[request]) - 1]
+                known = torch.cat(blocks, dim=2)[:, :, : length - 1]
                 num_known[request] = known.shape[2]
                 layers[:, :, request, : known.shape[2]] = known
-        return num_known
+        return Restored(num_known, keys)
 
-    def store(self, contexts: Contexts, layers: Tensor) -> None:
-        """Keeps a copy of every block of the contexts, which prefill has written or restored."""
+    def store(self, keys: list[list[bytes]], layers: Tensor) -> None:
+        """Keeps a copy of every block of a batch, which prefill has written or restored.
+
+        Args:
+            keys: What `restore` gave for the batch.
+            layers: `KVCache.layers`, filled.
+        """
         with self._lock:
-            for request, keys in enumerate(self._keys(contexts)):
-                begins = [0, *(end for _, end in keys)]
+            for request, own in enumerate(keys):
                 # an earlier item's block is useful without the later ones, so it is used last
-                for (key, end), begin in reversed(list(zip(keys, begins, strict=False))):
+                for item, key in reversed(list(enumerate(own))):
                     block = self._blocks.pop(key, None)
                     if block is None:
-                        block = layers[:, :, request, begin:end].clone()
+                        block = layers[:, :, request, self._slots(item)].clone()
                         self.nbytes += _nbytes(key, block)
                     self._blocks[key] = block
             while self.nbytes > self._max_bytes:
                 self.nbytes -= _nbytes(*self._blocks.popitem(last=False))
 
-    def _keys(self, contexts: Contexts) -> Iterator[list[tuple[bytes, int]]]:
-        """Per context, per item: the bytes of all tokens up to the item's last, and their number.
+    def _slots(self, item: int) -> slice:
+        """Where a context holds its n-th item. <bos> joins the first."""
+        end = 1 + self._num_levels * (item + 1)
+        return slice(end - self._num_levels if item else 0, end)
 
-        <bos> joins the first item.
-        """
-        tokens = contexts.tokens.cpu().numpy()
-        begin = 0
-        for length in contexts.lengths.tolist():
-            data = tokens[begin : begin + length].tobytes()
-            ends = range(1 + self._num_levels, length + 1, self._num_levels)
-            yield [(data[: end * tokens.itemsize], end) for end in ends]
-            begin += length
+    def _keys(self, contexts: Contexts) -> list[list[bytes]]:
+        """Per context, per item: the SHA-256 of all tokens up to the item's last."""
+        tokens, keys = contexts.tokens.cpu().numpy(), []
+        for context in np.split(tokens, contexts.lengths.cumsum(0)[:-1].numpy()):
+            digest, own = hashlib.sha256(), []
+            for item in range((len(context) - 1) // self._num_levels):
+                digest.update(context[self._slots(item)].tobytes())
+                own.append(digest.digest())  # of all so far: going on needs no second pass
+            keys.append(own)
+        return keys
 
-    def _find(self, keys: list[tuple[bytes, int]]) -> list[Tensor]:
+    def _find(self, keys: list[bytes]) -> list[Tensor]:
         """The blocks of the first items, until one is missing."""
         blocks: list[Tensor] = []
         with self._lock:
-            for key, _ in keys:
+            for key in keys:
                 block = self._blocks.get(key)
                 if block is None:
                     break

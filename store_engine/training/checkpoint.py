@@ -24,6 +24,7 @@ import torch
 
 from store_engine.data.atomic import atomic_open
 from store_engine.data.checksum import sha256
+from store_engine.data.json_file import read_json
 from store_engine.errors import InputError
 
 _MANIFEST = "latest.json"
@@ -176,10 +177,7 @@ def _read_manifest(directory: Path) -> dict[str, Any] | None:
     path = directory / _MANIFEST
     if not path.exists():
         return None
-    try:
-        manifest: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
-    except ValueError as error:
-        raise InputError(f"{path}: not valid JSON: {error}") from error
+    manifest = read_json(path)
     if missing := {*Position._fields, "tag", "files"} - set(manifest):
         raise InputError(f"{path}: lacks {', '.join(sorted(missing))}")
     return manifest

@@ -1,7 +1,6 @@
 """DeepSpeed around a module: the config's "auto" values, the process group, the engine."""
 
 import contextlib
-import json
 import os
 from collections.abc import Iterable, Iterator
 from pathlib import Path
@@ -13,6 +12,7 @@ from deepspeed.ops.op_builder import AsyncIOBuilder
 from torch import Tensor, nn
 
 from store_engine.config import TrainConfig
+from store_engine.data.json_file import read_json
 from store_engine.errors import InputError
 
 
@@ -41,15 +41,13 @@ def read_ds_config(path: str | Path, train: TrainConfig) -> dict[str, Any]:
         train: The run's training section.
 
     Raises:
-        InputError: The file is missing, no JSON, states what this engine decides itself, or
+        InputError: The file is missing, no JSON object, states what this engine decides itself, or
             needs what this machine lacks.
     """
     try:
-        config: dict[str, Any] = json.loads(Path(path).read_text(encoding="utf-8"))
-    except OSError as error:
-        raise InputError(f"--ds_config {path}: {error.strerror}") from error
-    except ValueError as error:
-        raise InputError(f"--ds_config {path}: not valid JSON: {error}") from error
+        config = read_json(Path(path))
+    except InputError as error:
+        raise InputError(f"--ds_config {error}") from error
     for name in ("optimizer", "scheduler"):
         if name in config:
             raise InputError(f"--ds_config {path}: '{name}' is set by the run's config, remove it")

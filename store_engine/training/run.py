@@ -17,6 +17,7 @@ import store_engine
 from store_engine.config import Config, dump_config, load_config
 from store_engine.data.catalog import Catalog
 from store_engine.data.checksum import sha256
+from store_engine.data.json_file import read_json
 from store_engine.data.load import load_dataset
 from store_engine.data.split import leave_one_out
 from store_engine.data.text_vocabulary import TextVocabulary
@@ -143,12 +144,7 @@ def _check_same_data(run_dir: Path) -> None:
     """
     for name in (_TEXTS, _TRAIN):
         TokenFile(run_dir / name).verify()
-    path = run_dir / _DATA
-    try:
-        checksums: dict[str, str] = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
-        raise InputError(f"{path}: not readable as JSON with the data's checksums") from error
-    for name, checksum in checksums.items():
+    for name, checksum in read_json(run_dir / _DATA).items():
         file = run_dir / name  # a source's path is absolute and stands for itself
         if Path(name).is_absolute() and not file.exists():
             continue

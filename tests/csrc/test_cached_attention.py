@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 import torch
 
-from store_engine._C import CachedAttention, CachedAttentionBfloat16, rms_norm, simd_targets
+from store_engine._C import CachedAttention, rms_norm, simd_targets
 
 # (rounding of one result, relative to values of about 1)
 TOLERANCE = {torch.float32: 3e-6, torch.bfloat16: 2e-2}
@@ -89,9 +89,8 @@ class Case:
     def run(self, num_rows=None, num_threads=1):
         """Layer 1 of the core: its result, and the cache afterwards."""
         dtype = self.cache.dtype
-        core = CachedAttentionBfloat16 if dtype == torch.bfloat16 else CachedAttention
         cache = self.cache.clone()
-        attend = core(
+        attend = CachedAttention(
             to_numpy(cache), self.num_heads, *self.block.arrays(), num_threads=num_threads
         )
         shape = (num_rows or len(self.qkv), self.num_heads * self.head_dim)
@@ -299,6 +298,9 @@ def test_rejects_wrong_calls():
             attend(0, **(right | {name: array[:2]}))
         with pytest.raises(TypeError):
             attend(0, **(right | {name: array.astype(np.float64)}))
+    bits = {name: right[name].astype(np.uint16) for name in ("qkv", "out")}
+    with pytest.raises(TypeError, match="dtype of the cache"):
+        attend(0, **(right | bits))
     with pytest.raises(ValueError, match="q_norm must have shape"):
         attend(0, **right, q_norm=zeros(7))
     frozen = zeros(4, 32)

@@ -6,8 +6,8 @@ import pytest
 import torch
 
 from store_engine.data.catalog import Catalog
+from store_engine.decoding.cpu_model import CpuTransformer
 from store_engine.errors import InputError
-from store_engine.model.transformer import Transformer
 
 HOW = [{}, {"backend": "torch"}, {"exact": True}]
 
@@ -67,18 +67,20 @@ def test_equals_an_engine_of_the_same_items(make_engine, options, normalize):
 
 @pytest.fixture
 def count_passes():
-    """Counts the forward passes of any model while a function runs."""
+    """Counts the forward passes of any engine while a function runs."""
 
     def count(function):
         passes = []
 
         def note(module, *_):
-            if isinstance(module, Transformer):
+            if isinstance(module, CpuTransformer):
                 passes.append(module)
 
         hook = torch.nn.modules.module.register_module_forward_hook(note)
-        function()
-        hook.remove()
+        try:
+            function()
+        finally:
+            hook.remove()
         return len(passes)
 
     return count

@@ -5,12 +5,13 @@ import pytest
 import torch
 
 from store_engine.decoding.beam import prefill
+from store_engine.decoding.contexts import Contexts
 from store_engine.decoding.kv_cache import KVCache
 from store_engine.decoding.prefix_cache import PrefixCache
 
 MIB = 2**20
 TOKEN_BYTES = 2 * 2 * 2 * 8 * 4  # 2 layers, keys and values, 2 heads, 8 numbers of 4 bytes
-ID_BYTES = 8  # a block is found by the ids of all tokens up to its end
+KEY_BYTES = 32  # a block is found by the SHA-256 of all tokens up to its end
 
 
 @pytest.fixture
@@ -52,22 +53,54 @@ def test_only_what_is_new_is_computed(run):
     assert recompute([3, 1, 4, 1, 5, 9], [], [3], [8, 8], [3, 1]) == 3 + 1 + 1 + 7 + 1
 
 
+@pytest.mark.parametrize(("position", "num_known"), [(0, 0), (1, 0), (3, 0), (4, 4), (30, 28)])
+def test_nothing_is_shared_from_the_first_different_token_on(position, num_known):
+    prefixes = PrefixCache(1, 3)
+    tokens, lengths = torch.arange(31), torch.tensor([31])  # <bos> and ten items
+    written = torch.randn(2, 2, 1, 31, 2, 8)
+    _, keys = prefixes.restore(Contexts(tokens, lengths), torch.zeros_like(written))
+    prefixes.store(keys, written)
+    tokens[position] += 100
+    layers = torch.zeros_like(written)
+    assert prefixes.restore(Contexts(tokens, lengths), layers).num_known == num_known
+    assert torch.equal(layers[:, :, :, :num_known], written[:, :, :, :num_known])
+    assert not layers[:, :, :, num_known:].any()
+
+
+@pytest.mark.parametrize("num_levels", [1, 2, 5])
+def test_keys_are_as_many_as_items(num_levels):
+    lengths = torch.tensor([1 + 7 * num_levels, 1, 1 + num_levels])
+    contexts = Contexts(torch.ones(int(lengths.sum()), dtype=torch.int64), lengths)
+    layers = torch.zeros(1, 2, 3, int(lengths.max()), 1, 1)
+    _, keys = PrefixCache(1, num_levels).restore(contexts, layers)
+    assert [len(own) for own in keys] == [7, 0, 1]
+    assert keys[0][0] == keys[2][0]
+    assert len(set(keys[0])) == 7  # the same item, but not the same place
+
+
+@pytest.mark.parametrize("num_items", [1, 50])
+def test_bytes_grow_linearly_with_a_history(num_items, run):
+    recompute = run(1)
+    recompute(list(range(num_items)))
+    want = (1 + 3 * num_items) * TOKEN_BYTES + num_items * KEY_BYTES
+    assert recompute.prefixes.nbytes == want
+
+
 def test_equal_histories_of_one_batch(run):
     recompute = run(1)
     assert recompute([1, 2], [1, 2]) == 14
     assert recompute([1, 2], [1, 2, 3]) == 1 + 3
-    assert recompute.prefixes.nbytes == 10 * TOKEN_BYTES + (4 + 7 + 10) * ID_BYTES  # stored once
+    assert recompute.prefixes.nbytes == 10 * TOKEN_BYTES + 3 * KEY_BYTES  # stored once
 
 
 def test_memory_is_bounded_and_the_oldest_goes_first(run):
-    two = 2 * (7 * TOKEN_BYTES + (4 + 7) * ID_BYTES)
-    room = two + 3 * ID_BYTES  # so that a third item takes the place of one other
-    recompute = run(room / MIB)
+    two = 2 * (7 * TOKEN_BYTES + 2 * KEY_BYTES)
+    recompute = run(two / MIB)  # a third item takes the place of one other
     recompute([1, 2])
     recompute([3, 4])
     assert recompute.prefixes.nbytes == two
     assert recompute([1, 2, 5]) == 3  # used again, so 3, 4 is the oldest now
-    assert recompute.prefixes.nbytes <= room
+    assert recompute.prefixes.nbytes == two
     assert recompute([1, 2, 5]) == 1
     assert recompute([3, 4]) == 3  # of its blocks the last went first
 

@@ -45,8 +45,12 @@ def test_what_the_user_states_stays(tmp_path):
 
 @pytest.mark.parametrize(
     ("text", "message"),
-    [("{", "not valid JSON"), ('{"optimizer": {}}', "'optimizer' is set by the run's config")],
-    ids=["json", "optimizer"],
+    [
+        ("{", "not valid JSON"),
+        ("[]", "must hold a JSON object"),
+        ('{"optimizer": {}}', "'optimizer' is set by the run's config"),
+    ],
+    ids=["json", "list", "optimizer"],
 )
 def test_bad_configs_are_refused(text, message, tmp_path):
     with pytest.raises(InputError, match=message):

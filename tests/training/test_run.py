@@ -55,6 +55,18 @@ def test_lost_data_is_refused(config, tmp_path):
         open_again(config)
 
 
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [("{", r"data\.json: not valid JSON"), ("[]", r"data\.json: must hold a JSON object")],
+    ids=["json", "list"],
+)
+def test_damaged_checksums_are_refused(text, message, config, tmp_path):
+    open_again(config)
+    (tmp_path / "run" / "data.json").write_text(text)
+    with pytest.raises(InputError, match=message):
+        open_again(config)
+
+
 def test_changed_data_begins_anew_when_asked(config, tmp_path):
     open_again(config)
     with (tmp_path / "interactions.csv").open("a") as file:

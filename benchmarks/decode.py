@@ -16,6 +16,7 @@ Providers:
                     a trie of Python dicts (transformers_beam.py)
     floor           the forward passes of `ours` alone: prefill, then each level's beams, with the
                     level's head; no trie, no search, no items
+    ours_exact      every item of the catalogue scored, at batch 1
 
 All searches must return the same items with the same log-probabilities in float32; only then is
 anything timed. In bfloat16 they must stay near the float32 result. The engine's prefix cache is
@@ -118,6 +119,7 @@ DEFAULT_CASES = [
     Case("256x4", "bfloat16", 16),
 ]
 MORE_CASES = [
+    Case("256x4", "bfloat16", 1),
     Case("256x4", "bfloat16", 16, history=(5, 35)),
     Case("256x4", "bfloat16", 16, beam=50),
     Case("smollm2", "bfloat16", 4),
@@ -225,7 +227,8 @@ def make_floor(engine: Engine, histories: list[list[int]], beam: int) -> Callabl
         num_seen += width
         tokens = torch.full((batch * width,), model.text_vocab_size, device=engine.device)
         positions = (lengths + level).repeat_interleave(width)
-        ancestors = torch.arange(num_seen - width, num_seen).repeat(level + 1, 1).T
+        itself = torch.arange(num_seen - width, num_seen, device=engine.device)
+        ancestors = itself[:, None].expand(-1, level + 1)
         attend = cache.decode(ancestors.expand(batch, -1, -1), begin=num_seen - width)
         blocks.append((tokens + model.code_offsets[level], positions, attend))
 
@@ -292,6 +295,10 @@ def time_case(
     }
     if case.normalize == "vocab":  # otherwise the number of passes depends on the items found
         runs["floor"] = make_floor(engine, histories, case.beam)
+    if case.batch == 1:
+        runs["ours_exact"] = partial(
+            engine.recommend_rows, histories, case.beam, exclude_history=False, exact=True
+        )
     for name, latency in measure_together(runs, options).items():
         report.add(name, case.name, "latency_ms", "ms", latency, case.dtype)
         rate = 1e3 * case.batch / latency.p50

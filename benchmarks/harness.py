@@ -225,12 +225,17 @@ def _quantiles(values: list[float]) -> Quantiles:
 
 
 def machine(device: str = "cpu") -> str:
-    """The processor's name and number of cores, and the GPU's name when one is used."""
+    """The processor's name and number of cores, and the GPU's name when one is used.
+
+    A name may stand for several generations, as a cloud's "AMD EPYC": its family and model tell.
+    """
     name = platform.processor() or platform.machine()
     cpuinfo = Path("/proc/cpuinfo")
     if cpuinfo.exists():
-        models = re.findall(r"^model name\s*:\s*(.+)$", cpuinfo.read_text(), re.MULTILINE)
-        name = models[0].strip() if models else name
+        found = re.findall(r"^(model name|cpu family|model)\s*:\s*(.+)$", cpuinfo.read_text(), re.M)
+        of = {key: value.strip() for key, value in found}
+        if "model name" in of:
+            name = f"{of['model name']} ({of.get('cpu family')}/{of.get('model')})"
     name = f"{name} x{os.cpu_count()}"
     return f"{name} + {torch.cuda.get_device_name()}" if device.startswith("cuda") else name
 

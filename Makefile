@@ -17,14 +17,16 @@ test: $(VENV)/small_llm ## the tests
 test-cpp: install ## the C++ core's own tests under ASan, UBSan and TSan
 	cmake -G Ninja -S tests/csrc/cpp -B build/address -DSANITIZE=address,undefined
 	cmake -G Ninja -S tests/csrc/cpp -B build/thread -DSANITIZE=thread
-	cmake --build build/address --target test_core fuzz_load
-	cmake --build build/thread --target test_threads
-	ctest --test-dir build/address --output-on-failure --tests-regex 'core|load'
-	ctest --test-dir build/thread --output-on-failure --tests-regex threads
-sanitize: test-cpp ## the same at length: 10^6 damaged files, 2,000 catalogues, 20,000 rounds of threads
+	cmake --build build/address --target test_core test_attention test_team fuzz_load
+	cmake --build build/thread --target test_threads test_attention test_team
+	ctest --test-dir build/address --output-on-failure --tests-regex 'core|attention|team|load'
+	ctest --test-dir build/thread --output-on-failure --tests-regex 'threads|attention$$|team'
+sanitize: test-cpp ## the same at length: 10^6 damaged files, 2,000 catalogues and attentions, 20,000 rounds of threads
 	build/address/fuzz_load 1000000
 	ROUNDS=2000 build/address/test_core
+	ROUNDS=2000 build/address/test_attention
 	ROUNDS=20000 build/thread/test_threads
+	ROUNDS=500 build/thread/test_attention
 check: lint type test-cpp test ## everything CI runs
 lint: install ## format and lint, Python and C++
 	ruff check . && ruff format --check .

@@ -237,9 +237,11 @@ template <typename T>
 void attend(const AttentionShape& shape, const TokenBlock& block, const AttentionLayer<T>& layer,
             int64_t num_threads) {
   const int64_t num_tasks = block.batch() * shape.num_kv_heads;
-  team_chunks(num_tasks, num_tasks, num_threads, [&](int64_t task, int64_t, int64_t) {
-    static thread_local HeadAttention<T> head;  // its memory is kept from call to call
-    head.run(shape, block, layer, task / shape.num_kv_heads, task % shape.num_kv_heads);
+  team_chunks(num_tasks, num_tasks, num_threads, [&](int64_t, int64_t begin, int64_t end) {
+    static thread_local HeadAttention<T> head;        // its memory is kept from call to call
+    for (int64_t task = begin; task < end; ++task) {  // one, or none of an empty batch
+      head.run(shape, block, layer, task / shape.num_kv_heads, task % shape.num_kv_heads);
+    }
   });
 }
 

@@ -3,13 +3,15 @@
 // caches: to see what a change of the core does. benchmarks/trie.py times whole decodes, beside
 // other ways to do it. Debian's library warns that it was built as DEBUG; the core is not.
 //
-// A million items of 4 codes of 256; steps of 32 requests of 20 beams. One thread.
+// A million items of 4 codes of 256; steps of 32 requests of 20 beams. Attention of one layer of 16
+// requests, heads of 64. One thread.
 #include <benchmark/benchmark.h>
 #include <unistd.h>
 
 #include <cmath>
 #include <numeric>
 
+#include "attention.h"
 #include "inputs.h"
 #include "search.h"
 #include "store_engine/live_trie.h"
@@ -115,6 +117,31 @@ void live_add(benchmark::State& state) {
   state.SetItemsProcessed(state.iterations() * 1000);
 }
 
+enum class Tokens { kPrefill, kBeams };  // histories of 81 tokens; of these, 20 beams 3 deep
+
+template <typename T>
+void attend_layer(benchmark::State& state, Tokens tokens) {
+  const std::vector<int64_t> num_context(16, 81);
+  Random random(4);
+  const TokenBlock block = tokens == Tokens::kPrefill
+                               ? history_block(num_context, std::vector<int64_t>(16))
+                               : beam_block(random, num_context, 81, kBeamWidth, 3);
+  AttentionInputs<T> inputs(random, {state.range(0), state.range(1), 64, 81 + 3 * kBeamWidth},
+                            block, false);
+  for (auto _ : state) {
+    inputs.attend(1);
+    benchmark::ClobberMemory();
+  }
+  state.SetItemsProcessed(state.iterations() * block.num_tokens());
+}
+constexpr auto attend_float = attend_layer<float>;
+constexpr auto attend_bfloat16 = attend_layer<uint16_t>;
+
+void with_heads(benchmark::internal::Benchmark* attention) {
+  attention->ArgNames({"heads", "kv_heads"})->Args({4, 4})->Args({9, 3});
+  attention->Unit(benchmark::kMicrosecond);
+}
+
 void at_levels(benchmark::internal::Benchmark* steps) {
   steps->ArgName("level")->DenseRange(1, 3)->Unit(benchmark::kMicrosecond);
 }
@@ -134,5 +161,9 @@ BENCHMARK_CAPTURE(step, uniform_filtered, Codes::kUniform, false, Filter::kTenPe
 BENCHMARK_CAPTURE(step, skewed_filtered, Codes::kSkewed, false, Filter::kTenPercent)
     ->Apply(at_levels);
 BENCHMARK(live_add)->Unit(benchmark::kMillisecond);
+BENCHMARK_CAPTURE(attend_float, prefill, Tokens::kPrefill)->Apply(with_heads);
+BENCHMARK_CAPTURE(attend_float, beams, Tokens::kBeams)->Apply(with_heads);
+BENCHMARK_CAPTURE(attend_bfloat16, prefill, Tokens::kPrefill)->Apply(with_heads);
+BENCHMARK_CAPTURE(attend_bfloat16, beams, Tokens::kBeams)->Apply(with_heads);
 
 BENCHMARK_MAIN();

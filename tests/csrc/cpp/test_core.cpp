@@ -12,6 +12,7 @@
 #include "inputs.h"
 #include "search.h"
 #include "store_engine/live_trie.h"
+#include "store_engine/only_leaves.h"
 
 using namespace store_engine;
 
@@ -121,33 +122,101 @@ void check_search(Random& random, const Snapshot& snapshot) {
   REQUIRE(search(snapshot, logits, nullptr, 2, 2) == score_all(snapshot, logits, all));
 }
 
-// With all rows allowed or some of them, and some of these excluded.
+// What a request may be given: all rows or some of them, and some of these excluded.
+class Restriction {
+ public:
+  Restriction(Random& random, const Snapshot& snapshot) {
+    std::vector<int64_t> allowed;
+    for (int64_t row = 0; row < snapshot.num_rows(); ++row) {
+      if (snapshot.has(row) && random.number(0, 2) > 0) allowed.push_back(row);
+      if (random.number(0, 2) == 0) excluded_.insert(excluded_.end(), 2, row);
+    }
+    if (random.number(0, 1) == 1) {
+      allow_ = RowSet::from_rows(snapshot, allowed.data(), static_cast<int64_t>(allowed.size()));
+      const std::shared_ptr<RowSet> denied = ~*allow_;
+      allow_ = ~*(*denied & *(*denied | *denied));
+      REQUIRE(allow_->rows() == allowed);
+    }
+  }
+  void apply(ItemFilter& filter, int64_t request) const {
+    filter.restrict(request, allow_, excluded_.data(), static_cast<int64_t>(excluded_.size()));
+  }
+  bool allows(int64_t row) const {
+    const bool is_excluded = std::binary_search(excluded_.begin(), excluded_.end(), row);
+    return !is_excluded && (allow_ == nullptr || allow_->has(row));
+  }
+
+ private:
+  std::shared_ptr<RowSet> allow_;
+  std::vector<int64_t> excluded_;  // ascending
+};
+
 void check_filtered_search(Random& random, const Snapshot& snapshot) {
   const int64_t batch = 2;
-  std::vector<int64_t> allowed, excluded;
-  for (int64_t row = 0; row < snapshot.num_rows(); ++row) {
-    if (snapshot.has(row) && random.number(0, 2) > 0) allowed.push_back(row);
-    if (random.number(0, 2) == 0) excluded.insert(excluded.end(), 2, row);
-  }
-  std::shared_ptr<RowSet> allow;
-  if (random.number(0, 1) == 1) {
-    allow = RowSet::from_rows(snapshot, allowed.data(), static_cast<int64_t>(allowed.size()));
-    const std::shared_ptr<RowSet> denied = ~*allow;
-    allow = ~*(*denied & *(*denied | *denied));
-    REQUIRE(allow->rows() == allowed);
-  }
+  const Restriction restriction(random, snapshot);
   ItemFilter filter(snapshot, batch);
-  for (int64_t i = 0; i < batch; ++i) {
-    filter.restrict(i, allow, excluded.data(), static_cast<int64_t>(excluded.size()));
-  }
-  const std::set<int64_t> gone(excluded.begin(), excluded.end());
-  const auto is_allowed = [&](int64_t row) {
-    return gone.count(row) == 0 && (allow == nullptr || allow->has(row));
-  };
+  for (int64_t i = 0; i < batch; ++i) restriction.apply(filter, i);
   const Logits logits = random_logits(random, snapshot);
+  const auto is_allowed = [&](int64_t row) { return restriction.allows(row); };
   const std::vector<Found> want = score_all(snapshot, logits, is_allowed);
   REQUIRE(search(snapshot, logits, &filter, batch, 1) == want);
   REQUIRE(filter.num_allowed(0) == static_cast<int64_t>(want.size()));
+}
+
+using Sid = std::vector<int32_t>;
+
+// The first codes of some SIDs, each once and in the order of its node.
+std::vector<Sid> prefixes_of(const std::set<Sid>& sids, int64_t depth) {
+  std::set<Sid> prefixes;
+  if (depth == 0) prefixes.insert(Sid());  // the root, of an empty catalogue too
+  for (const Sid& sid : sids) prefixes.emplace(sid.begin(), sid.begin() + depth);
+  return {prefixes.begin(), prefixes.end()};
+}
+
+// The only one of some SIDs that begins with a prefix, or null.
+const Sid* only_sid(const std::set<Sid>& sids, const Sid& prefix) {
+  const Sid* only = nullptr;
+  for (auto sid = sids.lower_bound(prefix); sid != sids.end(); ++sid) {
+    if (!std::equal(prefix.begin(), prefix.end(), sid->begin())) break;
+    if (only != nullptr) return nullptr;
+    only = &*sid;
+  }
+  return only;
+}
+
+// All nodes of every depth, for a request that may be given everything and one that may not.
+void check_only_leaves(Random& random, const Snapshot& snapshot) {
+  const int64_t num_levels = snapshot.num_levels();
+  const Restriction restriction(random, snapshot);
+  ItemFilter filter(snapshot, 2);
+  restriction.apply(filter, 1);
+  const SortedItems items = snapshot.items();
+  std::set<Sid> known, given[2];  // known: also of items that were removed, if they have nodes
+  for (int64_t i = 0; i < items.size(); ++i) {
+    const Sid sid(items.sid(i), items.sid(i) + num_levels);
+    known.insert(sid);
+    given[0].insert(sid);
+    if (restriction.allows(snapshot.find(items.ids[i]))) given[1].insert(sid);
+  }
+  const std::vector<int32_t> in_base = snapshot.base->sids();
+  for (auto code = in_base.begin(); code != in_base.end(); code += num_levels) {
+    known.emplace(code, code + num_levels);
+  }
+  const std::vector<Sid> all_leaves(known.begin(), known.end());
+  for (int64_t depth = 0; depth < num_levels; ++depth) {
+    const std::vector<Sid> prefixes = prefixes_of(known, depth);
+    const int64_t num_nodes = snapshot.num_nodes(depth), width = num_nodes + 1;
+    REQUIRE(num_nodes == static_cast<int64_t>(prefixes.size()));
+    std::vector<int64_t> nodes(static_cast<size_t>(2 * width)), leaves(nodes), tokens(nodes);
+    for (int64_t i = 0; i < 2; ++i) std::iota(&nodes[i * width], &nodes[i * width] + width, -1);
+    only_leaves(filter, depth, nodes.data(), width, leaves.data(), tokens.data());
+    for (int64_t i = 0; i < 2 * width; ++i) {
+      const Sid* only = nodes[i] < 0 ? nullptr : only_sid(given[i / width], prefixes[nodes[i]]);
+      REQUIRE((leaves[i] < 0) == (only == nullptr));
+      REQUIRE(tokens[i] == (only == nullptr ? -1 : only->back()));
+      if (only != nullptr) REQUIRE(all_leaves[leaves[i]] == *only);
+    }
+  }
 }
 
 }  // namespace
@@ -192,5 +261,12 @@ TEST_CASE("a search finds what scoring every item finds") {
   SUBCASE("filtered") { check = check_filtered_search; }
   for_each_round([&](Random& random) {
     for_each_change(random, [&](const History& history) { check(random, *history.snapshot()); });
+  });
+}
+
+TEST_CASE("the only leaf below a node is the only SID that begins so") {
+  for_each_round([](Random& random) {
+    for_each_change(
+        random, [&](const History& history) { check_only_leaves(random, *history.snapshot()); });
   });
 }

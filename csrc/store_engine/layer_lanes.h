@@ -187,7 +187,8 @@ STORE_ENGINE_TARGET inline void softmax_block(float* scores, int64_t num_slots, 
     }
     Floats total = {};
     for (int32_t slot = 0; slot < num_slots; ++slot) {
-      Floats weight = exp(load(column + slot * num_lanes) - largest);
+      const Floats x = load(column + slot * num_lanes);
+      Floats weight = x == x ? exp(x - largest) : x;  // exp does not keep every NaN
       if (num_seen != nullptr) weight = slot < seen ? weight : Floats{};
       total += weight;
       store(weight, column + slot * num_lanes);

@@ -44,9 +44,12 @@ def prefill(model: StoreModel, cache: KVCache, contexts: Contexts) -> Tensor:
         num_known, keys = cache.prefixes.restore(contexts, cache.layers)
     num_new = lengths - num_known
     sequences = PackedSequences(F.pad(num_new.cumsum(0), (1, 0)), device)
-    positions = sequences.positions + num_known.repeat_interleave(num_new).to(device)
-    first = (lengths.cumsum(0) - lengths).repeat_interleave(num_new).to(device)
-    embeddings = model.embed(contexts.tokens[first + positions])
+    tokens, positions = contexts.tokens, sequences.positions
+    if bool(num_known.any()):
+        positions = positions + num_known.repeat_interleave(num_new).to(device)
+        first = (lengths.cumsum(0) - lengths).repeat_interleave(num_new).to(device)
+        tokens = tokens[first + positions]
+    embeddings = model.embed(tokens)
     attend = cache.prefill(sequences, num_known)
     last = (num_new.cumsum(0) - 1).to(device)
     hidden: Tensor = model.transformer(embeddings, positions, attend, wanted=last)
@@ -128,10 +131,10 @@ class _BeamTree:
     ) -> None:
         self._model, self._cache, self._lengths = model, cache, lengths
         self._use_triton = use_triton
-        # (batch, width) int64, where in the last block each beam stands: at first, the root's
-        self._place = torch.zeros_like(lengths)[:, None]
+        # (batch, width) int64, where in the last block each beam stands; None: in their order
+        self._place: Tensor | None = None
         # (batch, num_run, depth) int64, the tree's slots that the last block's beams see
-        self._ancestors = torch.zeros_like(self._place)[:, :, None][:, :, :0]
+        self._ancestors: Tensor | None = None
         self._num_slots = 0
 
     def logits(self, level: int, beams: Beams, is_open: Tensor | None) -> Tensor:
@@ -147,40 +150,47 @@ class _BeamTree:
             (batch, width, codebook_size), zeros for a beam that was not run.
         """
         model, (batch, width) = self._model, beams.nodes.shape
-        slots = torch.arange(width, device=beams.nodes.device).expand(batch, -1)
+        codes, parents = beams.tokens.clamp(min=0), beams.parents.clamp(min=0)
         num_run = width if is_open is None else int(is_open.sum(1).max())
+        slots = None
         if is_open is not None and num_run < width:  # the open ones, as many as the fullest has
             slots = is_open.long().argsort(dim=1, descending=True, stable=True)[:, :num_run]
-        codes, parents = (x.gather(1, slots).clamp(min=0) for x in (beams.tokens, beams.parents))
-        index = torch.arange(num_run, device=slots.device).expand_as(slots)
+            codes, parents = codes.gather(1, slots), parents.gather(1, slots)
         attend = self._cache.decode(
-            self._grow(self._place.gather(1, parents), index),
-            begin=self._num_slots - num_run,
-            use_triton=self._use_triton,
+            self._grow(parents), begin=self._num_slots - num_run, use_triton=self._use_triton
         )
-        self._place = torch.zeros_like(beams.nodes).scatter_(1, slots, index)
-
         embeddings = model.code_embedding(codes.flatten() + model.code_offsets[level - 1])
         positions = (self._lengths + level - 1).repeat_interleave(num_run)
         hidden = model.transformer(embeddings, positions, attend)
         logits = model.level_logits(hidden, level).view(batch, num_run, -1)
-        if num_run == width:
+        self._place = None
+        if slots is None:
             return logits
+        index = torch.arange(num_run, device=slots.device).expand_as(slots)
+        self._place = torch.zeros_like(beams.nodes).scatter_(1, slots, index)
         room = logits.new_zeros(batch, width, logits.shape[2])
         return room.scatter_(1, slots[:, :, None].expand_as(logits), logits)
 
-    def _grow(self, parents: Tensor, index: Tensor) -> Tensor:
+    def _grow(self, parents: Tensor) -> Tensor:
         """Appends a block of beams; each sees what its parent sees, and itself.
 
         Args:
-            parents: (batch, num_run) int64, each beam's parent in the last block.
-            index: (batch, num_run) int64, 0, 1, ...
+            parents: (batch, num_run) int64, beams of the level before.
+
+        Returns:
+            (batch, num_run, depth) int64, see `KVCache.decode`.
         """
-        depth = self._ancestors.shape[2]
-        inherited = self._ancestors.gather(1, parents[:, :, None].expand(-1, -1, depth))
-        itself = (index + self._num_slots)[:, :, None]
-        self._ancestors = torch.cat([inherited, itself], dim=2)
-        self._num_slots += index.shape[1]
+        (batch, num_run), first = parents.shape, self._num_slots
+        if self._place is not None:
+            parents = self._place.gather(1, parents)
+        self._num_slots += num_run
+        itself = torch.arange(first, self._num_slots, device=parents.device)
+        itself = itself.expand(batch, -1)[:, :, None]
+        if self._ancestors is None:  # the root's children
+            self._ancestors = itself
+        else:
+            seen = parents[:, :, None].expand(-1, -1, self._ancestors.shape[2])
+            self._ancestors = torch.cat([self._ancestors.gather(1, seen), itself], dim=2)
         return self._ancestors
 
 

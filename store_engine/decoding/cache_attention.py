@@ -63,7 +63,8 @@ class PrefillAttention:
     @functools.cached_property
     def _core(self) -> _C.CachedAttention:
         known = self._num_known.numpy()
-        return _core(self._layers, self._num_heads, self._num_new, known, known)
+        begins = np.concatenate([[0], self._num_new.numpy().cumsum()])
+        return _core(self._layers, self._num_heads, begins, known, known)
 
     def __call__(self, layer_id: int, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
         """The model's `Attend`; q may hold each context's last token alone."""
@@ -144,10 +145,10 @@ class TreeAttention:
     @functools.cached_property
     def _core(self) -> _C.CachedAttention:
         batch, width, depth = self._ancestors.shape
-        sizes, first = (torch.full((batch,), x) for x in (width, self._begin))
-        slots = (self._ancestors + self._tree).reshape(batch * width, depth).contiguous()
+        slots = (self._ancestors + self._tree).numpy().reshape(batch * width, depth)
+        begins, first = width * np.arange(batch + 1), np.full(batch, self._begin)
         lengths = self._lengths.numpy()
-        return _core(self._layers, self._num_heads, sizes, first.numpy(), lengths, slots.numpy())
+        return _core(self._layers, self._num_heads, begins, first, lengths, slots)
 
     def __call__(self, layer_id: int, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
         """The model's `Attend`."""
@@ -183,13 +184,11 @@ class TreeAttention:
         return out.flatten(0, 1)
 
 
-def _core(
-    layers: Tensor, num_heads: int, sizes: Tensor, *arrays: NDArray[np.int64]
-) -> _C.CachedAttention:
-    """The C++ core's attention of `sizes` (batch,) tokens of each request; see its class."""
-    begins = F.pad(sizes.cumsum(0), (1, 0)).numpy()
+def _core(layers: Tensor, num_heads: int, *arrays: NDArray[np.int64]) -> _C.CachedAttention:
+    """The C++ core's attention to the cache; `arrays` as its class takes them."""
     threads = torch.get_num_threads()
-    return _C.CachedAttention(as_numpy(layers), num_heads, begins, *arrays, num_threads=threads)
+    contiguous = map(np.ascontiguousarray, arrays)
+    return _C.CachedAttention(as_numpy(layers), num_heads, *contiguous, num_threads=threads)
 
 
 def _attend_visible(

@@ -69,10 +69,8 @@ def pack(histories: Sequence[NDArray[np.int64]], item_tokens: Tensor, bos: int) 
     """
     num_levels, device = item_tokens.shape[1], item_tokens.device
     lengths = torch.tensor([1 + num_levels * len(history) for history in histories])
-    ends = lengths.cumsum(0)
-    is_item = torch.ones(int(ends[-1]), dtype=torch.bool)
-    is_item[ends - lengths] = False
-    tokens = torch.full(is_item.shape, bos, device=device)
+    first = (lengths.cumsum(0) - lengths).to(device)
     rows = torch.from_numpy(np.concatenate(histories)).to(device)
-    tokens[is_item.to(device)] = item_tokens[rows].flatten()
-    return Contexts(tokens, lengths)
+    tokens = torch.full((int(lengths.sum()),), bos, device=device)
+    is_item = torch.ones_like(tokens, dtype=torch.bool).index_fill_(0, first, False)
+    return Contexts(tokens.masked_scatter_(is_item, item_tokens[rows]), lengths)

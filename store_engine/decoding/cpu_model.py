@@ -118,7 +118,7 @@ class _Linear:
         if not self._is_packed:
             y = F.linear(x, self._weight, self._bias)
             return F.silu(y) if activation == "swish" else y
-        packed: Tensor = torch.ops.mkldnn._linear_pointwise(
+        packed: Tensor = torch.ops.mkldnn._linear_pointwise.default(
             x, self._weight, self._bias, activation, [], ""
         )
         return packed

@@ -19,7 +19,8 @@ Providers (trie_providers.py):
     csr_torch             STATIC's method in PyTorch
     csr_torch_one_topk    the same, improved by us
     dense_mask            a mask over all codes, in PyTorch
-    transformers          its prefix hook over a trie of dictionaries; up to 1e6 items
+    transformers          its prefix hook over a trie of dictionaries; up to 1e6 items, and where
+                          the first level has as many codes as there are beams
     marisa                the same over marisa-trie; up to 1e5 items
     unconstrained         log-softmax and top-k over all codes
 
@@ -112,17 +113,19 @@ def main() -> None:
     options = parse_options("trie", __doc__, add_options)
     report = Report("trie", options)
     cases = CASES + (CASES_ON_DEMAND if options.cases.pattern else [])
-    for case in QUICK_CASES if options.quick else cases:
-        if options.wants(case.name):
-            print(f"{case.name}: building", file=sys.stderr)
-            try:
-                sids, sizes = catalogue(case, options.extra.data)
-            except FileNotFoundError as error:
-                print(f"{case.name}: skipped, there is no {error.filename}", file=sys.stderr)
-                continue
-            run = time_updates if case.has_updates else time_steps
-            run(report, options, case, sids, sizes)
-    report.finish()
+    try:
+        for case in QUICK_CASES if options.quick else cases:
+            if options.wants(case.name):
+                print(f"{case.name}: building", file=sys.stderr)
+                try:
+                    sids, sizes = catalogue(case, options.extra.data)
+                except FileNotFoundError as error:
+                    print(f"{case.name}: skipped, there is no {error.filename}", file=sys.stderr)
+                    continue
+                run = time_updates if case.has_updates else time_steps
+                run(report, options, case, sids, sizes)
+    finally:  # what was measured is not lost with a case that fails
+        report.finish()
 
 
 def add_options(parser: argparse.ArgumentParser) -> None:
@@ -267,9 +270,11 @@ def build(
         makers["csr_torch"] = lambda: CsrTorch(sids, sizes, is_two_stage=True)
         makers["csr_torch_one_topk"] = lambda: CsrTorch(sids, sizes, is_two_stage=False)
         makers["dense_mask"] = lambda: DenseMask(sids, sizes)
-    if len(sids) <= 1e6:
+    # the hook refuses a beam without a continuation, of which there are some at first then
+    has_beams = len(np.unique(sids[:, 0])) >= case.beam
+    if len(sids) <= 1e6 and has_beams:
         makers["transformers"] = lambda: TransformersHook(sids, sizes)
-    if len(sids) <= 1e5:
+    if len(sids) <= 1e5 and has_beams:
         makers["marisa"] = lambda: MarisaHook(sids, sizes)
     for name, make in makers.items():
         begin = time.perf_counter()

@@ -44,7 +44,11 @@ class UsableChildren {
 
   // Hints that these children will be asked for soon.
   void prefetch(const Snapshot::Children& children) const {
-    __builtin_prefetch(base_tokens_ + children.base.begin);
+    const Token* end = base_tokens_ + children.base.end;
+    for (const Token* token = base_tokens_ + children.base.begin; token < end;
+         token += 64 / sizeof(Token)) {  // each cache line: a node of 10^7 items has several
+      __builtin_prefetch(token);
+    }
     if (base_mask_.alive != nullptr) {
       __builtin_prefetch(base_mask_.alive->words() + children.base.begin / 64);
     }

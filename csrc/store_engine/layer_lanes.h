@@ -74,12 +74,17 @@ STORE_ENGINE_TARGET inline void scale(const T* x, const float* weight, float fac
   }
 }
 
+// 1 / sqrt(mean(x^2) + eps).
+template <typename T>
+STORE_ENGINE_TARGET inline float inverse_rms(const T* x, float eps, int64_t size) {
+  return 1.0f / std::sqrt(dot(x, x, size) / static_cast<float>(size) + eps);
+}
+
 // out = x / sqrt(mean(x^2) + eps) * weight.
-template <typename T, typename Out>
+template <typename T>
 STORE_ENGINE_TARGET inline void rms_norm(const T* x, const float* weight, float eps, int64_t size,
-                                         Out* out) {
-  const float mean = dot(x, x, size) / static_cast<float>(size);
-  scale(x, weight, 1.0f / std::sqrt(mean + eps), size, out);
+                                         T* out) {
+  scale(x, weight, inverse_rms(x, eps, size), size, out);
 }
 
 // One head of q or k: normed, its pairs (i, i + half) rotated by the angles, times `factor`.
@@ -89,10 +94,7 @@ STORE_ENGINE_TARGET inline void read_head(const T* x, const HeadTransform& trans
                                           float* out) {
   const int64_t size = transform.head_dim, half = size / 2;
   const float* norm = transform.norm;
-  if (norm != nullptr) {
-    const float mean = dot(x, x, size) / static_cast<float>(size);
-    factor /= std::sqrt(mean + transform.norm_eps);
-  }
+  if (norm != nullptr) factor *= inverse_rms(x, transform.norm_eps, size);
   const Floats factors = broadcast(factor);
   for (int64_t i = 0; i < half; i += kWidth) {
     const int64_t rest = half - i;
@@ -211,6 +213,6 @@ STORE_ENGINE_TARGET inline void multiply_lanes(const float* factor, int64_t num_
 }
 
 template <typename T>
-constexpr LayerKernels<T> kLayerKernels{rms_norm<T, T>, read_head<T>,  read_rows<T>,
-                                        dot<float, T>,  add_scaled<T>, scale<float, T>,
-                                        multiply,       softmax_block, multiply_lanes};
+constexpr LayerKernels<T> kLayerKernels{rms_norm<T>,   read_head<T>,  read_rows<T>,
+                                        dot<float, T>, add_scaled<T>, scale<float, T>,
+                                        multiply,      softmax_block, multiply_lanes};

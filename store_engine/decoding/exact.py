@@ -55,7 +55,8 @@ def score_catalog(
     lengths = contexts.lengths.to(logits.device)
     walk = _Walk(model, trie, cache, lengths, normalize, item_filter, chunk, leaf_scores)
     root = torch.zeros(1, dtype=torch.int64, device=logits.device)
-    walk.descend(0, root, logits.float(), logits.new_zeros(batch, 1).float(), root[:, None][:, :0])
+    no_slots = root.new_zeros(1, 0)
+    walk.descend(0, root, logits.float(), logits.new_zeros(batch, 1).float(), no_slots)
     leaf = torch.searchsorted(trie.item_begin[-1], trie.places, right=True) - 1
     return leaf_scores[:, leaf]
 

@@ -1,10 +1,10 @@
 """The memory of a batch being decoded: keys and values of its contexts and of its beam trees.
 
-Per layer the cache is (batch, num_slots, num_kv_heads, head_dim). Slots [0, max_context) hold the
-contexts, slots from max_context on the beam tree: every level appends a block of one slot per beam.
-A beam sees its request's context and its own ancestors, whose slots it lists. So the context stands
-once per request, not once per beam, and when beams are re-ranked only those lists move: keys and
-values are written once and never copied or reordered.
+Per layer the cache is (batch, num_slots, num_kv_heads, head_dim). The first slots hold the
+contexts, those after the longest context the beam tree: every level appends a block of one slot
+per beam. A beam sees its request's context and its own ancestors, whose slots it lists. So the
+context stands once per request, not once per beam, and when beams are re-ranked only those lists
+move: keys and values are written once and never copied or reordered.
 
 The memory is kept from batch to batch: it grows when a batch needs more. Slots that nobody sees
 hold zeros or what an earlier batch left there. Both must be finite (a masked NaN is still NaN): a
@@ -48,11 +48,6 @@ class KVCache:
     def nbytes(self) -> int:
         """Bytes held."""
         return self._memory.nbytes
-
-    @property
-    def max_context(self) -> int:
-        """Slots of the longest context, which is where the beam tree begins."""
-        return int(self._context_lengths.max())
 
     def start(self, context_lengths: Tensor, num_tree_slots: int) -> None:
         """Makes room for a batch.

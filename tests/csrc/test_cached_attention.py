@@ -142,9 +142,8 @@ def test_equals_the_definition(block, shape, dtype, has_norms):
     tolerance = TOLERANCE[dtype]
     torch.testing.assert_close(out.double(), want, atol=tolerance, rtol=tolerance)
     torch.testing.assert_close(cache, want_cache, atol=tolerance, rtol=tolerance)
-    others = torch.ones(NUM_SLOTS, dtype=torch.bool)
     for request, first in enumerate(case.block.first_slots):
-        others[:] = True
+        others = torch.ones(NUM_SLOTS, dtype=torch.bool)
         others[first : first + case.block.sizes[request]] = False
         assert torch.equal(cache[:, :, request, others], case.cache[:, :, request, others])
     assert torch.equal(cache[0], case.cache[0])

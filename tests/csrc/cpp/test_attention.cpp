@@ -8,6 +8,7 @@
 #include <numeric>
 
 #include "attention.h"
+#include "each_round.h"
 #include "inputs.h"
 
 using namespace store_engine;
@@ -236,23 +237,15 @@ void check_norm(Random& random) {
   }
 }
 
-template <typename Run>
-void for_each_round(const Run& run) {
-  for (int64_t seed = 0; seed < rounds(50); ++seed) {
-    CAPTURE(seed);
-    Random random(static_cast<uint64_t>(seed));
-    run(random);
-  }
-}
-
 }  // namespace
 
 TEST_CASE_TEMPLATE("attention is what plain loops say, and sees nothing else", T, float, uint16_t) {
   SUBCASE("of histories") {
-    for_each_round([](Random& random) { check_attention<T>(random, random_histories(random)); });
+    for_each_round(50,
+                   [](Random& random) { check_attention<T>(random, random_histories(random)); });
   }
   SUBCASE("of beams") {
-    for_each_round([](Random& random) { check_attention<T>(random, random_beams(random)); });
+    for_each_round(50, [](Random& random) { check_attention<T>(random, random_beams(random)); });
   }
 }
 
@@ -280,5 +273,5 @@ TEST_CASE_TEMPLATE("no request, no work", T, float, uint16_t) {
 }
 
 TEST_CASE_TEMPLATE("a norm is what plain loops say", T, float, uint16_t) {
-  for_each_round(check_norm<T>);
+  for_each_round(50, check_norm<T>);
 }

@@ -9,6 +9,7 @@
 #include <stdexcept>
 #include <string>
 
+#include "each_round.h"
 #include "inputs.h"
 #include "search.h"
 #include "store_engine/live_trie.h"
@@ -17,16 +18,6 @@
 using namespace store_engine;
 
 namespace {
-
-// Use REQUIRE within: it ends a test at the first round that fails, and names its seed.
-template <typename Run>
-void for_each_round(const Run& run) {
-  for (int64_t seed = 0; seed < rounds(200); ++seed) {
-    CAPTURE(seed);
-    Random random(static_cast<uint64_t>(seed));
-    run(random);
-  }
-}
 
 // Every way to walk a trie agrees with the SIDs it was built from.
 void check_walks(const ItemTrie& trie, const std::vector<int32_t>& sids) {
@@ -222,7 +213,7 @@ void check_only_leaves(Random& random, const Snapshot& snapshot) {
 }  // namespace
 
 TEST_CASE("a trie, built or loaded, walks through the SIDs it was built from") {
-  for_each_round([](Random& random) {
+  for_each_round(200, [](Random& random) {
     const std::vector<int64_t> sizes = random.codebook_sizes();
     const int64_t num_items = random.one_of({0, 1, 100, 700});
     const std::vector<int32_t> sids = random.sids(num_items, sizes);
@@ -237,7 +228,7 @@ TEST_CASE("a trie, built or loaded, walks through the SIDs it was built from") {
 }
 
 TEST_CASE("a live catalogue has the items that were added and not removed") {
-  for_each_round([](Random& random) {
+  for_each_round(200, [](Random& random) {
     for_each_change(random, [](const History& history) {
       const SortedItems items = history.snapshot()->items();
       REQUIRE(std::set<int64_t>(items.ids.begin(), items.ids.end()) == history.ids());
@@ -259,13 +250,13 @@ TEST_CASE("a search finds what scoring every item finds") {
   void (*check)(Random&, const Snapshot&) = nullptr;
   SUBCASE("unfiltered") { check = check_search; }
   SUBCASE("filtered") { check = check_filtered_search; }
-  for_each_round([&](Random& random) {
+  for_each_round(200, [&](Random& random) {
     for_each_change(random, [&](const History& history) { check(random, *history.snapshot()); });
   });
 }
 
 TEST_CASE("the only leaf below a node is the only SID that begins so") {
-  for_each_round([](Random& random) {
+  for_each_round(200, [](Random& random) {
     for_each_change(
         random, [&](const History& history) { check_only_leaves(random, *history.snapshot()); });
   });

@@ -31,6 +31,7 @@ from store_engine.sid.dense_tokenizer import ItemTexts, encode_catalog
 from store_engine.sid.quantize import fit_quantizer
 from store_engine.sid.sid_table import SidTable
 from store_engine.training.deepspeed_setup import (
+    exit_rank,
     process_group,
     read_ds_config,
     set_threads,
@@ -200,4 +201,4 @@ def _tokenize_catalog(
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    exit_rank(main())

@@ -2,9 +2,10 @@
 
 import contextlib
 import os
+import sys
 from collections.abc import Iterable, Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 import deepspeed
 import torch
@@ -20,7 +21,8 @@ from store_engine.errors import InputError
 def process_group() -> Iterator[None]:
     """Joins the launcher's process group, or makes one of this process, and leaves it at the end.
 
-    Leaving matters: threads of a group that is still open may abort a process that exits.
+    Its threads may outlive it, as ZeRO-3's parameters hold on to their group: a program that ends
+    after it does so by `exit_rank`.
     """
     alone = {"RANK": "0", "LOCAL_RANK": "0", "WORLD_SIZE": "1"}
     alone |= {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": "0"}
@@ -31,6 +33,17 @@ def process_group() -> Iterator[None]:
         yield
     finally:
         deepspeed.comm.destroy_process_group()
+
+
+def exit_rank(status: int) -> NoReturn:
+    """Ends this process at once, with what was printed but without Python's teardown.
+
+    A thread of Gloo may still hold the last work's tensors, and aborts the process ("terminate
+    called without an active exception") if it lets go of them while Python tears itself down.
+    """
+    sys.stdout.flush()
+    sys.stderr.flush()
+    os._exit(status)
 
 
 def read_ds_config(path: str | Path, train: TrainConfig) -> dict[str, Any]:

@@ -16,7 +16,7 @@ sys.path.insert(0, str(Path(__file__).parent))
 from conftest import make_stages
 
 from store_engine.model.weights import save_weights
-from store_engine.training.deepspeed_setup import process_group, read_ds_config
+from store_engine.training.deepspeed_setup import exit_rank, process_group, read_ds_config
 from store_engine.training.interruption import InterruptedTraining
 from store_engine.training.loop import train_stage
 
@@ -49,3 +49,4 @@ with process_group():
             weights = train_stage(stage, config, read_ds_config(path, config.train), run_dir)
             if torch.distributed.get_rank() == 0:
                 save_weights(weights, run_dir / "model.safetensors")
+exit_rank(0)

@@ -1,5 +1,7 @@
 import itertools
 import json
+import subprocess
+import sys
 
 import pytest
 import torch
@@ -83,3 +85,12 @@ def test_wsd_stays_at_the_peak_and_falls_at_the_end():
     steps = [a - b for a, b in itertools.pairwise(rates[80:])]
     assert steps == pytest.approx([2.0 * 0.95 / 20] * 19)
     assert rates[-1] == pytest.approx(0.1 + 2.0 * 0.95 / 20)
+
+
+def test_a_rank_ends_without_pythons_teardown():
+    code = "import atexit, sys; from store_engine.training.deepspeed_setup import exit_rank\n"
+    code += "atexit.register(print, 'torn down'); print('said', end=''); exit_rank(3)"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    assert done.returncode == 3
+    assert "said" in done.stdout
+    assert "torn down" not in done.stdout

@@ -14,6 +14,7 @@ sys.path.insert(0, str(Path(__file__).parent))
 from conftest import make_stages
 
 from store_engine.training.deepspeed_setup import (
+    exit_rank,
     full_weights,
     initialize,
     process_group,
@@ -48,3 +49,4 @@ with process_group():
         engine.destroy()
     if torch.distributed.get_rank() == 0:
         args.out.write_text(json.dumps({"losses": losses, "norms": norms}))
+exit_rank(0)

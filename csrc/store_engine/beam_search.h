@@ -62,7 +62,6 @@ class RequestStep {
         normalize_(normalize),
         top_(width) {
     beam_.reserve(static_cast<size_t>(beams.beam_width));
-    is_above_.resize(static_cast<size_t>(beams.vocab_size / kLanes + 1));
     if (beams.logits == nullptr) wide_.resize(static_cast<size_t>(beams.vocab_size));
   }
 
@@ -70,6 +69,8 @@ class RequestStep {
   void run(int64_t request, const Children& out);
 
  private:
+  static constexpr int64_t kFew = 8;  // children offered without a look at their logits; measured
+
   struct Beam {  // copied out of the caller's arrays once, so that what was checked is what is used
     float score, max;
     int64_t slot, node;
@@ -103,7 +104,6 @@ class RequestStep {
   TopK top_;
   std::vector<Beam> beam_;
   std::vector<float> wide_, child_logits_;
-  std::vector<uint16_t> is_above_;  // one bit per code
   const SoftmaxKernels kernels_ = softmax_kernels().front();
 };
 
@@ -151,7 +151,8 @@ float RequestStep::normalizer(const float* row, const Beam& beam,
   child_logits_.resize(static_cast<size_t>(beam.children.size()));
   float* next = child_logits_.data();
   children.for_each(
-      beam.children, [] {}, [&next, row](int64_t, int64_t code) { *next++ = row[code]; });
+      beam.children, [](const Token*, int64_t size) { return low_bits(size); },
+      [&next, row](int64_t, int64_t code) { *next++ = row[code]; });
   const int64_t size = next - child_logits_.data();
   const float max = kernels_.row_max(child_logits_.data(), size);
   return kernels_.log_sum_exp(child_logits_.data(), size, max);
@@ -166,22 +167,12 @@ void RequestStep::expand(const float* row, const Beam& beam,
                                                                             int64_t code) {
     top_.offer(score + (row[code] - lse), node, slot, code);
   };
-  if (beam.children.size() * 8 < beams_.vocab_size || !top_.is_full()) {
-    children.for_each(
-        beam.children, [this] { top_.reserve(UsableChildren<Token>::kStride); }, offer);
-    return;
-  }
-  // Many children (1/8 of the codebook and more, measured): find the few codes that score high
-  // enough, then the children that have them.
-  kernels_.mark_above(row, beams_.vocab_size, beam.score, lse, top_.threshold(), is_above_.data());
-  for (int64_t group = 0; group * kLanes < beams_.vocab_size; ++group) {
-    if (is_above_[group] != 0) top_.reserve(kLanes);
-    for (uint32_t bits = is_above_[group]; bits != 0; bits &= bits - 1) {
-      const int64_t code = group * kLanes + __builtin_ctz(bits);
-      const int64_t node = children.find(beam.children, code);
-      if (node >= 0) offer(node, code);
-    }
-  }
+  const auto select = [&](const Token* codes, int64_t size) {
+    top_.reserve(static_cast<size_t>(size));
+    if (size < kFew) return low_bits(size);
+    return kernels_.above(codes)(row, codes, size, beam.score, lse, top_.threshold());
+  };
+  children.for_each(beam.children, select, offer);
 }
 
 inline void RequestStep::run(int64_t request, const Children& out) {

@@ -8,6 +8,9 @@
 
 namespace store_engine {
 
+// The lowest `count` bits, 1 to 64 of them.
+inline uint64_t low_bits(int64_t count) { return ~uint64_t{0} >> (64 - count); }
+
 class Bitmap {
  public:
   Bitmap() = default;

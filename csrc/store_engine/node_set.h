@@ -116,7 +116,7 @@ struct NodeMask {
     }
   }
   // Calls use(first, bits) for the nodes of a range, 64 at most at a time: bit i says that node
-  // first + i is in the range and may be used.
+  // first + i is in the range and may be used. Some bit is set.
   template <typename Use>
   void for_each_word(Range range, const Use& use) const;
   // Calls use(node) for the nodes of a range that may be used, ascending.
@@ -140,7 +140,7 @@ void NodeMask::for_each_word(Range range, const Use& use) const {
     for (; next != gone.end() && *next < first + 64; ++next) {
       bits &= ~(uint64_t{1} << (*next - first));
     }
-    use(first, bits);
+    if (bits != 0) use(first, bits);
   }
 }
 

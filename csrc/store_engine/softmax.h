@@ -3,10 +3,12 @@
 // Results are bit for bit the same on every machine: see softmax_lanes.h.
 #pragma once
 
+#include <algorithm>
 #include <cmath>
 #include <cstdint>
 #include <cstring>
 #include <limits>
+#include <utility>
 #include <vector>
 
 #include "store_engine/lanes.h"
@@ -42,9 +44,15 @@ struct SoftmaxKernels {
   const char* target;
   float (*row_max)(const float* row, int64_t size);
   float (*log_sum_exp)(const float* row, int64_t size, float max);
-  void (*mark_above)(const float* row, int64_t size, float score, float lse, float threshold,
-                     uint16_t* is_above);
   void (*widen_bfloat16)(const uint16_t* row, int64_t size, float* wide);
+  template <typename Code>
+  using CodesAbove = uint64_t (*)(const float* row, const Code* codes, int64_t size, float score,
+                                  float lse, float threshold);
+  CodesAbove<uint8_t> narrow_above;
+  CodesAbove<uint16_t> wide_above;
+
+  CodesAbove<uint8_t> above(const uint8_t*) const { return narrow_above; }
+  CodesAbove<uint16_t> above(const uint16_t*) const { return wide_above; }
 };
 
 #define STORE_ENGINE_KERNELS "store_engine/softmax_lanes.h"

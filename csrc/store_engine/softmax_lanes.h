@@ -67,19 +67,50 @@ STORE_ENGINE_TARGET inline float log_sum_exp(const float* row, int64_t size, flo
   return static_cast<float>(max + std::log(total));
 }
 
-// Bit i % 16 of is_above[i / 16] says whether score + (row[i] - lse) >= threshold.
-STORE_ENGINE_TARGET inline void mark_above(const float* row, int64_t size, float score, float lse,
-                                           float threshold, uint16_t* is_above) {
-  LastGroup last(row, size);
-  for (int64_t i = 0; i < size; i += kLanes) {
-    const float* group = i + kLanes <= size ? row + i : last.lanes;
-    uint32_t bits = 0;
-    for (int64_t p = 0; p < kParts; ++p) {
-      const Floats scores = score + (load(group + p * kWidth) - lse);
-      bits |= to_bits(scores >= threshold) << (p * kWidth);
+// row[codes[i]] in lane i, put together in a register: written to memory first, one by one, they
+// could not be loaded together until all the writes are done.
+template <typename Code, size_t... i>
+STORE_ENGINE_TARGET inline Floats gather(const float* row, const Code* codes,
+                                         std::index_sequence<i...>) {
+  return Floats{row[codes[i]]...};
+}
+
+// Which of up to 64 codes, which ascend, score high enough: bit i says whether
+// score + (row[codes[i]] - lse) >= threshold.
+template <typename Code>
+STORE_ENGINE_TARGET inline uint64_t codes_above(const float* row, const Code* codes, int64_t size,
+                                                float score, float lse, float threshold) {
+  uint64_t is_above = 0;
+  if (size < kLanes) {
+    for (int64_t i = 0; i < size; ++i) {
+      is_above |= uint64_t{score + (row[codes[i]] - lse) >= threshold} << i;
     }
-    is_above[i / kLanes] = static_cast<uint16_t>(bits);
+    return is_above;
   }
+  const int64_t span = codes[size - 1] - codes[0] + 1;
+  if (size < span && span <= size + size / 4) {  // few are missing: is there any in all of them?
+    Ints any = {};
+    for (int64_t next = 0; next < span; next += kLanes) {
+      const float* group = row + codes[0] + std::min(next, span - kLanes);
+      for (int64_t p = 0; p < kParts; ++p) {
+        any |= score + (load(group + p * kWidth) - lse) >= threshold;
+      }
+    }
+    if (to_bits(any) == 0) return 0;
+  }
+  for (int64_t next = 0; next < size; next += kLanes) {
+    const int64_t begin = std::min(next, size - kLanes);  // the last two groups may overlap
+    const Code* group = codes + begin;
+    const bool is_run = group[kLanes - 1] - group[0] == kLanes - 1;
+    for (int64_t p = 0; p < kParts; ++p) {
+      const Floats logits =
+          is_run ? load(row + group[p * kWidth])
+                 : gather(row, group + p * kWidth, std::make_index_sequence<kWidth>());
+      const uint64_t bits = to_bits(score + (logits - lse) >= threshold);
+      is_above |= bits << (begin + p * kWidth);
+    }
+  }
+  return is_above;
 }
 
 // bfloat16 is the upper half of a float.
@@ -90,5 +121,5 @@ STORE_ENGINE_TARGET inline void widen_bfloat16(const uint16_t* row, int64_t size
   }
 }
 
-constexpr SoftmaxKernels kSoftmaxKernels{kTargetName, row_max, log_sum_exp, mark_above,
-                                         widen_bfloat16};
+constexpr SoftmaxKernels kSoftmaxKernels{
+    kTargetName, row_max, log_sum_exp, widen_bfloat16, codes_above<uint8_t>, codes_above<uint16_t>};

@@ -44,8 +44,8 @@ class TopK {
 
   // Makes room for `count` more offers.
   void reserve(size_t count) {
-    // several times the width, so that a cut is rare and its cost is spread
-    if (size_ >= 2 * width_ + 64) cut();
+    // well above the width, so that a cut is rare; not more, as only a cut raises the threshold
+    if (size_ >= 2 * width_ + 16) cut();
     if (ranks_.size() < size_ + count) {
       ranks_.resize(2 * (size_ + count));
       candidates_.resize(ranks_.size());

@@ -30,7 +30,8 @@ def steps(draw, logit):
     """A random trie and beams at a random level of it: (trie, level, arrays, width)."""
     sizes = draw(st.lists(st.sampled_from([1, 2, 5, 17, 300]), min_size=1, max_size=3))
     rng = np.random.default_rng(draw(st.integers(0, 2**32)))
-    sids = rng.integers(0, sizes, (draw(st.integers(1, 60)), len(sizes)), np.int32)
+    num_items = draw(st.one_of(st.integers(1, 60), st.just(1500)))  # 1500: nodes with most codes
+    sids = rng.integers(0, sizes, (num_items, len(sizes)), np.int32)
     trie = ItemTrie(sids, sizes, mode=draw(st.sampled_from(["fast", "compact"])))
     level = draw(st.integers(0, len(sizes) - 1))
     batch, beam_width = draw(st.integers(1, 4)), draw(st.integers(1, 9))
@@ -72,6 +73,21 @@ def test_equals_the_oracle(normalize, step):
             np.testing.assert_allclose(score, scores[node, parent, token], atol=1e-5)
         assert (got.scores[request, n:] == -np.inf).all()
         assert (np.stack(got[1:4])[:, request, n:] == -1).all()
+
+
+@pytest.mark.parametrize("codebook_size", [140, 300])
+@pytest.mark.parametrize("missing", [[], [3, 40], [0, 69], range(0, 70, 2)], ids=str)
+def test_the_only_code_above_the_others_is_found(missing, codebook_size):
+    codes = np.setdiff1d(np.arange(70, dtype=np.int32), missing)
+    trie = ItemTrie(codes[:, None], [codebook_size])
+    # the first beam sets the threshold; of each other one, a single child scores above it
+    logits = np.zeros((len(codes), 2, codebook_size), np.float32)
+    logits[range(len(codes)), 1, codes] = 5
+    ones = np.ones(len(codes), np.int64)
+    beams = (np.zeros((len(codes), 2), np.float32), np.zeros((len(codes), 2), np.int64), 2 * ones)
+    got = beam_step(trie, 0, logits, *beams, 1)
+    assert got.tokens[:, 0].tolist() == codes.tolist()
+    assert got.parents[:, 0].tolist() == ones.tolist()
 
 
 @pytest.mark.parametrize("normalize", ["vocab", "children"])

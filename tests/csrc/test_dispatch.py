@@ -9,13 +9,14 @@ from store_engine._C import ItemTrie, beam_step, simd_targets
 
 
 def searches() -> bytes:
-    """Searches that reach every kernel: wide and narrow nodes, both modes, a bfloat16 step."""
+    """Searches that reach every kernel: few or most codes below a node, both modes, bfloat16."""
     rng = np.random.default_rng(0)
     results = []
     for size, num_items, mode in [
         (40, 9000, "fast"),
         (40, 9000, "compact"),
         (300, 20_000, "compact"),
+        (300, 500_000, "fast"),
     ]:
         trie = ItemTrie(rng.integers(0, size, (num_items, 3), np.int32), [size] * 3, mode=mode)
         step = (np.zeros((3, 1), np.float32), np.zeros((3, 1), np.int64), np.ones(3, np.int64))

@@ -150,9 +150,7 @@ float RequestStep::normalizer(const float* row, const Beam& beam,
   }
   child_logits_.resize(static_cast<size_t>(beam.children.size()));
   float* next = child_logits_.data();
-  children.for_each(
-      beam.children, [](const Token*, int64_t size) { return low_bits(size); },
-      [&next, row](int64_t, int64_t code) { *next++ = row[code]; });
+  children.for_each_code(beam.children, [&next, row](int64_t code) { *next++ = row[code]; });
   const int64_t size = next - child_logits_.data();
   const float max = kernels_.row_max(child_logits_.data(), size);
   return kernels_.log_sum_exp(child_logits_.data(), size, max);
@@ -172,7 +170,7 @@ void RequestStep::expand(const float* row, const Beam& beam,
     if (size < kFew) return low_bits(size);
     return kernels_.above(codes)(row, codes, size, beam.score, lse, top_.threshold());
   };
-  children.for_each(beam.children, select, offer);
+  children.for_each_selected(beam.children, select, offer);
 }
 
 inline void RequestStep::run(int64_t request, const Children& out) {

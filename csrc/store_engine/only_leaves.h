@@ -38,9 +38,10 @@ inline int64_t only_child(const ItemFilter& filter, int64_t request, int64_t dep
     if (only >= 0) return -1;
     only = overlay.number(depth + 1, child);
   }
+  Range siblings = delta;
   for (int64_t child = next_in_base(base.begin); child < base.end;
        child = next_in_base(child + 1)) {
-    const int64_t number = overlay.number_of_base(depth + 1, child, delta);
+    const int64_t number = overlay.number_of_base(depth + 1, child, siblings);
     if (only >= 0 && only != number) return -1;
     only = number;
   }

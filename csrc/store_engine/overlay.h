@@ -47,17 +47,17 @@ class Overlay {
     return number(depth, delta_node) - num_new_before(depth, delta_node);
   }
   // The number of a base node; `siblings`: the delta nodes under the same parent, or where they
-  // would be.
-  int64_t number_of_base(int64_t depth, int64_t node, Range siblings) const {
-    while (siblings.begin < siblings.end) {  // find the first that comes after it
-      const int64_t middle = siblings.begin + siblings.size() / 2;
-      if (base_node(depth, middle) <= node) {
-        siblings.begin = middle + 1;
-      } else {
-        siblings.end = middle;
+  // would be. It is cut down to those after the node, so that asking for the next one is quick.
+  int64_t number_of_base(int64_t depth, int64_t node, Range& siblings) const {
+    for (int64_t step = 1; siblings.begin < siblings.end; step *= 2) {  // far ahead, if need be
+      const int64_t last = std::min(siblings.begin + step, siblings.end) - 1;
+      if (base_node(depth, last) > node) {
+        siblings.begin = first_after(depth, node, {siblings.begin, last});
+        break;
       }
+      siblings.begin = last + 1;
     }
-    return node + num_new_before(depth, siblings.end);
+    return node + num_new_before(depth, siblings.begin);
   }
   size_t nbytes() const {
     size_t total = 0;
@@ -78,6 +78,19 @@ class Overlay {
 
     void index(int64_t num_nodes);  // of base and delta together
   };
+  // The first of some delta nodes that comes after a base node, or the end.
+  int64_t first_after(int64_t depth, int64_t node, Range range) const {
+    while (range.begin < range.end) {
+      const int64_t middle = range.begin + range.size() / 2;
+      if (base_node(depth, middle) <= node) {
+        range.begin = middle + 1;
+      } else {
+        range.end = middle;
+      }
+    }
+    return range.end;
+  }
+
   std::vector<Level> levels_;  // by depth, the root's too
 };
 

@@ -36,18 +36,20 @@ class UsableChildren {
       __builtin_prefetch(base_mask_.alive->words() + children.base.begin / 64);
     }
   }
-  // Calls use(node, code) for each child, ascending, that select(codes, size) wants: bit i of its
-  // result, of `size` bits, speaks for codes[i].
+  // Calls use(node, code), in any order, for each child that select(codes, size) wants: bit i of
+  // its result, of `size` bits, speaks for codes[i].
   template <typename Select, typename Use>
-  void for_each(const Snapshot::Children& children, const Select& select, const Use& use) const;
+  void for_each_selected(const Snapshot::Children& children, const Select& select,
+                         const Use& use) const;
+  // Calls use(code) for each child, ascending.
+  template <typename Use>
+  void for_each_code(const Snapshot::Children& children, const Use& use) const;
 
  private:
-  template <typename Select, typename Use>
-  void for_each_in_base(Range children, int64_t num_new_before, const Select& select,
-                        const Use& use) const;
-  bool may_use(int64_t delta_child) const {
-    return delta_mask_[delta_child] || (!delta_->overlay.is_new(depth_, delta_child) &&
-                                        base_mask_[delta_->overlay.base_node(depth_, delta_child)]);
+  // Whether a child may be used in the delta, and not already in the base.
+  bool is_only_in_delta(int64_t child) const {
+    return delta_mask_[child] && (delta_->overlay.is_new(depth_, child) ||
+                                  !base_mask_[delta_->overlay.base_node(depth_, child)]);
   }
 
   const int64_t depth_;  // of the children
@@ -60,43 +62,53 @@ class UsableChildren {
 
 template <typename Token>
 template <typename Select, typename Use>
-__attribute__((always_inline)) inline void UsableChildren<Token>::for_each_in_base(
-    Range children, int64_t num_new_before, const Select& select, const Use& use) const {
-  const auto use_selected = [&](int64_t first, uint64_t bits) {
-    for (; bits != 0; bits &= bits - 1) {
-      const int64_t node = first + __builtin_ctzll(bits);
-      use(node + num_new_before, base_tokens_[node]);
+__attribute__((always_inline)) inline void UsableChildren<Token>::for_each_selected(
+    const Snapshot::Children& children, const Select& select, const Use& use) const {
+  const auto for_each_bit = [](int64_t first, uint64_t bits, const auto& use_node) {
+    for (; bits != 0; bits &= bits - 1) use_node(first + __builtin_ctzll(bits));
+  };
+  const auto for_each_stretch = [](Range nodes, const auto& use_stretch) {
+    for (int64_t first = nodes.begin; first < nodes.end; first += kMaxSelected) {
+      use_stretch(first, std::min(kMaxSelected, nodes.end - first));
     }
   };
-  if (!base_mask_.allows_all()) {
-    base_mask_.for_each_word(children, [&](int64_t first, uint64_t bits) {
-      const int64_t skip = __builtin_ctzll(bits), size = 64 - __builtin_clzll(bits) - skip;
-      use_selected(first, bits & select(base_tokens_ + first + skip, size) << skip);
+  Range siblings = children.delta;  // those after the last node used
+  const auto use_in_base = [&](int64_t node) {
+    const int64_t number =
+        delta_ == nullptr ? node : delta_->overlay.number_of_base(depth_, node, siblings);
+    use(number, base_tokens_[node]);
+  };
+  if (base_mask_.allows_all()) {
+    for_each_stretch(children.base, [&](int64_t first, int64_t size) {
+      for_each_bit(first, select(base_tokens_ + first, size), use_in_base);
     });
-    return;
+  } else {
+    base_mask_.for_each_word(children.base, [&](int64_t first, uint64_t bits) {
+      const int64_t skip = __builtin_ctzll(bits), size = 64 - __builtin_clzll(bits) - skip;
+      for_each_bit(first, bits & select(base_tokens_ + first + skip, size) << skip, use_in_base);
+    });
   }
-  for (int64_t begin = children.begin; begin < children.end; begin += kMaxSelected) {
-    use_selected(begin, select(base_tokens_ + begin, std::min(kMaxSelected, children.end - begin)));
-  }
+  for_each_stretch(children.delta, [&](int64_t first, int64_t size) {
+    for_each_bit(first, select(delta_tokens_ + first, size), [&](int64_t child) {
+      if (is_only_in_delta(child)) use(delta_->overlay.number(depth_, child), delta_tokens_[child]);
+    });
+  });
 }
 
 template <typename Token>
-template <typename Select, typename Use>
-__attribute__((always_inline)) inline void UsableChildren<Token>::for_each(
-    const Snapshot::Children& children, const Select& select, const Use& use) const {
-  if (delta_ == nullptr) return for_each_in_base(children.base, 0, select, use);
-  const Overlay& overlay = delta_->overlay;
+template <typename Use>
+void UsableChildren<Token>::for_each_code(const Snapshot::Children& children,
+                                          const Use& use) const {
   int64_t next = children.base.begin;
+  const auto use_base_until = [&](int64_t end) {
+    base_mask_.for_each({next, end}, [&](int64_t node) { use(base_tokens_[node]); });
+    next = end;
+  };
   for (int64_t child = children.delta.begin; child < children.delta.end; ++child) {
-    const int64_t place = overlay.base_node(depth_, child);
-    for_each_in_base({next, place}, overlay.num_new_before(depth_, child), select, use);
-    if (may_use(child) && select(delta_tokens_ + child, 1) != 0) {
-      use(overlay.number(depth_, child), delta_tokens_[child]);
-    }
-    next = place + (overlay.is_new(depth_, child) ? 0 : 1);
+    use_base_until(delta_->overlay.base_node(depth_, child));
+    if (is_only_in_delta(child)) use(delta_tokens_[child]);
   }
-  for_each_in_base({next, children.base.end}, overlay.num_new_before(depth_, children.delta.end),
-                   select, use);
+  use_base_until(children.base.end);
 }
 
 }  // namespace store_engine

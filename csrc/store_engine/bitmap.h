@@ -10,6 +10,13 @@ namespace store_engine {
 
 // The lowest `count` bits, 1 to 64 of them.
 inline uint64_t low_bits(int64_t count) { return ~uint64_t{0} >> (64 - count); }
+// Bit i says whether first + i is in a range, which reaches into the 64 from `first` on.
+inline uint64_t bits_within(int64_t first, Range range) {
+  uint64_t bits = ~uint64_t{0};
+  if (first < range.begin) bits <<= range.begin - first;
+  if (range.end - first < 64) bits &= low_bits(range.end - first);
+  return bits;
+}
 
 class Bitmap {
  public:
@@ -24,12 +31,7 @@ class Bitmap {
   // Bits 64 * i to 64 * i + 63; those past the end are 0.
   const uint64_t* words() const { return words_.data(); }
   // Those of word i that are in the range, which reaches into it.
-  uint64_t bits_of(int64_t i, Range range) const {
-    uint64_t bits = words_[i];
-    if (i * 64 < range.begin) bits &= ~uint64_t{0} << (range.begin % 64);
-    if (range.end - i * 64 < 64) bits &= ~(~uint64_t{0} << (range.end % 64));
-    return bits;
-  }
+  uint64_t bits_of(int64_t i, Range range) const { return words_[i] & bits_within(i * 64, range); }
   size_t nbytes() const { return words_.size() * sizeof(uint64_t); }
 
   // Whether a bit of the range, which is not empty, is set.
@@ -67,9 +69,7 @@ class Bitmap {
   template <typename Use>
   void for_each(Range range, const Use& use) const {
     for (int64_t word = range.begin / 64; word * 64 < range.end; ++word) {
-      for (uint64_t bits = bits_of(word, range); bits != 0; bits &= bits - 1) {
-        use(word * 64 + __builtin_ctzll(bits));
-      }
+      detail::for_each_set_bit(word * 64, bits_of(word, range), use);
     }
   }
 

@@ -28,6 +28,13 @@ struct Range {
 
 namespace detail {
 
+// Calls use(first + i) for each bit i that is set, ascending.
+template <typename Use>
+__attribute__((always_inline)) inline void for_each_set_bit(int64_t first, uint64_t bits,
+                                                            const Use& use) {
+  for (; bits != 0; bits &= bits - 1) use(first + __builtin_ctzll(bits));
+}
+
 // The next set bit at or after `position`; there must be one.
 inline int64_t next_bit(const uint64_t* words, int64_t position) {
   int64_t word = position / 64;
@@ -192,9 +199,8 @@ template <typename Use>
 void ChildIndex::for_each_bit(const Use& use) const {
   int64_t node = 0;
   for (size_t word = 0; word < words_.size(); ++word) {
-    for (uint64_t bits = words_[word]; bits != 0; bits &= bits - 1) {
-      use(node++, static_cast<int64_t>(word) * 64 + __builtin_ctzll(bits));
-    }
+    detail::for_each_set_bit(static_cast<int64_t>(word) * 64, words_[word],
+                             [&](int64_t child) { use(node++, child); });
   }
 }
 

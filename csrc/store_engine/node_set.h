@@ -123,7 +123,7 @@ struct NodeMask {
   template <typename Use>
   void for_each(Range range, const Use& use) const {
     for_each_word(range, [&use](int64_t first, uint64_t bits) {
-      for (; bits != 0; bits &= bits - 1) use(first + __builtin_ctzll(bits));
+      detail::for_each_set_bit(first, bits, use);
     });
   }
 };
@@ -134,9 +134,8 @@ void NodeMask::for_each_word(Range range, const Use& use) const {
   const std::vector<uint32_t>& gone = dead == nullptr ? kNone : *dead;
   auto next = std::lower_bound(gone.begin(), gone.end(), range.begin);
   for (int64_t first = range.begin / 64 * 64; first < range.end; first += 64) {
-    uint64_t bits = alive == nullptr ? ~uint64_t{0} : alive->words()[first / 64];
-    if (first < range.begin) bits &= ~uint64_t{0} << (range.begin - first);
-    if (range.end - first < 64) bits &= ~(~uint64_t{0} << (range.end - first));
+    uint64_t bits = bits_within(first, range);
+    if (alive != nullptr) bits &= alive->words()[first / 64];
     for (; next != gone.end() && *next < first + 64; ++next) {
       bits &= ~(uint64_t{1} << (*next - first));
     }

@@ -35,12 +35,9 @@ class TopK {
   void clear() {
     size_ = 0;
     threshold_ = std::numeric_limits<float>::lowest();
-    is_full_ = false;
   }
   // Candidates below this cannot be among the best. Finite: a score of -inf is never taken.
   float threshold() const { return threshold_; }
-  // Whether there are `width` candidates, so that the threshold prunes.
-  bool is_full() const { return is_full_; }
 
   // Makes room for `count` more offers.
   void reserve(size_t count) {
@@ -106,7 +103,6 @@ class TopK {
     size_ = next;
     if (size_ > max_kept()) drop_ties();
     threshold_ = Candidate{high, 0, 0, 0}.score();
-    is_full_ = true;
   }
   // Many equal scores: only their nodes decide.
   void drop_ties() {
@@ -119,7 +115,6 @@ class TopK {
 
   size_t width_, size_ = 0;
   float threshold_ = std::numeric_limits<float>::lowest();
-  bool is_full_ = false;
   std::vector<uint32_t> ranks_;  // those of the candidates, apart so that counting is quick
   std::vector<Candidate> candidates_;
 };

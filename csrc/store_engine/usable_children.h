@@ -64,9 +64,6 @@ template <typename Token>
 template <typename Select, typename Use>
 __attribute__((always_inline)) inline void UsableChildren<Token>::for_each_selected(
     const Snapshot::Children& children, const Select& select, const Use& use) const {
-  const auto for_each_bit = [](int64_t first, uint64_t bits, const auto& use_node) {
-    for (; bits != 0; bits &= bits - 1) use_node(first + __builtin_ctzll(bits));
-  };
   const auto for_each_stretch = [](Range nodes, const auto& use_stretch) {
     for (int64_t first = nodes.begin; first < nodes.end; first += kMaxSelected) {
       use_stretch(first, std::min(kMaxSelected, nodes.end - first));
@@ -80,16 +77,17 @@ __attribute__((always_inline)) inline void UsableChildren<Token>::for_each_selec
   };
   if (base_mask_.allows_all()) {
     for_each_stretch(children.base, [&](int64_t first, int64_t size) {
-      for_each_bit(first, select(base_tokens_ + first, size), use_in_base);
+      detail::for_each_set_bit(first, select(base_tokens_ + first, size), use_in_base);
     });
   } else {
     base_mask_.for_each_word(children.base, [&](int64_t first, uint64_t bits) {
       const int64_t skip = __builtin_ctzll(bits), size = 64 - __builtin_clzll(bits) - skip;
-      for_each_bit(first, bits & select(base_tokens_ + first + skip, size) << skip, use_in_base);
+      detail::for_each_set_bit(first, bits & select(base_tokens_ + first + skip, size) << skip,
+                               use_in_base);
     });
   }
   for_each_stretch(children.delta, [&](int64_t first, int64_t size) {
-    for_each_bit(first, select(delta_tokens_ + first, size), [&](int64_t child) {
+    detail::for_each_set_bit(first, select(delta_tokens_ + first, size), [&](int64_t child) {
       if (is_only_in_delta(child)) use(delta_->overlay.number(depth_, child), delta_tokens_[child]);
     });
   });

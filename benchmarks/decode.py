@@ -41,14 +41,14 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 from benchmarks.harness import Options, Report, measure_together, parse_options
 from benchmarks.plain_beam import PlainBeamSearch, Result
 from benchmarks.transformers_beam import TransformersBeamSearch
-from store_engine.config import EvalConfig, ModelConfig
+from store_engine.config import DecodingConfig, ModelConfig
 from store_engine.data.catalog import Catalog
 from store_engine.decoding.beam import prefill
 from store_engine.decoding.beam_step import Backend, Normalize
-from store_engine.decoding.contexts import pack
-from store_engine.decoding.cpu_model import for_decoding
 from store_engine.decoding.engine import Engine
-from store_engine.decoding.kv_cache import KVCache
+from store_engine.inference.contexts import pack
+from store_engine.inference.cpu_model import for_decoding
+from store_engine.inference.kv_cache import KVCache
 from store_engine.model.store_model import StoreModel
 
 Dtype = Literal["float32", "bfloat16"]
@@ -98,7 +98,7 @@ class Case:
     beam: int = 20
     history: tuple[int, int] = (20, 20)  # items, at least and at most
     catalogue: Catalogue = Catalogue()
-    normalize: Normalize = "vocab"
+    normalize: Normalize = "codebook"
 
     @property
     def name(self) -> str:
@@ -125,7 +125,7 @@ MORE_CASES = [
     Case("smollm2", "bfloat16", 4),
     Case("smollm2", "bfloat16", 16),
     Case("smollm2", "float32", 4),
-    Case("256x4", "bfloat16", 16, catalogue=SPARSE, normalize="vocab"),
+    Case("256x4", "bfloat16", 16, catalogue=SPARSE, normalize="codebook"),
     Case("256x4", "bfloat16", 16, catalogue=SPARSE, normalize="children"),
 ]
 
@@ -181,7 +181,7 @@ def random_engine(case: Case, device: str, dtype: Dtype) -> Engine:
     model = StoreModel(shape.config, shape.text_vocab_size, sizes)
     torch.nn.init.normal_(model.code_head.weight, std=0.1)
     ids = tuple(map(str, range(len(sids))))
-    config = EvalConfig(normalize=case.normalize, prefix_cache_mib=0)
+    config = DecodingConfig(normalize=case.normalize, prefix_cache_mib=0)
     model = model.to(device, getattr(torch, dtype))
     return Engine(model, Catalog(ids, {"title": ids}), sids, bos=BOS, config=config)
 
@@ -217,7 +217,7 @@ def make_floor(engine: Engine, histories: list[list[int]], beam: int) -> Callabl
     """The forward passes that a search by levels cannot do without, everything else prepared."""
     model, trie, batch = for_decoding(engine.model), engine.trie, len(histories)
     sids = torch.from_numpy(engine.sids).long().to(engine.device)
-    contexts = pack([np.array(h) for h in histories], model.code_tokens(sids), BOS)
+    contexts = pack([np.array(h) for h in histories], model.vocabulary.to_id_tensor(sids), BOS)
     widths = [min(beam, size) for size in trie.level_sizes[1:-1]]
     cache = KVCache(model.config, engine.device, model.code_head.weight.dtype)
     cache.start(contexts.lengths, sum(widths))
@@ -230,7 +230,7 @@ def make_floor(engine: Engine, histories: list[list[int]], beam: int) -> Callabl
         itself = torch.arange(num_seen - width, num_seen, device=engine.device)
         ancestors = itself[:, None].expand(-1, level + 1)
         attend = cache.decode(ancestors.expand(batch, -1, -1), begin=num_seen - width)
-        blocks.append((tokens + model.code_offsets[level], positions, attend))
+        blocks.append((tokens + model.vocabulary.code_offsets[level], positions, attend))
 
     @torch.inference_mode()
     def run() -> None:
@@ -293,7 +293,7 @@ def time_case(
     runs: dict[str, Callable[[], object]] = {
         name: partial(search, histories, case.beam) for name, search in searches.items()
     }
-    if case.normalize == "vocab":  # otherwise the number of passes depends on the items found
+    if case.normalize == "codebook":  # otherwise the number of passes depends on the items found
         runs["floor"] = make_floor(engine, histories, case.beam)
     if case.batch == 1:
         runs["ours_exact"] = partial(

@@ -14,9 +14,9 @@ import torch.nn.functional as F
 from numpy.typing import NDArray
 from torch import Tensor
 
+from store_engine.catalog.trie_arrays import TrieArrays
 from store_engine.decoding.beam_step import beam_step, root_beams
 from store_engine.decoding.engine import Engine
-from store_engine.decoding.trie_arrays import TrieArrays
 
 Result = tuple[NDArray[np.int64], NDArray[np.float32]]  # rows and logprobs, (batch, k)
 
@@ -33,7 +33,7 @@ class PlainBeamSearch:
         self._model, self._trie, self._bos = engine.model, engine.trie, bos
         self._normalize = engine.config.normalize
         sids = torch.from_numpy(engine.sids).long().to(engine.device)
-        self._item_tokens = engine.model.code_tokens(sids)
+        self._item_tokens = engine.model.vocabulary.to_id_tensor(sids)
 
     @torch.inference_mode()
     def __call__(self, histories: list[list[int]], beam: int) -> Result:
@@ -54,7 +54,7 @@ class PlainBeamSearch:
             first = before * torch.arange(batch, device=state.device)[:, None]
             cache.reorder((first + beams.parents.clamp(min=0)).flatten())
             code = beams.tokens.clamp(min=0).flatten()[:, None]
-            state = self._forward(code + model.code_offsets[level] + model.text_vocab_size, cache)
+            state = self._forward(code + model.vocabulary.level_offsets[level], cache)
             logits = model.level_logits(state, level + 1).view(batch, beam, -1)
         return items(trie, beams.nodes, beams.scores, beam)
 

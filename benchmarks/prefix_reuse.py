@@ -39,7 +39,7 @@ from benchmarks.decode import (
 )
 from benchmarks.harness import Options, Report, measure_together, parse_options
 from benchmarks.plain_beam import PlainBeamSearch, Result
-from store_engine.config import EvalConfig
+from store_engine.config import DecodingConfig
 from store_engine.decoding.engine import Engine
 
 Request = list[list[int]]  # a batch of histories, in catalogue rows
@@ -84,7 +84,7 @@ def main() -> None:
 
 def make_searches(engine: Engine, seen: Request, beam: int) -> dict[str, Search]:
     """Those that are timed, `ours` after a first request, and plain PyTorch, which checks them."""
-    config = replace(engine.config, prefix_cache_mib=EvalConfig().prefix_cache_mib)
+    config = replace(engine.config, prefix_cache_mib=DecodingConfig().prefix_cache_mib)
     cached = Engine(
         engine.model,
         engine.catalog,

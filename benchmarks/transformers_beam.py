@@ -19,7 +19,6 @@ from benchmarks.plain_beam import Result
 from store_engine._C import ItemTrie
 from store_engine.decoding.engine import Engine
 from store_engine.integrations.huggingface import export_huggingface
-from store_engine.integrations.logits_processor import code_offsets
 
 PAD = 0
 
@@ -36,7 +35,7 @@ class TransformersBeamSearch:
         self._engine, self._bos = engine, bos
         trie = engine.trie.item_trie
         assert isinstance(trie, ItemTrie)  # a catalogue that did not change
-        self._offsets = code_offsets(trie, engine.model.text_vocab_size)
+        self._offsets = list(engine.model.vocabulary.level_offsets)
         self._llama: LlamaForCausalLM = export_huggingface(engine.model).to(engine.device)
         sids = engine.sids.astype(np.int64) + self._offsets
         self._tokens = torch.from_numpy(sids)

@@ -2,11 +2,12 @@
 
     score = beam's score + logit of the child's code - log-sum-exp
 
-over the whole codebook ("vocab") or over the beam's own children ("children"). Of equal scores the
-lower node id, that is the lower SID, is first. A candidate's score and node id are packed into one
-64-bit key that orders both, so a tile of children is merged into a sorted list of the best by one
-elementwise maximum (of two sorted lists, one reversed) and one sort; most tiles hold nothing better
-and are skipped, and so are beams whose score cannot rise above the worst of the best (log p <= 0).
+over the whole codebook ("codebook") or over the beam's own children ("children"). Of equal scores
+the lower node id, that is the lower SID, is first. A candidate's score and node id are packed into
+one 64-bit key that orders both, so a tile of children is merged into a sorted list of the best by
+one elementwise maximum (of two sorted lists, one reversed) and one sort; most tiles hold nothing
+better and are skipped, and so are beams whose score cannot rise above the worst of the best (log p
+<= 0).
 
 Two launches: the beams of a request are shared out among programs, whose lists are then merged.
 Memory-bound, on the logits; no (batch, beam_width, children) tensor exists, no shape depends on the
@@ -75,7 +76,7 @@ def trie_topk_ref(
     level: Level,
     width: int,
     *,
-    normalize: Literal["vocab", "children"] = "vocab",
+    normalize: Literal["codebook", "children"] = "codebook",
     allowed: ItemFilter | None = None,
 ) -> TopChildren:
     """The definition of the op, in plain PyTorch. Same arguments as `trie_topk`."""
@@ -289,7 +290,7 @@ def trie_topk(
     level: Level,
     width: int,
     *,
-    normalize: Literal["vocab", "children"] = "vocab",
+    normalize: Literal["codebook", "children"] = "codebook",
     allowed: ItemFilter | None = None,
     backend: Backend = "auto",
 ) -> TopChildren:
@@ -302,7 +303,7 @@ def trie_topk(
         num_valid: (batch,) int64; slots from num_valid on are not read.
         level: The trie's step from that depth to the next.
         width: How many to keep, at least 1; it may exceed beam_width and the codebook.
-        normalize: "vocab": log-probabilities over the codebook. "children": over the children of
+        normalize: "codebook": log-probabilities over the codebook. "children": over the children of
             the beam's node, filtered or not, so that a filter changes no score.
         allowed: Drops children with no allowed item below them; they take no beam's place.
         backend: "auto" runs the Triton kernels on CUDA tensors and `trie_topk_ref` elsewhere.
@@ -323,8 +324,8 @@ def trie_topk(
         raise ValueError(f"num_valid must be ({batch},), got {tuple(num_valid.shape)}")
     if width < 1:
         raise ValueError(f"width must be at least 1, got {width}")
-    if normalize not in ("vocab", "children"):
-        raise ValueError(f"normalize must be 'vocab' or 'children', got {normalize!r}")
+    if normalize not in ("codebook", "children"):
+        raise ValueError(f"normalize must be 'codebook' or 'children', got {normalize!r}")
     if len(level.tokens) >= _MAX_NODES:
         raise ValueError(f"a depth may have at most 2^32 - 1 nodes, got {len(level.tokens)}")
     if not use_triton(logits, backend):

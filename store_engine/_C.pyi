@@ -314,7 +314,7 @@ def beam_step(
     width: int,
     *,
     item_filter: ItemFilter | None = None,
-    normalize: Literal["vocab", "children"] = "vocab",
+    normalize: Literal["codebook", "children"] = "codebook",
     num_threads: int = 1,
 ) -> BeamStep:
     """Extends beams of depth `level` by one code and keeps the best `width` per request.
@@ -336,7 +336,7 @@ def beam_step(
         item_filter: What each request may be given: the result is that of a trie of these items
             alone, but for its node ids. A prefix that leads to none of them takes no beam's place,
             so that `width` allowed SIDs come back if there are as many. None allows everything.
-        normalize: "vocab": log-probabilities over the whole codebook, the model's likelihood.
+        normalize: "codebook": log-probabilities over the whole codebook, the model's likelihood.
             "children": over the children of the node only; an only child then costs nothing.
         num_threads: Threads to share the requests among, in [1, 1024].
 
@@ -377,7 +377,7 @@ def only_leaves(
     """
 
 def log_sum_exp(logits: NDArray[np.float32], *, target: str = "auto") -> NDArray[np.float32]:
-    """Returns what beam_step(normalize="vocab") subtracts from each row.
+    """Returns what beam_step(normalize="codebook") subtracts from each row.
 
     Args:
         logits: (num_rows, vocab_size) float32.

@@ -23,7 +23,8 @@ def main(argv: list[str] | None = None) -> int:
             print(f"  {name:<10} {what}")
         return 0 if verb in ("-h", "--help") else 2
     name = "tokenize_items" if verb == "tokenize" else verb  # not the name of a standard module
-    module = importlib.import_module(f"store_engine.{name}")
+    room = "store_engine" if verb == "train" else "store_engine.cli"
+    module = importlib.import_module(f"{room}.{name}")
     status: int = module.main(arguments[1:])
     return status
 

@@ -118,16 +118,22 @@ class TrainConfig:
 
 
 @dataclass(frozen=True)
-class EvalConfig:
-    """How recommendations are made and measured."""
+class DecodingConfig:
+    """How recommendations are made. All of it can be changed after training."""
 
     beam_width: int = 50
-    max_k: int = 20
-    normalize: Literal["vocab", "children"] = "vocab"
+    normalize: Literal["codebook", "children"] = "codebook"  # the codes that a softmax runs over
     exclude_history: bool = False  # never recommend an item of the history
     batch_size: int = 128
     dtype: Literal["auto", "float32", "bfloat16"] = "auto"  # auto: what decodes faster here
     prefix_cache_mib: float = 256.0  # for the contexts of earlier requests; 0 keeps none
+
+
+@dataclass(frozen=True)
+class EvalConfig:
+    """How a run is measured: in float32, so that figures do not depend on the machine."""
+
+    max_k: int = 20  # length of each ranking
 
 
 @dataclass(frozen=True)
@@ -140,6 +146,7 @@ class Config:
     tokenizer: TokenizerConfig = field(default_factory=TokenizerConfig)
     recommender: RecommenderConfig = field(default_factory=RecommenderConfig)
     train: TrainConfig = field(default_factory=TrainConfig)
+    decoding: DecodingConfig = field(default_factory=DecodingConfig)
     eval: EvalConfig = field(default_factory=EvalConfig)
 
     def __post_init__(self) -> None:
@@ -147,13 +154,15 @@ class Config:
         _require(self.model.num_heads % self.model.num_kv_heads == 0, self._heads_message())
         _require(self.model.head_dim % 2 == 0, "model.head_dim must be even (RoPE rotates pairs)")
         _require(
-            self.eval.beam_width >= self.eval.max_k,
-            f"eval.beam_width must be at least eval.max_k, "
-            f"got {self.eval.beam_width} < {self.eval.max_k}",
+            self.decoding.beam_width >= self.eval.max_k,
+            f"decoding.beam_width must be at least eval.max_k, "
+            f"got {self.decoding.beam_width} < {self.eval.max_k}",
         )
         _require(self.data.min_events >= 3, "data.min_events must be at least 3 (leave-one-out)")
         _require(0 <= self.model.dropout < 1, "model.dropout must be in [0, 1)")
-        _require(self.eval.prefix_cache_mib >= 0, "eval.prefix_cache_mib must not be negative")
+        _require(
+            self.decoding.prefix_cache_mib >= 0, "decoding.prefix_cache_mib must not be negative"
+        )
         rank, targets = self.train.lora_rank, self.train.lora_targets
         _require(rank >= 0, f"train.lora_rank must not be negative, got {rank}")
         _require(
@@ -299,7 +308,7 @@ def _toml(value: Any) -> str:
 def _positive_fields(config: Config) -> list[tuple[str, float]]:
     """Sizes and counts: every int of the sections but those that may be 0."""
     free = {"seed", "threads", "epochs", "lora_rank"}
-    sections = ("data", "model", "tokenizer", "recommender", "train", "eval")
+    sections = ("data", "model", "tokenizer", "recommender", "train", "decoding", "eval")
     return [
         (f"{section}.{name}", value)
         for section in sections

@@ -24,8 +24,12 @@ from rich.console import Console
 from store_engine._C import ItemTrie
 from store_engine.config import Config, load_config
 from store_engine.errors import InputError
+from store_engine.evaluation.evaluate_run import evaluate_run, print_metrics, save_metrics
+from store_engine.evaluation.scoring import FILE as SCORING_FILE
+from store_engine.evaluation.scoring import split_answers
 from store_engine.model.backbone import backbone_sizes
 from store_engine.model.weights import load_weights, read_weights, save_weights
+from store_engine.runs.open_run import open_run
 from store_engine.sid.collisions import describe, resolve_collisions, sid_report
 from store_engine.sid.dense_tokenizer import ItemTexts, encode_catalog
 from store_engine.sid.quantize import fit_quantizer
@@ -36,12 +40,8 @@ from store_engine.training.deepspeed_setup import (
     read_ds_config,
     set_threads,
 )
-from store_engine.training.evaluation import evaluate_run, print_metrics, save_metrics
 from store_engine.training.interruption import InterruptedTraining
 from store_engine.training.loop import train_stage
-from store_engine.training.run import open_run
-from store_engine.training.scoring import FILE as SCORING_FILE
-from store_engine.training.scoring import split_answers
 from store_engine.training.stages import (
     RecommenderStage,
     TokenizerStage,
@@ -141,7 +141,7 @@ def train(config: Config, ds_config: dict[str, Any], resume: bool, overwrite: bo
         save_metrics(metrics, run_dir / "metrics.json")
         print_metrics(metrics, console)
         say(f"done in {time.perf_counter() - began:.0f} s; recommend with")
-        say(f"  python store_engine/recommend.py --run {run_dir} --history ID,ID,ID")
+        say(f"  store-engine recommend --run {run_dir} --history ID,ID,ID")
     torch.distributed.barrier()
 
 

@@ -53,7 +53,7 @@ def test_overrides(override, value):
         ("recommender.lr=nan", "recommender.lr must be finite"),
         ("model.hidden_size=0", "model.hidden_size must be positive"),
         ("model.num_heads=3", "multiple of num_kv_heads"),
-        ("eval.beam_width=10", "eval.beam_width must be at least eval.max_k, got 10 < 20"),
+        ("decoding.beam_width=10", "decoding.beam_width must be at least eval.max_k, got 10 < 20"),
         ("data.min_events=2", "data.min_events must be at least 3"),
     ],
     ids=lambda value: value.split(",")[0],

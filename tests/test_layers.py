@@ -11,24 +11,21 @@ LAYERS = [
     "testing",
     "_C",
     "config",
-    "metrics",
+    "files",
     "data",
+    "text",
     "model",
     "sid",
+    "runs",
+    "catalog",
+    "inference",
     "decoding",
     "training",
+    "evaluation",
     "integrations",
+    "cli",
 ]
-ENTRY_POINTS = {
-    "__init__",
-    "__main__",
-    "evaluate",
-    "export",
-    "plot",
-    "recommend",
-    "tokenize_items",
-    "train",
-}
+ENTRY_POINTS = {"__init__", "__main__", "train"}
 FREE_OF_PACKAGE = {"numpy", "torch", "triton"}  # what a kernel may import besides its own layer
 
 

@@ -38,8 +38,8 @@ py::object beam_step(const Catalogue& catalogue, int64_t depth, const Array<Logi
   require_shape(num_valid, "num_valid", {batch}, "(batch,) as scores");
   if (width < 1) throw py::value_error("width must be at least 1, got " + std::to_string(width));
   check_num_threads(num_threads);
-  if (normalize != "vocab" && normalize != "children") {
-    throw py::value_error("normalize must be 'vocab' or 'children', got '" + normalize + "'");
+  if (normalize != "codebook" && normalize != "children") {
+    throw py::value_error("normalize must be 'codebook' or 'children', got '" + normalize + "'");
   }
   check_filter(filter, snapshot, batch);
   store_engine::Beams beams{batch,   beam_width,    vocab_size,   nullptr,
@@ -62,7 +62,7 @@ py::object beam_step(const Catalogue& catalogue, int64_t depth, const Array<Logi
     py::gil_scoped_release release;
     store_engine::beam_step(
         snapshot, depth, beams, filter,
-        normalize == "vocab" ? store_engine::Normalize::kVocab : store_engine::Normalize::kChildren,
+        normalize == "codebook" ? store_engine::Normalize::kCodebook : store_engine::Normalize::kChildren,
         num_threads, out);
   }
   return py::module_::import("store_engine._C")
@@ -120,7 +120,7 @@ inline void bind_beam_search(py::module_& m) {
     m.def("beam_step", function, "trie"_a, "level"_a, py::arg("logits").noconvert(),
           py::arg("scores").noconvert(), py::arg("nodes").noconvert(),
           py::arg("num_valid").noconvert(), "width"_a, py::kw_only(), "item_filter"_a = py::none(),
-          "normalize"_a = "vocab", "num_threads"_a = 1);
+          "normalize"_a = "codebook", "num_threads"_a = 1);
   };
   def_beam_step(&beam_step<float>);
   def_beam_step(&beam_step<uint16_t>);

@@ -28,7 +28,7 @@
 namespace store_engine {
 
 // What log-probabilities are normalised over: the level's codebook or the node's children.
-enum class Normalize { kVocab, kChildren };
+enum class Normalize { kCodebook, kChildren };
 
 // The beams of a batch, all at one depth. Slots from num_valid on are not read.
 struct Beams {
@@ -145,7 +145,7 @@ inline void RequestStep::read(int64_t request) {
 template <typename Token>
 float RequestStep::normalizer(const float* row, const Beam& beam,
                               const UsableChildren<Token>& children) {
-  if (normalize_ == Normalize::kVocab) {
+  if (normalize_ == Normalize::kCodebook) {
     return kernels_.log_sum_exp(row, beams_.vocab_size, beam.max);
   }
   child_logits_.resize(static_cast<size_t>(beam.children.size()));

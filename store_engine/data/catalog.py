@@ -9,8 +9,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from store_engine.data.atomic import atomic_open
 from store_engine.errors import InputError
+from store_engine.files.atomic import atomic_open
 
 
 @dataclass(frozen=True)

@@ -12,9 +12,9 @@ import tempfile
 import zipfile
 from pathlib import Path
 
-from store_engine.data.atomic import atomic_open
-from store_engine.data.checksum import sha256
 from store_engine.errors import InputError
+from store_engine.files.atomic import atomic_open
+from store_engine.files.digest import sha256
 
 FILES = ("ml-100k.inter", "ml-100k.item")
 

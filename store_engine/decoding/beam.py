@@ -9,7 +9,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from store_engine.decoding.batch_filter import BatchFilter
+from store_engine.catalog.batch_filter import BatchFilter
+from store_engine.catalog.trie_arrays import TrieArrays
 from store_engine.decoding.beam_step import (
     Backend,
     Beams,
@@ -19,9 +20,8 @@ from store_engine.decoding.beam_step import (
     only_leaves,
     root_beams,
 )
-from store_engine.decoding.contexts import Contexts
-from store_engine.decoding.kv_cache import KVCache
-from store_engine.decoding.trie_arrays import TrieArrays
+from store_engine.inference.contexts import Contexts
+from store_engine.inference.kv_cache import KVCache
 from store_engine.model.attention import PackedSequences
 from store_engine.model.store_model import StoreModel
 
@@ -65,7 +65,7 @@ def beam_search(
     contexts: Contexts,
     beam_width: int,
     *,
-    normalize: Normalize = "vocab",
+    normalize: Normalize = "codebook",
     backend: Backend = "auto",
     item_filter: BatchFilter | None = None,
 ) -> Beams:
@@ -159,7 +159,9 @@ class _BeamTree:
         attend = self._cache.decode(
             self._grow(parents), begin=self._num_slots - num_run, use_triton=self._use_triton
         )
-        embeddings = model.code_embedding(codes.flatten() + model.code_offsets[level - 1])
+        embeddings = model.code_embedding(
+            codes.flatten() + model.vocabulary.code_offsets[level - 1]
+        )
         positions = (self._lengths + level - 1).repeat_interleave(num_run)
         hidden = model.transformer(embeddings, positions, attend)
         logits = model.level_logits(hidden, level).view(batch, num_run, -1)

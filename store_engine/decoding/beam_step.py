@@ -18,15 +18,15 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from store_engine import _C
-from store_engine.decoding.batch_filter import BatchFilter
-from store_engine.decoding.cache_attention import as_numpy
-from store_engine.decoding.trie_arrays import TrieArrays, ragged_ranges
+from store_engine.catalog.batch_filter import BatchFilter
+from store_engine.catalog.trie_arrays import TrieArrays, ragged_ranges
 from store_engine.errors import InputError
+from store_engine.inference.cache_attention import as_numpy
 from store_engine.kernels._dispatch import use_triton
 from store_engine.kernels.trie_topk import Level, trie_topk
 
 Backend = Literal["auto", "cpp", "torch", "triton"]
-Normalize = Literal["vocab", "children"]
+Normalize = Literal["codebook", "children"]
 
 # below this a second thread costs more than it saves
 _LOGITS_PER_THREAD = 1 << 14
@@ -74,7 +74,7 @@ def beam_step(
     beams: Beams,
     width: int,
     *,
-    normalize: Normalize = "vocab",
+    normalize: Normalize = "codebook",
     backend: Backend = "auto",
     item_filter: BatchFilter | None = None,
 ) -> Beams:
@@ -86,7 +86,7 @@ def beam_step(
         logits: (batch, beam_width, codebook_size) of that level, any float dtype.
         beams: The beams so far; `root_beams` at level 0.
         width: Beams to keep.
-        normalize: "vocab": softmax over the level's codes, the model's likelihood. "children":
+        normalize: "codebook": softmax over the level's codes, the model's likelihood. "children":
             over the codes that continue the beam's prefix.
         backend: "cpp", "torch", "triton", or "auto": cpp on the CPU, torch elsewhere.
         item_filter: Which items each request may be given: the result is that of a trie of these
@@ -188,7 +188,7 @@ def _beam_step_torch(
     parent = by_node.flatten()[beam]
     code = trie.token[level][child]
     chosen = logits[request, parent, code]
-    if normalize == "vocab":
+    if normalize == "codebook":
         log_sum = logits.logsumexp(-1)[request, parent]
     else:
         log_sum = segment_logsumexp(chosen, beam, batch * beam_width)[beam]

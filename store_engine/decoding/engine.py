@@ -12,22 +12,22 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from store_engine._C import ItemTrie, RowSet
-from store_engine.config import EvalConfig
+from store_engine.catalog.batch_filter import BatchFilter
+from store_engine.catalog.live_catalog import CatalogView, LiveCatalog
+from store_engine.catalog.trie_arrays import TrieArrays
+from store_engine.config import DecodingConfig
 from store_engine.data.catalog import Catalog
-from store_engine.decoding.batch_filter import BatchFilter
 from store_engine.decoding.beam import beam_search
 from store_engine.decoding.beam_step import Backend, choose_backend
-from store_engine.decoding.contexts import Contexts, Rows, batches, check_rows, pack
-from store_engine.decoding.cpu_model import choose_dtype, for_decoding
 from store_engine.decoding.exact import score_catalog
-from store_engine.decoding.kv_cache import KVCache
-from store_engine.decoding.live_catalog import CatalogView, LiveCatalog
-from store_engine.decoding.prefix_cache import PrefixCache
 from store_engine.decoding.ranking import Ranking, rank_beams, rank_scores
-from store_engine.decoding.run_directory import load_run
-from store_engine.decoding.trie_arrays import TrieArrays
 from store_engine.errors import InputError
+from store_engine.inference.contexts import Contexts, Rows, batches, check_rows, pack
+from store_engine.inference.cpu_model import choose_dtype, for_decoding
+from store_engine.inference.kv_cache import KVCache
+from store_engine.inference.prefix_cache import PrefixCache
 from store_engine.model.store_model import StoreModel
+from store_engine.runs.run_directory import load_run
 
 # an expression over defined item sets, for all histories or one per history; None: all items
 Sets = str | Sequence[str | None] | None
@@ -68,7 +68,7 @@ class Engine:
         *,
         bos: int,
         max_history: int = 50,
-        config: EvalConfig | None = None,
+        config: DecodingConfig | None = None,
         backend: Backend = "auto",
         trie: ItemTrie | None = None,
     ) -> None:
@@ -84,14 +84,14 @@ class Engine:
         self.model = model.eval()
         self._model = for_decoding(model)
         self.max_history = max_history
-        self.config = config or EvalConfig()
+        self.config = config or DecodingConfig()
         self.backend = backend
         weight = model.code_head.weight
         self.device, self._dtype = weight.device, weight.dtype
         choose_backend(backend, self.device)  # refuses an unknown name now, not at the first call
         self._bos = bos
-        no_codes = torch.zeros(trie.num_levels, dtype=torch.int64, device=self.device)
-        self._items = LiveCatalog(catalog, sids, trie, model.code_tokens(no_codes))
+        offsets = torch.tensor(model.vocabulary.level_offsets, device=self.device)
+        self._items = LiveCatalog(catalog, sids, trie, offsets)
         room = self.config.prefix_cache_mib
         self._prefixes = PrefixCache(room, trie.num_levels) if room else None
         self._idle_caches: list[KVCache] = []
@@ -123,7 +123,7 @@ class Engine:
         run = load_run(run_dir)
         if device == "auto":
             device = "cuda" if torch.cuda.is_available() else "cpu"
-        config = run.config.eval
+        config = run.config.decoding
         if prefix_cache_mib is not None:
             config = dataclasses.replace(config, prefix_cache_mib=prefix_cache_mib)
         return cls(
@@ -157,7 +157,7 @@ class Engine:
 
         Args:
             items: With the fields of the catalogue. One that was removed may come back.
-            sids: (num_items, num_levels) int32, from tokenize_items.py or a policy of your own.
+            sids: (num_items, num_levels) int32, from `store-engine tokenize` or made by you.
 
         Raises:
             InputError: An item is in the catalogue already; a field, a shape or a code is wrong.

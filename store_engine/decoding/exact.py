@@ -10,12 +10,12 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from store_engine.decoding.batch_filter import BatchFilter
+from store_engine.catalog.batch_filter import BatchFilter
+from store_engine.catalog.trie_arrays import TrieArrays
 from store_engine.decoding.beam import prefill
 from store_engine.decoding.beam_step import Normalize, segment_logsumexp
-from store_engine.decoding.contexts import Contexts
-from store_engine.decoding.kv_cache import KVCache
-from store_engine.decoding.trie_arrays import TrieArrays
+from store_engine.inference.contexts import Contexts
+from store_engine.inference.kv_cache import KVCache
 from store_engine.model.store_model import StoreModel
 
 
@@ -25,7 +25,7 @@ def score_catalog(
     cache: KVCache,
     contexts: Contexts,
     *,
-    normalize: Normalize = "vocab",
+    normalize: Normalize = "codebook",
     item_filter: BatchFilter | None = None,
     chunk_tokens: int = 4096,
 ) -> Tensor:
@@ -95,7 +95,7 @@ class _Walk:
             request = torch.arange(len(chosen), device=child.device)[:, None]
             is_alive = self.item_filter.is_alive(level + 1, request, child)
             chosen = chosen.masked_fill(~is_alive, -torch.inf)
-        if self.normalize == "vocab":
+        if self.normalize == "codebook":
             log_sum = logits.logsumexp(-1)
         else:
             log_sum = torch.stack([segment_logsumexp(x, parent, len(nodes)) for x in chosen])
@@ -115,7 +115,9 @@ class _Walk:
         """Runs the codes of one level after their prefixes -> the next level's float32 logits."""
         model, batch, width = self.model, len(self.lengths), len(codes)
         attend = self.cache.decode(seen.expand(batch, -1, -1), begin=level * self.chunk)
-        embeddings = model.code_embedding((codes + model.code_offsets[level]).repeat(batch))
+        embeddings = model.code_embedding(
+            (codes + model.vocabulary.code_offsets[level]).repeat(batch)
+        )
         positions = (self.lengths + level).repeat_interleave(width)
         hidden = model.transformer(embeddings, positions, attend)
         return model.level_logits(hidden, level + 1).view(batch, width, -1).float()

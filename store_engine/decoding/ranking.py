@@ -6,9 +6,9 @@ import torch.nn.functional as F
 from numpy.typing import NDArray
 from torch import Tensor
 
-from store_engine.decoding.batch_filter import BatchFilter
+from store_engine.catalog.batch_filter import BatchFilter
+from store_engine.catalog.trie_arrays import TrieArrays
 from store_engine.decoding.beam_step import Beams, top_columns
-from store_engine.decoding.trie_arrays import TrieArrays
 
 # rows, -1 where a request has fewer than k left, and their log-probabilities, -inf there;
 # (batch, k) both

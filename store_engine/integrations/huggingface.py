@@ -44,7 +44,7 @@ def export_huggingface(
         AutoConfig.for_model(
             **_family(config),
             **_rope(config),
-            vocab_size=model.text_vocab_size + sum(model.codebook_sizes),
+            vocab_size=len(model.vocabulary),
             hidden_size=config.hidden_size,
             intermediate_size=config.intermediate_size,
             num_hidden_layers=config.num_layers,

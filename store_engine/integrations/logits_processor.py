@@ -10,38 +10,37 @@ they keep no state, so one object serves any number of calls, batches and thread
 """
 
 from collections.abc import Callable
-from itertools import accumulate
 
 import torch
 from torch import Tensor
 from transformers import LogitsProcessor
 
 from store_engine._C import ItemTrie
-from store_engine.decoding.trie_arrays import TrieArrays
+from store_engine.catalog.trie_arrays import TrieArrays
+from store_engine.model.unified_vocabulary import UnifiedVocabulary
 
 
 class TrieLogitsProcessor(LogitsProcessor):
     """Leaves only codes that lead to an item, with their log-probability within the level.
 
-    Scores then equal those of `decoding.beam_search(normalize="vocab")`. Unlike transformers' own
-    prefix hook it makes no Python call per beam, and a beam without continuation stays at -inf
+    Scores then equal those of `decoding.beam_search(normalize="codebook")`. Unlike transformers'
+    own prefix hook it makes no Python call per beam, and a beam without continuation stays at -inf
     instead of failing the batch.
 
     Args:
         item_trie: The catalogue.
-        text_vocab_size: Joint id of the first code.
+        text_vocab_size: Unified id of the first code.
     """
 
     def __init__(self, item_trie: ItemTrie, text_vocab_size: int) -> None:
-        self._text_vocab_size = text_vocab_size
-        self._offsets = code_offsets(item_trie, text_vocab_size)
+        self._offsets = _level_offsets(item_trie, text_vocab_size)
         self._trie = TrieArrays(item_trie)
 
     def __call__(self, input_ids: Tensor, scores: Tensor) -> Tensor:
         """Constrains one step.
 
         Args:
-            input_ids: (num_sequences, seq_len) int64 joint ids, prompts included.
+            input_ids: (num_sequences, seq_len) int64 unified ids, prompts included.
             scores: (num_sequences, vocab_size) logits or log-probabilities.
 
         Returns:
@@ -75,12 +74,12 @@ def prefix_allowed_tokens_fn(
 
     Args:
         item_trie: The catalogue.
-        text_vocab_size: Joint id of the first code.
+        text_vocab_size: Unified id of the first code.
 
     Returns:
-        A function of (batch_id, joint ids (seq_len,)) that lists the joint ids that may follow.
+        A function of (batch_id, unified ids (seq_len,)) that lists the unified ids that may follow.
     """
-    trie, offsets = TrieArrays(item_trie), code_offsets(item_trie, text_vocab_size)
+    trie, offsets = TrieArrays(item_trie), _level_offsets(item_trie, text_vocab_size)
 
     def allowed(batch_id: int, input_ids: Tensor) -> list[int]:
         input_ids = input_ids.cpu()
@@ -94,9 +93,8 @@ def prefix_allowed_tokens_fn(
     return allowed
 
 
-def code_offsets(item_trie: ItemTrie, text_vocab_size: int) -> list[int]:
-    """Joint id of the first code of each level."""
-    return list(accumulate(item_trie.codebook_sizes[:-1], initial=text_vocab_size))
+def _level_offsets(item_trie: ItemTrie, text_vocab_size: int) -> list[int]:
+    return list(UnifiedVocabulary(text_vocab_size, item_trie.codebook_sizes).level_offsets)
 
 
 def _next_level(last: Tensor, offsets: list[int]) -> Tensor:

@@ -63,6 +63,11 @@ class PackedSequences:
         self._cu_seqlens = cu_seqlens
         self._lengths: list[int] = lengths.tolist()
 
+    @classmethod
+    def from_lengths(cls, lengths: Tensor, device: torch.device | str = "cpu") -> "PackedSequences":
+        """Lays sequences of these lengths, (num_sequences,) int64 on the CPU, end to end."""
+        return cls(F.pad(lengths.cumsum(0), (1, 0)), device)
+
     def to(self, device: torch.device | str) -> "PackedSequences":
         """The same sequences for q, k and v on `device`."""
         if torch.device(device) == self.device:

@@ -9,9 +9,9 @@ import torch
 from torch import Tensor
 
 from store_engine.config import ModelConfig
-from store_engine.data.gguf_file import GGUFFile
 from store_engine.errors import InputError
 from store_engine.model.transformer import rope_frequencies
+from store_engine.text.gguf_file import GGUFFile
 
 _ARCHITECTURES = ("llama", "qwen2", "qwen3")
 _ROPE_FREQS = "rope_freqs.weight"

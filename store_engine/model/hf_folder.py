@@ -11,8 +11,8 @@ from typing import Any
 from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
-from store_engine.data.json_file import read_json
 from store_engine.errors import InputError
+from store_engine.files.json_file import read_json
 
 _FAMILIES = ("llama", "qwen2", "qwen3")
 _INDEX = "model.safetensors.index.json"

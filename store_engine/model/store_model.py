@@ -1,11 +1,9 @@
 """The one LLM with both of its vocabularies: text tokens and semantic tokens.
 
-Joint token ids: text first, then the codes of level 0, level 1, ...; every level has a code space
-of its own. Semantic tokens have an embedding and a head of their own beside the text's. No softmax
-ever runs over more than a target's own sub-vocabulary: all text tokens, or one level's codes.
+Token ids are those of `UnifiedVocabulary`. Semantic tokens have an embedding and a head of their
+own beside the text's. No softmax ever runs over more than a target's own sub-vocabulary: all text
+tokens, or one level's codes.
 """
-
-from itertools import accumulate
 
 import torch
 import torch.nn.functional as F
@@ -16,6 +14,7 @@ from store_engine.kernels.linear_cross_entropy import linear_cross_entropy
 from store_engine.kernels.masked_softmax import masked_softmax
 from store_engine.model.attention import PackedSequences
 from store_engine.model.transformer import INIT_STD, Transformer
+from store_engine.model.unified_vocabulary import UnifiedVocabulary
 
 IGNORE = -100  # a position without a target
 
@@ -71,9 +70,7 @@ class StoreModel(nn.Module):
     ) -> None:
         super().__init__()
         self.config = config
-        self.text_vocab_size = text_vocab_size
-        self.codebook_sizes = codebook_sizes
-        self.code_offsets = (0, *accumulate(codebook_sizes))[:-1]  # first row of each level
+        self.vocabulary = UnifiedVocabulary(text_vocab_size, codebook_sizes)
         self.text_embedding = Embedding(text_vocab_size, config.hidden_size)
         self.transformer = Transformer(config)
         if config.tie_text_head:
@@ -85,8 +82,18 @@ class StoreModel(nn.Module):
             self.code_head = _head(sum(codebook_sizes), config.hidden_size)
         self.dropout = nn.Dropout(config.dropout)
 
+    @property
+    def text_vocab_size(self) -> int:
+        """Number of text tokens."""
+        return self.vocabulary.text_size
+
+    @property
+    def codebook_sizes(self) -> tuple[int, ...]:
+        """Codes per level."""
+        return self.vocabulary.codebook_sizes
+
     def embed(self, tokens: Tensor) -> Tensor:
-        """Input embeddings: joint ids (...) int64 -> (..., hidden_size)."""
+        """Input embeddings: unified ids (...) int64 -> (..., hidden_size)."""
         if not self.codebook_sizes:
             return self.text_embedding(tokens)
         is_code = tokens >= self.text_vocab_size
@@ -94,22 +101,18 @@ class StoreModel(nn.Module):
         codes = self.code_embedding((tokens - self.text_vocab_size).clamp(min=0))
         return torch.where(is_code[..., None], codes, text)
 
-    def code_tokens(self, codes: Tensor) -> Tensor:
-        """Joint ids of codes (..., num_levels) int64, same shape."""
-        offsets = torch.tensor(self.code_offsets, device=codes.device)
-        return codes + offsets + self.text_vocab_size
-
     def level_logits(self, hidden: Tensor, level: int) -> Tensor:
         """Logits over one level's codes: (..., hidden_size) -> (..., codebook_sizes[level])."""
-        return self.code_head.logits(hidden, self.code_offsets[level], self.codebook_sizes[level])
+        begin, size = self.vocabulary.code_offsets[level], self.codebook_sizes[level]
+        return self.code_head.logits(hidden, begin, size)
 
     def forward(self, tokens: Tensor, sequences: PackedSequences, targets: Tensor) -> Tensor:
         """Next-token losses of a packed batch, of text and of codes alike.
 
         Args:
-            tokens: (num_tokens,) int64 joint ids.
+            tokens: (num_tokens,) int64 unified ids.
             sequences: Where each sequence begins.
-            targets: (num_tokens,) int64 joint ids, `IGNORE` where there is none.
+            targets: (num_tokens,) int64 unified ids, `IGNORE` where there is none.
 
         Returns:
             (num_targets,) float32 losses, in the order of the positions that have a target.
@@ -140,10 +143,10 @@ class StoreModel(nn.Module):
         return self.text_head(hidden, targets, start, length)
 
     def _code_losses(self, hidden: Tensor, targets: Tensor) -> Tensor:
+        starts = torch.tensor(self.vocabulary.code_offsets, device=targets.device)
+        sizes = torch.tensor(self.codebook_sizes, device=targets.device)
+        level = self.vocabulary.level_of(targets)
         codes = targets - self.text_vocab_size  # rows of the semantic head
-        starts = torch.tensor(self.code_offsets, device=codes.device)
-        sizes = torch.tensor(self.codebook_sizes, device=codes.device)
-        level = torch.bucketize(codes, starts, right=True) - 1
         return self.code_head(hidden, codes, starts[level], sizes[level])
 
 

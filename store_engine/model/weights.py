@@ -7,8 +7,8 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save
 from torch import Tensor, nn
 
-from store_engine.data.atomic import atomic_open
 from store_engine.errors import InputError
+from store_engine.files.atomic import atomic_open
 
 
 def save_weights(tensors: Mapping[str, Tensor], path: str | Path) -> None:

@@ -18,10 +18,10 @@ from torch import Tensor, nn
 
 from store_engine.data.catalog import Catalog
 from store_engine.data.packing import Document, PackedBatch, pack
-from store_engine.data.token_file import TokenFile
-from store_engine.data.vocabulary import Vocabulary
+from store_engine.files.token_file import TokenFile
 from store_engine.model.attention import PackedSequences
 from store_engine.model.store_model import IGNORE, StoreModel
+from store_engine.text.vocabulary import Vocabulary
 
 
 class ItemTexts:

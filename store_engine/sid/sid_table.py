@@ -8,8 +8,8 @@ from zipfile import BadZipFile
 import numpy as np
 from numpy.typing import NDArray
 
-from store_engine.data.atomic import atomic_open
 from store_engine.errors import InputError
+from store_engine.files.atomic import atomic_open
 from store_engine.sid.quantize import ParallelQuantizer
 
 

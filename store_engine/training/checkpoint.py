@@ -22,10 +22,10 @@ from typing import Any, NamedTuple
 
 import torch
 
-from store_engine.data.atomic import atomic_open
-from store_engine.data.checksum import sha256
-from store_engine.data.json_file import read_json
 from store_engine.errors import InputError
+from store_engine.files.atomic import atomic_open
+from store_engine.files.digest import sha256
+from store_engine.files.json_file import read_json
 
 _MANIFEST = "latest.json"
 _UNIVERSAL = "universal"  # folder of the state put together again, while it is read

@@ -13,8 +13,8 @@ from deepspeed.ops.op_builder import AsyncIOBuilder
 from torch import Tensor, nn
 
 from store_engine.config import TrainConfig
-from store_engine.data.json_file import read_json
 from store_engine.errors import InputError
+from store_engine.files.json_file import read_json
 
 
 @contextlib.contextmanager

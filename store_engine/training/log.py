@@ -8,8 +8,8 @@ from typing import IO, Any
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
-from store_engine.data.atomic import atomic_open
 from store_engine.errors import InputError
+from store_engine.files.atomic import atomic_open
 
 _LINE_EVERY_S = 20.0  # without a terminal: one plain line this often
 # figures of a step that are no task's loss

@@ -13,6 +13,7 @@ from torch import Tensor
 from store_engine.config import Config, TrainConfig
 from store_engine.errors import InputError
 from store_engine.model.attention import PackedSequences
+from store_engine.model.lora import add_lora, merge_lora
 from store_engine.training.checkpoint import (
     Position,
     last_position,
@@ -28,7 +29,6 @@ from store_engine.training.deepspeed_setup import (
 )
 from store_engine.training.interruption import InterruptedTraining, StopRequest
 from store_engine.training.log import TrainLog
-from store_engine.training.lora import add_lora, merge_lora
 from store_engine.training.stages import Stage
 from store_engine.training.throughput import matmul_peak
 

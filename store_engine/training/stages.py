@@ -16,12 +16,13 @@ from torch.utils.checkpoint import checkpoint
 
 from store_engine.config import Config
 from store_engine.data.packing import IntArray, PackedBatch, pack
-from store_engine.data.token_file import TokenFile
 from store_engine.errors import InputError
+from store_engine.files.token_file import TokenFile
 from store_engine.model.attention import PackedSequences
 from store_engine.model.backbone import Backbone
 from store_engine.model.store_model import Head, StoreModel
 from store_engine.model.transformer import INIT_STD
+from store_engine.model.unified_vocabulary import UnifiedVocabulary
 from store_engine.sid.dense_tokenizer import (
     DenseTokenizer,
     ItemTexts,
@@ -108,7 +109,7 @@ class TokenizerStage:
         total = losses.sum() * num_parts / num_targets
         sums, counts = _by_task(losses, share.text.target_tasks, len(self.tasks))
         num_tokens = len(share.content_tokens) + len(share.text.tokens)
-        columns = head_columns(share.text.targets, self.text_vocab_size, ())
+        columns = head_columns(share.text.targets, UnifiedVocabulary(self.text_vocab_size))
         num_flops = training_flops(self.config.model, share.content_sequences, 0)
         num_flops += training_flops(self.config.model, share.text_sequences, columns)
         if self.config.tokenizer.contrastive_weight:
@@ -147,7 +148,8 @@ class RecommenderStage:
         self.config, self.text_vocab_size = config, text_vocab_size
         self.documents = Tasks(config, texts, histories, table, text_vocab_size)
         answers = (ANSWERS,) if config.recommender.scoring else ()
-        self.codebook_sizes = (*table.codebook_sizes, *answers)
+        sizes = (*table.codebook_sizes, *answers)
+        self.vocabulary = UnifiedVocabulary(text_vocab_size, sizes)
         self.lr = config.recommender.lr
         tokens_per_step = config.recommender.tokens_per_step
         self.steps_per_epoch = -(-self.documents.tokens_per_epoch // tokens_per_step)
@@ -155,7 +157,7 @@ class RecommenderStage:
 
     def build(self) -> StoreModel:
         """The LLM with both vocabularies; an untied text head nobody needs stays as it is."""
-        model = _build_model(self.config, self.text_vocab_size, self.codebook_sizes)
+        model = _build_model(self.config, self.text_vocab_size, self.vocabulary.codebook_sizes)
         if not self.config.model.tie_text_head and not self.config.recommender.reconstruction:
             model.text_head.requires_grad_(False)
         if self.config.train.activation_checkpointing:
@@ -188,7 +190,7 @@ class RecommenderStage:
         size[-1] = num_targets[-1]
         weights = num_parts / size.clamp(min=1).float()
         total = (losses * weights[share.target_tasks]).sum()
-        columns = head_columns(share.targets, self.text_vocab_size, self.codebook_sizes)
+        columns = head_columns(share.targets, self.vocabulary)
         num_flops = training_flops(self.config.model, sequences, columns)
         return StepLoss(total, sums, counts, len(share.tokens), num_flops)
 

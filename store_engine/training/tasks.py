@@ -18,8 +18,9 @@ from numpy.typing import NDArray
 
 from store_engine.config import Config
 from store_engine.data.packing import Document, IntArray, fill_rows, history_windows
-from store_engine.data.token_file import TokenFile
+from store_engine.files.token_file import TokenFile
 from store_engine.model.store_model import IGNORE
+from store_engine.model.unified_vocabulary import UnifiedVocabulary
 from store_engine.sid.dense_tokenizer import ItemTexts
 from store_engine.sid.sid_table import SidTable
 
@@ -51,11 +52,10 @@ class Tasks:
         text_vocab_size: int,
     ) -> None:
         self.config, self.texts, self.histories = config, texts, histories
-        offsets = np.r_[0, np.cumsum(table.codebook_sizes)]
-        # (num_items, num_levels) joint ids
-        self.item_tokens = table.sids.astype(np.int64) + offsets[:-1] + text_vocab_size
-        self.num_levels = table.sids.shape[1]
-        self.no_token = int(offsets[-1]) + text_vocab_size  # YES is the next one
+        vocabulary = UnifiedVocabulary(text_vocab_size, table.codebook_sizes)
+        self.item_tokens = vocabulary.to_ids(table.sids)  # (num_items, num_levels)
+        self.num_levels = vocabulary.num_levels
+        self.no_token = len(vocabulary)  # YES is the next one
         self.tokens_per_epoch = int(self._lengths(self._keys(0)).sum())
 
     def plan(self, epoch: int, num_steps: int) -> list[IntArray]:
@@ -160,7 +160,7 @@ def question(
     """Tokens of a scoring question; the answer follows the last.
 
     Args:
-        item_tokens: (num_items, num_levels) joint ids of the codes.
+        item_tokens: (num_items, num_levels) unified ids of the codes.
         history: Catalogue rows, oldest first.
         candidate: The row that is asked about.
         bos_id: Begins it.

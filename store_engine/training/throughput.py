@@ -9,6 +9,7 @@ from torch import Tensor
 from store_engine.config import ModelConfig
 from store_engine.model.attention import PackedSequences
 from store_engine.model.store_model import IGNORE
+from store_engine.model.unified_vocabulary import UnifiedVocabulary
 
 
 def training_flops(model: ModelConfig, sequences: PackedSequences, head_columns: int) -> float:
@@ -30,20 +31,14 @@ def training_flops(model: ModelConfig, sequences: PackedSequences, head_columns:
     return 3.0 * (forward + 2 * model.hidden_size * head_columns)
 
 
-def head_columns(targets: Tensor, text_vocab_size: int, codebook_sizes: tuple[int, ...]) -> int:
-    """Sum, over all targets, of the size of the target's own sub-vocabulary.
+def head_columns(targets: Tensor, vocabulary: UnifiedVocabulary) -> int:
+    """Sums, over all targets, the size of the target's own sub-vocabulary.
 
     Args:
-        targets: (num_tokens,) joint ids, `IGNORE` where there is none.
-        text_vocab_size: Number of text tokens, which come first.
-        codebook_sizes: Codes per level.
+        targets: (num_tokens,) unified ids, `IGNORE` where there is none.
+        vocabulary: Text tokens and codes.
     """
-    targets = targets[targets != IGNORE]
-    ends = torch.tensor([text_vocab_size, *codebook_sizes]).cumsum(0)
-    kind = torch.bucketize(targets.cpu(), ends, right=True)
-    counts = torch.bincount(kind, minlength=len(ends)).tolist()
-    sizes = (text_vocab_size, *codebook_sizes)
-    return sum(count * size for count, size in zip(counts, sizes, strict=True))
+    return int(vocabulary.segment_sizes(targets[targets != IGNORE].cpu()).sum())
 
 
 @functools.cache

@@ -36,7 +36,7 @@ def _assert_searches_as_fresh_tries(trie, item_filter, catalogues, rng, key_of=n
     key_of turns the rows that are found into keys; equal scores and parents are the same bits.
     """
     width = int(rng.choice([1, 5, 40]))
-    normalize = str(rng.choice(["vocab", "children"]))
+    normalize = str(rng.choice(["codebook", "children"]))
     shapes = [(len(catalogues), width, size) for size in trie.codebook_sizes]
     logits = [_random_logits(rng, shape) for shape in shapes]
     steps, found = decode(trie, logits, width, item_filter, normalize)

@@ -54,7 +54,7 @@ def tied(rng, shape):
     return np.full(shape, rng.choice([0.0, -2.5, 80.0]))
 
 
-@pytest.mark.parametrize("normalize", ["vocab", "children"])
+@pytest.mark.parametrize("normalize", ["codebook", "children"])
 @settings(deadline=None)
 @given(steps(diffuse))
 def test_equals_the_oracle(normalize, step):
@@ -90,7 +90,7 @@ def test_the_only_code_above_the_others_is_found(missing, codebook_size):
     assert got.parents[:, 0].tolist() == ones.tolist()
 
 
-@pytest.mark.parametrize("normalize", ["vocab", "children"])
+@pytest.mark.parametrize("normalize", ["codebook", "children"])
 @settings(deadline=None)
 @given(steps(tied))
 def test_ties_go_to_the_lower_node(normalize, step):
@@ -155,7 +155,7 @@ def test_an_only_child_costs_nothing_under_children():
     assert (got.scores[0, 0], got.tokens[0, 0], got.num_valid[0]) == (0.0, 0, 1)
 
 
-@pytest.mark.parametrize("normalize", ["vocab", "children"])
+@pytest.mark.parametrize("normalize", ["codebook", "children"])
 def test_forbidden_everywhere_leaves_nothing(normalize):
     arrays = start()
     arrays[0][:] = -np.inf
@@ -238,7 +238,7 @@ def test_extreme_logits_stay_finite():
         ({"num_valid": np.full(1, -1)}, ValueError, r"num_valid must be in"),
         ({"width": 0}, ValueError, "width must be at least 1"),
         ({"num_threads": 0}, ValueError, r"num_threads must be in \[1, 1024\]"),
-        ({"normalize": "soft"}, ValueError, "'vocab' or 'children', got 'soft'"),
+        ({"normalize": "soft"}, ValueError, "'codebook' or 'children', got 'soft'"),
     ],
     ids=lambda value: next(iter(value)) if isinstance(value, dict) else "",
 )

@@ -3,15 +3,15 @@ import pytest
 import torch
 
 from store_engine._C import ItemTrie, LiveTrie, RowSet
-from store_engine.decoding.batch_filter import BatchFilter
+from store_engine.catalog.batch_filter import BatchFilter
+from store_engine.catalog.trie_arrays import TrieArrays
 from store_engine.decoding.beam import beam_search
 from store_engine.decoding.beam_step import Beams, beam_step, root_beams
 from store_engine.decoding.exact import score_catalog
-from store_engine.decoding.trie_arrays import TrieArrays
 from store_engine.model.attention import PackedSequences
 
 
-def naive_beam_search(bench, history, beam_width, normalize="vocab", trie=None):
+def naive_beam_search(bench, history, beam_width, normalize="codebook", trie=None):
     """Beam search that runs every beam's whole sequence again at every level: no cache at all."""
     context, model, trie = bench.tokens(history), bench.model, trie or bench.trie
     beams, prefixes = root_beams(1, torch.device("cpu")), [context]
@@ -24,7 +24,7 @@ def naive_beam_search(bench, history, beam_width, normalize="vocab", trie=None):
         beams = beam_step(trie, level, logits, beams, beam_width, normalize=normalize)
         n = int(beams.num_valid[0])
         beams = Beams(*(x[:, :n] for x in beams[:4]), beams.num_valid)
-        offset = model.text_vocab_size + model.code_offsets[level]
+        offset = model.vocabulary.level_offsets[level]
         prefixes = [
             torch.cat([prefixes[parent], token[None] + offset])
             for parent, token in zip(beams.parents[0].tolist(), beams.tokens[0], strict=True)
@@ -47,7 +47,7 @@ def test_equals_a_search_without_a_cache(make_bench, histories, backend, beam_wi
         torch.testing.assert_close(got.scores[i, :n], want.scores[0], atol=1e-4, rtol=1e-4)
 
 
-@pytest.mark.parametrize("normalize", ["vocab", "children"])
+@pytest.mark.parametrize("normalize", ["codebook", "children"])
 def test_a_wide_beam_ranks_the_whole_catalogue(make_bench, histories, normalize):
     bench = make_bench(num_items=200)
     contexts = bench.contexts(histories)
@@ -110,7 +110,7 @@ def sparse_sids(num_free):
 @pytest.mark.parametrize("beam_width", [1, 7, 40, 63])
 @pytest.mark.parametrize(
     ("normalize", "num_free", "num_passes"),
-    [("children", 2, 1 + 1), ("children", 3, 1 + 2), ("vocab", 2, 1 + 4)],
+    [("children", 2, 1 + 1), ("children", 3, 1 + 2), ("codebook", 2, 1 + 4)],
 )
 def test_forced_suffixes_cost_no_pass(
     make_bench, histories, beam_width, normalize, num_free, num_passes
@@ -215,7 +215,7 @@ def test_what_is_left_of_a_crowded_catalogue(make_bench, of_left, backend, beam_
     )
     got = beam_search(*args, normalize="children", **options)
     children, num_run[:] = num_run[:], []
-    beam_search(*args, normalize="vocab", **options)
+    beam_search(*args, normalize="codebook", **options)
     hook.remove()
     assert len(num_run) == 5
     if num_free is not None:

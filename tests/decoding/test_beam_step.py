@@ -5,7 +5,8 @@ import pytest
 import torch
 
 from store_engine._C import ItemTrie, RowSet
-from store_engine.decoding.batch_filter import BatchFilter
+from store_engine.catalog.batch_filter import BatchFilter
+from store_engine.catalog.trie_arrays import TrieArrays
 from store_engine.decoding.beam_step import (
     Beams,
     beam_step,
@@ -13,7 +14,6 @@ from store_engine.decoding.beam_step import (
     only_leaves,
     root_beams,
 )
-from store_engine.decoding.trie_arrays import TrieArrays
 from store_engine.errors import InputError
 
 BACKENDS = ["cpp", "torch"]
@@ -48,7 +48,7 @@ def oracle(trie, level, logits, beams, width, normalize):
             begin, end = trie.child_begin[level][node : node + 2].tolist()
             row = logits[request, beam].double()
             codes = trie.token[level][begin:end]
-            log_sum = (row if normalize == "vocab" else row[codes]).logsumexp(0)
+            log_sum = (row if normalize == "codebook" else row[codes]).logsumexp(0)
             for child, code in zip(range(begin, end), codes.tolist(), strict=True):
                 score = float(beams.scores[request, beam] + row[code] - log_sum)
                 if score > -math.inf:
@@ -58,7 +58,7 @@ def oracle(trie, level, logits, beams, width, normalize):
 
 
 @pytest.mark.parametrize("backend", BACKENDS)
-@pytest.mark.parametrize("normalize", ["vocab", "children"])
+@pytest.mark.parametrize("normalize", ["codebook", "children"])
 @pytest.mark.parametrize(
     ("level", "batch", "beam_width", "width"),
     [(0, 3, 1, 4), (1, 1, 1, 1), (1, 5, 8, 8), (2, 4, 16, 63), (2, 3, 40, 1000)],
@@ -149,7 +149,7 @@ def test_triton_needs_a_gpu_or_the_interpreter(monkeypatch):
         choose_backend("triton", torch.device("cpu"))
 
 
-@pytest.mark.parametrize("normalize", ["vocab", "children"])
+@pytest.mark.parametrize("normalize", ["codebook", "children"])
 @pytest.mark.parametrize("has_filter", [False, True])
 def test_triton_equals_cpp(normalize, has_filter):
     """On a tiny shape: without a GPU the kernel is interpreted."""

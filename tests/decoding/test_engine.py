@@ -68,7 +68,7 @@ def test_history_can_be_excluded(make_engine, histories, exact):
 
 
 @pytest.mark.parametrize("options", [{}, {"exact": True}, {"backend": "torch"}], ids=str)
-@pytest.mark.parametrize("normalize", ["vocab", "children"])
+@pytest.mark.parametrize("normalize", ["codebook", "children"])
 def test_filters(make_engine, histories, options, normalize):
     engine = make_engine(beam_width=60, normalize=normalize)
     ids = engine.catalog.item_ids
@@ -169,7 +169,7 @@ def test_no_histories(make_engine):
 
 
 def test_the_default_beam_grows_with_k(make_engine):
-    engine = make_engine(beam_width=4, max_k=4)
+    engine = make_engine(beam_width=4)
     assert len(engine.recommend([["item 1"]], k=15)[0]) == 15
 
 

@@ -8,7 +8,7 @@ import torch
 from safetensors.torch import load_file
 
 from store_engine import Engine
-from store_engine.export import main as export
+from store_engine.cli.export import main as export
 from store_engine.model.backbone import Backbone
 from store_engine.training.log import read_log
 

@@ -6,13 +6,13 @@ import numpy as np
 import pytest
 
 from store_engine import Engine
+from store_engine.cli.evaluate import main as evaluate
+from store_engine.cli.recommend import main as recommend
+from store_engine.cli.tokenize_items import main as tokenize_items
 from store_engine.data.histories import Histories
 from store_engine.data.split import leave_one_out
 from store_engine.errors import InputError
-from store_engine.evaluate import main as evaluate
-from store_engine.recommend import main as recommend
-from store_engine.tokenize_items import main as tokenize_items
-from store_engine.training.evaluation import rank_all
+from store_engine.evaluation.evaluate_run import rank_all
 
 pytestmark = pytest.mark.slow
 

@@ -5,8 +5,8 @@ import pytest
 
 from store_engine import Engine
 from store_engine.data.histories import Histories
+from store_engine.evaluation.scoring import Scorer
 from store_engine.training.log import read_log
-from store_engine.training.scoring import Scorer
 
 
 @pytest.mark.slow

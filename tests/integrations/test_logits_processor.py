@@ -3,10 +3,10 @@ import pytest
 import torch
 
 from store_engine._C import ItemTrie
+from store_engine.catalog.trie_arrays import TrieArrays
 from store_engine.decoding.beam import beam_search
-from store_engine.decoding.contexts import pack
-from store_engine.decoding.kv_cache import KVCache
-from store_engine.decoding.trie_arrays import TrieArrays
+from store_engine.inference.contexts import pack
+from store_engine.inference.kv_cache import KVCache
 from store_engine.integrations.huggingface import export_huggingface
 from store_engine.integrations.logits_processor import TrieLogitsProcessor, prefix_allowed_tokens_fn
 
@@ -51,7 +51,7 @@ def test_sequences_of_one_call_may_stand_at_different_levels(small):
 def test_generate_equals_our_beam_search(make_model, sids, item_trie, beam_width):
     model = make_model()
     trie = TrieArrays(item_trie)
-    item_tokens = model.code_tokens(torch.from_numpy(sids).long())
+    item_tokens = model.vocabulary.to_id_tensor(torch.from_numpy(sids).long())
     histories = [np.array([3, 1, 4]), np.array([5]), np.array([], dtype=np.int64)]
     contexts = pack(histories, item_tokens, BOS)
     cache = KVCache(model.config, torch.device("cpu"), torch.float32)

@@ -2,8 +2,8 @@ import pytest
 import torch
 
 from store_engine._C import ItemTrie
+from store_engine.catalog.trie_arrays import TrieArrays
 from store_engine.decoding.beam_step import Beams, beam_step
-from store_engine.decoding.trie_arrays import TrieArrays
 from store_engine.kernels.trie_topk import (
     Level,
     TopChildren,
@@ -31,7 +31,7 @@ def make_beams(batch, beam_width, num_nodes, codebook_size, device):
     return logits, scores, nodes, num_valid
 
 
-def brute_force(logits, scores, nodes, num_valid, level, width, normalize="vocab", alive=None):
+def brute_force(logits, scores, nodes, num_valid, level, width, normalize="codebook", alive=None):
     """Ten lines of Python, the oracle of the reference."""
     found = []
     for b in range(len(logits)):
@@ -40,7 +40,7 @@ def brute_force(logits, scores, nodes, num_valid, level, width, normalize="vocab
             children = range(*level.child_begin[nodes[b, m] : nodes[b, m] + 2].tolist())
             codes = level.tokens[list(children)].long()
             x = logits[b, m]
-            lse = (x if normalize == "vocab" else x[codes]).logsumexp(0)
+            lse = (x if normalize == "codebook" else x[codes]).logsumexp(0)
             rows += [
                 (-float(scores[b, m] + (x[code] - lse)), child, m, int(code))
                 for child, code in zip(children, codes, strict=True)
@@ -61,7 +61,7 @@ CASES = [("torch", case) for case in SMALL + LARGE] + [("triton", case) for case
     CASES,
     ids=lambda x: x if isinstance(x, str) else "beams={}x{},nodes={},k={},width={}".format(*x),
 )
-@pytest.mark.parametrize("normalize", ["vocab", "children"])
+@pytest.mark.parametrize("normalize", ["codebook", "children"])
 @pytest.mark.parametrize("is_filtered", [False, True])
 def test_equals_brute_force(backend, case, normalize, is_filtered, device):
     batch, beam_width, num_nodes, codebook_size, width = case

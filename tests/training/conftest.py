@@ -2,15 +2,14 @@ import tempfile
 
 import numpy as np
 import pytest
-import torch
 
 from store_engine.config import load_config
 from store_engine.data.load import load_dataset
 from store_engine.data.split import leave_one_out
-from store_engine.data.text_vocabulary import TextVocabulary
-from store_engine.data.token_file import TokenFile
+from store_engine.files.token_file import TokenFile
 from store_engine.sid.dense_tokenizer import ItemTexts
 from store_engine.sid.sid_table import SidTable
+from store_engine.text.text_vocabulary import TextVocabulary
 from store_engine.training.stages import RecommenderStage, TokenizerStage
 
 
@@ -43,13 +42,3 @@ def all_tasks():
     """The second stage with all four tasks."""
     overrides = ["recommender.reconstruction=0.5", "recommender.scoring=2"]
     return make_stages([*overrides, "recommender.alignment=1.5"])[2]
-
-
-@pytest.fixture
-def process_group(tmp_path):
-    """A process group of this process alone."""
-    torch.distributed.init_process_group(
-        "gloo", init_method=f"file://{tmp_path}/store", rank=0, world_size=1
-    )
-    yield
-    torch.distributed.destroy_process_group()

@@ -5,6 +5,7 @@ from torch.utils.flop_counter import FlopCounterMode
 from store_engine.config import ModelConfig
 from store_engine.model.attention import PackedSequences
 from store_engine.model.store_model import IGNORE, StoreModel
+from store_engine.model.unified_vocabulary import UnifiedVocabulary
 from store_engine.training.throughput import head_columns, matmul_peak, training_flops
 
 CODEBOOKS = (5, 7)
@@ -17,7 +18,9 @@ def test_flops_are_those_that_torch_counts():
     targets = torch.tensor([4])
     with FlopCounterMode(display=False) as counter:
         model(torch.tensor([3]), sequences, targets).sum().backward()
-    ours = training_flops(config, sequences, head_columns(targets, 11, CODEBOOKS))
+    ours = training_flops(
+        config, sequences, head_columns(targets, UnifiedVocabulary(11, CODEBOOKS))
+    )
     assert ours == pytest.approx(counter.get_total_flops(), rel=0.02)
 
 
@@ -32,7 +35,7 @@ def test_attention_counts_every_pair_once():
 
 def test_head_columns_are_those_of_each_targets_own_vocabulary():
     targets = torch.tensor([0, 10, IGNORE, 11, 15, 16, 22])
-    assert head_columns(targets, 11, CODEBOOKS) == 2 * 11 + 2 * 5 + 2 * 7
+    assert head_columns(targets, UnifiedVocabulary(11, CODEBOOKS)) == 2 * 11 + 2 * 5 + 2 * 7
 
 
 def test_the_peak_is_a_rate():

@@ -81,7 +81,7 @@ inline std::vector<Found> search(const store_engine::Snapshot& snapshot, const L
     }
     BeamSlots next(batch, width);
     store_engine::beam_step(snapshot, level, slots.beams(of_slots), filter,
-                            store_engine::Normalize::kVocab, num_threads, next.children());
+                            store_engine::Normalize::kCodebook, num_threads, next.children());
     std::vector<std::vector<int32_t>> longer;
     for (int64_t slot = 0; slot < next.num_valid[0]; ++slot) {
       longer.push_back(prefixes[next.parents[slot]]);

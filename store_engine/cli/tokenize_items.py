@@ -1,0 +1,109 @@
+"""Gives SIDs to items, those of a run or new ones: text in, codes out. Nothing is trained.
+
+store-engine tokenize --run runs/ml100k                  # how the codes are used
+store-engine tokenize --run runs/ml100k --out sids.csv   # the run's SIDs
+store-engine tokenize --run runs/ml100k --items new.csv --out new_sids.csv
+"""
+
+import argparse
+import csv
+import io
+import sys
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+from rich.console import Console
+
+from store_engine.config import load_config
+from store_engine.data.catalog import Catalog
+from store_engine.data.readers import read_items
+from store_engine.errors import InputError
+from store_engine.files.atomic import atomic_open
+from store_engine.model.store_model import StoreModel
+from store_engine.model.weights import load_weights
+from store_engine.runs.run_directory import check_run
+from store_engine.sid.collisions import describe, sid_report
+from store_engine.sid.dense_tokenizer import DenseTokenizer, ItemTexts, encode_catalog
+from store_engine.sid.sid_table import SidTable
+from store_engine.text.vocabulary import load_vocabulary
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Runs the command line; returns the exit status."""
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--run", type=Path, required=True, metavar="DIR", help="a finished run")
+    parser.add_argument(
+        "--items",
+        metavar="FILE",
+        help="new items: csv, tsv, parquet or jsonl with the run's columns",
+    )
+    parser.add_argument("--out", metavar="FILE", help="csv to write: item_id, code_0, code_1, ...")
+    args = parser.parse_args(argv)
+    try:
+        check_run(args.run)
+        table = SidTable.load(args.run / "sids.npz")
+        config = load_config(args.run / "config.toml")
+        if args.items is None:
+            report = sid_report(table.sids, table.codebook_sizes, config.tokenizer.num_codes)
+            Console().print(describe(report))
+            item_ids, codes = table.item_ids, table.sids
+        else:
+            item_ids, codes = tokenize_new_items(args.run, args.items, table)
+        if args.out is not None:
+            _write_csv(args.out, item_ids, codes)
+        elif args.items is not None:
+            for item_id, code in zip(item_ids, codes.tolist(), strict=True):
+                print(item_id, *code)
+    except InputError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 2
+    return 0
+
+
+def tokenize_new_items(
+    run_dir: Path, items: str | Path, table: SidTable
+) -> tuple[tuple[str, ...], NDArray[np.int32]]:
+    """Encodes new items with the stage-1 LLM and assigns the nearest codes.
+
+    Args:
+        run_dir: A finished run.
+        items: A file with the columns of the run's catalogue.
+        table: The run's SIDs.
+
+    Returns:
+        Item ids, and (num_items, num_codes) int32 codes, without a collision suffix: what comes
+        after them is the trie's matter.
+
+    Raises:
+        InputError: The file cannot be read, or the run's SIDs came from a file of the user's.
+    """
+    if table.quantizer is None:
+        raise InputError(f"{run_dir}: its SIDs were brought as a file, they have no codebook")
+    config = load_config(run_dir / "config.toml")
+    vocabulary = load_vocabulary(run_dir)
+    fields = tuple(Catalog.load(run_dir / "items.jsonl").fields)
+    catalog = read_items(items, config.data.item_id, fields)
+    num_codes = config.tokenizer.num_codes
+    tokenizer = DenseTokenizer(StoreModel(config.model, len(vocabulary)), num_codes)
+    load_weights(tokenizer, run_dir / "tokenizer.safetensors")
+    texts = ItemTexts(catalog, vocabulary, config.data.max_text_tokens)
+    return catalog.item_ids, table.quantizer.assign(encode_catalog(tokenizer, texts, num_codes))
+
+
+def _write_csv(path: str, item_ids: tuple[str, ...], codes: NDArray[np.int32]) -> None:
+    text = io.StringIO(newline="")
+    writer = csv.writer(text, lineterminator="\n")
+    writer.writerow(["item_id", *(f"code_{level}" for level in range(codes.shape[1]))])
+    writer.writerows([i, *code] for i, code in zip(item_ids, codes.tolist(), strict=True))
+    try:
+        with atomic_open(path) as file:
+            file.write(text.getvalue().encode())
+    except OSError as error:
+        raise InputError(f"{path}: cannot be written: {error.strerror}") from error
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,237 @@
+"""The model for decoding on a CPU: the arithmetic of the trained one, in few passes over memory.
+
+Linear layers keep their weights laid out once as oneDNN's matrix kernels read them (a plain weight
+is reordered in every call), with SwiGLU's silu and product and the residual's sum as epilogues of
+those products. All else of a layer is the C++ core's: RMSNorm, and from q, k and v to attention's
+result in one call (`cache_attention`).
+"""
+
+import copy
+from dataclasses import dataclass
+from typing import Literal
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from numpy.typing import NDArray
+from torch import Tensor, nn
+
+from store_engine import _C
+from store_engine.config import ModelConfig
+from store_engine.inference.cache_attention import (
+    HeadNorms,
+    PrefillAttention,
+    TreeAttention,
+    as_numpy,
+)
+from store_engine.model.layer_ops import RMSNorm
+from store_engine.model.store_model import Head, StoreModel
+from store_engine.model.transformer import Block, Transformer, rope_frequencies
+
+# entries of a block that one thread normalises before a second is worth its wake-up
+_ENTRIES_PER_THREAD = 1 << 14
+
+
+def for_decoding(model: StoreModel) -> StoreModel:
+    """Makes the copy of a model that decodes fast on a CPU; embeddings are shared.
+
+    Args:
+        model: On any device. The copy does not follow later changes of its layers and heads, and
+            attends to a `KVCache` only.
+
+    Returns:
+        The copy; or the model itself, where it is not on a CPU or in neither float32 nor bfloat16.
+    """
+    weight = model.code_head.weight
+    if weight.device.type != "cpu" or weight.dtype not in (torch.float32, torch.bfloat16):
+        return model
+    memo: dict[int, object] = {id(x): x for x in (*model.parameters(), *model.buffers())}
+    memo[id(model.transformer)] = CpuTransformer(model.transformer)
+    memo[id(model.code_head)] = _LevelHeads(model)
+    return copy.deepcopy(model, memo)
+
+
+def choose_dtype(dtype: Literal["auto", "float32", "bfloat16"], device: str) -> torch.dtype:
+    """Resolves "auto": bfloat16 on a GPU, and on a CPU that computes in it; else float32."""
+    if dtype == "auto":
+        is_fast = not device.startswith("cpu") or computes_in_bfloat16()
+        dtype = "bfloat16" if is_fast else "float32"
+    return torch.bfloat16 if dtype == "bfloat16" else torch.float32
+
+
+def computes_in_bfloat16() -> bool:
+    """True if this CPU has instructions for bfloat16 products."""
+    return torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported()
+
+
+class CpuTransformer(nn.Module):
+    """All layers and the final norm, for inference alone.
+
+    Args:
+        transformer: Its weights are copied.
+    """
+
+    def __init__(self, transformer: Transformer) -> None:
+        super().__init__()
+        self.config = transformer.config
+        self._layers = [_Layer.of(block) for block in transformer.blocks]
+        self._norm = _Norm(transformer.norm)
+        self._rope = _RopeTable(self.config)
+
+    def forward(
+        self,
+        x: Tensor,
+        positions: Tensor,
+        attend: PrefillAttention | TreeAttention,
+        wanted: Tensor | None = None,
+    ) -> Tensor:
+        """As `Transformer.forward`; `wanted` are the last tokens of each context, or None."""
+        config = self.config
+        cosine, sine = self._rope.rows(positions)
+        normed = torch.empty_like(x)
+        attended = x.new_empty(len(x), config.num_heads * config.head_dim)
+        for layer_id, layer in enumerate(self._layers):
+            qkv = layer.qkv_proj(layer.attention_norm(x, normed))
+            if wanted is not None and layer_id + 1 == config.num_layers:
+                x, num = x[wanted], len(wanted)
+                normed, attended = normed[:num], attended[:num]
+            norms = HeadNorms(cosine, sine, layer.q_norm, layer.k_norm, config.norm_eps)
+            attend.fused(layer_id, qkv, norms, attended)
+            x = layer.o_proj.plus(attended, x)
+            gate = layer.gate_proj(layer.mlp_norm(x, normed), "swish")
+            x = layer.down_proj.plus(layer.up_proj.times(normed, gate), x)
+        return self._norm(x, normed)
+
+
+class _Linear:
+    """A linear layer with the epilogues that oneDNN can add to it."""
+
+    def __init__(self, weight: Tensor, bias: Tensor | None = None) -> None:
+        self._bias = None if bias is None else bias.detach()
+        self._weight = weight.detach().contiguous()
+        self._is_packed = _can_pack(weight.dtype)
+        if self._is_packed:
+            self._weight = torch.ops.mkldnn._reorder_linear_weight(self._weight)
+
+    def __call__(self, x: Tensor, activation: Literal["none", "swish"] = "none") -> Tensor:
+        """x (num_tokens, in_features) -> (num_tokens, out_features)."""
+        if not self._is_packed:
+            y = F.linear(x, self._weight, self._bias)
+            return F.silu(y) if activation == "swish" else y
+        packed: Tensor = torch.ops.mkldnn._linear_pointwise.default(
+            x, self._weight, self._bias, activation, [], ""
+        )
+        return packed
+
+    def times(self, x: Tensor, factor: Tensor) -> Tensor:
+        """The same, times `factor` (num_tokens, out_features)."""
+        return self._binary(x, factor, "mul") if self._is_packed else self(x) * factor
+
+    def plus(self, x: Tensor, summand: Tensor) -> Tensor:
+        """The same, plus `summand` (num_tokens, out_features)."""
+        return self._binary(x, summand, "add") if self._is_packed else self(x) + summand
+
+    def _binary(self, x: Tensor, other: Tensor, operation: str) -> Tensor:
+        y: Tensor = torch.ops.mkldnn._linear_pointwise.binary(
+            x, other, self._weight, self._bias, operation
+        )
+        return y
+
+
+def _can_pack(dtype: torch.dtype) -> bool:
+    """True if oneDNN has kernels for weights in a layout of its own: x86, in a dtype it is for."""
+    is_x86 = torch.backends.cpu.get_cpu_capability().startswith("AVX")
+    if not (is_x86 and torch.backends.mkldnn.is_available()):
+        return False
+    return dtype == torch.float32 or computes_in_bfloat16()
+
+
+class _Norm:
+    """RMSNorm."""
+
+    def __init__(self, norm: RMSNorm) -> None:
+        self._weight, self._eps = _float_array(norm.weight), norm.eps
+
+    def __call__(self, x: Tensor, out: Tensor) -> Tensor:
+        """Writes x (num_tokens, hidden_size), normalised, into `out`; returns it."""
+        threads = max(1, min(torch.get_num_threads(), x.numel() // _ENTRIES_PER_THREAD))
+        _C.rms_norm(as_numpy(x), self._weight, as_numpy(out), self._eps, num_threads=threads)
+        return out
+
+
+@dataclass(frozen=True)
+class _Layer:
+    """The parts of one `Block`."""
+
+    attention_norm: _Norm
+    qkv_proj: _Linear
+    q_norm: NDArray[np.float32] | None
+    k_norm: NDArray[np.float32] | None
+    o_proj: _Linear
+    mlp_norm: _Norm
+    gate_proj: _Linear
+    up_proj: _Linear
+    down_proj: _Linear
+
+    @classmethod
+    def of(cls, block: nn.Module) -> "_Layer":
+        assert isinstance(block, Block)
+        attention, mlp = block.attention, block.mlp
+        gate, up = mlp.gate_up_proj.weight.chunk(2)
+        q_norm, k_norm = (
+            _float_array(norm.weight) if isinstance(norm, RMSNorm) else None
+            for norm in (attention.q_norm, attention.k_norm)
+        )
+        return cls(
+            attention_norm=_Norm(block.attention_norm),
+            qkv_proj=_Linear(attention.qkv_proj.weight, attention.qkv_proj.bias),
+            q_norm=q_norm,
+            k_norm=k_norm,
+            o_proj=_Linear(attention.o_proj.weight, attention.o_proj.bias),
+            mlp_norm=_Norm(block.mlp_norm),
+            gate_proj=_Linear(gate),
+            up_proj=_Linear(up),
+            down_proj=_Linear(mlp.down_proj.weight),
+        )
+
+
+class _LevelHeads(Head):
+    """The semantic head, one packed matrix per level."""
+
+    def __init__(self, model: StoreModel) -> None:
+        super().__init__(model.code_head.weight)
+        sizes = model.codebook_sizes
+        begins = model.vocabulary.code_offsets
+        self._levels = {
+            begin: _Linear(self.weight[begin : begin + size])
+            for begin, size in zip(begins, sizes, strict=True)
+        }
+
+    def logits(self, hidden: Tensor, begin: int, size: int) -> Tensor:
+        """As `Head.logits`, of a whole level."""
+        return self._levels[begin](hidden)
+
+
+class _RopeTable:
+    """Cosines and sines of every position so far; grows by doubling."""
+
+    def __init__(self, config: ModelConfig) -> None:
+        self._frequencies = rope_frequencies(config)
+        self._table = self._make(256)
+
+    def rows(self, positions: Tensor) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
+        """(num_tokens,) int64 -> cosines and sines (num_tokens, head_dim / 2)."""
+        table, longest = self._table, int(positions.max()) + 1
+        if longest > len(table[0]):
+            self._table = table = self._make(2 * longest)
+        cosine, sine = (x[positions].numpy() for x in table)
+        return cosine, sine
+
+    def _make(self, num_positions: int) -> tuple[Tensor, Tensor]:
+        angles = torch.arange(num_positions)[:, None] * self._frequencies
+        return angles.cos(), angles.sin()
+
+
+def _float_array(weight: Tensor) -> NDArray[np.float32]:
+    array: NDArray[np.float32] = weight.detach().float().numpy()
+    return array

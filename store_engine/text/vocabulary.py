@@ -1,0 +1,62 @@
+"""Which text vocabulary a run has: one learned from its catalogue, or its backbone's."""
+
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Protocol
+
+from store_engine.errors import InputError
+from store_engine.text.text_vocabulary import TextVocabulary
+
+
+class Vocabulary(Protocol):
+    """Text <-> token ids."""
+
+    pad_id: int
+    bos_id: int  # before a text
+    eos_id: int  # after a text
+
+    def __len__(self) -> int:
+        """Number of ids."""
+
+    def encode(self, text: str) -> list[int]:
+        """Token ids of `text`, without bos and eos."""
+
+    def decode(self, ids: Iterable[int]) -> str:
+        """The text of `ids`; control tokens vanish."""
+
+    def save(self, directory: str | Path) -> None:
+        """Writes its files into a run directory."""
+
+
+def load_vocabulary(run_dir: str | Path) -> Vocabulary:
+    """Reads the vocabulary of a run.
+
+    Raises:
+        InputError: Its files are missing or damaged.
+    """
+    run_dir = Path(run_dir)
+    if (run_dir / "tokenizer.json").exists():
+        return _json_vocabulary(run_dir)
+    return TextVocabulary.load(run_dir / TextVocabulary.FILE)
+
+
+def backbone_vocabulary(path: str | Path) -> Vocabulary:
+    """Reads a backbone's tokenizer: tokenizer.json, else tokenizer.model, or the one in a GGUF.
+
+    Raises:
+        InputError: There is none, it is damaged, or of a kind that is not known.
+    """
+    path = Path(path)
+    if path.is_file() or (path / "tokenizer.json").exists():
+        return _json_vocabulary(path)
+    if (path / "tokenizer.model").exists():
+        return TextVocabulary.load(path / "tokenizer.model")
+    raise InputError(f"{path}: holds neither tokenizer.json nor tokenizer.model")
+
+
+def _json_vocabulary(path: Path) -> Vocabulary:
+    try:
+        from store_engine.text.json_vocabulary import JsonVocabulary
+    except ImportError as error:
+        raise InputError(f"{path}: needs tokenizers: pip install tokenizers") from error
+    return JsonVocabulary.from_gguf(path) if path.is_file() else JsonVocabulary.load(path)

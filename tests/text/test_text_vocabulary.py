@@ -1,0 +1,102 @@
+import pytest
+
+from store_engine.errors import InputError
+from store_engine.text.text_vocabulary import TextVocabulary
+
+TEXTS = [
+    f"title: the {color} {thing} of size {n}"
+    for n in range(20)
+    for color in ("red", "green")
+    for thing in ("ball", "house")
+]
+
+
+@pytest.fixture(scope="module")
+def vocabulary() -> TextVocabulary:
+    return TextVocabulary.train(TEXTS, 300)
+
+
+@pytest.mark.parametrize(
+    "text", ["the red ball", "", "  two  spaces ", "Ünïcödé 日本 ☃", "tab\tand\nline", "ﬁ ½"]
+)
+def test_text_comes_back(vocabulary, text):
+    ids = vocabulary.encode(text)
+    assert all(0 <= i < len(vocabulary) for i in ids)
+    assert vocabulary.decode(ids) == text
+
+
+def test_ids(vocabulary):
+    assert (vocabulary.pad_id, vocabulary.bos_id, vocabulary.eos_id) == (0, 1, 2)
+    assert len(vocabulary) == 300
+    control = [vocabulary.bos_id, *vocabulary.encode("ball"), vocabulary.eos_id, vocabulary.pad_id]
+    assert vocabulary.decode(control) == "ball"
+
+
+def test_known_words_are_short(vocabulary):
+    assert len(vocabulary.encode("the green house")) < len(vocabulary.encode("qwz xyzzy plugh"))
+
+
+def test_training_is_deterministic(vocabulary):
+    assert TextVocabulary.train(iter(TEXTS), 300).model == vocabulary.model
+
+
+def test_long_texts_are_not_skipped():
+    text = "x" * 5000
+    vocabulary = TextVocabulary.train([text], 270)
+    assert vocabulary.decode(vocabulary.encode(text)) == text
+    assert len(vocabulary.encode(text)) < 2500
+
+
+def test_tiny_catalogue_lowers_the_size():
+    with pytest.warns(UserWarning, match=r"gives 26\d pieces, fewer than text_vocab_size = 2048"):
+        vocabulary = TextVocabulary.train(["ab ab ab"], 2048)
+    assert 260 <= len(vocabulary) < 270
+    assert vocabulary.decode(vocabulary.encode("ab")) == "ab"
+
+
+@pytest.mark.parametrize(
+    ("texts", "size", "message"),
+    [
+        ([], 300, "needs text, got none"),
+        (["", ""], 300, "needs text, got none"),
+        (TEXTS, 100, r"text_vocab_size must be at least \d+ for this text, got 100"),
+    ],
+    ids=["no texts", "empty texts", "too small"],
+)
+def test_train_rejects(texts, size, message):
+    with pytest.raises(InputError, match=message):
+        TextVocabulary.train(texts, size)
+
+
+def test_ids_out_of_range(vocabulary):
+    for ids in ([300], [-1]):
+        with pytest.raises(ValueError, match=r"ids must be in \[0, 300\)"):
+            vocabulary.decode(ids)
+
+
+def test_save_and_load(vocabulary, tmp_path):
+    vocabulary.save(tmp_path)
+    loaded = TextVocabulary.load(tmp_path / "text.model")
+    assert loaded.model == vocabulary.model
+    assert loaded.encode("red house") == vocabulary.encode("red house")
+    assert [p.name for p in tmp_path.iterdir()] == ["text.model"]
+
+
+@pytest.mark.parametrize("content", [b"", b"not a model", b"\x00" * 100])
+def test_load_rejects(tmp_path, content):
+    path = tmp_path / "text.model"
+    path.write_bytes(content)
+    with pytest.raises(InputError, match=r"text\.model: not a SentencePiece model"):
+        TextVocabulary.load(path)
+
+
+def test_load_rejects_a_torn_model(vocabulary, tmp_path):
+    path = tmp_path / "text.model"
+    path.write_bytes(vocabulary.model[: len(vocabulary.model) // 2])
+    with pytest.raises(InputError, match="not a SentencePiece model"):
+        TextVocabulary.load(path)
+
+
+def test_load_rejects_a_missing_file(tmp_path):
+    with pytest.raises(InputError, match="No such file"):
+        TextVocabulary.load(tmp_path / "text.model")

@@ -102,8 +102,8 @@ def test_tokenising_the_catalogue_again_gives_its_codes(tiny_run, engine, tmp_pa
         (lambda d: (d / "run.json").unlink(), "not a run directory"),
         (lambda d: (d / "run.json").write_text('{"format": 99, "version": "9.0"}'), "format 99"),
         (lambda d: (d / "model.safetensors").unlink(), "not finished"),
-        (lambda d: (d / "trie.bin").write_bytes(b"STORE"), "not a readable trie"),
-        (lambda d: (d / "sids.npz").write_bytes(b"PK"), "not a readable SID table"),
+        (lambda d: (d / "trie.bin").write_bytes(b"STORE"), r"trie\.bin: changed or damaged"),
+        (lambda d: (d / "sids.npz").write_bytes(b"PK"), r"sids\.npz: changed or damaged"),
     ],
     ids=["no run", "another version", "unfinished", "trie", "sids"],
 )

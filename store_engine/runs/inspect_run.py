@@ -51,7 +51,7 @@ def inspect_run(root: Path, verify: bool = False) -> RunReport:
     run = RunDirectory.open(root)
     manifest = run.read_manifest()
     files = [
-        FileState(name, entry.num_bytes, _problem(run, name, verify))
+        FileState(name, entry.num_bytes, _problem(run, name, manifest, verify))
         for name, entry in manifest.files.items()
     ]
     files += [
@@ -73,9 +73,9 @@ def inspect_run(root: Path, verify: bool = False) -> RunReport:
     return RunReport(manifest, config, tuple(files), tuple(run.foreign()), _stage(run), owner)
 
 
-def _problem(run: RunDirectory, name: str, verify: bool) -> str | None:
+def _problem(run: RunDirectory, name: str, manifest: Manifest, verify: bool) -> str | None:
     try:
-        return run.problem(name, verify)
+        return run.problem(name, manifest, verify)
     except InputError as error:  # it cannot be read
         return str(error)
 

@@ -1,4 +1,4 @@
-"""requirements.lock: every package in one version, with its hashes; all that pyproject.toml needs."""
+"""requirements.lock: each package in one version with its hashes; all that pyproject.toml needs."""
 
 import re
 import tomllib

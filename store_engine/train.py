@@ -24,7 +24,8 @@ from rich.console import Console
 from store_engine._C import ItemTrie
 from store_engine.config import Config, load_config
 from store_engine.errors import InputError
-from store_engine.evaluation.evaluate_run import evaluate_run, print_metrics, save_metrics
+from store_engine.evaluation.evaluate_run import evaluate_run
+from store_engine.evaluation.report import print_metrics, save_metrics
 from store_engine.evaluation.scoring import FILE as SCORING_FILE
 from store_engine.evaluation.scoring import split_answers
 from store_engine.model.backbone import backbone_sizes

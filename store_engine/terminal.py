@@ -8,10 +8,11 @@ terminal's encoding lacks ends the program.
 import sys
 import unicodedata
 from io import TextIOWrapper
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from rich.console import Console
+    from rich.text import Text
 
 # letters that break a line, and what else is invisible and no letter: controls, lone surrogates
 _BREAKS = "\t\n\v\f\r\x85\u2028\u2029"
@@ -35,17 +36,35 @@ def printable(value: object) -> str:
     return "".join(_shown(character) for character in text)
 
 
-def make_console(*, stderr: bool = False, width: int | None = None) -> "Console":
+def make_console(
+    *, stderr: bool = False, width: int | None = None, soft_wrap: bool = False
+) -> "Console":
     """Makes a console that takes text as it is: no markup, no emoji codes, no highlighting.
+
+    Lines that it prints are made `printable`, also in the cells of a table.
 
     Args:
         stderr: Print to stderr instead of stdout.
         width: Columns; by default those of the terminal.
+        soft_wrap: Leave long lines to the terminal.
     """
     # here, because `store-engine --help` needs no rich and should not wait for it
     from rich.console import Console
 
-    return Console(stderr=stderr, width=width, markup=False, emoji=False, highlight=False)
+    class PlainConsole(Console):
+        """Renders every string without what would steer the terminal."""
+
+        def render_str(self, text: str, **options: Any) -> "Text":
+            return super().render_str("\n".join(map(printable, text.split("\n"))), **options)
+
+    return PlainConsole(
+        stderr=stderr,
+        width=width,
+        soft_wrap=soft_wrap,
+        markup=False,
+        emoji=False,
+        highlight=False,
+    )
 
 
 def escape_unencodable_output() -> None:

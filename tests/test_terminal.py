@@ -59,6 +59,19 @@ def test_a_console_takes_text_as_it_is(text, capsys):
     assert out.count(text) == 2
 
 
+def test_a_console_prints_nothing_that_steers_the_terminal(capsys):
+    from rich.table import Table
+
+    hostile = "a\x1b[31mb\x9b0m\x07"
+    table = Table(hostile, title=hostile)
+    table.add_row(hostile)
+    make_console().print(hostile, "two\nlines", table)
+    out = capsys.readouterr().out
+    assert out.startswith("a[31mb0m two\nlines")
+    assert out.count("a[31mb0m") == 4
+    assert not {"\x1b", "\x9b", "\x07"} & set(out)
+
+
 @pytest.mark.parametrize(
     ("encoding", "want"),
     [
@@ -77,7 +90,9 @@ def test_what_an_encoding_lacks_is_written_as_an_escape(encoding, want, monkeypa
     make_console(stderr=True, width=60).print("漢 é │ \ud83d")
     for stream in streams:
         stream.flush()
-        assert stream.buffer.getvalue().decode(encoding).strip() == want
+    shown, of_a_console = (s.buffer.getvalue().decode(encoding).strip() for s in streams)
+    assert shown == want
+    assert of_a_console == want.removesuffix(r" \ud83d")
 
 
 def test_streams_that_are_none_or_of_another_kind_stay(monkeypatch):

@@ -7,6 +7,7 @@ Reads train_log.jsonl, so a run that still trains, or never came to its end, can
 """
 
 import argparse
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -59,7 +60,9 @@ def plot_run(run_dir: Path, out: Path) -> None:
     figure = Figure(figsize=(5.5 * len(stages), 9), layout="constrained")
     axes = figure.subplots(len(_ROWS), len(stages), squeeze=False, sharex="col")
     for column, stage in enumerate(stages):
-        _draw_stage(axes[:, column], [entry for entry in entries if entry["stage"] == stage])
+        _draw_stage(
+            axes[:, column].tolist(), [entry for entry in entries if entry["stage"] == stage]
+        )
         axes[0, column].set_title(stage)
     # names are the user's, and a $ would begin a formula
     figure.suptitle(printable(run_dir.resolve().name), parse_math=False)
@@ -69,7 +72,7 @@ def plot_run(run_dir: Path, out: Path) -> None:
         raise InputError(f"{out}: {getattr(error, 'strerror', None) or error}") from error
 
 
-def _draw_stage(axes: "list[Axes]", entries: list[dict[str, Any]]) -> None:
+def _draw_stage(axes: "Sequence[Axes]", entries: list[dict[str, Any]]) -> None:
     for ax, (row, label) in zip(axes, _ROWS.items(), strict=True):
         for name in _losses(entries) if row == "loss" else [row]:
             points = [(entry["step"], entry[name]) for entry in entries if name in entry]

@@ -8,7 +8,6 @@ store-engine recommend runs/ml100k --history ""          # a user without histor
 
 import argparse
 import json
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from store_engine.cli.main import (
@@ -20,17 +19,20 @@ from store_engine.cli.main import (
     usable_device,
 )
 from store_engine.errors import InputError
+from store_engine.files.regular import parse_errors, read_regular
 from store_engine.terminal import make_console, printable
 
 if TYPE_CHECKING:
     from store_engine.decoding.engine import Engine, Recommendation
 
+_MAX_LIST_BYTES = 1 << 30
 _EPILOG = """\
 IDS is a list of item ids: 50,181 or, for ids with commas, a JSON list '["50", "181"]', or @FILE,
-a text file with one id a line. A history runs from the oldest item to the latest; runs/NAME/items.jsonl
-lists all ids. Every item that comes back is in the catalogue. The score is the log-probability of the
-item's semantic ID after the history: 0 would be certain, and -2.3 is one in ten. A wider beam is
-slower and closer to the exact ranking; --exact scores the whole catalogue and needs no beam.
+a text file with one id a line; --history=-5 for an id that begins with a dash. A history runs from
+the oldest item to the latest; runs/NAME/items.jsonl lists all ids. Every item that comes back is in
+the catalogue. The score is the log-probability of the item's semantic ID after the history: 0 would
+be certain, and -2.3 is one in ten. A wider beam is slower and closer to the exact ranking; --exact
+scores the whole catalogue and needs no beam.
 """
 
 
@@ -51,12 +53,9 @@ def item_ids(text: str) -> list[str]:
             read.
     """
     if text.startswith("@"):
-        try:
-            lines = Path(text[1:]).read_text(encoding="utf-8-sig").splitlines()
-        except OSError as error:
-            raise InputError(f"{text[1:]}: {error.strerror}") from error
-        except UnicodeDecodeError as error:
-            raise InputError(f"{text[1:]}: must be UTF-8 text: {error.reason}") from error
+        content = read_regular(text[1:], _MAX_LIST_BYTES)
+        with parse_errors(text[1:], "a text file in UTF-8"):
+            lines = content.decode("utf-8-sig").split("\n")
         return [line.strip() for line in lines if line.strip()]
     if text.lstrip().startswith("["):
         return _json_ids(text)
@@ -68,7 +67,7 @@ def _json_ids(text: str) -> list[str]:
         ids = json.loads(text)
     except (ValueError, RecursionError) as error:
         raise InputError(
-            f"a list of ids that begins with '[' must be JSON, such as [\"50\", \"181\"], got {text}"
+            f'a list of ids that begins with \'[\' must be JSON, such as ["50", "181"], got {text}'
         ) from error
     for item_id in ids:
         if not isinstance(item_id, str) and type(item_id) is not int:

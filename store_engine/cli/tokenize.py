@@ -1,71 +1,74 @@
 """Gives SIDs to items, those of a run or new ones: text in, codes out. Nothing is trained.
 
-store-engine tokenize --run runs/ml100k                  # how the codes are used
-store-engine tokenize --run runs/ml100k --out sids.csv   # the run's SIDs
-store-engine tokenize --run runs/ml100k --items new.csv --out new_sids.csv
+store-engine tokenize runs/ml100k                        # how the codes are used
+store-engine tokenize runs/ml100k --out sids.csv         # the run's SIDs
+store-engine tokenize runs/ml100k --items new.csv --out new_sids.csv
 """
 
 import argparse
 import csv
 import io
-import sys
+from collections.abc import Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-import numpy as np
-from numpy.typing import NDArray
-from rich.console import Console
-
-from store_engine.config import load_config
-from store_engine.data.catalog import Catalog
-from store_engine.data.readers import read_items
+from store_engine.cli.main import add_json_argument, add_run_argument, print_json, run_verb
 from store_engine.errors import InputError
 from store_engine.files.atomic import atomic_open
-from store_engine.model.store_model import StoreModel
-from store_engine.model.weights import load_weights
-from store_engine.runs.run_directory import check_run
-from store_engine.sid.collisions import describe, sid_report
-from store_engine.sid.dense_tokenizer import DenseTokenizer, ItemTexts, encode_catalog
-from store_engine.sid.sid_table import SidTable
-from store_engine.text.vocabulary import load_vocabulary
+from store_engine.terminal import printable
+
+if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
+
+    from store_engine.sid.sid_table import SidTable
 
 
 def main(argv: list[str] | None = None) -> int:
     """Runs the command line; returns the exit status."""
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
-    parser.add_argument("--run", type=Path, required=True, metavar="DIR", help="a finished run")
+    return run_verb("tokenize", __doc__, _add_arguments, _tokenize, argv)
+
+
+def _add_arguments(parser: argparse.ArgumentParser) -> None:
+    add_run_argument(parser)
     parser.add_argument(
         "--items",
         metavar="FILE",
         help="new items: csv, tsv, parquet or jsonl with the run's columns",
     )
     parser.add_argument("--out", metavar="FILE", help="csv to write: item_id, code_0, code_1, ...")
-    args = parser.parse_args(argv)
-    try:
-        check_run(args.run)
-        table = SidTable.load(args.run / "sids.npz")
-        config = load_config(args.run / "config.toml")
-        if args.items is None:
-            report = sid_report(table.sids, table.codebook_sizes, config.tokenizer.num_codes)
-            Console().print(describe(report))
-            item_ids, codes = table.item_ids, table.sids
-        else:
-            item_ids, codes = tokenize_new_items(args.run, args.items, table)
-        if args.out is not None:
-            _write_csv(args.out, item_ids, codes)
-        elif args.items is not None:
-            for item_id, code in zip(item_ids, codes.tolist(), strict=True):
-                print(item_id, *code)
-    except InputError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 2
-    return 0
+    add_json_argument(parser)
+
+
+def _tokenize(args: argparse.Namespace) -> None:
+    # here, because it takes seconds that --help need not wait for
+    from store_engine.config import load_config
+    from store_engine.runs.run_directory import check_run
+    from store_engine.sid.collisions import describe, sid_report
+    from store_engine.sid.sid_table import SidTable
+
+    check_run(args.run)
+    table = SidTable.load(args.run / "sids.npz")
+    if args.items is not None:
+        item_ids, codes = tokenize_new_items(args.run, args.items, table)
+    else:
+        item_ids, codes = table.item_ids, table.sids
+    if args.out is not None:
+        _write_csv(args.out, item_ids, codes)
+    if args.items is None:
+        num_codes = load_config(args.run / "config.toml").tokenizer.num_codes
+        report = sid_report(table.sids, table.codebook_sizes, num_codes)
+        print_json(report) if args.json else print(describe(report))
+    elif args.json:
+        print_json(dict(zip(item_ids, codes.tolist(), strict=True)))
+    elif args.out is None:
+        for item_id, code in zip(item_ids, codes.tolist(), strict=True):
+            print(printable(item_id), *code)
 
 
 def tokenize_new_items(
-    run_dir: Path, items: str | Path, table: SidTable
-) -> tuple[tuple[str, ...], NDArray[np.int32]]:
+    run_dir: Path, items: str | Path, table: "SidTable"
+) -> tuple[tuple[str, ...], "NDArray[np.int32]"]:
     """Encodes new items with the stage-1 LLM and assigns the nearest codes.
 
     Args:
@@ -80,6 +83,14 @@ def tokenize_new_items(
     Raises:
         InputError: The file cannot be read, or the run's SIDs came from a file of the user's.
     """
+    from store_engine.config import load_config
+    from store_engine.data.catalog import Catalog
+    from store_engine.data.readers import read_items
+    from store_engine.model.store_model import StoreModel
+    from store_engine.model.weights import load_weights
+    from store_engine.sid.dense_tokenizer import DenseTokenizer, ItemTexts, encode_catalog
+    from store_engine.text.vocabulary import load_vocabulary
+
     if table.quantizer is None:
         raise InputError(f"{run_dir}: its SIDs were brought as a file, they have no codebook")
     config = load_config(run_dir / "config.toml")
@@ -93,7 +104,7 @@ def tokenize_new_items(
     return catalog.item_ids, table.quantizer.assign(encode_catalog(tokenizer, texts, num_codes))
 
 
-def _write_csv(path: str, item_ids: tuple[str, ...], codes: NDArray[np.int32]) -> None:
+def _write_csv(path: str, item_ids: Sequence[str], codes: "NDArray[np.int32]") -> None:
     text = io.StringIO(newline="")
     writer = csv.writer(text, lineterminator="\n")
     writer.writerow(["item_id", *(f"code_{level}" for level in range(codes.shape[1]))])
@@ -103,7 +114,3 @@ def _write_csv(path: str, item_ids: tuple[str, ...], codes: NDArray[np.int32]) -
             file.write(text.getvalue().encode())
     except OSError as error:
         raise InputError(f"{path}: cannot be written: {error.strerror}") from error
-
-
-if __name__ == "__main__":
-    sys.exit(main())

@@ -5,7 +5,7 @@ ties by the lower row.
 """
 
 from collections.abc import Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -112,7 +112,7 @@ def co_visitation(
     for user, history in enumerate(histories):
         recent = history[: -_RECENT - 1 : -1].tolist()
         edges = [slice(graph.offsets[row], graph.offsets[row + 1]) for row in recent]
-        scores: NDArray[np.floating] = np.zeros(num_items)
+        scores: NDArray[Any] = np.zeros(num_items)
         if edges:
             votes = np.repeat(_DECAY ** np.arange(len(edges)), [e.stop - e.start for e in edges])
             neighbours = np.concatenate([graph.neighbours[edge] for edge in edges])

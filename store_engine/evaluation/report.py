@@ -1,6 +1,5 @@
 """The result of an evaluation, saved and printed."""
 
-import json
 from pathlib import Path
 from typing import Any
 
@@ -10,7 +9,7 @@ from rich.table import Table
 from rich.text import Text
 
 from store_engine.evaluation.protocols import RULES
-from store_engine.files.atomic import atomic_open
+from store_engine.files.json_file import write_json
 from store_engine.terminal import printable
 
 _COLUMNS = {  # recall@1 is ndcg@1 too
@@ -26,8 +25,7 @@ _COLUMNS = {  # recall@1 is ndcg@1 too
 
 def save_metrics(metrics: dict[str, Any], path: Path) -> None:
     """Writes metrics.json, which either stands complete or not at all."""
-    with atomic_open(path) as file:
-        file.write(json.dumps(metrics, indent=1).encode() + b"\n")
+    write_json(path, metrics)
 
 
 def print_metrics(metrics: dict[str, Any], console: Console) -> None:

@@ -52,10 +52,13 @@ def make_console(
     from rich.console import Console
 
     class PlainConsole(Console):
-        """Renders every string without what would steer the terminal."""
-
         def render_str(self, text: str, **options: Any) -> "Text":
+            """Renders a string without what would steer the terminal."""
             return super().render_str("\n".join(map(printable, text.split("\n"))), **options)
+
+        def on_broken_pipe(self) -> None:
+            """Leaves it to the caller, instead of ending the process."""
+            raise BrokenPipeError
 
     return PlainConsole(
         stderr=stderr,

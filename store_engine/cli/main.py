@@ -13,6 +13,7 @@ runs.
 """
 
 import argparse
+import contextlib
 import importlib
 import json
 import os
@@ -48,10 +49,7 @@ def main(argv: list[str] | None = None) -> int:
     """
     escape_unencodable_output()
     verb, *arguments = (sys.argv[1:] if argv is None else argv) or ["--help"]
-    if verb in VERBS:
-        module = importlib.import_module(f"store_engine.cli.{verb}")
-        return guard(lambda: int(module.main(arguments)))
-    return guard(lambda: _answer(verb))
+    return guard(lambda: _start(verb, arguments) if verb in VERBS else _answer(verb))
 
 
 def run_verb(
@@ -186,8 +184,21 @@ def usable_device(name: str) -> str:
 
 
 def print_json(value: Any) -> None:
-    """Prints JSON on stdout."""
-    print(json.dumps(value, indent=1))
+    """Prints JSON on stdout.
+
+    Raises:
+        FloatingPointError: A number is not finite, which JSON cannot say.
+    """
+    try:
+        text = json.dumps(value, indent=1, allow_nan=False)
+    except ValueError as error:
+        raise FloatingPointError("the result holds a number that is not finite") from error
+    print(text)
+
+
+def _start(verb: str, arguments: list[str]) -> int:
+    status: int = importlib.import_module(f"store_engine.cli.{verb}").main(arguments)
+    return status
 
 
 def _answer(verb: str) -> int:
@@ -232,5 +243,6 @@ def _drop_output() -> None:
 
 
 def _say(line: str, status: int) -> int:
-    print(printable(line), file=sys.stderr)
+    with contextlib.suppress(OSError):  # nobody reads stderr any more: the status is what is left
+        print(printable(line), file=sys.stderr)
     return status

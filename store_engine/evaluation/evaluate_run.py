@@ -129,7 +129,8 @@ def rank_all(
     rankings = np.empty((len(users_by_length), k), dtype=np.int64)
     starts = range(0, len(users_by_length), _USERS_PER_CALL)
     console = make_console(stderr=True)  # stdout is for the result alone
-    for begin in track(starts, "evaluation", transient=True, console=console):
+    is_silent = not console.is_terminal
+    for begin in track(starts, "evaluation", transient=True, console=console, disable=is_silent):
         users = users_by_length[begin : begin + _USERS_PER_CALL]
         rows, logprobs = engine.recommend_rows(
             [examples.histories[user] for user in users],

@@ -1,5 +1,6 @@
 """What all verbs share: help, exit statuses, the run directory, what reaches the terminal."""
 
+import functools
 import io
 import json
 import os
@@ -10,7 +11,14 @@ from pathlib import Path
 import pytest
 
 from store_engine import __version__
-from store_engine.cli.main import VERBS, add_overrides_argument, add_run_argument, main, run_verb
+from store_engine.cli.main import (
+    VERBS,
+    add_overrides_argument,
+    add_run_argument,
+    main,
+    print_json,
+    run_verb,
+)
 from store_engine.errors import InputError
 
 ROOT = Path(__file__).parents[2]
@@ -204,6 +212,46 @@ def test_a_reader_that_goes_away_ends_a_verb_quietly(tmp_path):
     os.close(write)
     assert done.returncode == 141
     assert done.stderr == b""
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ["recommend", "RUN", "--history", "", "-k", "60"],
+        ["recommend", "RUN", "--history", "", "--json"],
+        ["evaluate", "RUN"],
+        ["evaluate", "RUN", "--json"],
+        ["tokenize", "RUN"],
+        ["plot", "RUN"],
+    ],
+    ids=" ".join,
+)
+@pytest.mark.parametrize("buffer", [1, -1], ids=["by line", "at the end"])
+def test_no_verb_complains_of_a_reader_that_went_away(
+    arguments, buffer, hostile_run, monkeypatch, capfd
+):
+    read, write = os.pipe()
+    os.close(read)
+    with open(write, "w", buffer, encoding="utf-8") as stream:
+        monkeypatch.setattr(sys, "stdout", stream)
+        assert main([str(hostile_run) if one == "RUN" else one for one in arguments]) == 141
+    assert capfd.readouterr().err == ""
+
+
+def test_stdout_may_be_closed(hostile_run, monkeypatch, capfd):
+    for stdout in (None, io.StringIO()):
+        monkeypatch.setattr(sys, "stdout", stdout)
+        for verb in ("evaluate", "tokenize"):
+            assert main([verb, str(hostile_run)]) == 0
+    assert capfd.readouterr().err == ""
+
+
+def test_a_number_that_json_cannot_say_is_status_1(capsys):
+    act = functools.partial(print_json, {"loss": float("nan")})
+    assert run_verb("verb", "", lambda parser: None, lambda args: act(), []) == 1
+    captured = capsys.readouterr()
+    assert captured.out == ""
+    assert captured.err == "error: the result holds a number that is not finite\n"
 
 
 @pytest.mark.skipif(not Path("/dev/full").exists(), reason="no /dev/full here")

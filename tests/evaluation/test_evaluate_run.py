@@ -118,6 +118,21 @@ def test_an_override_changes_the_primary_protocol_and_the_search(measured_run):
         assert left_out[key] == (pytest.approx(value, abs=0.05) if key == "mrr" else value)
 
 
+def test_where_users_alternate_between_two_items_every_provider_obeys_one_rule(run_dir):
+    """The model's weights are random; what counts is who may rank the targets, all seen before."""
+    rows = np.concatenate([[(u + s % 2) % 20 for s in range(8)] for u in range(80)])
+    users = tuple(f"u{u}" for u in range(80))
+    Histories(users, rows.astype(np.int32), np.arange(0, 641, 8)).save(run_dir / "histories.npz")
+    metrics = evaluate_run(run_dir)
+    assert metrics["share_of_targets_seen"] == 1.0
+    left_out, allowed = (metrics["protocols"][n] for n in ("seen_left_out", "seen_allowed"))
+    for values in (left_out["metrics"], *left_out["baselines"].values()):
+        assert values["recall@20"] == 0.0
+    assert allowed["metrics"]["recall@20"] > 0.0
+    recalls = {name: values["recall@10"] for name, values in allowed["baselines"].items()}
+    assert recalls == {"popularity": 0.5, "co_visitation": 1.0, "own_items": 1.0}
+
+
 def test_exact_says_so(measured_run):
     assert evaluate_run(measured_run, exact=True)["decoding"].startswith("exact,")
 

@@ -4,6 +4,8 @@ import math
 
 import numpy as np
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from store_engine.data.histories import Histories
 from store_engine.data.split import Examples, leave_one_out
@@ -81,6 +83,26 @@ def test_nobody_ranks_what_the_rule_leaves_out(rule):
     for name, ranking in rankings.items():
         seen = [np.isin(h, r).any() for h, r in zip(split.test.histories, ranking, strict=True)]
         assert all(seen) if not rule.exclude_history else not any(seen), name
+
+
+@given(
+    sequences=st.lists(st.lists(st.integers(0, 7), min_size=3, max_size=9), min_size=1, max_size=6),
+    k=st.integers(1, 12),
+    rule=st.sampled_from(RULES),
+)
+def test_a_baseline_ranks_items_that_compete_each_at_most_once(sequences, k, rule):
+    split = leave_one_out(histories(sequences))
+    for name, rankings in baseline_rankings(split, 8, k, rule).items():
+        assert rankings.shape == (len(sequences), k)
+        for ranking, history in zip(rankings.tolist(), split.test.histories, strict=True):
+            ranked = [row for row in ranking if row >= 0]
+            assert ranking == ranked + [-1] * (k - len(ranked))  # padding comes last
+            assert len(set(ranked)) == len(ranked)
+            assert set(ranked) <= set(range(8))
+            competing = set(range(8)) - (set(history.tolist()) if rule.exclude_history else set())
+            assert set(ranked) <= competing
+            if name != "co_visitation":  # the others rank every item
+                assert len(ranked) == min(k, len(competing))
 
 
 @pytest.mark.parametrize("exact", [False, True], ids=["beam", "exact"])

@@ -40,12 +40,15 @@ def _evaluate(args: argparse.Namespace) -> None:
     # here, because it takes seconds that --help need not wait for
     from store_engine.evaluation.evaluate_run import evaluate_run
     from store_engine.evaluation.report import print_metrics, save_metrics
+    from store_engine.runs.run_directory import RunDirectory
     from store_engine.terminal import make_console
 
     device = usable_device(args.device)
     metrics = evaluate_run(args.run, exact=args.exact, overrides=args.overrides, device=device)
     if args.save:
-        save_metrics(metrics, args.run / "metrics.json")
+        with RunDirectory.open_to_write(args.run) as run:
+            save_metrics(metrics, run.metrics)
+            run.record(run.metrics)
     if args.json:
         print_json(metrics)
     else:

@@ -28,7 +28,7 @@ def _add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def _export(args: argparse.Namespace) -> None:
     # here, because it takes seconds that --help need not wait for
-    from store_engine.runs.run_directory import load_run
+    from store_engine.runs.run import load_run
 
     # transformers and what it imports print on stdout, which is for the result alone
     with contextlib.redirect_stdout(sys.stderr):

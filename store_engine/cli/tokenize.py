@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
 
-    from store_engine.sid.sid_table import SidTable
+    from store_engine.runs.run import Run
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -42,21 +42,20 @@ def _add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def _tokenize(args: argparse.Namespace) -> None:
     # here, because it takes seconds that --help need not wait for
-    from store_engine.config import load_config
-    from store_engine.runs.run_directory import check_run
+    from store_engine.runs.run import Run
+    from store_engine.runs.run_directory import RunDirectory
     from store_engine.sid.collisions import describe, sid_report
-    from store_engine.sid.sid_table import SidTable
 
-    check_run(args.run)
-    table = SidTable.load(args.run / "sids.npz")
+    run = Run(RunDirectory.open(args.run))
+    table = run.sid_table
     if args.items is not None:
-        item_ids, codes = tokenize_new_items(args.run, args.items, table)
+        item_ids, codes = tokenize_new_items(run, args.items)
     else:
         item_ids, codes = table.item_ids, table.sids
     if args.out is not None:
         _write_csv(args.out, item_ids, codes)
     if args.items is None:
-        num_codes = load_config(args.run / "config.toml").tokenizer.num_codes
+        num_codes = run.config.tokenizer.num_codes
         report = sid_report(table.sids, table.codebook_sizes, num_codes)
         print_json(report) if args.json else print(describe(report))
     elif args.json:
@@ -67,14 +66,13 @@ def _tokenize(args: argparse.Namespace) -> None:
 
 
 def tokenize_new_items(
-    run_dir: Path, items: str | Path, table: "SidTable"
+    run: "Run", items: str | Path
 ) -> tuple[tuple[str, ...], "NDArray[np.int32]"]:
     """Encodes new items with the stage-1 LLM and assigns the nearest codes.
 
     Args:
-        run_dir: A finished run.
+        run: A finished run.
         items: A file with the columns of the run's catalogue.
-        table: The run's SIDs.
 
     Returns:
         Item ids, and (num_items, num_codes) int32 codes, without a collision suffix: what comes
@@ -83,25 +81,22 @@ def tokenize_new_items(
     Raises:
         InputError: The file cannot be read, or the run's SIDs came from a file of the user's.
     """
-    from store_engine.config import load_config
-    from store_engine.data.catalog import Catalog
     from store_engine.data.readers import read_items
     from store_engine.model.store_model import StoreModel
     from store_engine.model.weights import load_weights
     from store_engine.sid.dense_tokenizer import DenseTokenizer, ItemTexts, encode_catalog
-    from store_engine.text.vocabulary import load_vocabulary
 
-    if table.quantizer is None:
-        raise InputError(f"{run_dir}: its SIDs were brought as a file, they have no codebook")
-    config = load_config(run_dir / "config.toml")
-    vocabulary = load_vocabulary(run_dir)
-    fields = tuple(Catalog.load(run_dir / "items.jsonl").fields)
-    catalog = read_items(items, config.data.item_id, fields)
+    quantizer, config, vocabulary = run.sid_table.quantizer, run.config, run.vocabulary
+    if quantizer is None:
+        raise InputError(
+            f"{run.directory.root}: its SIDs were brought as a file, they have no codebook"
+        )
+    catalog = read_items(items, config.data.item_id, tuple(run.catalog.fields))
     num_codes = config.tokenizer.num_codes
     tokenizer = DenseTokenizer(StoreModel(config.model, len(vocabulary)), num_codes)
-    load_weights(tokenizer, run_dir / "tokenizer.safetensors")
+    load_weights(tokenizer, run.tokenizer_weights)
     texts = ItemTexts(catalog, vocabulary, config.data.max_text_tokens)
-    return catalog.item_ids, table.quantizer.assign(encode_catalog(tokenizer, texts, num_codes))
+    return catalog.item_ids, quantizer.assign(encode_catalog(tokenizer, texts, num_codes))
 
 
 def _write_csv(path: str, item_ids: Sequence[str], codes: "NDArray[np.int32]") -> None:

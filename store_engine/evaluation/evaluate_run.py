@@ -13,8 +13,7 @@ from numpy.typing import NDArray
 from rich.progress import track
 
 import store_engine
-from store_engine.config import Config, DataConfig, load_config
-from store_engine.data.histories import Histories
+from store_engine.config import Config, with_overrides
 from store_engine.data.split import Examples, leave_one_out
 from store_engine.decoding.engine import Engine
 from store_engine.errors import InputError
@@ -25,9 +24,8 @@ from store_engine.evaluation.protocols import (
     primary_rule,
     share_of_targets_seen,
 )
-from store_engine.evaluation.scoring import FILE as SCORING_FILE
 from store_engine.evaluation.scoring import Scorer, measure_scoring
-from store_engine.runs.run_directory import Run, load_run
+from store_engine.runs.run import Run, load_run
 from store_engine.sid.collisions import sid_report
 from store_engine.terminal import make_console
 from store_engine.training.log import read_log
@@ -39,12 +37,12 @@ _WITHOUT_EFFECT = ("decoding.dtype", "decoding.prefix_cache_mib")
 
 
 def evaluate_run(
-    run_dir: Path, *, exact: bool = False, overrides: Sequence[str] = (), device: str = "auto"
+    run: Run | Path, *, exact: bool = False, overrides: Sequence[str] = (), device: str = "auto"
 ) -> dict[str, Any]:
     """Measures a run on its test users, in float32 and without a prefix cache.
 
     Args:
-        run_dir: A finished run.
+        run: A finished run, or its directory. Its model is moved to `device`.
         exact: Score the whole catalogue instead of searching with a beam.
         overrides: `decoding.key=value` and `eval.key=value`, on top of the run's config.
         device: "cpu", "cuda", or "auto": cuda where there is one.
@@ -55,10 +53,10 @@ def evaluate_run(
     Raises:
         InputError: The directory is missing, unfinished or damaged, or an override is wrong.
     """
-    run = load_run(run_dir)
-    config = _with_overrides(run_dir, overrides)
+    run = run if isinstance(run, Run) else load_run(run)
+    config = _evaluation_config(run.config, overrides)
     engine = _measuring_engine(run, config, device)
-    split = leave_one_out(Histories.load(run_dir / "histories.npz"))
+    split = leave_one_out(run.histories)
     num_items, max_k = run.catalog.num_items, config.eval.max_k
     primary = primary_rule(config.decoding.exclude_history)
     wall_s: dict[str, float] = {}
@@ -70,16 +68,15 @@ def evaluate_run(
         return rankings
 
     measured = measure(rank, split, num_items, max_k)
-    if (run_dir / SCORING_FILE).exists():
-        scoring = {"scoring": measure_scoring(Scorer(run_dir), split.test, num_items)}
-    else:
-        scoring = {}
+    scoring = {}
+    if run.has_scoring:
+        scoring = {"scoring": measure_scoring(Scorer(run), split.test, num_items)}
     table = run.sid_table
     search = "exact" if exact else f"beam {_search_width(engine, max_k)}"
     return {
         "version": store_engine.__version__,
         "date": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
-        "dataset": _dataset_name(config.data),
+        "dataset": run.dataset,
         "protocol": split.protocol,
         "primary": primary.name,
         "num_users": len(split.test.targets),
@@ -92,7 +89,7 @@ def evaluate_run(
         **scoring,
         "sid": sid_report(table.sids, table.codebook_sizes, config.tokenizer.num_codes),
         "requests_per_s": len(split.test.targets) / wall_s[primary.name],
-        "train": training_summary(run_dir / "train_log.jsonl"),
+        "train": training_summary(run.directory.log),
         "config": dataclasses.asdict(config),
     }
 
@@ -162,7 +159,7 @@ def training_summary(log_path: Path) -> dict[str, dict[str, float]]:
     return summary
 
 
-def _with_overrides(run_dir: Path, overrides: Sequence[str]) -> Config:
+def _evaluation_config(config: Config, overrides: Sequence[str]) -> Config:
     for override in overrides:
         name = override.partition("=")[0]
         if not name.startswith(_SECTIONS):
@@ -173,7 +170,7 @@ def _with_overrides(run_dir: Path, overrides: Sequence[str]) -> Config:
             raise InputError(
                 f"{name} has no effect on an evaluation: it runs in float32, without prefix cache"
             )
-    return load_config(run_dir / "config.toml", overrides)
+    return with_overrides(config, overrides)
 
 
 def _measuring_engine(run: Run, config: Config, device: str) -> Engine:
@@ -199,10 +196,3 @@ def _search_width(engine: Engine, k: int) -> int:
 
 def _largest_group(sids: NDArray[np.int32]) -> int:
     return int(np.unique(sids, axis=0, return_counts=True)[1].max())
-
-
-def _dataset_name(data: DataConfig) -> str:
-    """How results name the data set: the folder of the user's own files."""
-    if data.name != "files":
-        return data.name
-    return (Path(data.path) / data.items).resolve().parent.name or data.name

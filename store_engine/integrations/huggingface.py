@@ -20,7 +20,7 @@ from store_engine.errors import InputError
 from store_engine.files.atomic import sync_directory, sync_tree
 from store_engine.model.hf_layout import transformer_layout
 from store_engine.model.store_model import StoreModel
-from store_engine.runs.run_directory import Run
+from store_engine.runs.run import Run
 
 
 def export_run(run: Run, out: Path) -> PreTrainedModel:

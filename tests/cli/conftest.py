@@ -8,6 +8,7 @@ import pytest
 
 from store_engine.data.catalog import Catalog
 from store_engine.data.histories import Histories
+from store_engine.runs.run_directory import RunDirectory
 from store_engine.sid.sid_table import SidTable
 
 HOSTILE_TITLE = "\x1b[31m[red]Rot[/red] [/] :smile: \x9b漢\nzwei"
@@ -16,15 +17,17 @@ HOSTILE_TITLE = "\x1b[31m[red]Rot[/red] [/] :smile: \x9b漢\nzwei"
 @pytest.fixture
 def hostile_run(run_dir: Path) -> Path:
     """The run with other ids and titles, and histories to measure it on."""
-    table = SidTable.load(run_dir / "sids.npz")
     ids = ("ítem, [red]漢", "\x1b]0;id\x07", *(f"ítem {row}" for row in range(2, 60)))
-    Catalog(ids, {"title": (HOSTILE_TITLE,) * 60}).save(run_dir / "items.jsonl")
-    SidTable(table.sids, table.codebook_sizes, ids).save(run_dir / "sids.npz")
     sequences = [[user, user + 1, user + 2, user] for user in range(20)]
     rows = np.concatenate(sequences).astype(np.int32)
     users = tuple(f"u{user}" for user in range(20))
-    Histories(users, rows, np.arange(0, 81, 4)).save(run_dir / "histories.npz")
     entry = {"stage": "recommender", "step": 1, "loss": 1.0, "$x_[red]": 1.0, "lr": 0.1}
     entry |= {"tokens_per_s": 1.0, "wall_s": 1.0}
-    (run_dir / "train_log.jsonl").write_text(json.dumps(entry) + "\n")
+    with RunDirectory.open_to_write(run_dir) as run:
+        table = SidTable.load(run.sids)
+        Catalog(ids, {"title": (HOSTILE_TITLE,) * 60}).save(run.items)
+        SidTable(table.sids, table.codebook_sizes, ids).save(run.sids)
+        Histories(users, rows, np.arange(0, 81, 4)).save(run.histories)
+        run.log.write_text(json.dumps(entry) + "\n")
+        run.record(run.items, run.histories, run.sids, run.trie, run.model_weights)
     return run_dir

@@ -3,6 +3,7 @@ import json
 import pytest
 
 from store_engine.cli.main import main
+from store_engine.runs.run_directory import RunDirectory
 
 
 def test_both_protocols_are_printed(hostile_run, capsys):
@@ -21,6 +22,9 @@ def test_save_writes_what_json_prints(hostile_run, capsys):
     assert printed["primary"] == "seen_left_out"
     assert "recall@5" in printed["metrics"]
     assert "recall@10" not in printed["metrics"]
+    directory = RunDirectory.open(hostile_run)
+    assert directory.is_complete(directory.metrics)  # the run knows it as its own
+    assert directory.problem("metrics.json") is None
 
 
 @pytest.mark.parametrize(

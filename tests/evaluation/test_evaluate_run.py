@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 import store_engine
-from store_engine.config import DataConfig, DecodingConfig, ModelConfig, load_config
+from store_engine.config import DecodingConfig, ModelConfig, load_config
 from store_engine.data.catalog import Catalog
 from store_engine.data.histories import Histories
 from store_engine.data.split import Examples
@@ -18,6 +18,8 @@ from store_engine.evaluation import evaluate_run as module
 from store_engine.evaluation.evaluate_run import evaluate_run, rank_all, training_summary
 from store_engine.evaluation.metrics import ranking_metrics
 from store_engine.model.store_model import StoreModel
+from store_engine.runs.run import load_run
+from store_engine.runs.run_directory import RunDirectory
 
 NUM_ITEMS = 12
 
@@ -73,14 +75,21 @@ def test_summary_weights_the_throughput_by_time(tmp_path):
     assert training_summary(log) == {"tokenizer": want}
 
 
+def with_histories(run_dir, sequences):
+    """The run with other histories."""
+    users = tuple(f"u{user}" for user in range(len(sequences)))
+    offsets = np.cumsum([0, *map(len, sequences)])
+    rows = np.concatenate(sequences).astype(np.int32)
+    with RunDirectory.open_to_write(run_dir) as run:
+        Histories(users, rows, offsets).save(run.histories)
+        run.record(run.histories)
+    return run_dir
+
+
 @pytest.fixture
 def measured_run(run_dir):
     """A run with random weights and histories of 30 users, half of whom choose an item again."""
-    sequences = [[u, u + 1, u + 2, u if u % 2 else u + 3] for u in range(30)]
-    rows = np.concatenate(sequences).astype(np.int32)
-    users = tuple(f"u{u}" for u in range(30))
-    Histories(users, rows, np.arange(0, 121, 4)).save(run_dir / "histories.npz")
-    return run_dir
+    return with_histories(run_dir, [[u, u + 1, u + 2, u if u % 2 else u + 3] for u in range(30)])
 
 
 def test_what_metrics_json_holds(measured_run):
@@ -120,9 +129,8 @@ def test_an_override_changes_the_primary_protocol_and_the_search(measured_run):
 
 def test_where_users_alternate_between_two_items_every_provider_obeys_one_rule(run_dir):
     """The model's weights are random; what counts is who may rank the targets, all seen before."""
-    rows = np.concatenate([[(u + s % 2) % 20 for s in range(8)] for u in range(80)])
-    users = tuple(f"u{u}" for u in range(80))
-    Histories(users, rows.astype(np.int32), np.arange(0, 641, 8)).save(run_dir / "histories.npz")
+    alternating = [[(u + step % 2) % 20 for step in range(8)] for u in range(80)]
+    with_histories(run_dir, alternating)
     metrics = evaluate_run(run_dir)
     assert metrics["share_of_targets_seen"] == 1.0
     left_out, allowed = (metrics["protocols"][n] for n in ("seen_left_out", "seen_allowed"))
@@ -168,18 +176,8 @@ def test_wrong_overrides_are_refused(measured_run, override, message):
         evaluate_run(measured_run, overrides=[override])
 
 
-@pytest.mark.parametrize(
-    ("data", "want"),
-    [
-        (DataConfig(), "ml-100k"),
-        (DataConfig(name="synthetic", path="elsewhere"), "synthetic"),
-        (DataConfig(name="files", path="data/my shop"), "my shop"),
-        (DataConfig(name="files", path="data/my shop/"), "my shop"),
-        (DataConfig(name="files", path="data", items="sub/items.csv"), "sub"),
-        (DataConfig(name="files", path="data", items="/abs/olute/items.csv"), "olute"),
-        (DataConfig(name="files", path="/"), "files"),
-    ],
-    ids=str,
-)
-def test_the_data_set_is_named_as_its_folder(data, want):
-    assert module._dataset_name(data) == want
+def test_a_loaded_run_is_measured_as_it_is(measured_run):
+    run = load_run(measured_run)
+    metrics, again = evaluate_run(run), evaluate_run(measured_run)
+    assert metrics["protocols"] == again["protocols"]
+    assert metrics["dataset"] == "fixture"  # as run.json names it, whatever data.name says

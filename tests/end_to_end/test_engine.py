@@ -114,10 +114,11 @@ def test_tokenising_the_catalogue_again_gives_its_codes(tiny_run, engine, tmp_pa
         (lambda d: (d / "run.json").unlink(), "not a run directory"),
         (lambda d: (d / "run.json").write_text('{"format": 99, "version": "9.0"}'), "format 99"),
         (lambda d: (d / "model.safetensors").unlink(), "not finished"),
-        (lambda d: (d / "trie.bin").write_bytes(b"STORE"), "not a readable trie"),
-        (lambda d: (d / "sids.npz").write_bytes(b"PK"), "not a readable SID table"),
+        (lambda d: (d / "trie.bin").write_bytes(b"STORE"), "trie.bin: changed or damaged"),
+        (lambda d: (d / "sids.npz").write_bytes(b"PK"), "sids.npz: changed or damaged"),
+        (lambda d: _flip_a_bit(d / "model.safetensors"), "model.safetensors: changed or damaged"),
     ],
-    ids=["no run", "another version", "unfinished", "trie", "sids"],
+    ids=["no run", "another version", "unfinished", "trie", "sids", "one bit of the weights"],
 )
 def test_a_damaged_run_is_refused(damage, message, copied_run):
     damage(copied_run)
@@ -133,3 +134,9 @@ def test_a_narrow_beam_is_refused(engine):
 def test_an_unknown_item_is_named(engine):
     with pytest.raises(InputError, match="'no such'"):
         engine.recommend([["no such"]])
+
+
+def _flip_a_bit(path):
+    content = bytearray(path.read_bytes())
+    content[-100] ^= 1
+    path.write_bytes(content)

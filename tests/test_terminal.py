@@ -9,6 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from store_engine.terminal import escape_unencodable_output, make_console, printable
+from store_engine.training.log import TrainLog
 
 _LETTERS = "caf\u00e9 \u6f22\u5b57 \u0e01\u0e33 \U0001f469\u200d\U0001f4bb \xa0|"
 
@@ -99,3 +100,13 @@ def test_streams_that_are_none_or_of_another_kind_stay(monkeypatch):
     monkeypatch.setattr(sys, "stdout", None)
     monkeypatch.setattr(sys, "stderr", io.StringIO())
     escape_unencodable_output()
+
+
+@pytest.mark.parametrize("name", ["[red]", "[/]", "\x1b[31mred", "two\nlines"])
+def test_a_column_of_the_users_cannot_steer_the_log_of_a_training(name, tmp_path, capsys):
+    with TrainLog(tmp_path / "train_log.jsonl", "tokenizer", 0, 1, is_silent=False) as log:
+        log.step(1, {"loss": 1.0, name: 2.0, "tokens_per_s": 3.0, "wall_s": 1.0})
+    out = capsys.readouterr().out
+    assert f"{printable(name)} 2.000" in out
+    assert "\x1b" not in out
+    assert out.count("\n") == 1

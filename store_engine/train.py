@@ -119,8 +119,8 @@ def train(config: Config, ds_config: dict[str, Any], resume: bool, overwrite: bo
 
     # -- discretisation: vectors become codes -----------------------------------------------------
     if is_first and not run.is_complete(run.sids):
-        _tokenize_catalog(config, stage, texts, run, catalog.item_ids)
-        run.record(run.sids)
+        with run.writing(run.sids):
+            _tokenize_catalog(config, stage, texts, run, catalog.item_ids)
     torch.distributed.barrier()
     table = SidTable.load(run.sids)
     say(describe(sid_report(table.sids, table.codebook_sizes, config.tokenizer.num_codes)))
@@ -137,12 +137,12 @@ def train(config: Config, ds_config: dict[str, Any], resume: bool, overwrite: bo
 
     # -- evaluation -------------------------------------------------------------------------------
     if is_first:
-        trie = ItemTrie(table.sids, list(table.codebook_sizes))
-        trie.save(str(run.trie))
-        run.record(run.trie)
+        if not run.is_complete(run.trie):
+            with run.writing(run.trie):
+                ItemTrie(table.sids, list(table.codebook_sizes)).save(str(run.trie))
         metrics = evaluate_run(run_dir)
-        save_metrics(metrics, run.metrics)
-        run.record(run.metrics)
+        with run.writing(run.metrics):
+            save_metrics(metrics, run.metrics)
         print_metrics(metrics, console)
         say(f"done in {time.perf_counter() - began:.0f} s; recommend with")
         say(f"  store-engine recommend {run_dir} --history ID,ID,ID")
@@ -155,8 +155,8 @@ def _finish_stage(
 ) -> None:
     """Writes a stage's weights; once the run lists them, the stage is done."""
     if is_first:
-        save_weights(weights, path)
-        run.record(path)
+        with run.writing(path):
+            save_weights(weights, path)
     torch.distributed.barrier()
 
 

@@ -46,9 +46,8 @@ def _evaluate(args: argparse.Namespace) -> None:
     device = usable_device(args.device)
     metrics = evaluate_run(args.run, exact=args.exact, overrides=args.overrides, device=device)
     if args.save:
-        with RunDirectory.open_to_write(args.run) as run:
+        with RunDirectory.open_to_write(args.run) as run, run.writing(run.metrics):
             save_metrics(metrics, run.metrics)
-            run.record(run.metrics)
     if args.json:
         print_json(metrics)
     else:

@@ -25,9 +25,11 @@ def hostile_run(run_dir: Path) -> Path:
     entry |= {"tokens_per_s": 1.0, "wall_s": 1.0}
     with RunDirectory.open_to_write(run_dir) as run:
         table = SidTable.load(run.sids)
-        Catalog(ids, {"title": (HOSTILE_TITLE,) * 60}).save(run.items)
-        SidTable(table.sids, table.codebook_sizes, ids).save(run.sids)
-        Histories(users, rows, np.arange(0, 81, 4)).save(run.histories)
         run.log.write_text(json.dumps(entry) + "\n")
-        run.record(run.items, run.histories, run.sids, run.trie, run.model_weights)
+        with run.writing(run.items, run.histories, run.sids):
+            Catalog(ids, {"title": (HOSTILE_TITLE,) * 60}).save(run.items)
+            SidTable(table.sids, table.codebook_sizes, ids).save(run.sids)
+            Histories(users, rows, np.arange(0, 81, 4)).save(run.histories)
+        with run.writing(run.trie, run.model_weights):
+            pass  # they go with the new sids.npz as they are
     return run_dir

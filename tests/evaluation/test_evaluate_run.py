@@ -80,9 +80,8 @@ def with_histories(run_dir, sequences):
     users = tuple(f"u{user}" for user in range(len(sequences)))
     offsets = np.cumsum([0, *map(len, sequences)])
     rows = np.concatenate(sequences).astype(np.int32)
-    with RunDirectory.open_to_write(run_dir) as run:
+    with RunDirectory.open_to_write(run_dir) as run, run.writing(run.histories):
         Histories(users, rows, offsets).save(run.histories)
-        run.record(run.histories)
     return run_dir
 
 

@@ -83,9 +83,9 @@ def test_data_that_moved_is_welcome_and_compared(config, tmp_path):
 def test_what_a_later_stage_made_can_be_made_again(name, config, tmp_path):
     directory = open_run(config, True, False, is_first=True).directory
     with directory:
-        (tmp_path / "run" / name).write_bytes(b"made")
-        assert not directory.is_complete(tmp_path / "run" / name)
-        directory.record(tmp_path / "run" / name)
+        with directory.writing(tmp_path / "run" / name):
+            (tmp_path / "run" / name).write_bytes(b"made")
+            assert not directory.is_complete(tmp_path / "run" / name)
         assert directory.is_complete(tmp_path / "run" / name)
     (tmp_path / "run" / name).write_bytes(b"bade")
     with pytest.raises(InputError, match=f"{name}: changed or damaged.*remove it, and --resume"):

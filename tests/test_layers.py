@@ -7,11 +7,12 @@ ROOT = Path(__file__).parents[1]
 # low to high: a layer imports itself and those before it
 LAYERS = [
     "errors",
+    "terminal",
     "kernels",
     "testing",
     "_C",
-    "config",
     "files",
+    "config",
     "data",
     "text",
     "model",

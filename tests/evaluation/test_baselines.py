@@ -82,7 +82,7 @@ def test_users_of_other_histories_are_no_neighbours():
 
 
 def test_co_visitation_against_a_loop():
-    _, events = synthetic(60, 63, 6, seed=0, noise=0.3)
+    _, events = synthetic(60, 63, 6, seed=0)
     split = leave_one_out(events)
     counts = np.zeros((60, 60))
     for user in range(events.num_users):

@@ -43,7 +43,7 @@ class DataReport:
             if count:
                 lines.append(f"{count:,} of {self.num_items:,} items have no {name}")
         if self.num_replaced:
-            lines.append(f"replaced {self.num_replaced:,} halves of surrogate pairs by U+FFFD")
+            lines.append(f"halves of surrogate pairs, replaced by U+FFFD: {self.num_replaced:,}")
         if self.num_stripped:
-            lines.append(f"replaced {self.num_stripped:,} control characters by spaces")
+            lines.append(f"control characters, replaced by spaces: {self.num_stripped:,}")
         return lines + self.notes

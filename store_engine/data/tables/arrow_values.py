@@ -46,17 +46,23 @@ def plain_values(values: pa.Array | pa.ChunkedArray) -> list[Any]:
 
     Returns:
         None, str, bytes, bool, int, float, Decimal, lists of these, dicts (structs), and lists of
-        tuples of two (maps), one per row.
+        tuples of two (maps), one per row. A string that is not UTF-8 stays bytes.
 
     Raises:
-        ValueError: There is no rule for the type, or a string is not UTF-8 (UnicodeDecodeError).
+        ValueError: There is no rule for the type.
     """
     if isinstance(values, pa.ChunkedArray):
         return [value for chunk in values.chunks for value in plain_values(chunk)]
     kind = values.type
+    plain: list[Any]
     if _is_plain(kind):
-        plain: list[Any] = values.to_pylist()
-        return plain
+        try:
+            plain = values.to_pylist()
+            return plain
+        except UnicodeDecodeError:  # value by value below
+            pass
+    if pt.is_string(kind) or pt.is_large_string(kind) or pt.is_string_view(kind):
+        return [_decoded(value) for value in values.cast(pa.large_binary()).to_pylist()]
     if isinstance(kind, pa.BaseExtensionType):
         plain = plain_values(values.storage)
         if kind.extension_name == "arrow.uuid":
@@ -91,6 +97,13 @@ def _is_plain(kind: pa.DataType) -> bool:
         names = [field.name for field in kind]
         return len(set(names)) == len(names) and all(_is_plain(field.type) for field in kind)
     return any(is_kind(kind) for is_kind in _PLAIN)
+
+
+def _decoded(value: bytes | None) -> str | bytes | None:
+    try:
+        return None if value is None else value.decode("utf-8")
+    except UnicodeDecodeError:
+        return value
 
 
 def _structs(values: pa.Array) -> list[Any]:

@@ -87,7 +87,7 @@ def read_delimited(
         return lines
 
     if not marks.has_quote and not marks.has_lone_return:
-        columns = _read_fast(path, delimiter, header, names)
+        columns = _read_fast(path, header, number, names)
         return columns, numbers, ()
     columns, notes = _collect(path, records(), header, names)
     return columns, numbers, notes
@@ -119,15 +119,15 @@ def _check_encoding(path: Path, marks: _Marks) -> None:
 
 
 def _read_fast(
-    path: Path, delimiter: str, header: list[str], names: list[str]
+    path: Path, header: list[str], header_line: int, names: list[str]
 ) -> dict[str, pa.ChunkedArray]:
+    delimiter = DELIMITERS[path.suffix]
     try:
         with open_regular(path, MAX_FILE_BYTES) as file:
             table = pa.csv.read_csv(
                 file,
-                # the header row is read and dropped as data: a skipped row could not be empty
                 pa.csv.ReadOptions(
-                    column_names=header, skip_rows_after_names=1, block_size=MAX_LINE_BYTES
+                    column_names=header, skip_rows=header_line, block_size=MAX_LINE_BYTES
                 ),
                 pa.csv.ParseOptions(delimiter=delimiter, quote_char=False),
                 pa.csv.ConvertOptions(

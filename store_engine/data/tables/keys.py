@@ -43,8 +43,8 @@ def read_keys(values: pa.ChunkedArray | list[Any], name: str) -> Keys:
         if pt.is_integer(kind) or pt.is_string(kind) or pt.is_large_string(kind):
             try:
                 return _from_strings(values.cast(pa.large_string()), name)
-            except UnicodeDecodeError:
-                values = values.cast(pa.large_binary())  # reading it value by value finds the row
+            except UnicodeDecodeError:  # value by value below, which finds the row
+                pass
         try:
             values = plain_values(values)
         except ValueError as error:

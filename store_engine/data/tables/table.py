@@ -78,8 +78,6 @@ class Table:
         values = self.columns[name]
         try:
             plain = values if isinstance(values, list) else plain_values(values)
-        except UnicodeDecodeError:
-            plain = plain_values(values.cast(pa.large_binary()))
         except ValueError as error:
             raise InputError(f"{self.path}: {name} {error}") from error
         texts = []

@@ -7,7 +7,7 @@ out as ranks.
 
 import math
 import re
-from datetime import UTC, datetime
+from datetime import datetime, timedelta
 from decimal import Decimal
 from typing import Any, NamedTuple
 
@@ -166,15 +166,10 @@ def _iso_moment(text: str) -> tuple[str | None, Any]:
         moment = datetime.fromisoformat(whole)
     except ValueError:
         return None, None
-    form = "local" if moment.tzinfo is None else "zoned"
-    if moment.tzinfo is not None:
-        try:
-            moment = moment.astimezone(UTC).replace(tzinfo=None)
-        except OverflowError:  # the year 1 or 9999
-            return None, None
-    since = moment - _EPOCH
+    offset = moment.utcoffset()
+    since = moment.replace(tzinfo=None) - _EPOCH - (offset or timedelta(0))
     fraction = fractions[0].rstrip("0") if fractions else ""
-    return form, (since.days, since.seconds, since.microseconds, fraction)
+    return "local" if offset is None else "zoned", (since, fraction)
 
 
 def _mixed_units(times: NDArray[Any], name: str) -> list[BadRows]:

@@ -11,10 +11,11 @@ from numpy.typing import NDArray
 from store_engine.data.catalog import Catalog
 from store_engine.data.histories import Histories
 from store_engine.data.report import DataReport
+from store_engine.data.tables.bad_rows import BadRows
+from store_engine.data.tables.lines import shown
 from store_engine.errors import InputError
 
 if TYPE_CHECKING:  # pyarrow takes long to import: only reading a file does it
-    from store_engine.data.tables.bad_rows import BadRows
     from store_engine.data.tables.keys import Keys
 
 _NAMED = 3  # unknown ids that a message quotes
@@ -132,10 +133,8 @@ def read_interactions(
     return histories, num_dropped
 
 
-def _repeated(keys: "Keys") -> list["BadRows"]:
+def _repeated(keys: "Keys") -> list[BadRows]:
     """Rows whose item id stands in an earlier row."""
-    from store_engine.data.tables.bad_rows import BadRows
-
     codes = keys.codes
     if len(keys.unique) == len(codes):
         return []
@@ -143,23 +142,21 @@ def _repeated(keys: "Keys") -> list["BadRows"]:
     is_new = np.diff(np.maximum.accumulate(codes), prepend=-1) > 0
     row = int(np.argmin(is_new))
     first = int(np.argmax(codes == codes[row]))
-    what = f"item id {keys.unique[codes[row]]!r} appears twice, first on"
+    what = f"item id {shown(keys.unique[codes[row]])} appears twice, first on"
     return [BadRows(row, what, int((~is_new).sum()), first)]
 
 
-def _catalog_rows(items: "Keys", catalog: Catalog) -> tuple[NDArray[np.int32], list["BadRows"]]:
+def _catalog_rows(items: "Keys", catalog: Catalog) -> tuple[NDArray[np.int32], list[BadRows]]:
     """The catalogue row of each event, and the events of unknown items."""
-    from store_engine.data.tables.bad_rows import BadRows
-
     known = {item_id: row for row, item_id in enumerate(catalog.item_ids)}
     row_of_code = np.array([known.get(item_id, -1) for item_id in items.unique], dtype=np.int32)
     rows = np.zeros(0, np.int32) if not len(row_of_code) else row_of_code[items.codes]
     unknown = [item_id for item_id in items.unique if item_id.strip() and item_id not in known]
     if items.bad or not unknown:  # the ids themselves are at fault first
         return rows, []
-    what = f"unknown item id {unknown[0]!r}; the catalogue has {catalog.num_items:,}"
+    what = f"unknown item id {shown(unknown[0])}; the catalogue has {catalog.num_items:,}"
     if len(unknown) > 1:
-        names = ", ".join(map(repr, unknown[:_NAMED])) + (", ..." if len(unknown) > _NAMED else "")
+        names = ", ".join(map(shown, unknown[:_NAMED])) + (", ..." if len(unknown) > _NAMED else "")
         what += f"; {len(unknown):,} ids are unknown: {names}"
     what += _hint(unknown[0], known)
     return rows, [BadRows(int(np.argmax(rows < 0)), what, int((rows < 0).sum()))]
@@ -169,15 +166,15 @@ def _hint(item_id: str, known: dict[str, int]) -> str:
     """What the id may have been before another program wrote it."""
     if (whole := item_id.removesuffix(".0")) != item_id and whole in known:
         return (
-            f"; it has {whole!r}: a program that takes ids for numbers writes 1 as 1.0 when a "
+            f"; it has {shown(whole)}: a program that takes ids for numbers writes 1 as 1.0 when a "
             f"value is missing in the column, so write ids as text"
         )
     if f"{item_id}.0" in known:
-        return f"; it has '{item_id}.0': its ids were written as numbers with a fraction"
+        return f"; it has {shown(f'{item_id}.0')}: its ids were written as numbers with a fraction"
     if item_id.strip() in known:
-        return f"; it has {item_id.strip()!r} without white space around it"
+        return f"; it has {shown(item_id.strip())} without white space around it"
     if item_id.isdigit():
         shorter = item_id.lstrip("0") or "0"
         if shorter != item_id and shorter in known:
-            return f"; it has {shorter!r} without leading zeros"
+            return f"; it has {shown(shorter)} without leading zeros"
     return ""

@@ -9,13 +9,13 @@ class BadRows(NamedTuple):
     Args:
         row: The first of them.
         what: What is wrong with it.
-        count: How many rows have the fault.
+        num_rows: How many rows have the fault.
         other_row: Another row that belongs to the fault: its place completes `what`.
     """
 
     row: int
     what: str
-    count: int = 1
+    num_rows: int = 1
     other_row: int | None = None
 
 
@@ -25,14 +25,14 @@ class Faults:
     def __init__(self) -> None:
         self._found: dict[str, BadRows] = {}
 
-    def add(self, kind: str, row: int, what: str, count: int = 1) -> None:
+    def add(self, kind: str, row: int, what: str, num_rows: int = 1) -> None:
         """Adds rows with a fault; `what` is told of the kind's first row."""
         first = self._found.get(kind)
         if first is None:
-            self._found[kind] = BadRows(row, what, count)
+            self._found[kind] = BadRows(row, what, num_rows)
         else:
             row, what = min((first.row, first.what), (row, what))
-            self._found[kind] = BadRows(row, what, first.count + count)
+            self._found[kind] = BadRows(row, what, first.num_rows + num_rows)
 
     def rows(self) -> list[BadRows]:
         """What was found."""

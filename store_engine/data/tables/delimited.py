@@ -69,6 +69,7 @@ def read_delimited(
     marks = _scan(path)
     _check_encoding(path, marks)
     delimiter = DELIMITERS[path.suffix]
+    read: Callable[[Path, str], Records]
     if not marks.has_quote:
         read = _plain_records
     elif path.suffix == ".csv":

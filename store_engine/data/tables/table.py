@@ -111,7 +111,7 @@ class Table:
         text = f"{self._place(bad.row)}: {bad.what}"
         if bad.other_row is not None:
             text += f" {self._place(bad.other_row)}"
-        return text + (f" ({bad.count:,} rows have this fault)" if bad.count > 1 else "")
+        return text + (f" ({bad.num_rows:,} rows have this fault)" if bad.num_rows > 1 else "")
 
     def _place(self, row: int) -> str:
         unit = "row" if self.path.suffix == ".parquet" else "line"

@@ -160,15 +160,15 @@ def _moment(value: object) -> tuple[str | None, Any]:
 
 def _iso_moment(text: str) -> tuple[str | None, Any]:
     # fromisoformat would cut a fraction after six digits
-    fractions: list[str] = []
-    whole = _FRACTION.sub(lambda m: fractions.append(m[2]) or m[1], text, count=1)
+    found = _FRACTION.search(text)
+    whole = text if found is None else text[: found.end(1)] + text[found.end() :]
     try:
         moment = datetime.fromisoformat(whole)
     except ValueError:
         return None, None
     offset = moment.utcoffset()
     since = moment.replace(tzinfo=None) - _EPOCH - (offset or timedelta(0))
-    fraction = fractions[0].rstrip("0") if fractions else ""
+    fraction = "" if found is None else found[2].rstrip("0")
     return "local" if offset is None else "zoned", (since, fraction)
 
 

@@ -76,13 +76,13 @@ BAD = {
 @pytest.mark.parametrize(("values", "kind", "row", "what", "count"), BAD.values(), ids=BAD)
 def test_a_row_without_an_id_is_named(values, kind, row, what, count):
     (bad,) = read_keys(column(values, kind), "item_id").bad
-    assert (bad.row, bad.count) == (row, count)
+    assert (bad.row, bad.num_rows) == (row, count)
     assert bad.what.startswith("item_id ") and what in bad.what and "\n" not in bad.what
 
 
 def test_several_faults_are_all_found():
     bad = read_keys(column(["a", "", "b\x00", None], pa.string()), "user_id").bad
-    assert sorted((b.row, b.count) for b in bad) == [(1, 2), (2, 1)]
+    assert sorted((b.row, b.num_rows) for b in bad) == [(1, 2), (2, 1)]
 
 
 @given(st.lists(st.text(st.characters(exclude_categories=["C", "Z"]), min_size=1)))

@@ -199,7 +199,8 @@ def _plain_records(path: Path, delimiter: str) -> Records:
 
 def _quoted_records(path: Path, delimiter: str) -> Records:
     """Records by RFC 4180."""
-    csv.field_size_limit(MAX_LINE_BYTES)  # a field can hold a whole product description
+    # a field can hold a whole product description; the limit is the process's, so never lower it
+    csv.field_size_limit(max(MAX_LINE_BYTES, csv.field_size_limit()))
     hides_returns = False
 
     def lines() -> Iterator[str]:

@@ -6,6 +6,7 @@ Decimal with the digits that stand in the file.
 """
 
 import json
+from collections import Counter
 from collections.abc import Callable, Iterator
 from decimal import Decimal
 from pathlib import Path
@@ -58,8 +59,10 @@ def _objects(path: Path) -> Iterator[tuple[int, dict[str, Any]]]:
             ) from error
         except RecursionError as error:
             raise InputError(f"{path} line {number}: nested too deeply") from error
-        except (ValueError, ArithmeticError) as error:  # a key twice; thousands of digits
+        except ValueError as error:  # a key twice; an integer of thousands of digits
             raise InputError(f"{path} line {number}: {error}") from error
+        except ArithmeticError as error:
+            raise InputError(f"{path} line {number}: a number has too large an exponent") from error
         if not isinstance(item, dict):
             raise InputError(f"{path} line {number}: expected a JSON object")
         yield number, item
@@ -68,7 +71,7 @@ def _objects(path: Path) -> Iterator[tuple[int, dict[str, Any]]]:
 def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     item = dict(pairs)
     if len(item) < len(pairs):
-        keys = [key for key, _ in pairs]
-        twice = next(key for key in keys if keys.count(key) > 1)
+        counts = Counter(key for key, _ in pairs)
+        twice = next(key for key, count in counts.items() if count > 1)
         raise ValueError(f"key {shown(twice)} appears twice in one object")
     return item

@@ -1,5 +1,6 @@
 """Ids out of a column: exact text, coded by order of first appearance, bad rows named."""
 
+import contextlib
 import math
 import re
 from collections.abc import Iterable
@@ -36,20 +37,22 @@ def read_keys(values: pa.ChunkedArray | list[Any], name: str) -> Keys:
         values: An Arrow column, or plain values.
         name: The column's name, for messages.
     """
-    if not isinstance(values, list):
-        if pt.is_dictionary(values.type):
-            values = values.cast(values.type.value_type)
-        kind = values.type
-        if pt.is_integer(kind) or pt.is_string(kind) or pt.is_large_string(kind):
-            try:
-                return _from_strings(values.cast(pa.large_string()), name)
-            except UnicodeDecodeError:  # value by value below, which finds the row
-                pass
-        try:
-            values = plain_values(values)
-        except ValueError as error:
-            return Keys(np.zeros(len(values), np.int64), [], [BadRows(0, f"{name} {error}")])
-    return _from_values(values, name)
+    if isinstance(values, list):
+        if set(map(type, values)) != {str}:
+            return _from_values(values, name)
+        with contextlib.suppress(UnicodeEncodeError):  # half a character: found value by value
+            return _from_strings(pa.chunked_array([pa.array(values, pa.large_string())]), name)
+        return _from_values(values, name)
+    if pt.is_dictionary(values.type):
+        values = values.cast(values.type.value_type)
+    kind = values.type
+    if pt.is_integer(kind) or pt.is_string(kind) or pt.is_large_string(kind):
+        with contextlib.suppress(UnicodeDecodeError):  # not UTF-8: likewise
+            return _from_strings(values.cast(pa.large_string()), name)
+    try:
+        return _from_values(plain_values(values), name)
+    except ValueError as error:
+        return Keys(np.zeros(len(values), np.int64), [], [BadRows(0, f"{name} {error}")])
 
 
 def _from_strings(values: pa.ChunkedArray, name: str) -> Keys:
@@ -57,10 +60,13 @@ def _from_strings(values: pa.ChunkedArray, name: str) -> Keys:
     codes = encoded.indices.to_numpy().astype(np.int64)
     unique: list[str] = encoded.dictionary.to_pylist()
     faults = Faults()
+    found: dict[tuple[str, str], list[int]] = {}
     for code, key in enumerate(unique):
         if what := _fault(key):
-            rows = np.flatnonzero(codes == code)
-            faults.add(what[0], int(rows[0]), f"{name} {what[1]}", len(rows))
+            found.setdefault(what, []).append(code)
+    for (kind, text), unfit in found.items():
+        rows = np.flatnonzero(np.isin(codes, unfit))
+        faults.add(kind, int(rows[0]), f"{name} {text}", len(rows))
     return Keys(codes, unique, faults.rows())
 
 

@@ -5,6 +5,7 @@ numbers of more digits than a float64 holds, is read value by value, compared ex
 out as ranks.
 """
 
+import contextlib
 import math
 import re
 from datetime import datetime, timedelta
@@ -54,17 +55,21 @@ def read_times(values: pa.ChunkedArray | list[Any], name: str) -> Times:
         values: An Arrow column, or plain values.
         name: The column's name, for messages.
     """
-    if not isinstance(values, list):
-        if pt.is_dictionary(values.type):
-            values = values.cast(values.type.value_type)
-        kind, ticks = _cast(values)
-        if ticks is not None:
-            return Times(ticks, [] if pt.is_temporal(kind) else _mixed_units(ticks, name))
-        try:
-            values = plain_values(values)
-        except ValueError as error:
-            return Times(np.zeros(len(values), np.int64), [BadRows(0, f"{name} {error}")])
-    return _from_values(values, name)
+    if isinstance(values, list):
+        if set(map(type, values)) == {int}:
+            with contextlib.suppress(OverflowError):  # beyond int64
+                ticks = np.array(values, dtype=np.int64)
+                return Times(ticks, _mixed_units(ticks, name))
+        return _from_values(values, name)
+    if pt.is_dictionary(values.type):
+        values = values.cast(values.type.value_type)
+    kind, numbers = _cast(values)
+    if numbers is not None:
+        return Times(numbers, [] if pt.is_temporal(kind) else _mixed_units(numbers, name))
+    try:
+        return _from_values(plain_values(values), name)
+    except ValueError as error:
+        return Times(np.zeros(len(values), np.int64), [BadRows(0, f"{name} {error}")])
 
 
 def _cast(values: pa.ChunkedArray) -> tuple[pa.DataType, NDArray[Any] | None]:

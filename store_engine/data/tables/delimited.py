@@ -31,7 +31,7 @@ from store_engine.data.tables.lines import (
     require_columns,
 )
 from store_engine.errors import InputError
-from store_engine.files.regular import open_regular, parse_errors
+from store_engine.files.regular import open_regular
 
 _RECBOLE = (".inter", ".item", ".user")
 DELIMITERS = {".csv": ",", ".tsv": "\t"} | dict.fromkeys(_RECBOLE, "\t")
@@ -138,8 +138,8 @@ def _read_fast(
     except (pa.ArrowException, ValueError) as error:
         for number, record in _plain_records(path, delimiter):
             _check_width(path, number, record, header)
-        with parse_errors(path, "a readable text file"):
-            raise ValueError(str(error)) from error
+        reason = " ".join(str(error).split())[:400]
+        raise InputError(f"{path}: not a readable text file: {reason}") from error
     return {name: table[name] for name in names}
 
 

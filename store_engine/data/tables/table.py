@@ -132,8 +132,13 @@ def read_table(path: str | Path, columns: Sequence[str]) -> Table:
     path, names = Path(path), list(dict.fromkeys(columns))
     if path.suffix not in _SUFFIXES:
         raise InputError(f"{path}: the suffix must be one of {', '.join(_SUFFIXES)}")
-    if path.suffix == ".parquet":
-        return Table(path, *read_parquet(path, names))
-    if path.suffix == ".jsonl":
-        return Table(path, *read_json_lines(path, names))
-    return Table(path, *read_delimited(path, names))
+    try:
+        if path.suffix == ".parquet":
+            return Table(path, *read_parquet(path, names))
+        if path.suffix == ".jsonl":
+            return Table(path, *read_json_lines(path, names))
+        return Table(path, *read_delimited(path, names))
+    except OSError as error:
+        raise InputError(f"{path}: {error.strerror or error}") from error
+    except MemoryError as error:
+        raise InputError(f"{path}: too large to be read, out of memory") from error

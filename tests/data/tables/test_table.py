@@ -1,5 +1,6 @@
 """Files that are no regular files, damaged parquet, and what importing costs."""
 
+import errno
 import os
 import subprocess
 import sys
@@ -30,14 +31,35 @@ def test_what_is_no_regular_file_is_refused_at_once(tmp_path, suffix, kind):
         read_table(path, ["a"])
 
 
-@pytest.mark.skipif(os.geteuid() == 0, reason="root may read every file")
 @pytest.mark.parametrize("suffix", SUFFIXES)
-def test_an_unreadable_file_is_refused(tmp_path, suffix):
+def test_an_unreadable_file_is_refused(tmp_path, monkeypatch, suffix):
+    def refuse(path, *_):  # root may read every file, so its mode would not do
+        raise PermissionError(errno.EACCES, "Permission denied", path)
+
     path = tmp_path / f"t.{suffix}"
     path.write_text("a\n1\n")
-    path.chmod(0)
-    with pytest.raises(InputError, match="Permission denied"):
+    monkeypatch.setattr(os, "open", refuse)
+    with pytest.raises(InputError, match=rf"t\.{suffix}: Permission denied"):
         read_table(path, ["a"])
+
+
+@pytest.mark.parametrize("suffix", SUFFIXES)
+@pytest.mark.parametrize(
+    ("error", "message"),
+    [
+        (MemoryError(), "out of memory"),
+        (OSError(errno.EIO, "Input/output error"), "Input/output error"),
+    ],
+    ids=["memory", "disk"],
+)
+def test_what_the_machine_lacks_is_one_line(tmp_path, monkeypatch, suffix, error, message):
+    def fail(*_):
+        raise error
+
+    for module in ("lines", "delimited", "parquet"):
+        monkeypatch.setattr(f"store_engine.data.tables.{module}.open_regular", fail)
+    with pytest.raises(InputError, match=rf"t\.{suffix}: .*{message}$"):
+        read_table(tmp_path / f"t.{suffix}", ["a"])
 
 
 @pytest.mark.parametrize("suffix", SUFFIXES)

@@ -32,9 +32,10 @@ class RunReport(NamedTuple):
     owner: str | None  # the process that holds the lock
 
     @property
-    def is_whole(self) -> bool:
-        """Whether nothing is wrong."""
-        return self.config is None and all(file.problem is None for file in self.files)
+    def not_whole(self) -> list[str]:
+        """Names of the files with which something is wrong."""
+        bad = [file.name for file in self.files if file.problem is not None]
+        return bad if self.config is None or "config.toml" in bad else ["config.toml", *bad]
 
 
 def inspect_run(root: Path, verify: bool = False) -> RunReport:

@@ -175,12 +175,24 @@ class RunDirectory(RunPaths):
             InputError: The file is missing, damaged, not of this run, or made from another file
                 than the one that is there.
         """
-        problem = self.problem(self._name(path), manifest or self.read_manifest(), always)
+        problem = self.problem(self._name(path), manifest, always)
         if problem is not None:
             raise InputError(f"{path}: {problem}")
 
-    def problem(self, name: str, manifest: Manifest, always: bool = False) -> str | None:
-        """What is wrong with a file of the run, by its name in run.json; None if nothing is."""
+    def problem(
+        self, name: str, manifest: Manifest | None = None, always: bool = False
+    ) -> str | None:
+        """Says what is wrong with a file of the run, None if nothing is.
+
+        Args:
+            name: Its name in run.json.
+            manifest: As for `check`.
+            always: As for `check`.
+
+        Raises:
+            InputError: It cannot be read.
+        """
+        manifest = manifest or self.read_manifest()
         path, entry = self.root / name, manifest.files.get(name)
         if entry is None:
             return "not part of the run (run.json does not list it)"

@@ -107,18 +107,7 @@ class RunDirectory(RunPaths):
                 with atomic_open(paths.config) as file:
                     file.write(dump_config(origin.config).encode())
                 files = {name: _entry(paths.root / name) for name in _bound_files(paths)}
-                now = datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds")
-                write_manifest(
-                    paths.manifest,
-                    Manifest(
-                        FORMAT,
-                        store_engine.__version__,
-                        origin.dataset,
-                        now,
-                        files,
-                        dict(origin.sources),
-                    ),
-                )
+                write_manifest(paths.manifest, _new_manifest(origin, files))
                 return cls(root, staged.publish(replaces))
             except BaseException:
                 staged.discard()

@@ -62,7 +62,7 @@ def test_code_tables_are_trained():
 
 def test_joint_ids_are_disjoint_per_level():
     model = StoreModel(CONFIG, TEXT, SIZES)
-    assert model.code_tokens(torch.tensor([[0, 0], [4, 2]])).tolist() == [[11, 16], [15, 18]]
+    assert model.vocabulary.to_id_tensor(torch.tensor([[0, 0], [4, 2]])).tolist() == [[11, 16], [15, 18]]
 
 
 def test_weights_round_trip(tmp_path):

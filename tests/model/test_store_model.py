@@ -38,7 +38,7 @@ def test_losses_run_over_each_targets_own_sub_vocabulary(tie_text_head):
             logits, own = F.linear(h, model.text_head.weight), target
         else:
             level = int(target >= TEXT + 5)
-            logits, own = model.level_logits(h, level), target - TEXT - model.code_offsets[level]
+            logits, own = model.level_logits(h, level), target - TEXT - model.vocabulary.code_offsets[level]
         want.append(F.cross_entropy(logits, torch.tensor(own)))
     torch.testing.assert_close(losses, torch.stack(want))
 

@@ -87,8 +87,17 @@ class Report:
         row |= {name: float(value) for name, value in values._asdict().items()}
         self.rows.append(row | {"threads": self.options.threads, "dtype": dtype})
 
-    def add_ratio(self, provider: str, other: str, case: str, metric: str) -> float:
+    def add_ratio(
+        self, provider: str, other: str, case: str, metric: str, name: str = "ratio"
+    ) -> float:
         """Adds how many times faster `provider` is than `other`, from the medians of a duration.
+
+        Args:
+            provider: Whose row the ratio becomes.
+            other: The provider that it is compared with.
+            case: The workload of both.
+            metric: The duration.
+            name: The row's metric is `<name>_vs_<other>`.
 
         Returns:
             The ratio: above 1 when `provider` is the faster.
@@ -98,7 +107,7 @@ class Report:
         """
         ours, theirs = self._find(provider, case, metric), self._find(other, case, metric)
         ratio = float(theirs["p50"]) / float(ours["p50"])
-        self.add(provider, case, f"ratio_vs_{other}", "x", ratio, str(ours["dtype"]))
+        self.add(provider, case, f"{name}_vs_{other}", "x", ratio, str(ours["dtype"]))
         return ratio
 
     def _find(self, provider: str, case: str, metric: str) -> dict[str, str | float]:

@@ -110,7 +110,7 @@ QUICK_CASES = [Case(1e4, "zipf"), Case(1e4, "uniform", has_updates=True)]
 
 def main() -> None:
     """Checks and times every case."""
-    options = parse_options("trie", __doc__, add_options)
+    options = parse_options("trie", __doc__, add_options, has_gpu=False)
     report = Report("trie", options)
     cases = CASES + (CASES_ON_DEMAND if options.cases.pattern else [])
     try:

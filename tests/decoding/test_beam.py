@@ -62,14 +62,17 @@ def test_a_wide_beam_ranks_the_whole_catalogue(make_bench, histories, normalize)
         assert sorted(rows.tolist()) == list(range(200))
 
 
-def test_triton_equals_cpp(make_bench):
+def test_triton_equals_cpp(make_bench, device):
     """On a tiny shape: without a GPU the kernels are interpreted."""
     bench = make_bench(num_items=9, num_layers=1)
-    search = (bench.model, bench.trie, bench.cache, bench.contexts([[3], []]), 2)
-    want = beam_search(*search)
-    got = beam_search(*search, backend="triton")
+
+    def search(bench, backend):
+        contexts = bench.contexts([[3], []])
+        return beam_search(bench.model, bench.trie, bench.cache, contexts, 2, backend=backend)
+
+    got, want = search(bench.to(device), "triton"), search(bench, "cpp")
     assert got.nodes.tolist() == want.nodes.tolist()
-    torch.testing.assert_close(got.scores, want.scores, atol=1e-4, rtol=1e-4)
+    torch.testing.assert_close(got.scores.cpu(), want.scores, atol=1e-4, rtol=1e-4)
 
 
 def test_batch_equals_one_by_one(make_bench, histories):

@@ -249,6 +249,7 @@ def all_cases(device: str, has_decode: bool) -> list[Case]:
     cases = []
     for dtype in (torch.float32, torch.bfloat16):
         cases += [
+            loss_case(64, 32, 256, 64, dtype, device),  # to try the benchmark itself
             loss_case(8192, 128, 2048, 2048, dtype, device),
             loss_case(8192, 128, 2048, 64, dtype, device),
             loss_case(8192, 576, 49152, 49152, dtype, device),

@@ -3,7 +3,7 @@ PYTHON ?= python3
 VENV := .venv
 export PATH := $(CURDIR)/$(VENV)/bin:$(PATH)
 
-.PHONY: help install train test test-cpp sanitize check lint type bench bench-cpp clean
+.PHONY: help install train test test-cpp sanitize check lint type bench bench-cpp tables clean
 
 help:      ## list the targets
 	@grep -E '^[a-z-]+: .*##' $(MAKEFILE_LIST) | sed 's/:.*##/\t/' | expand -t 12
@@ -39,6 +39,8 @@ bench-cpp: install ## the C++ core's steps under Google Benchmark
 	cmake -G Ninja -S tests/csrc/cpp -B build/benchmark -DBENCHMARK=ON
 	cmake --build build/benchmark --target bench_core
 	build/benchmark/bench_core
+tables: install ## the README's benchmark tables, from benchmarks/results/
+	python benchmarks/tables.py
 clean:     ## remove what was built, keep runs/
 	rm -rf $(VENV) build *.egg-info store_engine/_C*.so
 

@@ -1,8 +1,8 @@
 """Which items each request of a batch may be given, for every backend of the beam step.
 
-The C++ core has its own form of it (`_C.ItemFilter`). PyTorch counts instead: the items below a
-node are a range of the items in SID order, so a node is alive iff the range holds more allowed
-items than excluded ones: two look-ups in a running count, and two searches among the excluded.
+One filter has two forms. The C++ core's (`core`) keeps sets and exclusions apart. PyTorch and the
+Triton kernel read one bit per item, in SID order (`bits`): the items below a node are a range of
+these, so a node is alive iff more allowed items stand before the range's end than its beginning.
 """
 
 import functools
@@ -10,13 +10,12 @@ from collections.abc import Sequence
 
 import numpy as np
 import torch
-import torch.nn.functional as F
 from numpy.typing import NDArray
 from torch import Tensor
 
 from store_engine._C import ItemFilter, RowSet
 from store_engine.catalog.trie_arrays import TrieArrays
-from store_engine.kernels import trie_topk
+from store_engine.kernels.trie_topk import ItemBits, pack_items, word_ranks
 
 
 class BatchFilter:
@@ -47,17 +46,16 @@ class BatchFilter:
 
         Args:
             depth: Of the nodes, at least 1.
-            request: (n,) int64.
-            nodes: (n,) int64.
+            request: int64 of any shape.
+            nodes: int64, broadcast with `request`.
 
         Returns:
-            (n,) bool.
+            bool of the common shape.
         """
-        begin = self._trie.item_begin[depth]
-        return self._count(request, begin[nodes + 1]) > self._count(request, begin[nodes])
+        return self.bits(depth).is_alive(request, nodes)
 
-    def only_leaves(self, depth: int, nodes: Tensor) -> tuple[Tensor, Tensor]:
-        """Like `TrieArrays.only_leaves`, of what each request may be given.
+    def unique_leaves(self, depth: int, nodes: Tensor) -> tuple[Tensor, Tensor]:
+        """Like `TrieArrays.unique_leaves`, of what each request may be given.
 
         Args:
             depth: Of the nodes.
@@ -79,38 +77,33 @@ class BatchFilter:
 
     def is_allowed(self) -> Tensor:
         """(batch, num_items) bool, in SID order."""
-        trie = self._trie
-        request = torch.arange(len(self._allow), device=trie.device)[:, None]
-        place = torch.arange(trie.num_items + 1, device=trie.device)
-        return self._count(request, place).diff(dim=1) > 0
+        item = torch.arange(self._trie.num_items, device=self._trie.device)
+        bits = self._words[:, item >> 5] >> (item & 31).int()
+        return (bits & 1).bool()
 
-    def bitmask(self, depth: int) -> trie_topk.ItemFilter:
-        """The same for the Triton kernel, on the nodes of a depth."""
-        return self._bitmask._replace(item_begin=self._trie.item_begin[depth])
-
-    @functools.cached_property
-    def _bitmask(self) -> trie_topk.ItemFilter:
-        return trie_topk.item_filter(self.is_allowed(), self._trie.item_begin[-1])
-
-    def _count(self, request: Tensor, place: Tensor) -> Tensor:
-        """Allowed items before `place` in SID order."""
-        set_id, before, excluded = self._counts
-        key = request * (self._trie.num_items + 1) + place
-        return before[set_id[request], place] - torch.searchsorted(excluded, key)
+    def bits(self, depth: int) -> ItemBits:
+        """The form that PyTorch and the Triton kernel read, on the nodes of a depth."""
+        return ItemBits(self._trie.item_begin[depth], self._words, self._ranks)
 
     @functools.cached_property
-    def _counts(self) -> tuple[Tensor, Tensor, Tensor]:
-        """Each request's set; per set the items before each place; the excluded places' keys."""
+    def _words(self) -> Tensor:
+        """(batch, num_words) int32: the bits of each request's set without those it excludes."""
         trie, sets = self._trie, list(dict.fromkeys(self._allow))
-        set_id = torch.tensor([sets.index(one) for one in self._allow], device=trie.device)
         is_allowed = torch.ones(len(sets), trie.num_items, dtype=torch.bool, device=trie.device)
         for i, row_set in enumerate(sets):
             if row_set is not None:
                 is_allowed[i] = False
                 is_allowed[i, trie.places[torch.from_numpy(row_set.rows()).to(trie.device)]] = True
+        set_id = torch.tensor([sets.index(one) for one in self._allow], device=trie.device)
+        words = pack_items(is_allowed)[set_id]
         num_excluded = torch.tensor(self._num_excluded)
         request = torch.arange(len(self._allow)).repeat_interleave(num_excluded).to(trie.device)
         place = trie.places[torch.from_numpy(self._excluded).to(trie.device)]
-        is_loss = is_allowed[set_id[request], place]  # what is not allowed anyway is counted once
-        excluded = (request * (trie.num_items + 1) + place)[is_loss].unique()
-        return set_id, F.pad(is_allowed.cumsum(1), (1, 0)), excluded
+        bit = (request * (32 * words.shape[1]) + place).unique()  # a repeat counts once
+        mask = torch.zeros(words.numel(), dtype=torch.int64, device=trie.device)
+        mask.index_add_(0, bit >> 5, torch.ones_like(bit) << (bit & 31))
+        return words & ~mask.int().view_as(words)
+
+    @functools.cached_property
+    def _ranks(self) -> Tensor:
+        return word_ranks(self._words)

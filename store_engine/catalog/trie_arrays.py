@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 
 from store_engine._C import ItemTrie, Snapshot
+from store_engine.kernels.ragged import ragged_ranges
 
 
 class TrieArrays:
@@ -86,7 +87,7 @@ class TrieArrays:
             begins.append(begins[-1][child_begin])
         return begins[::-1]
 
-    def only_leaves(self, depth: int, nodes: Tensor) -> tuple[Tensor, Tensor]:
+    def unique_leaves(self, depth: int, nodes: Tensor) -> tuple[Tensor, Tensor]:
         """Finds the SID below each node where there is only one.
 
         Args:
@@ -139,19 +140,3 @@ class TrieArrays:
     def _tensor(self, array: np.ndarray) -> Tensor:
         # a copy: the views of the core are read-only, which PyTorch does not know of
         return torch.tensor(np.asarray(array, dtype=np.int64), device=self.device)
-
-
-def ragged_ranges(first: Tensor, length: Tensor) -> tuple[Tensor, Tensor]:
-    """Writes the ranges first[i] : first[i] + length[i] one behind the other.
-
-    Args:
-        first: (num_ranges,) int64.
-        length: (num_ranges,) int64, none negative.
-
-    Returns:
-        owner: (total,) int64, the i each number comes from.
-        number: (total,) int64.
-    """
-    owner = torch.arange(len(first), device=first.device).repeat_interleave(length)
-    before = length.cumsum(0) - length
-    return owner, torch.arange(len(owner), device=first.device) + (first - before)[owner]

@@ -57,6 +57,7 @@ TYPES = {
     "top_parents_ptr top_tokens_ptr top_nodes_ptr top_num_valid_ptr context_lengths_ptr",
     "*i32": "plan_ptr bounds_ptr allowed_ptr words_ptr ranks_ptr is_bad_ptr",
     "*i1": "is_correct_ptr tree_mask_ptr",
+    "*u8": "was_bad_ptr top_is_bad_ptr",
     "i32": "num_rows num_tiles vocab_size hidden_size stride beam_width codebook_size num_words "
     "width num_splits num_heads head_dim num_context num_tree stride_batch stride_slot",
     "fp32": "label_smoothing z_loss inverse_temperature scale",
@@ -91,8 +92,10 @@ def all_kernels() -> Iterator[Kernel]:
     for width in (20, 128, 512):
         config = trie._launch_config(width)
         yield Kernel(f"trie_topk_merge,width={width}", trie._trie_topk_merge_kernel, "bf16", config)
-        config |= {"CHILDREN": False, "FILTER": True, "BLOCK_V": 256}
-        yield Kernel(f"trie_topk_beams,width={width}", trie._trie_topk_beams_kernel, "bf16", config)
+        for over in ("codebook", "children"):
+            name = f"trie_topk_beams,{over},width={width}"
+            tiles = config | {"CHILDREN": over == "children", "FILTER": True, "BLOCK_V": 256}
+            yield Kernel(name, trie._trie_topk_beams_kernel, "bf16", tiles)
     for step in ("fwd", "bwd"):
         for vocab_size in (256, 1 << 16):
             for kind, is_bitmask in (("range", False), ("bitmask", True)):

@@ -211,7 +211,8 @@ def _log_sum_exp(
         shift = tl.where(new_peak == float("-inf"), 0.0, new_peak)
         total = total * tl.exp(peak - shift) + tl.sum(tl.exp(x - shift))
         peak = new_peak
-    return tl.where(peak == float("-inf"), 0.0, peak + tl.log(tl.where(total == 0, 1.0, total)))
+    # no peak: a sum of 0, or of NaN, which a maximum leaves out
+    return tl.where(peak == float("-inf"), total, peak + tl.log(tl.where(total == 0, 1.0, total)))
 
 
 @triton.jit
@@ -326,7 +327,8 @@ def _trie_topk_merge_kernel(
         other = tl.load(top_keys_ptr + split * BLOCK_K + (BLOCK_K - 1 - slot))  # ascending
         top = tl.sort(tl.maximum(top, other), descending=True)
         is_bad |= tl.load(is_bad_ptr + request * num_splits + split)
-    is_beam = (top != _NOTHING) & (slot < width) & (is_bad == 0)
+    top = tl.where(is_bad == 0, top, _NOTHING)
+    is_beam = (top != _NOTHING) & (slot < width)
     child = tl.where(is_beam, 0xFFFFFFFF - (top & 0xFFFFFFFF), -1)
     parent = tl.full([BLOCK_K], -1, tl.int64)
     for beam in range(0, tl.load(num_valid_ptr + request).to(tl.int32)):
@@ -395,7 +397,10 @@ def trie_topk(
             raise ValueError(f"backend='triton' keeps at most {MAX_TRITON_WIDTH}, got {width}")
         is_triton = False
     if len(logits) == 0:
-        return Beams(*(x.new_empty(0, width) for x in beams[:4]), *beams[4:])
+        nothing = beams.nodes.new_empty(0, width)
+        return beams._replace(
+            scores=nothing.float(), parents=nothing, tokens=nothing, nodes=nothing
+        )
     if not is_triton:
         return trie_topk_ref(logits, beams, level, width, normalize=normalize)
     return _launch(logits, beams, level, width, normalize)

@@ -132,7 +132,10 @@ class CppBackend(Backend):
             normalize=space.normalize,
             num_threads=max(1, min(torch.get_num_threads(), logits.numel() // _LOGITS_PER_THREAD)),
         )
-        return Beams(*(torch.from_numpy(array).to(device) for array in arrays), beams.is_bad)
+        scores, parents, tokens, nodes, num_valid = (
+            torch.from_numpy(array).to(device) for array in arrays
+        )
+        return Beams(scores, parents, tokens, nodes, num_valid, beams.is_bad)
 
     def unique_leaves(self, space: SearchSpace, level: int, nodes: Tensor) -> tuple[Tensor, Tensor]:
         """Finds forced SIDs; see `Backend.unique_leaves`."""
@@ -202,7 +205,9 @@ def resolve_backend(name: BackendName, device: torch.device) -> Backend:
         choice = choose_backend(name, device, on_cpu="cpp")
     except RuntimeError as error:
         raise InputError(str(error)) from error
-    return {"cpp": CppBackend, "torch": TorchBackend, "triton": TritonBackend}[choice]()
+    classes: dict[str, type[CppBackend] | type[TorchBackend]]
+    classes = {"cpp": CppBackend, "torch": TorchBackend, "triton": TritonBackend}
+    return classes[choice]()
 
 
 class NonFiniteLogitsError(ValueError):

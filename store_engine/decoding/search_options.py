@@ -5,7 +5,7 @@ import inspect
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from numbers import Integral
-from typing import Concatenate, Literal, ParamSpec, TypeVar, get_args
+from typing import Any, Concatenate, Literal, ParamSpec, TypeVar, get_args
 
 import numpy as np
 
@@ -51,7 +51,7 @@ class SearchOptions:
     normalize: Normalize | None = None
     allow: Sets = None
     deny: Sets = None
-    exclude: Iterable[Iterable[str]] | Iterable[Iterable[int]] | None = None
+    exclude: Iterable[Iterable[Any]] | None = None
     exclude_history: bool | None = None
 
     def __post_init__(self) -> None:
@@ -91,9 +91,9 @@ def sets_per_history(name: Literal["allow", "deny"], sets: Sets, num: int) -> Se
 def _check_width(name: str, value: object) -> None:
     if isinstance(value, bool) or not isinstance(value, Integral):
         raise TypeError(f"{name} must be an integer, got {value!r}")
-    if value < 1:
+    if int(value) < 1:
         raise InputError(f"{name} must be at least 1, got {value}")
-    if value > MAX_WIDTH:
+    if int(value) > MAX_WIDTH:
         raise InputError(f"{name} must be at most {MAX_WIDTH:,}, got {value}")
 
 

@@ -115,7 +115,7 @@ def test_k_items_come_back_when_there_are_k(make_engine, histories, k):
         ({"allow": "books"}, "unknown item set 'books'; defined: none"),
         ({"deny": ["books", None]}, r"deny must hold one item set per history \(1\), got 2"),
         ({"exclude": []}, r"exclude must hold one list per history \(1\), got 0"),
-        ({"exclude": [["nobody"]]}, "unknown item id 'nobody'"),
+        ({"exclude": [["nobody"]]}, r"exclude\[0\]: unknown item id 'nobody'"),
     ],
     ids=["name", "sets", "lists", "item"],
 )
@@ -176,7 +176,7 @@ def test_the_default_beam_grows_with_k(make_engine):
 @pytest.mark.parametrize(
     ("histories", "options", "message"),
     [
-        ([["item 1", "nobody"]], {}, "nobody"),
+        ([[], ["item 1", "nobody"]], {}, r"histories\[1\]: unknown item id 'nobody'"),
         ([["item 1"]], {"k": 10, "beam_width": 9}, "at least k, got beam_width 9 < k 10"),
         ([["item 1"]], {"k": 0}, "k must be at least 1, got 0"),
     ],
@@ -189,7 +189,7 @@ def test_refuses(make_engine, histories, options, message):
 
 @pytest.mark.parametrize("histories", ["item 1", ["item 1"]])
 def test_refuses_a_flat_list(make_engine, histories):
-    with pytest.raises(TypeError, match="list of lists"):
+    with pytest.raises(TypeError, match="list of lists of item ids"):
         make_engine().recommend(histories)
 
 

@@ -64,6 +64,23 @@ def test_scale_and_strided_cache(backend, device):
     torch.testing.assert_close(got, beam_attention_ref(q, keys, values, *rest, scale=0.5))
 
 
+def test_launches_on_the_device_of_its_tensors(device, monkeypatch):
+    """Triton launches on the current device, which may be another one."""
+    guarded = []
+    real = torch.cuda.device_of
+    monkeypatch.setattr("torch.cuda.device_of", lambda x: guarded.append(x) or real(x))
+    q, *rest = make((1, 1, 1, 1, 1, 1, 1), torch.float32, device)
+    beam_attention(q, *rest, backend="triton")
+    assert guarded == [q]
+
+
+@pytest.mark.parametrize("backend", BACKENDS)
+@pytest.mark.parametrize(("batch", "width"), [(0, 3), (2, 0)])
+def test_no_queries(backend, batch, width, device):
+    args = make((batch, width, 4, 2, 8, 5, 3), torch.float32, device)
+    assert beam_attention(*args, backend=backend).shape == (batch, width, 4, 8)
+
+
 @pytest.mark.parametrize("backend", BACKENDS)
 def test_beam_that_sees_nothing_gets_zeros(backend, device):
     q, keys, values, lengths, tree_mask = make((2, 3, 2, 1, 8, 10, 6), torch.float32, device)

@@ -7,17 +7,22 @@ import torch
 from store_engine._C import ItemTrie, RowSet
 from store_engine.catalog.batch_filter import BatchFilter
 from store_engine.catalog.trie_arrays import TrieArrays
-from store_engine.decoding.beam_step import (
-    Beams,
-    beam_step,
-    choose_backend,
-    only_leaves,
-    root_beams,
+from store_engine.decoding.backends import (
+    NonFiniteLogitsError,
+    SearchSpace,
+    check_beams,
+    resolve_backend,
 )
 from store_engine.errors import InputError
+from store_engine.kernels.trie_topk import Beams, root_beams
 
 BACKENDS = ["cpp", "torch"]
 SIZES = (9, 6, 5)
+
+
+def beam_step(trie, level, logits, beams, width, *, backend, **space):
+    backend = resolve_backend(backend, torch.device("cpu"))
+    return backend.beam_step(SearchSpace(trie, **space), level, logits, beams, width)
 
 
 def random_trie(num_items, seed=0):
@@ -35,7 +40,7 @@ def random_beams(trie, level, batch, beam_width):
     for i, n in enumerate(num_valid.tolist()):
         nodes[i, :n] = torch.randperm(trie.level_sizes[level])[:n]
         scores[i, :n] = -torch.rand(n).cumsum(0)
-    return Beams(scores, nodes, nodes, nodes, num_valid)
+    return Beams(scores, nodes, nodes, nodes, num_valid, torch.zeros(batch, dtype=torch.bool))
 
 
 def oracle(trie, level, logits, beams, width, normalize):
@@ -97,7 +102,7 @@ def test_half_precision_logits_are_widened_exactly(backend, dtype):
 @pytest.mark.parametrize("backend", BACKENDS)
 def test_of_equal_scores_the_lower_sid_is_first(backend):
     trie = random_trie(150)
-    beams = root_beams(2, torch.device("cpu"))
+    beams = root_beams(2, "cpu")
     for level, width in enumerate((4, 7, 12)):
         logits = torch.zeros(2, beams.nodes.shape[1], SIZES[level])
         beams = beam_step(trie, level, logits, beams, width, backend=backend)
@@ -120,13 +125,25 @@ def test_batch_equals_one_by_one(backend):
 
 @pytest.mark.parametrize("backend", BACKENDS)
 @pytest.mark.parametrize("bad", [torch.nan, torch.inf])
-def test_refuses_logits_that_are_no_numbers(backend, bad):
+@pytest.mark.parametrize("normalize", ["codebook", "children"])
+def test_logits_that_are_no_numbers_are_flagged_per_request(backend, bad, normalize):
     trie = random_trie(150)
-    beams = random_beams(trie, 1, batch=2, beam_width=4)
-    logits = torch.randn(2, 4, SIZES[1])
+    beams = random_beams(trie, 1, batch=3, beam_width=4)
+    logits = torch.randn(3, 4, SIZES[1])
+    options = {"backend": backend, "normalize": normalize}
+    want = beam_step(trie, 1, logits, beams, 4, **options)
     logits[1, 0, 3] = bad
-    with pytest.raises(ValueError, match="logits"):
-        beam_step(trie, 1, logits, beams, 4, backend=backend)
+    got = beam_step(trie, 1, logits, beams, 4, **options)
+    assert got.is_bad.tolist() == [False, True, False]
+    for a, b in zip(got, want, strict=True):
+        assert torch.equal(a[[0, 2]], b[[0, 2]])
+    assert got.num_valid[1] == 0
+    assert (torch.stack(got[1:4])[:, 1] == -1).all()
+    again = beam_step(trie, 2, torch.randn(3, 4, SIZES[2]), got, 4, **options)
+    assert again.is_bad.tolist() == [False, True, False]  # as it stays
+    with pytest.raises(NonFiniteLogitsError, match=r"request 1: logits NaN or \+inf") as error:
+        check_beams(again)
+    assert error.value.requests == (1,)
 
 
 @pytest.mark.parametrize("backend", BACKENDS)
@@ -146,7 +163,7 @@ def test_unknown_backend():
 def test_triton_needs_a_gpu_or_the_interpreter(monkeypatch):
     monkeypatch.setattr("store_engine.kernels._dispatch._INTERPRET", False)
     with pytest.raises(InputError, match="backend='triton' needs a CUDA tensor, got one on cpu"):
-        choose_backend("triton", torch.device("cpu"))
+        resolve_backend("triton", torch.device("cpu"))
 
 
 @pytest.mark.parametrize("normalize", ["codebook", "children"])
@@ -179,7 +196,7 @@ def test_triton_equals_cpp(normalize, has_filter):
 
 @pytest.mark.parametrize("num_items", [1, 7, 40, 300])
 @pytest.mark.parametrize("has_filter", [False, True])
-def test_only_leaves_are_the_same_over_backends(num_items, has_filter):
+def test_unique_leaves_are_the_same_over_backends(num_items, has_filter):
     trie, item_filter = random_trie(num_items), None
     rng = np.random.default_rng(num_items)
     for _ in range(10):
@@ -189,8 +206,11 @@ def test_only_leaves_are_the_same_over_backends(num_items, has_filter):
             item_filter = BatchFilter(trie, [*sets, None], [rows[3], rows[3][:0], rows[2]])
         for level, num_nodes in enumerate(trie.level_sizes[:-1]):
             nodes = torch.from_numpy(rng.integers(-1, num_nodes, (3, 50)))
-            options = {"item_filter": item_filter}
-            want = only_leaves(trie, level, nodes, backend="cpp", **options)
-            got = only_leaves(trie, level, nodes, backend="torch", **options)
+            want, got = (
+                resolve_backend(backend, torch.device("cpu")).unique_leaves(
+                    SearchSpace(trie, item_filter), level, nodes
+                )
+                for backend in BACKENDS
+            )
             for a, b in zip(got, want, strict=True):
                 assert a.tolist() == b.tolist()

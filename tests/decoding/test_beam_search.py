@@ -5,25 +5,25 @@ import torch
 from store_engine._C import ItemTrie, LiveTrie, RowSet
 from store_engine.catalog.batch_filter import BatchFilter
 from store_engine.catalog.trie_arrays import TrieArrays
-from store_engine.decoding.beam import beam_search
-from store_engine.decoding.beam_step import Beams, beam_step, root_beams
-from store_engine.decoding.exact import score_catalog
+from store_engine.decoding.backends import CppBackend, SearchSpace
+from store_engine.kernels.trie_topk import Beams, root_beams
 from store_engine.model.attention import PackedSequences
 
 
 def naive_beam_search(bench, history, beam_width, normalize="codebook", trie=None):
     """Beam search that runs every beam's whole sequence again at every level: no cache at all."""
     context, model, trie = bench.tokens(history), bench.model, trie or bench.trie
-    beams, prefixes = root_beams(1, torch.device("cpu")), [context]
+    space = SearchSpace(trie, normalize=normalize)
+    beams, prefixes = root_beams(1, "cpu"), [context]
     for level in range(trie.num_levels):
         states = []
         for tokens in prefixes:
             sequence = PackedSequences(torch.tensor([0, len(tokens)]))
             states.append(model.hidden_states(model.embed(tokens), sequence)[-1])
         logits = model.level_logits(torch.stack(states), level)[None]
-        beams = beam_step(trie, level, logits, beams, beam_width, normalize=normalize)
+        beams = CppBackend().beam_step(space, level, logits, beams, beam_width)
         n = int(beams.num_valid[0])
-        beams = Beams(*(x[:, :n] for x in beams[:4]), beams.num_valid)
+        beams = Beams(*(x[:, :n] for x in beams[:4]), *beams[4:])
         offset = model.vocabulary.level_offsets[level]
         prefixes = [
             torch.cat([prefixes[parent], token[None] + offset])
@@ -37,8 +37,7 @@ def naive_beam_search(bench, history, beam_width, normalize="codebook", trie=Non
 @pytest.mark.parametrize("num_kv_heads", [1, 2, 4])
 def test_equals_a_search_without_a_cache(make_bench, histories, backend, beam_width, num_kv_heads):
     bench = make_bench(num_kv_heads=num_kv_heads)
-    contexts = bench.contexts(histories)
-    got = beam_search(bench.model, bench.trie, bench.cache, contexts, beam_width, backend=backend)
+    got = bench.search(histories, beam_width, backend=backend)
     for i, history in enumerate(histories):
         want = naive_beam_search(bench, history, beam_width)
         n = int(want.num_valid[0])
@@ -50,10 +49,8 @@ def test_equals_a_search_without_a_cache(make_bench, histories, backend, beam_wi
 @pytest.mark.parametrize("normalize", ["codebook", "children"])
 def test_a_wide_beam_ranks_the_whole_catalogue(make_bench, histories, normalize):
     bench = make_bench(num_items=200)
-    contexts = bench.contexts(histories)
-    args = (bench.model, bench.trie, bench.cache, contexts)
-    beams = beam_search(*args, 1000, normalize=normalize)
-    scores = score_catalog(*args, normalize=normalize)
+    beams = bench.search(histories, 1000, normalize=normalize)
+    scores = bench.scores(histories, normalize=normalize)
     assert beams.num_valid.tolist() == [bench.trie.level_sizes[-1]] * len(histories)
     for i in range(len(histories)):
         _, rows = bench.trie.item_trie.leaf_rows(beams.nodes[i].numpy())
@@ -65,29 +62,27 @@ def test_a_wide_beam_ranks_the_whole_catalogue(make_bench, histories, normalize)
 def test_triton_equals_cpp(make_bench):
     """On a tiny shape: without a GPU the kernels are interpreted."""
     bench = make_bench(num_items=9, num_layers=1)
-    search = (bench.model, bench.trie, bench.cache, bench.contexts([[3], []]), 2)
-    want = beam_search(*search)
-    got = beam_search(*search, backend="triton")
+    want = bench.search([[3], []], 2, backend="cpp")
+    got = bench.search([[3], []], 2, backend="triton")
     assert got.nodes.tolist() == want.nodes.tolist()
     torch.testing.assert_close(got.scores, want.scores, atol=1e-4, rtol=1e-4)
 
 
 def test_batch_equals_one_by_one(make_bench, histories):
     bench = make_bench()
-    search = (bench.model, bench.trie, bench.cache)
-    together = beam_search(*search, bench.contexts(histories), 7)
+    together = bench.search(histories, 7)
     for i, history in enumerate(histories):
-        alone = beam_search(*search, bench.contexts([history]), 7)
+        alone = bench.search([history], 7)
         assert alone.nodes[0].tolist() == together.nodes[i].tolist()
         torch.testing.assert_close(alone.scores[0], together.scores[i], atol=1e-5, rtol=1e-5)
 
 
 def test_a_used_cache_changes_nothing(make_bench, histories):
     bench = make_bench()
-    want = beam_search(bench.model, bench.trie, bench.cache, bench.contexts([[5, 6]]), 9)
-    beam_search(bench.model, bench.trie, bench.cache, bench.contexts(histories), 30)
+    want = bench.search([[5, 6]], 9)
+    bench.search(histories, 30)
     held = bench.cache.nbytes
-    again = beam_search(bench.model, bench.trie, bench.cache, bench.contexts([[5, 6]]), 9)
+    again = bench.search([[5, 6]], 9)
     assert torch.equal(want.scores, again.scores)
     assert torch.equal(want.nodes, again.nodes)
     assert bench.cache.nbytes == held
@@ -95,7 +90,7 @@ def test_a_used_cache_changes_nothing(make_bench, histories):
 
 def test_fewer_items_than_beams(make_bench):
     bench = make_bench(num_items=3)
-    beams = beam_search(bench.model, bench.trie, bench.cache, bench.contexts([[0]]), 20)
+    beams = bench.search([[0]], 20)
     assert beams.nodes.tolist() == [sorted([0, 1, 2], key=beams.nodes[0].tolist().index)]
 
 
@@ -116,13 +111,12 @@ def test_forced_suffixes_cost_no_pass(
     make_bench, histories, beam_width, normalize, num_free, num_passes
 ):
     bench = make_bench(sids=sparse_sids(num_free), sizes=(7,) * 5)
-    args = (bench.model, bench.trie, bench.cache, bench.contexts(histories))
     passes = []
     bench.model.transformer.register_forward_hook(lambda *_: passes.append(1))
-    got = beam_search(*args, beam_width, normalize=normalize)
+    got = bench.search(histories, beam_width, normalize=normalize)
     assert len(passes) <= num_passes
     assert beam_width < 40 or len(passes) == num_passes
-    scores = score_catalog(*args, normalize=normalize)
+    scores = bench.scores(histories, normalize=normalize)
     for i in range(len(histories)):
         nodes = got.nodes[i, : int(got.num_valid[i])].numpy()
         _, rows = bench.trie.item_trie.leaf_rows(nodes)
@@ -137,14 +131,13 @@ def test_forced_suffixes_cost_no_pass(
 @pytest.mark.parametrize("num_kv_heads", [2, 4])
 def test_beams_with_a_forced_suffix_are_not_run(make_bench, histories, beam_width, num_kv_heads):
     bench = make_bench(num_items=60, sizes=(7,) * 5, num_kv_heads=num_kv_heads)
-    args = (bench.model, bench.trie, bench.cache, bench.contexts(histories), beam_width)
     num_run = []
     hook = bench.model.transformer.register_forward_hook(
         lambda _, x, out: num_run.append(len(x[0]))
     )
-    got = beam_search(*args, normalize="children")
+    got = bench.search(histories, beam_width, normalize="children")
     children, num_run[:] = num_run[1:], []  # without the prefill
-    beam_search(*args)
+    bench.search(histories, beam_width)
     vocab = num_run[1:]
     hook.remove()
     assert all(a <= b for a, b in zip(children, vocab, strict=False))
@@ -160,9 +153,7 @@ def test_beams_with_a_forced_suffix_are_not_run(make_bench, histories, beam_widt
 def test_forced_suffixes_of_the_items_that_are_left(make_bench):
     bench = make_bench(sids=sparse_sids(2), sizes=(7,) * 5)
     item_filter = BatchFilter(bench.trie, [None, None], [np.arange(37), np.array([5])])
-    contexts = bench.contexts([[1, 2], [3]])
-    args = (bench.model, bench.trie, bench.cache, contexts, 20)
-    got = beam_search(*args, normalize="children", item_filter=item_filter)
+    got = bench.search([[1, 2], [3]], 20, normalize="children", item_filter=item_filter)
     _, rows = bench.trie.item_trie.leaf_rows(got.nodes[0].numpy())
     assert sorted(rows.tolist()) == [37, 38, 39]
     assert got.num_valid.tolist() == [3, 20]
@@ -208,14 +199,13 @@ def test_what_is_left_of_a_crowded_catalogue(make_bench, of_left, backend, beam_
     trie, item_filter = of_left(bench, left)
     fresh = TrieArrays(ItemTrie(bench.sids[left], [7] * 5))
     num_run, histories = [], [[1, 2], [3]]
-    args = (bench.model, trie, bench.cache, bench.contexts(histories), beam_width)
-    options = {"backend": backend, "item_filter": item_filter}
+    options = {"backend": backend, "trie": trie, "item_filter": item_filter}
     hook = bench.model.transformer.register_forward_hook(
         lambda _, x, out: num_run.append(len(x[0]))
     )
-    got = beam_search(*args, normalize="children", **options)
+    got = bench.search(histories, beam_width, normalize="children", **options)
     children, num_run[:] = num_run[:], []
-    beam_search(*args, normalize="codebook", **options)
+    bench.search(histories, beam_width, normalize="codebook", **options)
     hook.remove()
     assert len(num_run) == 5
     if num_free is not None:

@@ -227,7 +227,7 @@ class Engine:
         """
         rows = self._rows_of(histories, "histories")
         if options.exclude is not None:
-            excluded = self._rows_of(options.exclude, "exclude")
+            excluded = self._rows_of(options.exclude, "exclude", is_ordered=False)
             options = dataclasses.replace(options, exclude=excluded)
         found, logprobs = self._search(rows, options)
         name = self._items.item_id
@@ -236,9 +236,11 @@ class Engine:
             for one, scores in zip(found.tolist(), logprobs.tolist(), strict=True)
         ]
 
-    def _rows_of(self, lists: Iterable[Iterable[str]], what: str) -> list[list[int]]:
+    def _rows_of(
+        self, lists: Iterable[Iterable[str]], what: str, *, is_ordered: bool = True
+    ) -> list[list[int]]:
         rows = []
-        for i, item_ids in enumerate(check_histories(lists, what)):
+        for i, item_ids in enumerate(check_histories(lists, what, is_ordered=is_ordered)):
             try:
                 rows.append([self._items.row_of(item_id) for item_id in item_ids])
             except InputError as error:

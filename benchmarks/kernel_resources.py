@@ -92,10 +92,8 @@ def all_kernels() -> Iterator[Kernel]:
     for width in (20, 128, 512):
         config = trie._launch_config(width)
         yield Kernel(f"trie_topk_merge,width={width}", trie._trie_topk_merge_kernel, "bf16", config)
-        for over in ("codebook", "children"):
-            name = f"trie_topk_beams,{over},width={width}"
-            tiles = config | {"CHILDREN": over == "children", "FILTER": True, "BLOCK_V": 256}
-            yield Kernel(name, trie._trie_topk_beams_kernel, "bf16", tiles)
+        config |= {"CHILDREN": False, "FILTER": True, "BLOCK_V": 256}
+        yield Kernel(f"trie_topk_beams,width={width}", trie._trie_topk_beams_kernel, "bf16", config)
     for step in ("fwd", "bwd"):
         for vocab_size in (256, 1 << 16):
             for kind, is_bitmask in (("range", False), ("bitmask", True)):

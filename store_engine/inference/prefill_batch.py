@@ -63,16 +63,25 @@ def check_rows(
     """
     checked = []
     for i, one in enumerate(lists):
-        rows = np.asarray(one if hasattr(one, "__len__") else list(one))
-        if rows.size == 0:
-            rows = rows.astype(np.int64)
-        if rows.ndim != 1 or rows.dtype.kind not in "iu":
+        rows = _integers(one)
+        if rows is None:
             raise TypeError(f"{what} {i} must be a list of catalogue rows, got {one!r:.80}")
         outside = rows[(rows < 0) | (rows >= num_items)]
         if outside.size:
             raise InputError(f"{what} {i}: row {outside[0]} is outside [0, {num_items})")
         checked.append(rows.astype(np.int64))
     return checked
+
+
+def _integers(values: Iterable[int]) -> NDArray[np.integer] | None:
+    """A list of integers as an array; None for anything else."""
+    try:
+        array = np.asarray(values if hasattr(values, "__len__") else list(values))
+    except (TypeError, ValueError):  # no iterable, or lists of unequal length
+        return None
+    if array.ndim == 1 and array.size == 0:
+        return array.astype(np.int64)
+    return array if array.ndim == 1 and array.dtype.kind in "iu" else None
 
 
 def batches(histories: Sequence[NDArray[np.int64]], batch_size: int) -> Iterator[NDArray[np.int64]]:

@@ -69,7 +69,7 @@ def attend_with_bias(
     Args:
         q: (batch, length, num_heads, head_dim).
         keys: (batch, num_slots, num_kv_heads, head_dim); every number must be finite.
-        values: The same.
+        values: Like `keys`.
         bias: See `visibility_bias`; added to the scaled inner products.
         scale: Factor of the inner products; by default head_dim ** -0.5.
 

@@ -231,7 +231,7 @@ def check_beams(beams: Beams) -> None:
     """Refuses beams of which a request is flagged as bad.
 
     Raises:
-        NonFiniteLogitsError: As said in `Beams.is_bad`.
+        NonFiniteLogitsError: A request is flagged in `beams.is_bad`.
     """
     requests = beams.is_bad.nonzero()[:, 0].tolist()
     if requests:

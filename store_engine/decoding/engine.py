@@ -41,6 +41,8 @@ from store_engine.model.dtype import Dtype, choose_dtype
 from store_engine.model.store_model import StoreModel
 from store_engine.runs.run_directory import load_run
 
+_MAX_BEAMS = 1 << 17  # of all requests of a batch
+
 
 class Recommendation(NamedTuple):
     """One recommended item."""
@@ -253,7 +255,8 @@ class Engine:
 
         Args:
             histories: Catalogue rows of each user, oldest first.
-            options: As in `recommend`, with rows in `exclude`.
+            options: The fields of `SearchOptions` as `recommend` takes them, with rows in
+                `exclude`.
 
         Returns:
             Rows (num_histories, k), -1 where a history may be given fewer than k items, and their
@@ -281,7 +284,9 @@ class Engine:
 
         rows = np.full((num, k), -1, dtype=np.int64)
         logprobs = np.full((num, k), -np.inf, dtype=np.float32)
-        for ids in batches(checked, self.config.batch_size):
+        # more beams than that at once would take too much memory for keys and values
+        batch_size = max(1, min(self.config.batch_size, _MAX_BEAMS // width))
+        for ids in batches(checked, batch_size):
             item_filter = None
             if any(allowed[i] is not None or len(excluded[i]) for i in ids):
                 item_filter = BatchFilter(

@@ -80,7 +80,7 @@ class PackedLinear:
             self._weight = torch.ops.mkldnn._reorder_linear_weight(self._weight)
 
     def __call__(self, x: Tensor, activation: Literal["none", "swish"] = "none") -> Tensor:
-        """x (num_tokens, in_features) -> (num_tokens, out_features)."""
+        """Maps x (num_tokens, in_features) to (num_tokens, out_features)."""
         if not self._is_packed:
             y = F.linear(x, self._weight, self._bias)
             return F.silu(y) if activation == "swish" else y
@@ -90,11 +90,11 @@ class PackedLinear:
         return packed
 
     def times(self, x: Tensor, factor: Tensor) -> Tensor:
-        """The same, times `factor` (num_tokens, out_features)."""
+        """Maps x and multiplies by `factor` (num_tokens, out_features)."""
         return self._binary(x, factor, "mul") if self._is_packed else self(x) * factor
 
     def plus(self, x: Tensor, summand: Tensor) -> Tensor:
-        """The same, plus `summand` (num_tokens, out_features)."""
+        """Maps x and adds `summand` (num_tokens, out_features)."""
         return self._binary(x, summand, "add") if self._is_packed else self(x) + summand
 
     def _binary(self, x: Tensor, other: Tensor, operation: str) -> Tensor:
@@ -105,7 +105,7 @@ class PackedLinear:
 
 
 def _can_pack(dtype: torch.dtype) -> bool:
-    """True if oneDNN has kernels for weights in a layout of its own: x86, in a dtype it is for."""
+    """Says whether oneDNN has kernels for packed weights: on x86, in a dtype it supports."""
     is_x86 = torch.backends.cpu.get_cpu_capability().startswith("AVX")
     if not (is_x86 and torch.backends.mkldnn.is_available()):
         return False
@@ -113,7 +113,7 @@ def _can_pack(dtype: torch.dtype) -> bool:
 
 
 class _Norm:
-    """RMSNorm."""
+    """RMSNorm by the C++ core."""
 
     def __init__(self, norm: RMSNorm) -> None:
         self._weight, self._eps = _float_array(norm.weight), norm.eps
@@ -169,7 +169,7 @@ class _RopeTable:
         self._table = self._make(256)
 
     def rows(self, positions: Tensor) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
-        """(num_tokens,) int64 -> cosines and sines (num_tokens, head_dim / 2)."""
+        """Looks up positions (num_tokens,) int64: cosines and sines (num_tokens, head_dim / 2)."""
         table, longest = self._table, int(positions.max()) + 1
         if longest > len(table[0]):
             self._table = table = self._make(2 * longest)

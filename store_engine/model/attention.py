@@ -115,8 +115,8 @@ class PackedSequences:
         def padded(x: Tensor) -> Tensor:  # -> (num_sequences, length, heads, head_dim)
             x = x[group.begin : group.end]
             if group.slots is not None:
-                room = x.new_zeros(group.num_sequences * group.length, *x.shape[1:])
-                x = room.index_copy(0, group.slots, x)
+                buffer = x.new_zeros(group.num_sequences * group.length, *x.shape[1:])
+                x = buffer.index_copy(0, group.slots, x)
             return x.view(group.num_sequences, group.length, *x.shape[1:])
 
         attend = _sdpa if q.is_cuda or group.length > _MAX_PRODUCTS else _products

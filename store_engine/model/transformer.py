@@ -37,7 +37,7 @@ class Rope:
     Args:
         positions: (num_tokens,) int64.
         config: Head size and frequencies.
-        dtype: Of q and k.
+        dtype: Dtype of q and k.
     """
 
     def __init__(self, positions: Tensor, config: ModelConfig, dtype: torch.dtype) -> None:

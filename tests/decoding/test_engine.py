@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 import torch
 
+from store_engine.decoding.beam_search import beam_search
 from store_engine.decoding.engine import Engine
 from store_engine.errors import InputError
 from store_engine.model.weights import load_weights, save_weights
@@ -358,6 +359,7 @@ import os, sys, torch
 sys.path.insert(0, "tests/fixtures")
 from engines import catalog_of, random_model, random_sids
 from store_engine.config import DecodingConfig
+from store_engine.decoding.beam_search import beam_search
 from store_engine.decoding.engine import Engine
 
 torch.set_num_threads(2)
@@ -383,3 +385,22 @@ def test_an_engine_in_a_forked_child_works_with_one_thread():
     done = subprocess.run(command, cwd=root, capture_output=True, text=True, timeout=120)
     assert done.returncode == 0, done.stderr
     assert done.stderr.count("forked from one with 2 threads") == 1
+
+
+def test_wide_beams_are_searched_in_smaller_batches(make_engine, histories, monkeypatch):
+    engine, sizes = make_engine(), []
+    want = engine.recommend_rows(histories, 5, beam_width=50)
+    monkeypatch.setattr("store_engine.decoding.engine._MAX_BEAMS", 100)
+    search = "store_engine.decoding.engine.beam_search"
+
+    def count(model, space, cache, batch, *rest):
+        sizes.append(len(batch.lengths))
+        return beam_search(model, space, cache, batch, *rest)
+
+    monkeypatch.setattr(search, count)
+    got = engine.recommend_rows(histories, 5, beam_width=50)
+    assert sizes == [2, 2, 1]
+    np.testing.assert_array_equal(got[0], want[0])
+    np.testing.assert_allclose(got[1], want[1], atol=1e-5)
+    assert len(engine.recommend_rows(histories, 5, beam_width=1000)[0]) == len(histories)
+    assert sizes[3:] == [1] * 5

@@ -39,7 +39,7 @@ from store_engine.inference.prefill_batch import PrefillBatch, batches, check_ro
 from store_engine.inference.prefix_cache import PrefixCache
 from store_engine.model.dtype import Dtype, choose_dtype
 from store_engine.model.store_model import StoreModel
-from store_engine.runs.run_directory import load_run
+from store_engine.runs.run import Run, load_run
 
 _MAX_BEAMS = 1 << 17  # of all requests of a batch
 
@@ -112,7 +112,7 @@ class Engine:
     @classmethod
     def load(
         cls,
-        run_dir: str | Path,
+        run_dir: str | Path | Run,
         *,
         device: str = "auto",
         dtype: Dtype | None = None,
@@ -122,7 +122,7 @@ class Engine:
         """Loads a finished run.
 
         Args:
-            run_dir: What training wrote.
+            run_dir: What training wrote; or a run that is open, whose model is taken over.
             device: "cpu", "cuda", or "auto": cuda where there is one.
             dtype: Dtype of the weights; by default the run's config. "auto": bfloat16 where the
                 device computes in it, else float32.
@@ -134,7 +134,7 @@ class Engine:
             InputError: The directory is missing, unfinished, damaged or of another format, or its
                 weights are NaN or infinite.
         """
-        run = load_run(run_dir)
+        run = run_dir if isinstance(run_dir, Run) else load_run(run_dir)
         if device == "auto":
             device = "cuda" if torch.cuda.is_available() else "cpu"
         config = run.config.decoding

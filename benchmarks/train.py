@@ -379,7 +379,7 @@ def main() -> None:
     report = Report("train", options)
     for model in MODELS:
         for dtype in ("bfloat16", "float32"):
-            task = Task("", model, dtype, extra.data, options.threads, *sizes, options.device)
+            task = Task("", model, dtype, extra.data, options.threads, *sizes, device=options.device)
             is_large = "layers=30" in model
             if options.wants(task.case) and not (options.quick and is_large):
                 run_case(task, report)

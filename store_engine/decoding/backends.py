@@ -233,9 +233,8 @@ def check_beams(beams: Beams) -> None:
     Raises:
         NonFiniteLogitsError: A request is flagged in `beams.is_bad`.
     """
-    requests = beams.is_bad.nonzero()[:, 0].tolist()
-    if requests:
-        raise NonFiniteLogitsError(requests)
+    if bool(beams.is_bad.any()):
+        raise NonFiniteLogitsError(beams.is_bad.cpu().nonzero()[:, 0].tolist())
 
 
 def _level(space: SearchSpace, level: int) -> Level:

@@ -74,9 +74,10 @@ class _Walk:
             scores: (batch, num_nodes) float32.
             ancestors: (num_nodes, level) int64, the tree's slots of each node's prefix.
         """
-        bad = (~(logits.amax((1, 2)) < torch.inf)).nonzero()[:, 0].tolist()
-        if bad:
-            raise NonFiniteLogitsError(bad, f"level {level}: logits NaN or +inf")
+        is_bad = ~(logits.amax((1, 2)) < torch.inf)
+        if bool(is_bad.any()):
+            requests = is_bad.cpu().nonzero()[:, 0].tolist()
+            raise NonFiniteLogitsError(requests, f"level {level}: logits NaN or +inf")
         trie, item_filter = self.space.trie, self.space.item_filter
         parent, child = trie.children(level, nodes)
         code = trie.token[level][child]

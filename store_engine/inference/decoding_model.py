@@ -115,8 +115,8 @@ def check_finite(model: StoreModel) -> None:
         InputError: A weight is NaN or infinite; names the first and how many of its numbers are.
     """
     named = list(model.named_parameters())
-    is_finite = torch.stack([weight.isfinite().all() for _, weight in named]).tolist()
-    for (name, weight), is_good in zip(named, is_finite, strict=True):
+    is_finite = torch.stack([weight.isfinite().all() for _, weight in named]).cpu()
+    for (name, weight), is_good in zip(named, is_finite.tolist(), strict=True):
         if not is_good:
             num_bad = int((~weight.isfinite()).sum())
             raise InputError(

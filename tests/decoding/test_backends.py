@@ -168,27 +168,29 @@ def test_triton_needs_a_gpu_or_the_interpreter(monkeypatch):
 
 @pytest.mark.parametrize("normalize", ["codebook", "children"])
 @pytest.mark.parametrize("has_filter", [False, True])
-def test_triton_equals_cpp(normalize, has_filter):
+def test_triton_equals_cpp(normalize, has_filter, device):
     """On a tiny shape: without a GPU the kernel is interpreted."""
     trie = random_trie(60)
     beams = random_beams(trie, 1, batch=2, beam_width=3)
     logits = torch.randn(2, 3, SIZES[1])
-    item_filter = None
-    if has_filter:
-        item_filter = BatchFilter(trie, [None, None], [np.arange(0, 60, 2), np.arange(50)])
-    got, want = (
-        beam_step(
-            trie,
+
+    def step(backend, device):
+        there, item_filter = TrieArrays(trie.item_trie, device), None
+        if has_filter:
+            item_filter = BatchFilter(there, [None, None], [np.arange(0, 60, 2), np.arange(50)])
+        found = beam_step(
+            there,
             1,
-            logits,
-            beams,
+            logits.to(device),
+            Beams(*(x.to(device) for x in beams)),
             5,
             normalize=normalize,
             backend=backend,
             item_filter=item_filter,
         )
-        for backend in ("triton", "cpp")
-    )
+        return Beams(*(x.cpu() for x in found))
+
+    got, want = step("triton", device), step("cpp", "cpu")
     torch.testing.assert_close(got.scores, want.scores)
     for a, b in zip(got[1:], want[1:], strict=True):
         assert torch.equal(a, b)

@@ -59,13 +59,13 @@ def test_a_wide_beam_ranks_the_whole_catalogue(make_bench, histories, normalize)
         assert sorted(rows.tolist()) == list(range(200))
 
 
-def test_triton_equals_cpp(make_bench):
+def test_triton_equals_cpp(make_bench, device):
     """On a tiny shape: without a GPU the kernels are interpreted."""
     bench = make_bench(num_items=9, num_layers=1)
     want = bench.search([[3], []], 2, backend="cpp")
-    got = bench.search([[3], []], 2, backend="triton")
+    got = bench.to(device).search([[3], []], 2, backend="triton")
     assert got.nodes.tolist() == want.nodes.tolist()
-    torch.testing.assert_close(got.scores, want.scores, atol=1e-4, rtol=1e-4)
+    torch.testing.assert_close(got.scores.cpu(), want.scores, atol=1e-4, rtol=1e-4)
 
 
 def test_batch_equals_one_by_one(make_bench, histories):

@@ -2,6 +2,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 
+from store_engine.kernels._dispatch import device_guard
 from store_engine.kernels.beam_attention import beam_attention, beam_attention_ref
 
 BACKENDS = ["torch", "triton"]
@@ -67,8 +68,12 @@ def test_scale_and_strided_cache(backend, device):
 def test_launches_on_the_device_of_its_tensors(device, monkeypatch):
     """Triton launches on the current device, which may be another one."""
     guarded = []
-    real = torch.cuda.device_of
-    monkeypatch.setattr("torch.cuda.device_of", lambda x: guarded.append(x) or real(x))
+
+    def guard(x):
+        guarded.append(x)
+        return device_guard(x)
+
+    monkeypatch.setattr("store_engine.kernels.beam_attention.device_guard", guard)
     q, *rest = make((1, 1, 1, 1, 1, 1, 1), torch.float32, device)
     beam_attention(q, *rest, backend="triton")
     assert guarded == [q]

@@ -1,8 +1,11 @@
+from contextlib import nullcontext
+from types import SimpleNamespace
+
 import pytest
 import torch
 
 from store_engine.kernels import _dispatch
-from store_engine.kernels._dispatch import choose_backend
+from store_engine.kernels._dispatch import choose_backend, device_guard
 
 CPU, CUDA = torch.device("cpu"), torch.device("cuda", 1)
 
@@ -12,6 +15,7 @@ def capability(monkeypatch):
     """Pretends that every CUDA device has a compute capability."""
     _dispatch._choose_for_gpu.cache_clear()
     monkeypatch.setattr("torch.version.hip", None)
+    monkeypatch.setattr(_dispatch, "_INTERPRET", False)
 
     def pretend(major, minor):
         monkeypatch.setattr("torch.cuda.get_device_capability", lambda _: (major, minor))
@@ -64,3 +68,11 @@ def test_triton_needs_a_gpu_or_the_interpreter(device, monkeypatch):
 def test_unknown_names(backend, on_cpu, message):
     with pytest.raises(ValueError, match=message):
         choose_backend(backend, CPU, on_cpu)
+
+
+def test_the_guard_makes_the_gpu_of_a_tensor_current(monkeypatch):
+    monkeypatch.setattr("torch.cuda.device", lambda device: nullcontext(device))
+    with device_guard(SimpleNamespace(device=CUDA)) as current:
+        assert current == CUDA
+    with device_guard(torch.zeros(1)) as current:
+        assert current is None

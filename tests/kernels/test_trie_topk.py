@@ -4,6 +4,7 @@ import torch
 from store_engine._C import ItemTrie
 from store_engine.catalog.trie_arrays import TrieArrays
 from store_engine.decoding.backends import CppBackend, SearchSpace
+from store_engine.kernels._dispatch import device_guard
 from store_engine.kernels.trie_topk import (
     MAX_TRITON_WIDTH,
     Beams,
@@ -258,8 +259,12 @@ def test_a_list_too_long_for_the_kernel(device):
 def test_launches_on_the_device_of_its_tensors(device, monkeypatch):
     """Triton launches on the current device, which may be another one."""
     guarded = []
-    real = torch.cuda.device_of
-    monkeypatch.setattr("torch.cuda.device_of", lambda x: guarded.append(x) or real(x))
+
+    def guard(x):
+        guarded.append(x)
+        return device_guard(x)
+
+    monkeypatch.setattr("store_engine.kernels.trie_topk.device_guard", guard)
     logits, beams = make_beams(1, 2, 4, 8, device)
     trie_topk(logits, beams, make_level(4, 8, device), 2, backend="triton")
     assert guarded == [logits]

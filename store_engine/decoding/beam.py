@@ -9,8 +9,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from store_engine.catalog.batch_filter import BatchFilter
-from store_engine.catalog.trie_arrays import TrieArrays
+from store_engine.catalog.item_filter import ItemFilter
+from store_engine.catalog.trie_arrays import SearchTrie
 from store_engine.decoding.beam_step import (
     Backend,
     Beams,
@@ -60,14 +60,14 @@ def prefill(model: StoreModel, cache: KVCache, contexts: Contexts) -> Tensor:
 
 def beam_search(
     model: StoreModel,
-    trie: TrieArrays,
+    trie: SearchTrie,
     cache: KVCache,
     contexts: Contexts,
     beam_width: int,
     *,
     normalize: Normalize = "codebook",
     backend: Backend = "auto",
-    item_filter: BatchFilter | None = None,
+    item_filter: ItemFilter | None = None,
 ) -> Beams:
     """Finds the most likely SIDs of the catalogue after each history.
 

@@ -18,8 +18,8 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from store_engine import _C
-from store_engine.catalog.batch_filter import BatchFilter
-from store_engine.catalog.trie_arrays import TrieArrays, ragged_ranges
+from store_engine.catalog.item_filter import ItemFilter
+from store_engine.catalog.trie_arrays import SearchTrie, TrieArrays, ragged_ranges, require_arrays
 from store_engine.errors import InputError
 from store_engine.inference.cache_attention import as_numpy
 from store_engine.kernels._dispatch import use_triton
@@ -68,7 +68,7 @@ def choose_backend(backend: Backend, device: torch.device) -> Backend:
 
 
 def beam_step(
-    trie: TrieArrays,
+    trie: SearchTrie,
     level: int,
     logits: Tensor,
     beams: Beams,
@@ -76,7 +76,7 @@ def beam_step(
     *,
     normalize: Normalize = "codebook",
     backend: Backend = "auto",
-    item_filter: BatchFilter | None = None,
+    item_filter: ItemFilter | None = None,
 ) -> Beams:
     """Extends every beam by one code and keeps the best.
 
@@ -102,8 +102,10 @@ def beam_step(
     """
     backend = choose_backend(backend, logits.device)
     if backend == "torch":
+        trie = require_arrays(trie)
         return _beam_step_torch(trie, level, logits.float(), beams, width, normalize, item_filter)
     if backend == "triton":
+        trie = require_arrays(trie)
         return _beam_step_triton(trie, level, logits, beams, width, normalize, item_filter)
     arrays = _C.beam_step(
         trie.item_trie,
@@ -121,12 +123,12 @@ def beam_step(
 
 
 def only_leaves(
-    trie: TrieArrays,
+    trie: SearchTrie,
     level: int,
     nodes: Tensor,
     *,
     backend: Backend,
-    item_filter: BatchFilter | None = None,
+    item_filter: ItemFilter | None = None,
 ) -> tuple[Tensor, Tensor]:
     """Finds the SID below each node where a request may be given only one: its codes are forced.
 
@@ -142,7 +144,8 @@ def only_leaves(
         tokens: (batch, width) int64, the last code of each leaf's SID; -1 for none.
     """
     if backend != "cpp":
-        return (item_filter or trie).only_leaves(level, nodes)
+        arrays = item_filter or require_arrays(trie)
+        return arrays.only_leaves(level, nodes)
     leaves, tokens = _C.only_leaves(
         trie.item_trie,
         level,
@@ -165,7 +168,7 @@ def _beam_step_torch(
     beams: Beams,
     width: int,
     normalize: Normalize,
-    item_filter: BatchFilter | None,
+    item_filter: ItemFilter | None,
 ) -> Beams:
     batch, beam_width, _ = logits.shape
     is_valid = torch.arange(beam_width, device=logits.device) < beams.num_valid[:, None]
@@ -215,7 +218,7 @@ def _beam_step_triton(
     beams: Beams,
     width: int,
     normalize: Normalize,
-    item_filter: BatchFilter | None,
+    item_filter: ItemFilter | None,
 ) -> Beams:
     if item_filter is not None and normalize == "children":
         logits = _without_dead_children(trie, level, logits, beams, item_filter)
@@ -234,7 +237,7 @@ def _beam_step_triton(
 
 
 def _without_dead_children(
-    trie: TrieArrays, level: int, logits: Tensor, beams: Beams, item_filter: BatchFilter
+    trie: TrieArrays, level: int, logits: Tensor, beams: Beams, item_filter: ItemFilter
 ) -> Tensor:
     """Logits with -inf for what is not allowed: the kernel normalises over all children."""
     beam, child = trie.children(level, beams.nodes.flatten().clamp(min=0))

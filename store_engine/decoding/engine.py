@@ -12,9 +12,10 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from store_engine._C import ItemTrie, RowSet
-from store_engine.catalog.batch_filter import BatchFilter
-from store_engine.catalog.live_catalog import CatalogView, LiveCatalog
-from store_engine.catalog.trie_arrays import TrieArrays
+from store_engine.catalog.catalog_view import CatalogView
+from store_engine.catalog.item_filter import ItemFilter
+from store_engine.catalog.live_catalog import LiveCatalog
+from store_engine.catalog.trie_arrays import SearchTrie, require_arrays
 from store_engine.config import DecodingConfig
 from store_engine.data.catalog import Catalog
 from store_engine.decoding.beam import beam_search
@@ -148,7 +149,7 @@ class Engine:
         return self._items.sids
 
     @property
-    def trie(self) -> TrieArrays:
+    def trie(self) -> SearchTrie:
         """The items there are now."""
         return self._items.view.trie
 
@@ -178,11 +179,14 @@ class Engine:
         """Names a set of items, for `allow` and `deny` of later calls; an old one is replaced.
 
         Args:
-            name: A Python identifier, such as "in_stock".
+            name: Any short text, such as "in_stock"; one that is no identifier, such as "Dog food",
+                stands in quotes in an expression.
             item_ids: In any order, repeats allowed.
 
         Raises:
-            InputError: The name is no identifier, or an item id is not in the catalogue.
+            TypeError: `item_ids` is text or holds what is not text.
+            InputError: The name is empty, too long or not printable, or an item id is not in the
+                catalogue.
         """
         self._items.define(name, item_ids)
 
@@ -286,7 +290,7 @@ class Engine:
             raise InputError(f"beam_width must be at least k, got beam_width {width} < k {k}")
         num, view, backend = len(histories), self._items.view, backend or self.backend
         if exact or choose_backend(backend, self.device) != "cpp":
-            view = view.rebuilt
+            view = view.compacted
         checked = check_rows(histories, len(view.tokens), "history")
         allowed = self._allowed(view, allow, deny, num)
         excluded = self._excluded(view, checked, exclude, exclude_history)
@@ -296,13 +300,13 @@ class Engine:
         for ids in batches(checked, self.config.batch_size):
             item_filter = None
             if any(allowed[i] is not None or len(excluded[i]) for i in ids):
-                item_filter = BatchFilter(
+                item_filter = ItemFilter(
                     view.trie, [allowed[i] for i in ids], [excluded[i] for i in ids]
                 )
             contexts = self._contexts(view, [checked[i] for i in ids])
             if exact:
                 scores = self._score(view, contexts, item_filter)
-                found = rank_scores(view.trie, scores, k, item_filter)
+                found = rank_scores(require_arrays(view.trie), scores, k, item_filter)
             else:
                 with self._cache() as cache:
                     beams = beam_search(
@@ -358,7 +362,7 @@ class Engine:
         Raises:
             InputError: A row is not in the catalogue.
         """
-        view = self._items.view.rebuilt
+        view = self._items.view.compacted
         scores = np.full((len(histories), len(view.tokens)), -np.inf, dtype=np.float32)
         checked = check_rows(histories, len(view.tokens), "history")
         rows = view.rows(np.arange(view.trie.num_items))
@@ -368,12 +372,12 @@ class Engine:
         return scores
 
     def _score(
-        self, view: CatalogView, contexts: Contexts, item_filter: BatchFilter | None = None
+        self, view: CatalogView, contexts: Contexts, item_filter: ItemFilter | None = None
     ) -> Tensor:
         with self._cache() as cache:
             return score_catalog(
                 self._model,
-                view.trie,
+                require_arrays(view.trie),
                 cache,
                 contexts,
                 normalize=self.config.normalize,

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from store_engine.catalog.batch_filter import BatchFilter
+from store_engine.catalog.item_filter import ItemFilter
 from store_engine.catalog.trie_arrays import TrieArrays
 from store_engine.decoding.beam import prefill
 from store_engine.decoding.beam_step import Normalize, segment_logsumexp
@@ -26,7 +26,7 @@ def score_catalog(
     contexts: Contexts,
     *,
     normalize: Normalize = "codebook",
-    item_filter: BatchFilter | None = None,
+    item_filter: ItemFilter | None = None,
     chunk_tokens: int = 4096,
 ) -> Tensor:
     """Scores all items.
@@ -57,7 +57,7 @@ def score_catalog(
     root = torch.zeros(1, dtype=torch.int64, device=logits.device)
     no_slots = root.new_zeros(1, 0)
     walk.descend(0, root, logits.float(), logits.new_zeros(batch, 1).float(), no_slots)
-    leaf = torch.searchsorted(trie.item_begin[-1], trie.places, right=True) - 1
+    leaf = torch.searchsorted(trie.item_begin[-1], trie.ranks, right=True) - 1
     return leaf_scores[:, leaf]
 
 
@@ -70,7 +70,7 @@ class _Walk:
     cache: KVCache
     lengths: Tensor  # (batch,)
     normalize: Normalize
-    item_filter: BatchFilter | None
+    item_filter: ItemFilter | None
     chunk: int
     leaf_scores: Tensor  # (batch, num_leaves), filled on the way
 

@@ -6,8 +6,8 @@ import torch.nn.functional as F
 from numpy.typing import NDArray
 from torch import Tensor
 
-from store_engine.catalog.batch_filter import BatchFilter
-from store_engine.catalog.trie_arrays import TrieArrays
+from store_engine.catalog.item_filter import ItemFilter
+from store_engine.catalog.trie_arrays import SearchTrie, TrieArrays
 from store_engine.decoding.beam_step import Beams, top_columns
 
 # rows, -1 where a request has fewer than k left, and their log-probabilities, -inf there;
@@ -15,7 +15,7 @@ from store_engine.decoding.beam_step import Beams, top_columns
 Ranking = tuple[NDArray[np.int64], NDArray[np.float32]]
 
 
-def rank_beams(trie: TrieArrays, beams: Beams, k: int, item_filter: BatchFilter | None) -> Ranking:
+def rank_beams(trie: SearchTrie, beams: Beams, k: int, item_filter: ItemFilter | None) -> Ranking:
     """The items under the best leaves; those that share a SID follow in row order."""
     leaves = beams.nodes.cpu().numpy()
     batch, width = leaves.shape
@@ -36,7 +36,7 @@ def rank_beams(trie: TrieArrays, beams: Beams, k: int, item_filter: BatchFilter 
 
 
 def rank_scores(
-    trie: TrieArrays, scores: Tensor, k: int, item_filter: BatchFilter | None
+    trie: TrieArrays, scores: Tensor, k: int, item_filter: ItemFilter | None
 ) -> Ranking:
     """The best of scores (batch, num_items) by row; of equals the lower SID, then row, first."""
     scores = scores[:, trie.rows]

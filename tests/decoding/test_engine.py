@@ -124,9 +124,17 @@ def test_refuses_filters(make_engine, options, message):
         make_engine().recommend([["item 1"]], **options)
 
 
-@pytest.mark.parametrize("name", ["", "in stock", "1a", "a-b", "a&b"])
+@pytest.mark.parametrize("name", ["in stock", "1a", "a-b", "a&b", "Dog food"])
+def test_any_name_can_be_quoted(make_engine, name):
+    engine = make_engine()
+    engine.define(name, ["item 3"])
+    engine.define("all", [f"item {n}" for n in range(60)])
+    assert engine.recommend([["item 1"]], 9, allow=f'all & "{name}"')[0][0].item_id == "item 3"
+
+
+@pytest.mark.parametrize("name", ["", "a\nb", "both ' and \""])
 def test_refuses_a_name_no_expression_can_hold(make_engine, name):
-    with pytest.raises(InputError, match="must be an identifier"):
+    with pytest.raises(InputError, match="the name of an item set must"):
         make_engine().define(name, ["item 1"])
 
 

@@ -8,6 +8,7 @@ _VERBS = {
     "tokenize": "give SIDs to items",
     "recommend": "recommend items after a history",
     "evaluate": "measure a run again",
+    "check": "say what is whole in a run directory, and what is missing or damaged",
     "export": "export a run as a Hugging Face checkpoint",
     "plot": "draw a run's losses, learning rate and throughput",
 }

@@ -14,7 +14,7 @@ import torch.nn.functional as F
 from numpy.typing import NDArray
 from torch import Tensor
 
-from store_engine.catalog.trie_arrays import TrieArrays
+from store_engine.catalog.trie_arrays import TrieArrays, require_arrays
 from store_engine.decoding.backends import SearchSpace, TorchBackend
 from store_engine.decoding.engine import Engine
 from store_engine.kernels.trie_topk import root_beams
@@ -31,8 +31,8 @@ class PlainBeamSearch:
     """
 
     def __init__(self, engine: Engine, bos: int) -> None:
-        self._model, self._trie, self._bos = engine.model, engine.trie, bos
-        self._space = SearchSpace(engine.trie, normalize=engine.config.normalize)
+        self._model, self._trie, self._bos = engine.model, require_arrays(engine.trie), bos
+        self._space = SearchSpace(self._trie, normalize=engine.config.normalize)
         sids = torch.from_numpy(engine.sids).long().to(engine.device)
         self._item_tokens = engine.model.vocabulary.to_id_tensor(sids)
 

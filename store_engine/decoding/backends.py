@@ -18,8 +18,8 @@ import torch
 from torch import Tensor
 
 from store_engine import _C
-from store_engine.catalog.batch_filter import BatchFilter
-from store_engine.catalog.trie_arrays import TrieArrays
+from store_engine.catalog.item_filter import ItemFilter
+from store_engine.catalog.trie_arrays import SearchTrie, TrieArrays, require_arrays
 from store_engine.errors import InputError
 from store_engine.inference.cache_attention import TreeAttention, TritonTreeAttention
 from store_engine.inference.kv_cache import KVCache
@@ -38,7 +38,7 @@ class SearchSpace:
     """What the requests of a batch may be given, and what scores mean; the same at every level.
 
     Args:
-        trie: The catalogue.
+        trie: The catalogue; the C++ core alone searches a snapshot of a live one.
         item_filter: The items that each request may be given: results are those of a trie of these
             items alone, but for its node ids. None: all items.
         normalize: "codebook": a softmax runs over the level's codes, the model's likelihood.
@@ -46,9 +46,14 @@ class SearchSpace:
             given.
     """
 
-    trie: TrieArrays
-    item_filter: BatchFilter | None = None
+    trie: SearchTrie
+    item_filter: ItemFilter | None = None
     normalize: Normalize = "codebook"
+
+    @property
+    def arrays(self) -> TrieArrays:
+        """The trie as one that has arrays, which a snapshot has not."""
+        return require_arrays(self.trie)
 
 
 class Backend(ABC):
@@ -168,7 +173,7 @@ class TorchBackend(Backend):
 
     def unique_leaves(self, space: SearchSpace, level: int, nodes: Tensor) -> tuple[Tensor, Tensor]:
         """Finds forced SIDs; see `Backend.unique_leaves`."""
-        return (space.item_filter or space.trie).unique_leaves(level, nodes)
+        return (space.item_filter or space.arrays).unique_leaves(level, nodes)
 
 
 class TritonBackend(TorchBackend):
@@ -238,7 +243,7 @@ def check_beams(beams: Beams) -> None:
 
 
 def _level(space: SearchSpace, level: int) -> Level:
-    trie, item_filter = space.trie, space.item_filter
+    trie, item_filter = space.arrays, space.item_filter
     allowed = item_filter.bits(level + 1) if item_filter else None
     return Level(trie.child_begin[level], trie.token[level], allowed)
 

@@ -11,10 +11,11 @@ import torch
 from numpy.typing import NDArray
 
 from store_engine._C import ItemTrie, RowSet
-from store_engine.catalog.batch_filter import BatchFilter
+from store_engine.catalog.catalog_view import CatalogView
+from store_engine.catalog.item_filter import ItemFilter
 from store_engine.catalog.item_ids import check_histories
-from store_engine.catalog.live_catalog import CatalogView, LiveCatalog
-from store_engine.catalog.trie_arrays import TrieArrays
+from store_engine.catalog.live_catalog import LiveCatalog
+from store_engine.catalog.trie_arrays import SearchTrie
 from store_engine.config import DecodingConfig
 from store_engine.data.catalog import Catalog
 from store_engine.decoding.backends import (
@@ -32,7 +33,11 @@ from store_engine.decoding.search_options import (
     takes_search_options,
 )
 from store_engine.errors import InputError
-from store_engine.inference.decoding_model import check_finite, prepare_for_decoding
+from store_engine.inference.decoding_model import (
+    NonFiniteWeightsError,
+    check_finite,
+    prepare_for_decoding,
+)
 from store_engine.inference.fork_guard import install_fork_guard, report_fork
 from store_engine.inference.kv_cache import KVCache
 from store_engine.inference.prefill_batch import PrefillBatch, batches, check_rows
@@ -151,8 +156,8 @@ class Engine:
                 backend=backend,
                 trie=run.trie,
             )
-        except InputError as error:
-            raise InputError(f"{run_dir}: {error}") from error
+        except NonFiniteWeightsError as error:
+            raise NonFiniteWeightsError(f"{run.directory.model_weights}: {error}") from error
 
     @property
     def model(self) -> StoreModel:
@@ -170,7 +175,7 @@ class Engine:
         return self._items.sids
 
     @property
-    def trie(self) -> TrieArrays:
+    def trie(self) -> SearchTrie:
         """The items there are now."""
         return self._items.view.trie
 
@@ -200,11 +205,14 @@ class Engine:
         """Names a set of items, for `allow` and `deny` of later calls; an old one is replaced.
 
         Args:
-            name: A Python identifier, such as "in_stock".
+            name: Any short text, such as "in_stock"; one that is no identifier, such as "Dog food",
+                stands in quotes in an expression.
             item_ids: In any order, repeats allowed.
 
         Raises:
-            InputError: The name is no identifier, or an item id is not in the catalogue.
+            TypeError: `item_ids` is text or holds what is not text.
+            InputError: The name is empty, too long or not printable, or an item id is not in the
+                catalogue.
         """
         self._items.define(name, item_ids)
 
@@ -242,7 +250,9 @@ class Engine:
         self, lists: Iterable[Iterable[str]], what: str, *, is_ordered: bool = True
     ) -> list[list[int]]:
         rows = []
-        for i, item_ids in enumerate(check_histories(lists, what, is_ordered=is_ordered)):
+        known = self._items.view.table
+        checked = check_histories(lists, what, known=known, is_ordered=is_ordered)
+        for i, item_ids in enumerate(checked):
             try:
                 rows.append([self._items.row_of(item_id) for item_id in item_ids])
             except InputError as error:
@@ -276,7 +286,7 @@ class Engine:
         if options.backend is not None:
             backend = resolve_backend(options.backend, self.device)
         if options.exact or backend.reads_arrays:
-            view = view.rebuilt
+            view = view.compacted
         checked = check_rows(histories, len(view.tokens), "history")
         num, k, width = len(checked), options.k, options.width(self.config.beam_width)
         allowed = self._allowed(view, options, num)
@@ -289,7 +299,7 @@ class Engine:
         for ids in batches(checked, batch_size):
             item_filter = None
             if any(allowed[i] is not None or len(excluded[i]) for i in ids):
-                item_filter = BatchFilter(
+                item_filter = ItemFilter(
                     view.trie, [allowed[i] for i in ids], [excluded[i] for i in ids]
                 )
             normalize = options.normalize or self.config.normalize
@@ -345,7 +355,7 @@ class Engine:
             TypeError: A history is not a list of rows.
         """
         report_fork()
-        view = self._items.view.rebuilt
+        view = self._items.view.compacted
         checked = check_rows(histories, len(view.tokens), "history")
         scores = np.full((len(checked), len(view.tokens)), -np.inf, dtype=np.float32)
         rows = view.rows(np.arange(view.trie.num_items))

@@ -39,7 +39,7 @@ def score_catalog(
     Raises:
         NonFiniteLogitsError: The model gave NaN or +inf for some of the requests.
     """
-    trie, size = space.trie, len(batch.lengths)
+    trie, size = space.arrays, len(batch.lengths)
     chunk = max(1, _CHUNK_TOKENS // size)
     cache.start(batch.lengths, num_tree_slots=chunk * (trie.num_levels - 1))
     logits = model.level_logits(prefill(model, cache, batch), 0)[:, None]
@@ -48,7 +48,7 @@ def score_catalog(
     root = torch.zeros(1, dtype=torch.int64, device=logits.device)
     no_slots = root.new_zeros(1, 0)
     walk.descend(0, root, logits.float(), logits.new_zeros(size, 1).float(), no_slots)
-    leaf = torch.searchsorted(trie.item_begin[-1], trie.places, right=True) - 1
+    leaf = torch.searchsorted(trie.item_begin[-1], trie.ranks, right=True) - 1
     return leaf_scores[:, leaf]
 
 
@@ -78,7 +78,7 @@ class _Walk:
         if bool(is_bad.any()):
             requests = is_bad.cpu().nonzero()[:, 0].tolist()
             raise NonFiniteLogitsError(requests, f"level {level}: logits NaN or +inf")
-        trie, item_filter = self.space.trie, self.space.item_filter
+        trie, item_filter = self.space.arrays, self.space.item_filter
         parent, child = trie.children(level, nodes)
         code = trie.token[level][child]
         chosen = logits[:, parent, code]  # (batch, num_children)

@@ -37,7 +37,7 @@ def rank_beams(space: SearchSpace, beams: Beams, k: int) -> Ranking:
 
 def rank_scores(space: SearchSpace, scores: Tensor, k: int) -> Ranking:
     """Takes the best of scores (batch, num_items) by row; of equals the lower SID, then row."""
-    trie, item_filter = space.trie, space.item_filter
+    trie, item_filter = space.arrays, space.item_filter
     scores = scores[:, trie.rows]
     if item_filter is not None:
         scores = scores.masked_fill(~item_filter.is_allowed(), -torch.inf)

@@ -108,17 +108,22 @@ def prepare_for_decoding(model: StoreModel) -> DecodingModel:
     return DecodingModel.for_cpu(model) if is_packed else DecodingModel.for_torch(model)
 
 
+class NonFiniteWeightsError(InputError):
+    """A model's weights are NaN or infinite."""
+
+
 def check_finite(model: StoreModel) -> None:
     """Refuses weights with which every answer would be wrong.
 
     Raises:
-        InputError: A weight is NaN or infinite; names the first and how many of its numbers are.
+        NonFiniteWeightsError: A weight is NaN or infinite; names the first one, and how many of
+            its numbers are.
     """
     named = list(model.named_parameters())
     is_finite = torch.stack([weight.isfinite().all() for _, weight in named]).cpu()
     for (name, weight), is_good in zip(named, is_finite.tolist(), strict=True):
         if not is_good:
             num_bad = int((~weight.isfinite()).sum())
-            raise InputError(
+            raise NonFiniteWeightsError(
                 f"weight {name} holds NaN or infinity: {num_bad} of {weight.numel()} numbers"
             )

@@ -18,7 +18,7 @@ def test_arrays(trie):
     assert [begin.tolist() for begin in trie.child_begin] == [[0, 2], [0, 2, 4]]
     assert [token.tolist() for token in trie.token] == [[0, 2], [0, 1, 0, 3]]
     assert trie.rows.tolist() == [4, 1, 0, 2, 3]
-    assert trie.places.tolist() == [2, 1, 3, 4, 0]
+    assert trie.ranks.tolist() == [2, 1, 3, 4, 0]
     assert [begin.tolist() for begin in trie.item_begin] == [[0, 5], [0, 2, 5], [0, 1, 2, 4, 5]]
 
 

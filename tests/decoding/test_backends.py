@@ -5,7 +5,7 @@ import pytest
 import torch
 
 from store_engine._C import ItemTrie, RowSet
-from store_engine.catalog.batch_filter import BatchFilter
+from store_engine.catalog.item_filter import ItemFilter
 from store_engine.catalog.trie_arrays import TrieArrays
 from store_engine.decoding.backends import (
     NonFiniteLogitsError,
@@ -177,7 +177,7 @@ def test_triton_equals_cpp(normalize, has_filter, device):
     def step(backend, device):
         there, item_filter = TrieArrays(trie.item_trie, device), None
         if has_filter:
-            item_filter = BatchFilter(there, [None, None], [np.arange(0, 60, 2), np.arange(50)])
+            item_filter = ItemFilter(there, [None, None], [np.arange(0, 60, 2), np.arange(50)])
         found = beam_step(
             there,
             1,
@@ -205,7 +205,7 @@ def test_unique_leaves_are_the_same_over_backends(num_items, has_filter):
         if has_filter:
             rows = [np.flatnonzero(rng.random(num_items) < p) for p in (0.05, 0.5, 0.9, 0.2)]
             sets = [RowSet.from_rows(trie.item_trie, some) for some in rows[:2]]
-            item_filter = BatchFilter(trie, [*sets, None], [rows[3], rows[3][:0], rows[2]])
+            item_filter = ItemFilter(trie, [*sets, None], [rows[3], rows[3][:0], rows[2]])
         for level, num_nodes in enumerate(trie.level_sizes[:-1]):
             nodes = torch.from_numpy(rng.integers(-1, num_nodes, (3, 50)))
             want, got = (

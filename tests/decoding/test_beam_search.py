@@ -3,8 +3,8 @@ import pytest
 import torch
 
 from store_engine._C import ItemTrie, LiveTrie, RowSet
-from store_engine.catalog.batch_filter import BatchFilter
-from store_engine.catalog.trie_arrays import TrieArrays
+from store_engine.catalog.item_filter import ItemFilter
+from store_engine.catalog.trie_arrays import SearchTrie, TrieArrays
 from store_engine.decoding.backends import CppBackend, SearchSpace
 from store_engine.kernels.trie_topk import Beams, root_beams
 from store_engine.model.attention import PackedSequences
@@ -152,7 +152,7 @@ def test_beams_with_a_forced_suffix_are_not_run(make_bench, histories, beam_widt
 
 def test_forced_suffixes_of_the_items_that_are_left(make_bench):
     bench = make_bench(sids=sparse_sids(2), sizes=(7,) * 5)
-    item_filter = BatchFilter(bench.trie, [None, None], [np.arange(37), np.array([5])])
+    item_filter = ItemFilter(bench.trie, [None, None], [np.arange(37), np.array([5])])
     got = bench.search([[1, 2], [3]], 20, normalize="children", item_filter=item_filter)
     _, rows = bench.trie.item_trie.leaf_rows(got.nodes[0].numpy())
     assert sorted(rows.tolist()) == [37, 38, 39]
@@ -162,7 +162,7 @@ def test_forced_suffixes_of_the_items_that_are_left(make_bench):
 
 def filtered(bench, left):
     """All items, of which a request may be given those that are left."""
-    return bench.trie, BatchFilter(
+    return bench.trie, ItemFilter(
         bench.trie, [RowSet.from_rows(bench.trie.item_trie, left)] * 2, [left[:0]] * 2
     )
 
@@ -173,7 +173,7 @@ def live(bench, left, gone=None):
     trie = LiveTrie(bench.sids[::2].copy(), rows[::2].copy(), list(bench.trie.codebook_sizes))
     trie.add(bench.sids[1::2].copy(), rows[1::2].copy())
     trie.remove(np.setdiff1d(rows, left) if gone is None else gone)
-    return TrieArrays(trie.snapshot()), None
+    return SearchTrie(trie.snapshot()), None
 
 
 def live_and_filtered(bench, left):
@@ -181,7 +181,7 @@ def live_and_filtered(bench, left):
     others = np.setdiff1d(np.arange(len(bench.sids)), left)
     trie, _ = live(bench, left, gone=others[::2].copy())
     excluded = trie.item_trie.rows_of(others[1::2].copy())
-    return trie, BatchFilter(trie, [None, None], [excluded] * 2)
+    return trie, ItemFilter(trie, [None, None], [excluded] * 2)
 
 
 @pytest.mark.parametrize("beam_width", [1, 7, 63])

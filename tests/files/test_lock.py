@@ -87,7 +87,7 @@ def test_a_planted_link_is_not_followed(path, tmp_path):
 def test_what_stands_in_a_lock_is_not_believed(path, content):
     lock = FileLock.acquire(path, "the run")
     path.write_bytes(content)
-    with pytest.raises(InputError, match="in use by (another process|process 12)") as error:
+    with pytest.raises(InputError, match=r"in use by (another process|process 12)") as error:
         FileLock.acquire(path, "the run")
     assert str(error.value).isprintable()
     lock.release()

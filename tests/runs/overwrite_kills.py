@@ -56,9 +56,12 @@ def replace_in_two_steps(root: Path, number: int) -> None:
 
 def save(root: Path, number: int) -> None:
     """What the end of a stage does: writes a file and lists it."""
-    with RunDirectory.open_to_write(root) as run, run.writing(run.sids):
-        with atomic_open(run.sids) as file:
-            file.write(str(number).encode() * 1000)
+    with (
+        RunDirectory.open_to_write(root) as run,
+        run.writing(run.sids),
+        atomic_open(run.sids) as file,
+    ):
+        file.write(str(number).encode() * 1000)
 
 
 def change(root: Path, number: int) -> None:

@@ -3,7 +3,7 @@ import pytest
 import torch
 
 from store_engine._C import ItemTrie, RowSet
-from store_engine.catalog.batch_filter import BatchFilter
+from store_engine.catalog.item_filter import ItemFilter
 from store_engine.catalog.trie_arrays import TrieArrays
 from store_engine.decoding.backends import SearchSpace, resolve_backend
 from store_engine.kernels.trie_topk import root_beams
@@ -22,7 +22,7 @@ def make_filter(trie):
         None if rows is None else RowSet.from_rows(trie.item_trie, np.array(rows))
         for rows in ALLOWED
     ]
-    return BatchFilter(trie, sets, [np.array(rows, dtype=np.int64) for rows in EXCLUDED])
+    return ItemFilter(trie, sets, [np.array(rows, dtype=np.int64) for rows in EXCLUDED])
 
 
 @pytest.mark.parametrize("normalize", ["codebook", "children"])
@@ -74,11 +74,11 @@ def test_a_wide_beam_equals_exact_scoring(make_bench, normalize):
 def test_a_leaf_lives_while_one_of_its_items_does():
     sids = np.array([[1, 2, 3], [0, 0, 0], [1, 2, 3]], dtype=np.int32)
     trie = TrieArrays(ItemTrie(sids, [2, 3, 4]))
-    item_filter = BatchFilter(trie, [None, None], [np.array([0]), np.array([0, 2])])
+    item_filter = ItemFilter(trie, [None, None], [np.array([0]), np.array([0, 2])])
     nodes = torch.tensor([0, 1])
-    for depth in (1, 2, 3):
+    for level in (1, 2, 3):
         first, second = (
-            item_filter.is_alive(depth, torch.full_like(nodes, request), nodes).tolist()
+            item_filter.is_alive(level, torch.full_like(nodes, request), nodes).tolist()
             for request in (0, 1)
         )
         assert first == [True, True]
@@ -89,7 +89,7 @@ def test_a_leaf_lives_while_one_of_its_items_does():
 @pytest.mark.parametrize("backend", ["cpp", "torch"])
 def test_nothing_allowed(backend):
     trie = TrieArrays(ItemTrie(np.array([[1], [0]], dtype=np.int32), [2]))
-    item_filter = BatchFilter(trie, [None], [np.array([0, 1])])
+    item_filter = ItemFilter(trie, [None], [np.array([0, 1])])
     backend = resolve_backend(backend, torch.device("cpu"))
     space = SearchSpace(trie, item_filter)
     got = backend.beam_step(space, 0, torch.zeros(1, 1, 2), root_beams(1, "cpu"), 3)

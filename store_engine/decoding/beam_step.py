@@ -143,7 +143,7 @@ def only_leaves(
     """
     if backend != "cpp":
         return (item_filter or trie).only_leaves(level, nodes)
-    leaves, tokens = _C.only_leaves(
+    leaves, tokens = _C.unique_leaves(
         trie.item_trie,
         level,
         nodes.cpu().numpy(),

@@ -28,6 +28,9 @@ class NumpyArray : public py::array_t<T, py::array::c_style> {
   static constexpr int kAligned = py::detail::npy_api::NPY_ARRAY_ALIGNED_;
 };
 
+// An argument that must be an integer, or integers: a float of any kind is a TypeError.
+inline py::arg integer(const char* name) { return py::arg(name).noconvert(); }
+
 // More than any search needs; they bound the memory that a wrong number can ask for.
 constexpr int64_t kMaxBatch = 1 << 20;
 constexpr int64_t kMaxWidth = 1 << 20;

@@ -120,13 +120,13 @@ void bind_beam_search(py::module_& m) {
                            .attr("namedtuple")("BeamStep", "scores parents tokens nodes num_valid",
                                                "module"_a = "store_engine._C");
   const auto def_beam_step = [&m](auto function) {
-    m.def("beam_step", function, "trie"_a, "level"_a, "logits"_a, "scores"_a, "nodes"_a,
-          "num_valid"_a, "width"_a, py::kw_only(), "item_filter"_a = py::none(),
-          "normalize"_a = "codebook", "num_threads"_a = 1);
+    m.def("beam_step", function, "trie"_a, integer("level"), "logits"_a, "scores"_a, "nodes"_a,
+          "num_valid"_a, integer("width"), py::kw_only(), "item_filter"_a = py::none(),
+          "normalize"_a = "codebook", integer("num_threads") = 1);
   };
   def_beam_step(&call_beam_step<float>);
   def_beam_step(&call_beam_step<uint16_t>);
-  m.def("unique_leaves", &call_unique_leaves, "trie"_a, "level"_a, "nodes"_a, py::kw_only(),
+  m.def("unique_leaves", &call_unique_leaves, "trie"_a, integer("level"), "nodes"_a, py::kw_only(),
         "item_filter"_a = py::none());
   m.def("simd_targets", &simd_targets);
 }

@@ -14,6 +14,8 @@
 namespace store_engine::bindings {
 namespace {
 
+constexpr int64_t kMaxHeads = 1 << 16;
+
 // Throws ValueError unless a norm's epsilon is a number that a norm can add.
 void check_eps(const char* name, float eps) {
   if (std::isfinite(eps) && eps >= 0) return;
@@ -46,9 +48,9 @@ class AttentionOf {
                             std::to_string(shape_.num_kv_heads) + ", got " +
                             std::to_string(num_heads));
     }
-    num_columns_ = checked_product("num_heads * head_dim", num_heads, shape_.head_dim);
-    num_columns_ +=
-        checked_product("2 * num_kv_heads * head_dim", 2 * shape_.num_kv_heads, shape_.head_dim);
+    require_in("num_heads", num_heads, 1, kMaxHeads);
+    num_columns_ = checked_product("(num_heads + 2 * num_kv_heads) * head_dim",
+                                   num_heads + 2 * shape_.num_kv_heads, shape_.head_dim);
     read_block(begins, first_slots, num_context, ancestors);
   }
 
@@ -193,12 +195,12 @@ void def_attention_of(py::module_& m, py::class_<CachedAttention>& attention) {
              return CachedAttention{AttentionOf<T>(std::move(cache), num_heads, begins, first_slots,
                                                    num_context, ancestors, num_threads)};
            }),
-           "cache"_a, "num_heads"_a, "begins"_a, "first_slots"_a, "num_context"_a,
-           "ancestors"_a = py::none(), py::kw_only(), "num_threads"_a = 1)
-      .def("__call__", &call_attention<T>, "layer"_a, "qkv"_a, "cosine"_a, "sine"_a, "out"_a,
+           "cache"_a, integer("num_heads"), "begins"_a, "first_slots"_a, "num_context"_a,
+           "ancestors"_a = py::none(), py::kw_only(), integer("num_threads") = 1)
+      .def("__call__", &call_attention<T>, integer("layer"), "qkv"_a, "cosine"_a, "sine"_a, "out"_a,
            py::kw_only(), "q_norm"_a = py::none(), "k_norm"_a = py::none(), "norm_eps"_a = 1e-6f);
   m.def("rms_norm", &rms_norm<T>, "x"_a, "weight"_a, "out"_a, "eps"_a, py::kw_only(),
-        "num_threads"_a = 1);
+        integer("num_threads") = 1);
 }
 
 }  // namespace

@@ -100,8 +100,8 @@ void bind_item_filter(py::module_& m) {
       .def("rows", [](const RowSet& set) { return to_array(set.rows()); });
 
   py::class_<ItemFilter>(m, "ItemFilter")
-      .def(py::init(&make_filter), "trie"_a, "batch"_a, py::kw_only(), "allow"_a = py::none(),
-           "exclude"_a = py::none())
+      .def(py::init(&make_filter), "trie"_a, integer("batch"), py::kw_only(),
+           "allow"_a = py::none(), "exclude"_a = py::none())
       .def_property_readonly("num_allowed", &num_allowed)
       .def("leaf_rows", &allowed_leaf_rows, "leaves"_a);
 }

@@ -48,10 +48,10 @@ py::tuple level_arrays(const ItemTrie& trie, int64_t level) {
 void bind_item_trie(py::module_& m) {
   using Path = std::filesystem::path;
   py::class_<ItemTrie, std::shared_ptr<ItemTrie>> type(m, "ItemTrie");
-  type.def(py::init(&make_trie), "sids"_a, "codebook_sizes"_a, py::kw_only(), "mode"_a = "fast",
-           "num_threads"_a = 1)
+  type.def(py::init(&make_trie), "sids"_a, integer("codebook_sizes"), py::kw_only(),
+           "mode"_a = "fast", integer("num_threads") = 1)
       .def("memory", &memory)
-      .def("level", &level_arrays, "level"_a)
+      .def("level", &level_arrays, integer("level"))
       .def(
           "save", [](const ItemTrie& trie, const Path& path) { trie.save(path.string()); },
           "path"_a, py::call_guard<py::gil_scoped_release>())

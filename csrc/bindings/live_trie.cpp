@@ -102,8 +102,9 @@ void bind_live_trie(py::module_& m) {
   def_trie(type);
 
   py::class_<LiveTrie>(m, "LiveTrie")
-      .def(py::init(&make_live_trie), "sids"_a, "item_ids"_a, "codebook_sizes"_a, py::kw_only(),
-           "mode"_a = "fast", "num_threads"_a = 1, "max_changes"_a = py::none())
+      .def(py::init(&make_live_trie), "sids"_a, "item_ids"_a, integer("codebook_sizes"),
+           py::kw_only(), "mode"_a = "fast", integer("num_threads") = 1,
+           integer("max_changes") = py::none())
       .def("add", &add_items, "sids"_a, "item_ids"_a)
       .def("remove", &remove_items, "item_ids"_a)
       .def("compact", &LiveTrie::compact, py::call_guard<py::gil_scoped_release>())

@@ -32,7 +32,7 @@ std::shared_ptr<RowSet> optional_row_set(py::handle value) {
 
 // The RowSet of each request; null: everything is allowed.
 std::vector<std::shared_ptr<RowSet>> row_sets(py::handle allow, int64_t batch) {
-  if (!py::isinstance<py::list>(allow) && !py::isinstance<py::tuple>(allow)) {
+  if (!py::isinstance<py::sequence>(allow)) {
     return {static_cast<size_t>(batch), optional_row_set(allow)};
   }
   std::vector<std::shared_ptr<RowSet>> sets;

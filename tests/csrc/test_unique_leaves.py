@@ -151,7 +151,7 @@ OLD.remove(np.array([1]))
     ("change", "error", "message"),
     [
         ({"trie": None}, TypeError, "trie must be an ItemTrie or a Snapshot"),
-        ({"trie": SIDS}, TypeError, "incompatible"),
+        ({"trie": SIDS}, TypeError, "trie must be an ItemTrie or a Snapshot, got ndarray"),
         ({"level": 2}, ValueError, r"level must be in \[0, 2\), got 2"),
         ({"level": -1}, ValueError, r"level must be in \[0, 2\), got -1"),
         ({"nodes": np.zeros(3, np.int64)}, ValueError, r"nodes must be 2-D \(batch, width\)"),

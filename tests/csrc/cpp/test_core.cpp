@@ -3,11 +3,14 @@
 #include <doctest/doctest.h>
 #include <unistd.h>
 
+#include <cerrno>
+#include <filesystem>
 #include <memory>
 #include <numeric>
 #include <set>
 #include <stdexcept>
 #include <string>
+#include <system_error>
 
 #include "each_round.h"
 #include "inputs.h"
@@ -225,6 +228,25 @@ TEST_CASE("a trie, built or loaded, walks through the SIDs it was built from") {
     check_walks(ItemTrie::load(path), sids);
     ::unlink(path.c_str());
   });
+}
+
+TEST_CASE("a file in the making has a name that nobody can foresee, and is new") {
+  const std::string folder = std::filesystem::temp_directory_path();
+  std::set<std::string> names;
+  for (int i = 0; i < 20; ++i) {
+    std::string part;
+    const FileDescriptor fd(create_part(folder, part));
+    REQUIRE(fd.get() >= 0);
+    CHECK(folder_of(part) == folder);
+    CHECK(std::filesystem::is_empty(part));
+    names.insert(part);
+  }
+  CHECK(names.size() == 20);
+  for (const std::string& name : names) ::unlink(name.c_str());
+  std::string part;
+  CHECK(create_part(folder + "/not there", part) < 0);
+  CHECK(errno == ENOENT);
+  CHECK_THROWS_AS(sync_folder(folder + "/not there"), std::system_error);
 }
 
 TEST_CASE("a live catalogue has the items that were added and not removed") {

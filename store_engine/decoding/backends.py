@@ -144,7 +144,7 @@ class CppBackend(Backend):
 
     def unique_leaves(self, space: SearchSpace, level: int, nodes: Tensor) -> tuple[Tensor, Tensor]:
         """Finds forced SIDs; see `Backend.unique_leaves`."""
-        leaves, tokens = _C.only_leaves(
+        leaves, tokens = _C.unique_leaves(
             space.trie.item_trie,
             level,
             nodes.cpu().numpy(),

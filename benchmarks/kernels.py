@@ -182,17 +182,18 @@ def topk_case(batch: int, beam_width: int, num_items: int, codebook_size: int, d
         logits = torch.randn(batch, beam_width, codebook_size, device=device)
         scores = -torch.rand(batch, beam_width, device=device).sort(1)[0]
         nodes = torch.randint(0, num_nodes, (batch, beam_width), device=device)
-        rest = nodes, torch.full_like(nodes[:, 0], beam_width), level, beam_width
+        num_valid = torch.full_like(nodes[:, 0], beam_width)
+        beams = trie.Beams(scores, nodes, nodes, nodes, num_valid, num_valid < 0)
 
-        def ours(logits: Tensor, scores: Tensor) -> trie.TopChildren:
-            return trie.trie_topk(logits, scores, *rest)
+        def ours(logits: Tensor, scores: Tensor) -> trie.Beams:
+            return trie.trie_topk(logits, beams._replace(scores=scores), level, beam_width)
 
         def unconstrained(logits: Tensor, scores: Tensor) -> Any:
             every = scores[:, :, None] + logits.log_softmax(-1)
             return every.flatten(1).topk(beam_width)
 
         def check() -> None:
-            want = trie.trie_topk_ref(logits, scores, *rest)
+            want = trie.trie_topk_ref(logits, beams, level, beam_width)
             torch.testing.assert_close(ours(logits, scores).scores, want.scores)
 
         # the logits, and the codes of a quarter of them

@@ -8,9 +8,7 @@
 Everything goes into the run directory: weights, SIDs, trie, metrics, logs and checkpoints.
 """
 
-import argparse
 import errno
-import json
 import logging
 import sys
 import time
@@ -19,21 +17,23 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from rich.console import Console
 
 from store_engine._C import ItemTrie
+from store_engine.cli.train import parse_arguments
 from store_engine.config import Config, load_config
 from store_engine.errors import InputError
-from store_engine.evaluation.evaluate_run import evaluate_run, print_metrics, save_metrics
-from store_engine.evaluation.scoring import FILE as SCORING_FILE
+from store_engine.evaluation.evaluate_run import evaluate_run
+from store_engine.evaluation.report import print_metrics, save_metrics
 from store_engine.evaluation.scoring import split_answers
 from store_engine.model.backbone import backbone_sizes
 from store_engine.model.weights import load_weights, read_weights, save_weights
 from store_engine.runs.open_run import open_run
+from store_engine.runs.run_directory import RunDirectory
 from store_engine.sid.collisions import describe, resolve_collisions, sid_report
 from store_engine.sid.dense_tokenizer import ItemTexts, encode_catalog
 from store_engine.sid.quantize import fit_quantizer
 from store_engine.sid.sid_table import SidTable
+from store_engine.terminal import escape_unencodable_output, make_console, printable
 from store_engine.training.deepspeed_setup import (
     exit_rank,
     process_group,
@@ -52,26 +52,30 @@ from store_engine.training.stages import (
 # what a user can mend: a full disk or quota, a file beyond the limit, no permission, read-only
 _UNWRITABLE = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EACCES, errno.EPERM, errno.EROFS)
 
-console = Console(soft_wrap=True)
+console = make_console(soft_wrap=True)
 
 
 def main(argv: list[str] | None = None) -> int:
     """Trains from the command line; returns the exit status."""
     warnings.filterwarnings("ignore", category=FutureWarning, module="torch.distributed")
     logging.getLogger("DeepSpeed").setLevel(logging.WARNING)
-    args = _parse_arguments(argv)
+    escape_unencodable_output()
+    args = parse_arguments(argv)
     try:
         config = load_config(args.config, args.overrides, backbone_sizes)
         ds_config = read_ds_config(args.ds_config, config.train)
         with process_group():
             train(config, ds_config, args.resume, args.overwrite)
     except InputError as error:
-        print(f"error: {error}", file=sys.stderr)
+        print(f"error: {printable(error)}", file=sys.stderr)
         return 2
     except OSError as error:
         if error.errno not in _UNWRITABLE:
             raise
-        print(f"error: {config.run_dir}: {error.strerror}; --resume goes on", file=sys.stderr)
+        print(
+            f"error: {printable(config.run_dir)}: {error.strerror}; --resume goes on",
+            file=sys.stderr,
+        )
         return 2
     except InterruptedTraining as stopped:
         print(f"{stopped}; --resume goes on", file=sys.stderr)
@@ -93,8 +97,8 @@ def train(config: Config, ds_config: dict[str, Any], resume: bool, overwrite: bo
     say = console.print if is_first else lambda *_, **__: None
 
     # -- run directory and data -------------------------------------------------------------------
-    run_dir = Path(config.run_dir)
-    catalog, vocabulary, texts, histories = open_run(config, resume, overwrite, is_first)
+    run, catalog, vocabulary, texts, histories = open_run(config, resume, overwrite, is_first)
+    run_dir = run.root
     say(
         f"{run_dir}: {catalog.num_items:,} items, {len(histories):,} users, "
         f"{len(histories.tokens):,} events to train on, {len(vocabulary):,} text tokens"
@@ -108,70 +112,51 @@ def train(config: Config, ds_config: dict[str, Any], resume: bool, overwrite: bo
 
     # -- stage 1: the LLM learns to say an item in a few vectors ----------------------------------
     stage = TokenizerStage(config, texts, len(vocabulary))
-    weights_path = run_dir / "tokenizer.safetensors"
-    if not weights_path.exists():
+    if not run.is_complete(run.tokenizer_weights):
         initial = initial_tokenizer_weights(config, len(vocabulary))
         weights = train_stage(stage, config, ds_config, run_dir, initial)
-        _finish_stage(weights, weights_path, is_first)
+        _finish_stage(weights, run, run.tokenizer_weights, is_first)
 
     # -- discretisation: vectors become codes -----------------------------------------------------
-    sids_path = run_dir / "sids.npz"
-    if is_first and not sids_path.exists():
-        _tokenize_catalog(config, stage, texts, weights_path, catalog.item_ids, sids_path)
+    if is_first and not run.is_complete(run.sids):
+        with run.writing(run.sids):
+            _tokenize_catalog(config, stage, texts, run, catalog.item_ids)
     torch.distributed.barrier()
-    table = SidTable.load(sids_path)
+    table = SidTable.load(run.sids)
     say(describe(sid_report(table.sids, table.codebook_sizes, config.tokenizer.num_codes)))
 
     # -- stage 2: the same weights learn to write the next item's codes --------------------------
     recommender = RecommenderStage(config, texts, len(vocabulary), histories, table)
-    model_path = run_dir / "model.safetensors"
-    if not model_path.exists():
-        start = initial_recommender_weights(config, read_weights(weights_path), table)
+    if not run.is_complete(run.model_weights):
+        start = initial_recommender_weights(config, read_weights(run.tokenizer_weights), table)
         weights = train_stage(recommender, config, ds_config, run_dir, start.items())
         if config.recommender.scoring:
             weights, answers = split_answers(weights)
-            _finish_stage(answers, run_dir / SCORING_FILE, is_first)
-        _finish_stage(weights, model_path, is_first)
+            _finish_stage(answers, run, run.scoring_weights, is_first)
+        _finish_stage(weights, run, run.model_weights, is_first)
 
     # -- evaluation -------------------------------------------------------------------------------
     if is_first:
-        trie = ItemTrie(table.sids, list(table.codebook_sizes))
-        trie.save(str(run_dir / "trie.bin"))
+        if not run.is_complete(run.trie):
+            with run.writing(run.trie):
+                ItemTrie(table.sids, list(table.codebook_sizes)).save(str(run.trie))
         metrics = evaluate_run(run_dir)
-        save_metrics(metrics, run_dir / "metrics.json")
+        with run.writing(run.metrics):
+            save_metrics(metrics, run.metrics)
         print_metrics(metrics, console)
         say(f"done in {time.perf_counter() - began:.0f} s; recommend with")
-        say(f"  store-engine recommend --run {run_dir} --history ID,ID,ID")
+        say(f"  store-engine recommend {run_dir} --history ID,ID,ID")
     torch.distributed.barrier()
+    run.close()
 
 
-def _parse_arguments(argv: list[str] | None) -> argparse.Namespace:
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
-    parser.add_argument("--config", default="configs/ml100k.toml", help="the run's TOML file")
-    parser.add_argument(
-        "--ds_config", required=True, help="DeepSpeed's JSON file, configs/zero*.json"
-    )
-    parser.add_argument(
-        "--data", metavar="PATH", help="folder of the data; short for data.path=PATH"
-    )
-    parser.add_argument("--resume", action="store_true", help="go on with the run that is there")
-    parser.add_argument("--overwrite", action="store_true", help="remove the run that is there")
-    parser.add_argument("--local_rank", type=int, help="set by the deepspeed launcher")
-    parser.add_argument(
-        "overrides", nargs="*", metavar="section.key=value", help="change a value of the config"
-    )
-    args = parser.parse_intermixed_args(argv)
-    if args.data is not None:
-        args.overrides.append(f"data.path={json.dumps(args.data)}")
-    return args
-
-
-def _finish_stage(weights: dict[str, torch.Tensor], path: Path, is_first: bool) -> None:
-    """Writes a stage's weights; once they stand, the stage is done."""
+def _finish_stage(
+    weights: dict[str, torch.Tensor], run: RunDirectory, path: Path, is_first: bool
+) -> None:
+    """Writes a stage's weights; once the run lists them, the stage is done."""
     if is_first:
-        save_weights(weights, path)
+        with run.writing(path):
+            save_weights(weights, path)
     torch.distributed.barrier()
 
 
@@ -179,14 +164,13 @@ def _tokenize_catalog(
     config: Config,
     stage: TokenizerStage,
     texts: ItemTexts,
-    weights_path: Path,
+    run: RunDirectory,
     item_ids: tuple[str, ...],
-    path: Path,
 ) -> None:
     """Encodes every item and writes its SID."""
     settings = config.tokenizer
     tokenizer = stage.build()
-    load_weights(tokenizer, weights_path)
+    load_weights(tokenizer, run.tokenizer_weights)
     vectors = encode_catalog(tokenizer, texts, settings.num_codes)
     quantizer = fit_quantizer(
         vectors,
@@ -197,7 +181,7 @@ def _tokenize_catalog(
     )
     codes, distances = quantizer.assign(vectors), quantizer.distances(vectors)
     sids, sizes = resolve_collisions(codes, settings.codebook_size, distances, settings.collisions)
-    SidTable(sids, sizes, item_ids, quantizer).save(path)
+    SidTable(sids, sizes, item_ids, quantizer).save(run.sids)
 
 
 if __name__ == "__main__":

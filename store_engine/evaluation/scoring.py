@@ -19,10 +19,9 @@ from store_engine.evaluation.metrics import auc, gauc, log_loss
 from store_engine.model.attention import PackedSequences
 from store_engine.model.store_model import StoreModel
 from store_engine.model.weights import read_weights
-from store_engine.runs.run_directory import load_run
+from store_engine.runs.run import Run, load_run
 from store_engine.training.tasks import ANSWERS, question
 
-FILE = "scoring.safetensors"
 _TABLES = ("code_embedding.weight", "code_head.weight")
 _QUESTIONS_PER_PASS = 128
 
@@ -40,10 +39,11 @@ class Scorer:
         InputError: The run is missing, unfinished, damaged, or was trained without scoring.
     """
 
-    def __init__(self, run_dir: Path) -> None:
-        run = load_run(run_dir)
-        answers = read_weights(run_dir / FILE)
-        weights: dict[str, Tensor] = dict(run.model.named_parameters())
+    def __init__(self, run_dir: Path | Run) -> None:
+        run = run_dir if isinstance(run_dir, Run) else load_run(run_dir)
+        answers = read_weights(run.scoring_weights)
+        parameters = run.model.named_parameters()
+        weights: dict[str, Tensor] = {n: p.detach().float().cpu() for n, p in parameters}
         weights |= {name: torch.cat([weights[name], answers[name]]) for name in _TABLES}
         sizes = (*run.sid_table.codebook_sizes, ANSWERS)
         self._model = StoreModel(run.config.model, len(run.vocabulary), sizes).eval()

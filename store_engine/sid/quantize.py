@@ -6,7 +6,6 @@ Source: STORE and LAMIA, https://arxiv.org/abs/2409.07276.
 
 from dataclasses import dataclass
 
-import faiss
 import numpy as np
 from numpy.typing import NDArray
 
@@ -92,6 +91,8 @@ def _principal_axes(centred: Vectors, dim: int) -> Vectors:
 
 
 def _kmeans(points: Vectors, num_clusters: int, iterations: int, seed: int) -> Vectors:
+    import faiss  # here, because who recommends does not need it
+
     kmeans = faiss.Kmeans(
         points.shape[1],
         num_clusters,

@@ -26,7 +26,6 @@ from store_engine.config import Config, load_config
 from store_engine.errors import InputError
 from store_engine.evaluation.evaluate_run import evaluate_run, print_metrics, save_metrics
 from store_engine.evaluation.scoring import FILE as SCORING_FILE
-from store_engine.evaluation.scoring import split_answers
 from store_engine.model.backbone import backbone_sizes
 from store_engine.model.weights import load_weights, read_weights, save_weights
 from store_engine.runs.open_run import open_run
@@ -40,14 +39,13 @@ from store_engine.training.deepspeed_setup import (
     read_ds_config,
     set_threads,
 )
-from store_engine.training.interruption import InterruptedTraining
-from store_engine.training.loop import train_stage
-from store_engine.training.stages import (
-    RecommenderStage,
-    TokenizerStage,
+from store_engine.training.initial_weights import (
     initial_recommender_weights,
     initial_tokenizer_weights,
 )
+from store_engine.training.interruption import InterruptedTraining
+from store_engine.training.loop import train_stage
+from store_engine.training.stages import RecommenderStage, TokenizerStage
 
 # what a user can mend: a full disk or quota, a file beyond the limit, no permission, read-only
 _UNWRITABLE = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EACCES, errno.EPERM, errno.EROFS)
@@ -126,11 +124,13 @@ def train(config: Config, ds_config: dict[str, Any], resume: bool, overwrite: bo
     recommender = RecommenderStage(config, texts, len(vocabulary), histories, table)
     model_path = run_dir / "model.safetensors"
     if not model_path.exists():
-        start = initial_recommender_weights(config, read_weights(weights_path), table)
+        start = initial_recommender_weights(
+            config, read_weights(weights_path), table, recommender.num_labels
+        )
         weights = train_stage(recommender, config, ds_config, run_dir, start.items())
-        if config.recommender.scoring:
-            weights, answers = split_answers(weights)
-            _finish_stage(answers, run_dir / SCORING_FILE, is_first)
+        weights, labels = recommender.split_labels(weights)
+        if "scoring" in labels:
+            _finish_stage(labels["scoring"], run_dir / SCORING_FILE, is_first)
         _finish_stage(weights, model_path, is_first)
 
     # -- evaluation -------------------------------------------------------------------------------

@@ -54,7 +54,7 @@ def test_layers_only_import_lower_ones():
     checked = 0
     for rank, layer in enumerate(LAYERS):
         base = ROOT / "store_engine" / layer
-        for path in [base.with_suffix(".py"), *base.glob("*.py")]:
+        for path in [base.with_suffix(".py"), *base.rglob("*.py")]:
             if path.exists():
                 checked += 1
                 assert layers_imported(path) <= set(LAYERS[: rank + 1]), path

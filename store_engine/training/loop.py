@@ -6,7 +6,6 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
 from torch import Tensor
 
@@ -29,6 +28,7 @@ from store_engine.training.deepspeed_setup import (
 )
 from store_engine.training.interruption import InterruptedTraining, StopRequest
 from store_engine.training.log import TrainLog
+from store_engine.training.randomness import seed_torch
 from store_engine.training.stages import Stage
 from store_engine.training.throughput import matmul_peak
 
@@ -114,21 +114,20 @@ def train_step(engine: Any, stage: Stage, config: Config, step: int) -> dict[str
     began = time.perf_counter()
     rank, num_ranks = torch.distributed.get_rank(), torch.distributed.get_world_size()
     accumulation = engine.gradient_accumulation_steps()
-    num_parts = num_ranks * accumulation
-    # the step's randomness is a function of the step: resuming needs no saved generator
-    seeds = np.random.SeedSequence([config.train.seed, *stage.name.encode(), step, rank])
-    torch.manual_seed(int(seeds.generate_state(1)[0]))
+    num_shards = num_ranks * accumulation
     rate = learning_rate(config.train, stage.lr, step, stage.num_steps)
     for group in engine.optimizer.param_groups:
         group["lr"] = rate
     peak = matmul_peak(next(engine.module.parameters()).dtype, engine.device)
     totals = torch.zeros(3 + 2 * len(stage.tasks), dtype=torch.float64)
+    # the step's randomness is a function of the step: resuming needs no saved generator
+    seed_torch(config.train.seed, stage.name, step, rank)
     for i in range(accumulation):
-        batch = _to_device(stage.batch(step, i * num_ranks + rank, num_parts), engine.device)
-        loss = stage.loss(engine, batch, num_parts)
+        batch = _to_device(stage.batch(step, i * num_ranks + rank, num_shards), engine.device)
+        loss = stage.loss(engine, batch, num_shards)
         engine.backward(loss.total)
         engine.step()
-        totals[0] += loss.total.item() / num_parts
+        totals[0] += loss.total.item() / num_shards
         totals[1] += loss.num_tokens
         totals[2] += loss.num_flops
         totals[3:] += torch.cat([loss.sums, loss.counts]).cpu()

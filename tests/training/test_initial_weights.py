@@ -1,4 +1,4 @@
-"""What the new weights beside a backbone begin with; `training.stages` makes them."""
+"""What the new weights beside a backbone begin with; `training.initial_weights` makes them."""
 
 import dataclasses
 
@@ -12,7 +12,10 @@ from store_engine.model.store_model import StoreModel
 from store_engine.sid.dense_tokenizer import DenseTokenizer
 from store_engine.sid.quantize import fit_quantizer
 from store_engine.sid.sid_table import SidTable
-from store_engine.training.stages import initial_recommender_weights, initial_tokenizer_weights
+from store_engine.training.initial_weights import (
+    initial_recommender_weights,
+    initial_tokenizer_weights,
+)
 
 transformers = pytest.importorskip("transformers")
 
@@ -55,7 +58,7 @@ def test_dense_tokens_are_pasted_in_at_the_size_of_text(config):
     assert "paste_gain.weight" not in dict(from_scratch.named_parameters())
 
 
-@pytest.mark.parametrize("scoring", [0.0, 0.5], ids=["codes", "and answers"])
+@pytest.mark.parametrize("scoring", [0.0, 0.5], ids=["codes", "and labels"])
 @pytest.mark.parametrize("init_codes", ["centroids", "normal"])
 def test_codes_look_like_text_and_are_equally_likely(init_codes, scoring, config):
     changed = dataclasses.replace(config.recommender, init_codes=init_codes, scoring=scoring)
@@ -66,7 +69,7 @@ def test_codes_look_like_text_and_are_equally_likely(init_codes, scoring, config
     ids = tuple(map(str, range(60)))
     table = SidTable(sids.astype(np.int32), (8, 8, 8, 8, 3), ids, quantizer)
     stage_1 = dict(initial_tokenizer_weights(config, 290))
-    weights = initial_recommender_weights(config, stage_1, table)
+    weights = initial_recommender_weights(config, stage_1, table, 2 if scoring else 0)
     num_tokens = 37 if scoring else 35
     assert weights["code_embedding.weight"].shape == (num_tokens, 32)
     assert is_like_the_text(weights["code_embedding.weight"])

@@ -107,6 +107,10 @@ class TrainConfig:
     decay: float = 0.2  # share of the steps, wsd only
     min_lr: float = 0.05  # the schedule's end, as a share of lr
     save_every: int = 100  # steps
+    eval_every: int = 0  # steps between validation measurements in stage 2; 0 = never
+    eval_users: int = 1000  # users of a validation measurement, a fixed sample
+    keep: Literal["best", "last"] = "last"  # the weights that stage 2 ends with
+    patience: int = 0  # measurements without a better one, after which stage 2 stops; 0 = never
     threads: int = 0  # per rank; 0 = cores / ranks
     fused_loss: bool = True  # False: materialise the logits; slower, the same losses
     activation_checkpointing: bool = False  # stage 2: keep the layers' inputs, recompute the rest
@@ -173,6 +177,11 @@ class Config:
         for name in ("alignment", "reconstruction", "scoring"):
             passes = getattr(self.recommender, name)
             _require(passes >= 0, f"recommender.{name} must not be negative, got {passes}")
+        measured = self.train.eval_every > 0
+        _require(
+            measured or (self.train.keep == "last" and self.train.patience == 0),
+            "train.keep = 'best' and train.patience need train.eval_every > 0",
+        )
         for name in ("warmup", "decay", "min_lr"):
             share = getattr(self.train, name)
             _require(0 <= share <= 1, f"train.{name} must be in [0, 1], got {share}")
@@ -307,7 +316,7 @@ def _toml(value: Any) -> str:
 
 def _positive_fields(config: Config) -> list[tuple[str, float]]:
     """Sizes and counts: every int of the sections but those that may be 0."""
-    free = {"seed", "threads", "epochs", "lora_rank"}
+    free = {"seed", "threads", "epochs", "lora_rank", "eval_every", "patience"}
     sections = ("data", "model", "tokenizer", "recommender", "train", "decoding", "eval")
     return [
         (f"{section}.{name}", value)

@@ -4,13 +4,12 @@ A row, the position in the catalogue, stands for an item everywhere else; ids co
 here. On disk it is items.jsonl, one `{"item_id": ..., "text": {field: text}}` per row.
 """
 
-import json
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from store_engine.errors import InputError
-from store_engine.files.atomic import atomic_open
+from store_engine.files.json_file import read_json_lines, write_json_lines
 
 
 @dataclass(frozen=True)
@@ -74,11 +73,14 @@ class Catalog:
 
     def save(self, path: str | Path) -> None:
         """Writes items.jsonl, which either stands complete or not at all."""
-        with atomic_open(path) as file:
-            for row, item_id in enumerate(self.item_ids):
-                text = {name: texts[row] for name, texts in self.fields.items()}
-                line = json.dumps({"item_id": item_id, "text": text}, ensure_ascii=False)
-                file.write(line.encode() + b"\n")
+        texts = zip(*self.fields.values(), strict=True)
+        write_json_lines(
+            path,
+            (
+                {"item_id": item_id, "text": dict(zip(self.fields, row, strict=True))}
+                for item_id, row in zip(self.item_ids, texts, strict=True)
+            ),
+        )
 
     @classmethod
     def load(cls, path: str | Path) -> "Catalog":
@@ -89,33 +91,23 @@ class Catalog:
         """
         item_ids: list[str] = []
         fields: dict[str, list[str]] = {}
-        try:
-            with Path(path).open("rb") as file:
-                for number, line in enumerate(file, start=1):
-                    item_id, text = _parse(line, f"{path} line {number}")
-                    if number == 1:
-                        fields = {name: [] for name in text}
-                    if text.keys() != fields.keys():
-                        raise InputError(
-                            f"{path} line {number}: fields must be {', '.join(fields)}, "
-                            f"got {', '.join(text)}"
-                        )
-                    item_ids.append(item_id)
-                    for name, texts in fields.items():
-                        texts.append(text[name])
-        except OSError as error:
-            raise InputError(f"{path}: {error.strerror}") from error
+        for where, item in read_json_lines(path):
+            item_id, text = _parse(item, where)
+            fields = fields or {name: [] for name in text}
+            if text.keys() != fields.keys():
+                raise InputError(
+                    f"{where}: fields must be {', '.join(fields)}, got {', '.join(text)}"
+                )
+            item_ids.append(item_id)
+            for name, texts in fields.items():
+                texts.append(text[name])
         try:
             return cls(tuple(item_ids), {name: tuple(texts) for name, texts in fields.items()})
         except InputError as error:
             raise InputError(f"{path}: {error}") from error
 
 
-def _parse(line: bytes, where: str) -> tuple[str, dict[str, str]]:
-    try:
-        item: Any = json.loads(line)
-    except ValueError as error:  # covers bad UTF-8 too
-        raise InputError(f"{where}: not valid JSON: {error}") from error
+def _parse(item: dict[str, Any], where: str) -> tuple[str, dict[str, str]]:
     match item:
         case {"item_id": str(item_id), "text": dict(text)}:
             if all(isinstance(value, str) for value in text.values()):

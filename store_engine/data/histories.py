@@ -1,14 +1,21 @@
 """Histories: what every user did, in time order, as catalogue rows in one flat array."""
 
-import zipfile
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
 
-from store_engine.errors import InputError
 from store_engine.files.atomic import atomic_open
+from store_engine.files.npz import ArrayForm, read_npz
+from store_engine.files.regular import parse_errors
+
+_ARRAYS = {
+    "rows": ArrayForm("i", 1),
+    "offsets": ArrayForm("i", 1),
+    "id_bytes": ArrayForm("u", 1),
+    "id_lengths": ArrayForm("i", 1),
+}
 
 
 @dataclass(frozen=True)
@@ -79,15 +86,12 @@ class Histories:
         Raises:
             InputError: The file is missing, damaged or not of this form.
         """
-        try:
-            with np.load(path, allow_pickle=False) as arrays:
-                blob, lengths = arrays["id_bytes"].tobytes(), arrays["id_lengths"]
-                ends = np.cumsum(lengths).tolist()
-                begins = [0, *ends[:-1]]
-                ids = (blob[a:b].decode() for a, b in zip(begins, ends, strict=False))
-                return cls(tuple(ids), arrays["rows"], arrays["offsets"])
-        except OSError as error:
-            raise InputError(f"{path}: {error.strerror or error}") from error
-        # a zip of other arrays, no zip at all, truncated data, a pickle
-        except (ValueError, KeyError, AttributeError, EOFError, zipfile.BadZipFile) as error:
-            raise InputError(f"{path}: not a histories file: {error}") from error
+        arrays = read_npz(path, _ARRAYS, "a histories file")
+        with parse_errors(path, "a histories file"):
+            blob, lengths = arrays["id_bytes"].tobytes(), arrays["id_lengths"]
+            if (lengths < 0).any() or int(lengths.sum()) != len(blob):
+                raise ValueError("id_lengths does not fit id_bytes")
+            ends = np.cumsum(lengths).tolist()
+            begins = [0, *ends[:-1]]
+            ids = (blob[a:b].decode() for a, b in zip(begins, ends, strict=False))
+            return cls(tuple(ids), arrays["rows"], arrays["offsets"])

@@ -1,10 +1,25 @@
-"""The checksum by which files are known again."""
+"""The digest by which files are known again."""
 
 import hashlib
+import re
 from pathlib import Path
+from typing import Any
+
+from store_engine.files.regular import open_regular, parse_errors
+
+_SHA256 = re.compile("[0-9a-f]{64}")
 
 
-def sha256(path: Path) -> str:
-    """SHA-256 of a file, in hexadecimal; it is read in parts."""
-    with path.open("rb") as file:
+def sha256(path: str | Path) -> str:
+    """Computes the SHA-256 of a regular file, in hexadecimal; the file is read in parts.
+
+    Raises:
+        InputError: The file is missing, cannot be read, or is no regular file.
+    """
+    with open_regular(path) as file, parse_errors(path, "a readable file"):
         return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def is_sha256(value: Any) -> bool:
+    """Whether a value read from a file has the form of a digest."""
+    return isinstance(value, str) and _SHA256.fullmatch(value) is not None

@@ -3,14 +3,22 @@
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
-from zipfile import BadZipFile
 
 import numpy as np
 from numpy.typing import NDArray
 
-from store_engine.errors import InputError
 from store_engine.files.atomic import atomic_open
-from store_engine.sid.quantize import ParallelQuantizer
+from store_engine.files.npz import ArrayForm, read_npz
+from store_engine.files.regular import parse_errors
+from store_engine.sid.quantize import ParallelQuantizer, Vectors
+
+_QUANTIZER = {"pca_mean": 2, "pca_components": 3, "centroids": 3}  # arrays and their dimensions
+_ARRAYS = {
+    "codes": ArrayForm("iu", 2),
+    "codebook_sizes": ArrayForm("iu", 1),
+    "item_ids": ArrayForm("U", 1),
+    **{name: ArrayForm("f", ndim, is_optional=True) for name, ndim in _QUANTIZER.items()},
+}
 
 
 @dataclass(frozen=True)
@@ -60,17 +68,31 @@ class SidTable:
         Raises:
             InputError: The file is missing, damaged or not of this form.
         """
-        try:
-            with np.load(path, allow_pickle=False) as arrays:
-                quantizer = None
-                if "centroids" in arrays:
-                    names = ("pca_mean", "pca_components", "centroids")
-                    quantizer = ParallelQuantizer(*(arrays[name] for name in names))
-                return cls(
-                    arrays["codes"].astype(np.int32, casting="same_kind"),
-                    tuple(arrays["codebook_sizes"].tolist()),
-                    tuple(arrays["item_ids"].tolist()),
-                    quantizer,
-                )
-        except (OSError, ValueError, KeyError, TypeError, BadZipFile) as error:
-            raise InputError(f"{path}: not a readable SID table: {error}") from error
+        arrays = read_npz(path, _ARRAYS, "a readable SID table")
+        with parse_errors(path, "a readable SID table"):
+            quantizer = None
+            if "centroids" in arrays:
+                parts = [arrays[name].astype(np.float32, copy=False) for name in _QUANTIZER]
+                _check_quantizer(*parts)
+                quantizer = ParallelQuantizer(*parts)
+            codes = arrays["codes"]
+            if codes.size and not 0 <= codes.min() <= codes.max() < 1 << 31:
+                raise ValueError("a code does not fit int32")
+            return cls(
+                codes.astype(np.int32),
+                tuple(arrays["codebook_sizes"].tolist()),
+                tuple(arrays["item_ids"].tolist()),
+                quantizer,
+            )
+
+
+def _check_quantizer(mean: Vectors, components: Vectors, centroids: Vectors) -> None:
+    (num_codes, hidden_size), (_, pca_dim, _), (_, codebook_size, _) = (
+        part.shape for part in (mean, components, centroids)
+    )
+    if components.shape != (num_codes, pca_dim, hidden_size) or (
+        centroids.shape != (num_codes, codebook_size, pca_dim)
+    ):
+        raise ValueError("pca_mean, pca_components and centroids do not fit each other")
+    if not all(np.isfinite(part).all() for part in (mean, components, centroids)):
+        raise ValueError("its codebooks are not finite")

@@ -1,4 +1,5 @@
 import json
+import os
 
 import numpy as np
 import pytest
@@ -65,6 +66,87 @@ def test_damage_is_refused(damage, folder):
     damage(folder)
     with pytest.raises(InputError, match="corpus: not a readable token file"):
         TokenFile(folder)
+
+
+def changed(folder, **values):
+    path = folder / "checksums.json"
+    path.write_text(json.dumps(json.loads(path.read_text()) | values))
+
+
+SUMS = {"tokens.bin": "0" * 64, "offsets.npy": "0" * 64}
+
+
+@pytest.mark.parametrize(
+    "values",
+    [
+        {"dtype": "|O"},
+        {"dtype": "<f4"},
+        {"dtype": "<i4,<i4"},
+        {"dtype": ">i4"},
+        {"dtype": 4},
+        {"dtype": "<i8"},
+        {"num_tokens": 7},
+        {"num_tokens": -1},
+        {"num_tokens": True},
+        {"num_tokens": 6.0},
+        {"num_tokens": 1 << 62},
+        {"num_tokens": None},
+        {"sha256": {}},
+        {"sha256": []},
+        {"sha256": SUMS | {"../../etc/passwd": "0" * 64}},
+        {"sha256": SUMS | {"tokens.bin": None}},
+    ],
+    ids=str,
+)
+def test_metadata_is_not_believed(values, folder):
+    changed(folder, **values)
+    with pytest.raises(InputError, match="corpus: not a readable token file"):
+        TokenFile(folder)
+
+
+@pytest.mark.parametrize(
+    "offsets",
+    [
+        np.array([0, 3, 3, 5]),
+        np.array([1, 3, 3, 5, 6]),
+        np.array([0, 3, 2, 5, 6]),
+        np.array([0, 3, 3, 99, 6]),
+        np.array([0, -3, 3, 5, 6]),
+        np.array([], dtype=np.int64),
+        np.array([0, 3, 3, 5, 6], dtype=np.int32),
+        np.array([0, 3, 3, 5, 6], dtype=np.float64),
+        np.array([[0, 3, 3, 5, 6]]),
+        np.array([0, 3, 3, 5, None], dtype=object),
+    ],
+    ids=lambda offsets: f"{offsets.tolist()}-{offsets.dtype}",
+)
+def test_offsets_are_not_believed(offsets, folder, monkeypatch):
+    monkeypatch.setattr(token_file, "_BUFFER_TOKENS", 2)
+    np.save(folder / "offsets.npy", offsets, allow_pickle=True)
+    with pytest.raises(InputError, match="corpus: not a readable token file"):
+        TokenFile(folder)
+
+
+@pytest.mark.timeout(10)
+@pytest.mark.parametrize("name", ["tokens.bin", "offsets.npy", "checksums.json"])
+def test_a_fifo_does_not_block(name, folder):
+    (folder / name).unlink()
+    os.mkfifo(folder / name)
+    with pytest.raises(InputError, match="must be a regular file, is a FIFO"):
+        TokenFile(folder)
+
+
+@pytest.mark.parametrize("dtype", ["float32", "object", "int16", ">i4"])
+def test_only_known_dtypes_are_written(dtype, tmp_path):
+    with pytest.raises(ValueError, match="dtype must be uint8, uint16, int32 or int64"):
+        TokenFile.write(tmp_path / "corpus", DOCUMENTS, dtype)
+
+
+@pytest.mark.parametrize("dtype", ["uint8", "uint16", "int32", "int64"])
+def test_every_dtype_comes_back(dtype, tmp_path):
+    file = TokenFile.write(tmp_path / "corpus", DOCUMENTS, dtype)
+    assert file.tokens.dtype == dtype
+    assert [document.tolist() for document in file] == DOCUMENTS
 
 
 def test_changed_tokens_are_found(folder):

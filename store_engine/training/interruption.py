@@ -1,7 +1,8 @@
-"""SIGTERM, heard between two steps: a scheduler that takes the machine away loses nothing."""
+"""SIGTERM and SIGINT, heard between two steps: whoever takes the machine away loses nothing."""
 
 import signal
 from types import FrameType
+from typing import Any
 
 import torch
 
@@ -11,25 +12,32 @@ class InterruptedTraining(Exception):
 
 
 class StopRequest:
-    """Remembers a SIGTERM until the step is over; a context manager."""
+    """Remembers a SIGTERM or SIGINT until the step is over; a context manager.
+
+    A second SIGINT interrupts at once: whoever presses Ctrl-C again does not want to wait.
+    """
 
     def __init__(self, device: torch.device) -> None:
         self._device = device  # where the process group communicates
-        self._is_asked = False
-        self._previous: signal.Handlers | int | object = signal.SIG_DFL
+        self._asked_by: set[int] = set()
+        self._previous: dict[int, Any] = {}
 
     def __enter__(self) -> "StopRequest":
-        self._previous = signal.signal(signal.SIGTERM, self._remember)
+        for number in (signal.SIGTERM, signal.SIGINT):
+            self._previous[number] = signal.signal(number, self._remember)
         return self
 
     def __exit__(self, *exception: object) -> None:
-        signal.signal(signal.SIGTERM, self._previous)  # type: ignore[arg-type]
+        for number, handler in self._previous.items():
+            signal.signal(number, handler)
 
     def is_asked(self) -> bool:
-        """Whether any rank was asked. Every rank calls it, and all get the same answer."""
-        flag = torch.tensor(float(self._is_asked), device=self._device)
+        """Tells whether any rank was asked. Every rank calls it, and all get the same answer."""
+        flag = torch.tensor(float(bool(self._asked_by)), device=self._device)
         torch.distributed.all_reduce(flag)
         return flag.item() > 0
 
     def _remember(self, signum: int, frame: FrameType | None) -> None:
-        self._is_asked = True
+        if signum == signal.SIGINT and signum in self._asked_by:
+            raise KeyboardInterrupt
+        self._asked_by.add(signum)

@@ -13,6 +13,7 @@ from rich.console import Console
 
 from store_engine.errors import InputError
 from store_engine.evaluation.evaluate_run import evaluate_run, print_metrics, save_metrics
+from store_engine.runs.run_directory import RunDirectory
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -27,11 +28,13 @@ def main(argv: list[str] | None = None) -> int:
     args = parser.parse_args(argv)
     try:
         metrics = evaluate_run(args.run, exact=args.exact)
+        if args.save:
+            with RunDirectory.open_to_write(args.run) as run:
+                save_metrics(metrics, run.metrics)
+                run.record(run.metrics)
     except InputError as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
-    if args.save:
-        save_metrics(metrics, args.run / "metrics.json")
     if args.json:
         print(json.dumps(metrics, indent=1))
     else:

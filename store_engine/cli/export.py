@@ -10,7 +10,7 @@ import sys
 from pathlib import Path
 
 from store_engine.errors import InputError
-from store_engine.runs.run_directory import load_run
+from store_engine.runs.run import load_run
 
 
 def main(argv: list[str] | None = None) -> int:

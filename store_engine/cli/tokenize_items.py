@@ -15,18 +15,15 @@ import numpy as np
 from numpy.typing import NDArray
 from rich.console import Console
 
-from store_engine.config import load_config
-from store_engine.data.catalog import Catalog
 from store_engine.data.readers import read_items
 from store_engine.errors import InputError
 from store_engine.files.atomic import atomic_open
 from store_engine.model.store_model import StoreModel
 from store_engine.model.weights import load_weights
-from store_engine.runs.run_directory import check_run
+from store_engine.runs.run import Run
+from store_engine.runs.run_directory import RunDirectory
 from store_engine.sid.collisions import describe, sid_report
 from store_engine.sid.dense_tokenizer import DenseTokenizer, ItemTexts, encode_catalog
-from store_engine.sid.sid_table import SidTable
-from store_engine.text.vocabulary import load_vocabulary
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -43,15 +40,15 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("--out", metavar="FILE", help="csv to write: item_id, code_0, code_1, ...")
     args = parser.parse_args(argv)
     try:
-        check_run(args.run)
-        table = SidTable.load(args.run / "sids.npz")
-        config = load_config(args.run / "config.toml")
+        run = Run(RunDirectory.open(args.run))
+        table = run.sid_table
         if args.items is None:
-            report = sid_report(table.sids, table.codebook_sizes, config.tokenizer.num_codes)
+            num_codes = run.config.tokenizer.num_codes
+            report = sid_report(table.sids, table.codebook_sizes, num_codes)
             Console().print(describe(report))
             item_ids, codes = table.item_ids, table.sids
         else:
-            item_ids, codes = tokenize_new_items(args.run, args.items, table)
+            item_ids, codes = tokenize_new_items(run, args.items)
         if args.out is not None:
             _write_csv(args.out, item_ids, codes)
         elif args.items is not None:
@@ -63,15 +60,12 @@ def main(argv: list[str] | None = None) -> int:
     return 0
 
 
-def tokenize_new_items(
-    run_dir: Path, items: str | Path, table: SidTable
-) -> tuple[tuple[str, ...], NDArray[np.int32]]:
+def tokenize_new_items(run: Run, items: str | Path) -> tuple[tuple[str, ...], NDArray[np.int32]]:
     """Encodes new items with the stage-1 LLM and assigns the nearest codes.
 
     Args:
-        run_dir: A finished run.
+        run: A finished run.
         items: A file with the columns of the run's catalogue.
-        table: The run's SIDs.
 
     Returns:
         Item ids, and (num_items, num_codes) int32 codes, without a collision suffix: what comes
@@ -80,17 +74,18 @@ def tokenize_new_items(
     Raises:
         InputError: The file cannot be read, or the run's SIDs came from a file of the user's.
     """
-    if table.quantizer is None:
-        raise InputError(f"{run_dir}: its SIDs were brought as a file, they have no codebook")
-    config = load_config(run_dir / "config.toml")
-    vocabulary = load_vocabulary(run_dir)
-    fields = tuple(Catalog.load(run_dir / "items.jsonl").fields)
+    quantizer, config, vocabulary = run.sid_table.quantizer, run.config, run.vocabulary
+    if quantizer is None:
+        raise InputError(
+            f"{run.directory.root}: its SIDs were brought as a file, they have no codebook"
+        )
+    fields = tuple(run.catalog.fields)
     catalog = read_items(items, config.data.item_id, fields)
     num_codes = config.tokenizer.num_codes
     tokenizer = DenseTokenizer(StoreModel(config.model, len(vocabulary)), num_codes)
-    load_weights(tokenizer, run_dir / "tokenizer.safetensors")
+    load_weights(tokenizer, run.tokenizer_weights)
     texts = ItemTexts(catalog, vocabulary, config.data.max_text_tokens)
-    return catalog.item_ids, table.quantizer.assign(encode_catalog(tokenizer, texts, num_codes))
+    return catalog.item_ids, quantizer.assign(encode_catalog(tokenizer, texts, num_codes))
 
 
 def _write_csv(path: str, item_ids: tuple[str, ...], codes: NDArray[np.int32]) -> None:

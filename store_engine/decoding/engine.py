@@ -27,7 +27,7 @@ from store_engine.inference.cpu_model import choose_dtype, for_decoding
 from store_engine.inference.kv_cache import KVCache
 from store_engine.inference.prefix_cache import PrefixCache
 from store_engine.model.store_model import StoreModel
-from store_engine.runs.run_directory import load_run
+from store_engine.runs.run import Run, load_run
 
 # an expression over defined item sets, for all histories or one per history; None: all items
 Sets = str | Sequence[str | None] | None
@@ -99,7 +99,7 @@ class Engine:
     @classmethod
     def load(
         cls,
-        run_dir: str | Path,
+        run_dir: str | Path | Run,
         *,
         device: str = "auto",
         dtype: Literal["auto", "float32", "bfloat16"] | None = None,
@@ -109,7 +109,7 @@ class Engine:
         """Loads a finished run.
 
         Args:
-            run_dir: What training wrote.
+            run_dir: What training wrote; or a run that is open, whose model is taken over.
             device: "cpu", "cuda", or "auto": cuda where there is one.
             dtype: Of the weights; by default the run's config. "auto": bfloat16 where the machine
                 computes in it, else float32.
@@ -120,7 +120,7 @@ class Engine:
         Raises:
             InputError: The directory is missing, unfinished, damaged or of another format.
         """
-        run = load_run(run_dir)
+        run = run_dir if isinstance(run_dir, Run) else load_run(run_dir)
         if device == "auto":
             device = "cuda" if torch.cuda.is_available() else "cpu"
         config = run.config.decoding

@@ -12,8 +12,6 @@ from rich.console import Console
 from rich.progress import track
 from rich.table import Table
 
-from store_engine.config import load_config
-from store_engine.data.histories import Histories
 from store_engine.data.split import Examples, leave_one_out
 from store_engine.decoding.engine import Engine
 from store_engine.evaluation.baselines import co_visitation, popularity, train_frequency
@@ -23,11 +21,10 @@ from store_engine.evaluation.metrics import (
     metrics_by_frequency,
     ranking_metrics,
 )
-from store_engine.evaluation.scoring import FILE as SCORING_FILE
 from store_engine.evaluation.scoring import Scorer, measure_scoring
 from store_engine.files.atomic import atomic_open
+from store_engine.runs.run import load_run
 from store_engine.sid.collisions import sid_report
-from store_engine.sid.sid_table import SidTable
 from store_engine.training.log import read_log
 
 _USERS_PER_CALL = 512  # between two ticks of the progress bar
@@ -47,10 +44,9 @@ def evaluate_run(run_dir: Path, *, exact: bool = False) -> dict[str, Any]:
         InputError: The directory is missing, unfinished or damaged.
     """
     # float32, so that figures do not depend on the machine; every user comes once
-    engine = Engine.load(run_dir, dtype="float32", prefix_cache_mib=0)
-    histories = Histories.load(run_dir / "histories.npz")
-    table = SidTable.load(run_dir / "sids.npz")
-    run = load_config(run_dir / "config.toml")
+    loaded = load_run(run_dir)
+    engine = Engine.load(loaded, dtype="float32", prefix_cache_mib=0)
+    histories, table, run = loaded.histories, loaded.sid_table, loaded.config
     split = leave_one_out(histories)
     frequency = train_frequency(split.train, engine.catalog.num_items)
     targets, max_k = split.test.targets, run.eval.max_k
@@ -65,11 +61,11 @@ def evaluate_run(run_dir: Path, *, exact: bool = False) -> dict[str, Any]:
         "co_visitation": co_visitation(split.train, len(frequency), seen, max_k),
     }
     scoring = {}
-    if (run_dir / SCORING_FILE).exists():
-        scoring = {"scoring": measure_scoring(Scorer(run_dir), split.test, len(frequency))}
+    if loaded.has_scoring:
+        scoring = {"scoring": measure_scoring(Scorer(loaded), split.test, len(frequency))}
     return {
         "protocol": split.protocol,
-        "dataset": run.data.name,
+        "dataset": loaded.dataset,
         "num_users": histories.num_users,
         "num_items": engine.catalog.num_items,
         "seed": run.train.seed,
@@ -86,7 +82,7 @@ def evaluate_run(run_dir: Path, *, exact: bool = False) -> dict[str, Any]:
         "invalid_items": int(((rankings < -1) | (rankings >= len(frequency))).sum()),
         "missing_items": int((rankings == -1).sum()),
         "requests_per_s": len(targets) / wall_s,
-        "train": training_summary(run_dir / "train_log.jsonl"),
+        "train": training_summary(loaded.directory.log),
     }
 
 

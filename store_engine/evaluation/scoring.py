@@ -15,14 +15,14 @@ from torch import Tensor
 
 from store_engine.data.packing import IntArray
 from store_engine.data.split import Examples
+from store_engine.errors import InputError
 from store_engine.evaluation.metrics import auc, gauc, log_loss
 from store_engine.model.attention import PackedSequences
 from store_engine.model.store_model import StoreModel
 from store_engine.model.weights import read_weights
-from store_engine.runs.run_directory import load_run
+from store_engine.runs.run import Run, load_run
 from store_engine.training.tasks.scoring import NUM_LABELS, ctr_example
 
-FILE = "scoring.safetensors"
 _TABLES = ("code_embedding.weight", "code_head.weight")
 _EXAMPLES_PER_PASS = 128
 
@@ -34,10 +34,11 @@ class Scorer:
         InputError: The run is missing, unfinished, damaged, or was trained without scoring.
     """
 
-    def __init__(self, run_dir: Path) -> None:
-        run = load_run(run_dir)
-        labels = read_weights(run_dir / FILE)
-        weights: dict[str, Tensor] = dict(run.model.named_parameters())
+    def __init__(self, run_dir: Path | Run) -> None:
+        run = run_dir if isinstance(run_dir, Run) else load_run(run_dir)
+        labels = _read_labels(run.scoring_weights, run.config.model.hidden_size)
+        parameters = run.model.named_parameters()
+        weights: dict[str, Tensor] = {n: p.detach().float().cpu() for n, p in parameters}
         weights |= {name: torch.cat([weights[name], labels[name]]) for name in _TABLES}
         sizes = (*run.sid_table.codebook_sizes, NUM_LABELS)
         self._model = StoreModel(run.config.model, len(run.vocabulary), sizes).eval()
@@ -78,6 +79,21 @@ class Scorer:
         hidden = self._model.hidden_states(self._model.embed(tokens), sequences)[last]
         logits = self._model.level_logits(hidden, len(self._model.codebook_sizes) - 1)
         return logits.float().softmax(-1)[:, 1]
+
+
+def _read_labels(path: Path, hidden_size: int) -> dict[str, Tensor]:
+    """Reads the labels' rows.
+
+    Raises:
+        InputError: The file is damaged, or belongs to another model.
+    """
+    labels = read_weights(path)
+    for name in _TABLES:
+        want = (NUM_LABELS, hidden_size)
+        if name not in labels or labels[name].shape != want:
+            got = tuple(labels[name].shape) if name in labels else "none"
+            raise InputError(f"{path}: tensor '{name}' must be {want}, got {got}")
+    return labels
 
 
 def measure_scoring(scorer: Scorer, examples: Examples, num_items: int) -> dict[str, float]:

@@ -1,118 +1,173 @@
-"""Opening a run directory: a new one, or one to go on with.
+"""Opening a run to train it: a new one, or one to go on with.
 
-A new run reads all its data first and appears with it, in one rename: bad input leaves nothing
+A new run reads all its data first and appears with it, in one step: bad input leaves nothing
 behind, and from then on the run needs nothing but itself.
 """
 
-import dataclasses
-import json
-import os
-import shutil
 from pathlib import Path
 from typing import NamedTuple
 
 import torch
 
-import store_engine
-from store_engine.config import Config, dump_config, load_config
+from store_engine.config import Config, changes
 from store_engine.data.catalog import Catalog
-from store_engine.data.load import load_dataset
+from store_engine.data.load import Dataset, load_dataset
 from store_engine.data.split import leave_one_out
 from store_engine.errors import InputError
 from store_engine.files.digest import sha256
-from store_engine.files.json_file import read_json
+from store_engine.files.directory_swap import recover
+from store_engine.files.lock import FileLock
 from store_engine.files.token_file import TokenFile
 from store_engine.model.backbone import Backbone
-from store_engine.runs.run_directory import check_run, mark_run
+from store_engine.runs.before_training import check_before_training, warn_of_full_disk
+from store_engine.runs.run import Run
+from store_engine.runs.run_directory import RunDirectory, RunOrigin, lock_to_replace
+from store_engine.runs.run_paths import RunPaths
 from store_engine.sid.dense_tokenizer import ItemTexts
 from store_engine.text.text_vocabulary import TextVocabulary
-from store_engine.text.vocabulary import Vocabulary, load_vocabulary
-
-_DATA = "data.json"  # checksums of what the run trains on
-_TEXTS, _TRAIN = "texts.tokens", "train.tokens"  # what training reads, mapped into memory
+from store_engine.text.vocabulary import Vocabulary
 
 
 class RunData(NamedTuple):
     """What a run trains on, read from its own directory."""
 
+    directory: RunDirectory  # rank 0 holds its lock
     catalog: Catalog
     vocabulary: Vocabulary
     texts: ItemTexts  # on disk
     train: TokenFile  # what may be learnt from: catalogue rows, one document per user; on disk
 
 
-def open_run(config: Config, resume: bool, overwrite: bool, is_first: bool) -> RunData:
-    """Begins a run, or opens one to go on with.
+def begin_or_resume(config: Config, resume: bool, overwrite: bool) -> RunDirectory:
+    """Begins a run, or opens one to go on with; the first rank calls it, before the others read.
 
     Args:
         config: The run's config.
         resume: Go on with a run that was interrupted; a new one is begun if there is none.
-        overwrite: Remove the run that is there.
-        is_first: This is rank 0, which writes; the others wait for it.
+        overwrite: Replace the run that is there, once the new one has read its data.
+
+    Returns:
+        The run, whose lock this process holds.
 
     Raises:
         InputError: The data cannot be read (the message names file, row and what was expected);
-            or there is a run and neither `resume` nor `overwrite` is set; or it has another
-            format, config or data; or the directory cannot be written.
+            or there is a run and neither `resume` nor `overwrite` is set; or another process
+            trains it; or it has another format, config or data; or the directory cannot be
+            written.
     """
-    run_dir = Path(config.run_dir)
-    if is_first:
-        is_begun = (run_dir / "run.json").exists()
-        if is_begun and not (resume or overwrite):
-            raise InputError(
-                f"{run_dir}: there is a run already; --resume goes on with it, "
-                f"--overwrite starts anew, run_dir=PATH puts this one elsewhere"
-            )
-        if not is_begun or overwrite:
-            _begin(config, run_dir)
-        else:
-            _check_same_data(run_dir)
+    return _begin_or_resume(config, _place(config.run_dir), resume, overwrite)
+
+
+def read_run_data(config: Config, directory: RunDirectory | None = None) -> RunData:
+    """Reads what a run trains on.
+
+    Args:
+        config: The run's config.
+        directory: What `begin_or_resume` gave to the first rank; None on the others.
+
+    Raises:
+        InputError: The run has another config, or is damaged.
+    """
+    directory = directory or RunDirectory.open(_place(config.run_dir))
+    run = Run(directory)
+    _check_same_config(config, run.config, directory.root)
+    written, max_tokens = TokenFile(directory.item_texts), config.data.max_text_tokens
+    texts = ItemTexts(run.catalog, run.vocabulary, max_tokens, written)
+    return RunData(directory, run.catalog, run.vocabulary, texts, TokenFile(directory.train_rows))
+
+
+def open_run(config: Config, resume: bool, overwrite: bool, is_first: bool) -> RunData:
+    """Begins or resumes a run on the first rank, and reads its data on every rank.
+
+    Args:
+        config: The run's config.
+        resume: As for `begin_or_resume`.
+        overwrite: As for `begin_or_resume`.
+        is_first: This is rank 0, which writes; the others wait for it.
+
+    Raises:
+        InputError: As `begin_or_resume` and `read_run_data`.
+    """
+    directory = begin_or_resume(config, resume, overwrite) if is_first else None
     torch.distributed.barrier()
-    check_run(run_dir)
-    _check_same_config(config, load_config(run_dir / "config.toml"), run_dir)
-    catalog = Catalog.load(run_dir / "items.jsonl")
-    vocabulary = load_vocabulary(run_dir)
-    written, max_tokens = TokenFile(run_dir / _TEXTS), config.data.max_text_tokens
-    texts = ItemTexts(catalog, vocabulary, max_tokens, written)
-    return RunData(catalog, vocabulary, texts, TokenFile(run_dir / _TRAIN))
+    return read_run_data(config, directory)
 
 
-def _begin(config: Config, run_dir: Path) -> None:
+def _place(run_dir: str) -> Path:
+    """Where the run really is; a link is followed, so that it can stand for the run for good."""
+    try:
+        return Path(run_dir).resolve()
+    except (OSError, RuntimeError) as error:  # a loop of links
+        raise InputError(f"{run_dir}: cannot be used: {error}") from error
+
+
+def _begin_or_resume(config: Config, root: Path, resume: bool, overwrite: bool) -> RunDirectory:
+    try:
+        recover(root)
+        is_begun = (root / "run.json").exists()
+        is_taken = root.is_dir() and not is_begun and any(root.iterdir())
+    except OSError as error:
+        raise InputError(f"{root}: cannot be read: {error.strerror}") from error
+    if is_begun and resume and not overwrite:
+        return _resume(config, root)
+    if is_begun and not overwrite:
+        raise InputError(
+            f"{root}: there is a run already; --resume goes on with it, "
+            f"--overwrite starts anew, run_dir=PATH puts this one elsewhere"
+        )
+    if is_taken:
+        raise InputError(f"{root}: is no run, and is not empty: name another run_dir")
+    if root == Path.cwd() or root in Path.cwd().parents:
+        raise InputError(
+            f"{root}: a run cannot begin in the current directory or above it: name another run_dir"
+        )
+    replaces = lock_to_replace(root) if is_begun else None
+    try:
+        return _begin(config, root, replaces)
+    finally:
+        if replaces is not None:
+            replaces.release()
+
+
+def _begin(config: Config, root: Path, replaces: FileLock | None) -> RunDirectory:
     dataset = load_dataset(config.data)
-    catalog, codebook_size = dataset.catalog, config.tokenizer.codebook_size
+    catalog = dataset.catalog
     if dataset.num_dropped_users:
         print(
             f"dropped {dataset.num_dropped_users:,} users "
             f"with fewer than {config.data.min_events} events"
         )
-    if codebook_size > catalog.num_items:
-        raise InputError(
-            f"tokenizer.codebook_size must not exceed the number of items, "
-            f"got {codebook_size} > {catalog.num_items}"
-        )
     vocabulary = _vocabulary(config, catalog)
-    partial = run_dir.with_name(run_dir.name + ".partial")
-    try:
-        shutil.rmtree(partial, ignore_errors=True)
-        partial.mkdir(parents=True)
-        catalog.save(partial / "items.jsonl")
-        dataset.histories.save(partial / "histories.npz")
-        vocabulary.save(partial)
-        ItemTexts.write(catalog, vocabulary, config.data.max_text_tokens, partial / _TEXTS)
+    check_before_training(config, catalog, dataset.histories.num_users, len(vocabulary))
+    warn_of_full_disk(config, root, len(vocabulary))
+
+    def write_data(paths: RunPaths) -> None:
+        catalog.save(paths.items)
+        dataset.histories.save(paths.histories)
+        vocabulary.save(paths.root)
+        ItemTexts.write(catalog, vocabulary, config.data.max_text_tokens, paths.item_texts)
         train = leave_one_out(dataset.histories).train
-        TokenFile.write(partial / _TRAIN, (train[user] for user in range(train.num_users)))
-        files = sorted(path for path in partial.iterdir() if path.is_file())
-        copies = {path.name: sha256(path) for path in files}
-        sources = {str(path.resolve()): sha256(path) for path in dataset.sources}
-        (partial / _DATA).write_text(json.dumps(copies | sources, indent=1), encoding="utf-8")
-        (partial / "config.toml").write_text(dump_config(config), encoding="utf-8")
-        mark_run(partial, store_engine.__version__)
-        if (run_dir / "run.json").exists():
-            shutil.rmtree(run_dir)
-        os.replace(partial, run_dir)
-    except OSError as error:
-        shutil.rmtree(partial, ignore_errors=True)
-        raise InputError(f"{run_dir}: cannot be written: {error.strerror}") from error
+        TokenFile.write(paths.train_rows, (train[user] for user in range(train.num_users)))
+
+    origin = RunOrigin(config, dataset.name, _sources(dataset))
+    return RunDirectory.create(root, origin, write_data, replaces)
+
+
+def _resume(config: Config, root: Path) -> RunDirectory:
+    directory = RunDirectory.open_to_write(root)
+    try:
+        written = directory.read_config()
+        _check_same_config(config, written, root)
+        _check_same_data(directory, config)
+        run = Run(directory)
+        num_users = len(TokenFile(directory.train_rows))
+        check_before_training(config, run.catalog, num_users, len(run.vocabulary))
+        if config != written:
+            directory.write_config(config)
+    except BaseException:
+        directory.close()
+        raise
+    return directory
 
 
 def _vocabulary(config: Config, catalog: Catalog) -> Vocabulary:
@@ -124,30 +179,37 @@ def _vocabulary(config: Config, catalog: Catalog) -> Vocabulary:
     return TextVocabulary.train(texts, config.data.text_vocab_size)
 
 
-def _check_same_config(wanted: Config, written: Config, run_dir: Path) -> None:
-    for section in dataclasses.fields(wanted):
-        if section.name == "run_dir":
-            continue
-        want, was = vars(getattr(wanted, section.name)), vars(getattr(written, section.name))
-        for name, value in want.items():
-            if value != was[name]:
-                raise InputError(
-                    f"{run_dir}: was begun with {section.name}.{name} = {was[name]!r}, "
-                    f"resumed with {value!r}"
-                )
+def _sources(dataset: Dataset) -> dict[str, str]:
+    return {str(path.resolve()): sha256(path) for path in dataset.sources}
 
 
-def _check_same_data(run_dir: Path) -> None:
-    """Refuses a run whose copy of the data was changed, or whose sources say something else now.
+def _check_same_config(wanted: Config, written: Config, root: Path) -> None:
+    """Refuses another value of a key that makes the run what it is."""
+    for change in changes(written, wanted):
+        if not change.is_runtime:
+            raise InputError(
+                f"{root}: was begun with {change.key} = {change.old!r}, resumed with {change.new!r}"
+            )
 
-    A source that is gone is no error: the run needs nothing but itself.
+
+def _check_same_data(directory: RunDirectory, config: Config) -> None:
+    """Refuses a run whose files were changed, or whose sources say something else now.
+
+    A source that is gone is no error, nor one that moved: the run needs nothing but itself. What a
+    later stage made may be missing, it is made again.
     """
-    for name in (_TEXTS, _TRAIN):
-        TokenFile(run_dir / name).verify()
-    for name, checksum in read_json(run_dir / _DATA).items():
-        file = run_dir / name  # a source's path is absolute and stands for itself
-        if Path(name).is_absolute() and not file.exists():
-            continue
-        if not file.exists() or sha256(file) != checksum:
-            what = "changed" if file.exists() else "lost"
-            raise InputError(f"{file}: {what} since the run began; --overwrite starts anew")
+    manifest = directory.read_manifest()
+    for name in manifest.files:
+        path = directory.root / name
+        is_made_later = path in directory.made_later
+        if not path.exists() and not is_made_later:
+            raise InputError(f"{path}: lost since the run began; --overwrite starts anew")
+        if path.exists() and manifest.is_current(name) and (problem := directory.problem(name)):
+            remedy = "remove it, and --resume makes it again"
+            raise InputError(
+                f"{path}: {problem}; {remedy if is_made_later else '--overwrite starts anew'}"
+            )
+    for name, digest in manifest.sources.items():
+        for path in {Path(name), Path(config.data.path).resolve() / Path(name).name}:
+            if path.is_file() and sha256(path) != digest:
+                raise InputError(f"{path}: changed since the run began; --overwrite starts anew")

@@ -1,93 +1,285 @@
 """A run directory: everything that training leaves behind, and all that an engine needs.
 
-run.json names the format. Weights, SIDs and trie are safetensors, npz and the core's own format:
-no file is ever unpickled.
+run.json lists the files with their digests, from the moment that each is complete: a file that it
+does not list is not part of the run. Weights, SIDs and trie are safetensors, npz and the core's
+own format: no file is ever unpickled. One process at a time writes, under a lock; reading needs
+none.
 """
 
-import json
+import contextlib
+import datetime
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import NamedTuple
 
-from store_engine._C import ItemTrie
-from store_engine.config import Config, load_config
-from store_engine.data.catalog import Catalog
+import store_engine
+from store_engine.config import Config, build_config, dump_config, read_config_tree
 from store_engine.errors import InputError
-from store_engine.files.atomic import atomic_open
-from store_engine.model.store_model import StoreModel
-from store_engine.model.weights import load_weights
-from store_engine.sid.sid_table import SidTable
-from store_engine.text.vocabulary import Vocabulary, load_vocabulary
+from store_engine.files.atomic import atomic_open, is_temporary
+from store_engine.files.digest import sha256
+from store_engine.files.directory_swap import StagedDirectory, recover
+from store_engine.files.lock import FileLock
+from store_engine.files.verification import VerifiedFiles
+from store_engine.runs.format1 import DATA_FILE, read_config1
+from store_engine.runs.manifest import (
+    FORMAT,
+    FileEntry,
+    Manifest,
+    read_manifest,
+    write_manifest,
+)
+from store_engine.runs.run_paths import RunPaths
 
-RUN_FORMAT = 1  # raised when directories written before can no longer be read
 
-
-class Run(NamedTuple):
-    """A finished run, loaded."""
+class RunOrigin(NamedTuple):
+    """What a new run begins with."""
 
     config: Config
-    catalog: Catalog
-    vocabulary: Vocabulary
-    sid_table: SidTable
-    trie: ItemTrie
-    model: StoreModel  # float32, on the CPU
+    dataset: str  # name of the data set
+    sources: Mapping[str, str] = {}  # absolute path of each file that was read -> its SHA-256
 
 
-def mark_run(run_dir: Path, version: str) -> None:
-    """Writes run.json: which format this directory has, and which version wrote it."""
-    with atomic_open(run_dir / "run.json") as file:
-        file.write(json.dumps({"format": RUN_FORMAT, "version": version}).encode() + b"\n")
+class RunDirectory(RunPaths):
+    """A run that is there; made by `create`, `open` or `open_to_write`.
+
+    Attributes:
+        lock_held: The lock, in the process that writes; None elsewhere.
+    """
+
+    def __init__(self, root: Path, lock: FileLock | None = None) -> None:
+        super().__init__(root)
+        self.lock_held = lock
+        self._verified = VerifiedFiles(self.verified)
+
+    @classmethod
+    def open(cls, root: str | Path) -> "RunDirectory":
+        """Opens a run to read from it.
+
+        Raises:
+            InputError: The directory is missing, is no run, or its run.json is damaged or of
+                another format.
+        """
+        run = cls(Path(root))
+        read_manifest(run.manifest)
+        return run
+
+    @classmethod
+    def open_to_write(cls, root: str | Path) -> "RunDirectory":
+        """Opens a run and takes its lock; a run of an older format is rewritten in this one.
+
+        Raises:
+            InputError: As `open`, or another process writes to the run.
+        """
+        run = cls.open(root)
+        with _write_errors(run.root):
+            run.lock_held = FileLock.acquire(run.lock, str(root))
+            run._remove_leftovers()
+            if run.read_manifest().format != FORMAT:
+                run._rewrite()
+        return run
+
+    @classmethod
+    def create(
+        cls,
+        root: Path,
+        origin: RunOrigin,
+        write_data: Callable[[RunPaths], None],
+        replaces: FileLock | None = None,
+    ) -> "RunDirectory":
+        """Begins a run, which appears with its data in one step, and takes its lock.
+
+        Args:
+            root: The directory to make.
+            origin: Config and data set.
+            write_data: Writes the run's copy of the data into the directory that it is given.
+            replaces: The lock of the run that is there, which is removed; see `lock_to_replace`.
+
+        Raises:
+            InputError: The directory cannot be written.
+        """
+        with _write_errors(root):
+            recover(root)
+            staged = StagedDirectory.stage(root)
+            try:
+                paths = RunPaths(staged.path)
+                write_data(paths)
+                with atomic_open(paths.config) as file:
+                    file.write(dump_config(origin.config).encode())
+                files = {name: _entry(paths.root / name) for name in _bound_files(paths)}
+                now = datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds")
+                write_manifest(
+                    paths.manifest,
+                    Manifest(
+                        FORMAT,
+                        store_engine.__version__,
+                        origin.dataset,
+                        now,
+                        files,
+                        dict(origin.sources),
+                    ),
+                )
+                return cls(root, staged.publish(replaces))
+            except BaseException:
+                staged.discard()
+                raise
+
+    def close(self) -> None:
+        """Gives the lock back."""
+        if self.lock_held is not None:
+            self.lock_held.release()
+            self.lock_held = None
+
+    def __enter__(self) -> "RunDirectory":
+        return self
+
+    def __exit__(self, *exception: object) -> None:
+        self.close()
+
+    def read_manifest(self) -> Manifest:
+        """What run.json says now.
+
+        Raises:
+            InputError: It is missing, damaged or of another format.
+        """
+        return read_manifest(self.manifest)
+
+    def read_config(self) -> Config:
+        """Reads the run's config.
+
+        Raises:
+            InputError: The file is missing or damaged.
+        """
+        self.check(self.config)
+        if self.read_manifest().format == 1:
+            return build_config(read_config1(self.config))
+        return build_config(read_config_tree(self.config))
+
+    def is_complete(self, path: Path) -> bool:
+        """Whether a file is there, listed, and made from the files that are there."""
+        name = self._name(path)
+        return path.is_file() and self.read_manifest().is_current(name)
+
+    def check(self, path: Path, always: bool = False) -> Path:
+        """Verifies a file of the run.
+
+        Args:
+            path: The file, or a folder of files.
+            always: Read a large file again, although it was found whole before.
+
+        Returns:
+            `path`.
+
+        Raises:
+            InputError: The file is missing, damaged, not of this run, or made from another file
+                than the one that is there.
+        """
+        name, manifest = self._name(path), self.read_manifest()
+        inside = [other for other in manifest.files if other.startswith(f"{name}/")]
+        for part in inside or [name]:
+            problem = self._problem(part, manifest, always)
+            if problem is not None:
+                raise InputError(f"{self.root / part}: {problem}")
+        return path
+
+    def problem(self, name: str, always: bool = False) -> str | None:
+        """What is wrong with a file of the run, by its name in run.json; None if nothing is."""
+        return self._problem(name, self.read_manifest(), always)
+
+    def record(self, *paths: Path) -> None:
+        """Lists files, which are complete, in run.json.
+
+        Raises:
+            ValueError: This process does not hold the run's lock.
+        """
+        if self.lock_held is None:
+            raise ValueError(f"{self.root}: only the process that holds the lock may write")
+        manifest = self.read_manifest()
+        files = dict(manifest.files)
+        for path in paths:
+            origins = [self._name(origin) for origin in self.made_from(path)]
+            made_from = {name: files[name].sha256 for name in origins if name in files}
+            files[self._name(path)] = _entry(path, made_from)
+        write_manifest(self.manifest, manifest._replace(files=files))
+
+    def write_config(self, config: Config) -> None:
+        """Replaces the config."""
+        with atomic_open(self.config) as file:
+            file.write(dump_config(config).encode())
+        self.record(self.config)
+
+    def _problem(self, name: str, manifest: Manifest, always: bool) -> str | None:
+        path, entry = self.root / name, manifest.files.get(name)
+        if entry is None:
+            return "not part of the run (run.json does not list it)"
+        if not path.is_file():
+            return "missing" if not path.exists() else "not a regular file"
+        if not manifest.is_current(name):
+            return f"was made from another {' or '.join(entry.made_from)}"
+        size = path.stat().st_size
+        if entry.sha256 and size != entry.num_bytes:
+            return f"changed or damaged: has {size:,} bytes, {entry.num_bytes:,} were written"
+        if entry.sha256 and not self._verified.matches(path, entry.sha256, always):
+            return "changed or damaged: its content is not what was written"
+        return None
+
+    def _name(self, path: Path) -> str:
+        return path.relative_to(self.root).as_posix()
+
+    def _rewrite(self) -> None:
+        """Rewrites a run of format 1; a kill on the way leaves one that can be rewritten again."""
+        manifest = self.read_manifest()
+        with atomic_open(self.config) as file:
+            file.write(dump_config(build_config(read_config1(self.config))).encode())
+        files = {}
+        for name in manifest.files:
+            origins = [self._name(origin) for origin in self.made_from(self.root / name)]
+            if (self.root / name).is_file():
+                made_from = {o: sha256(self.root / o) for o in origins if (self.root / o).is_file()}
+                files[name] = _entry(self.root / name, made_from)
+        write_manifest(self.manifest, manifest._replace(format=FORMAT, files=files))
+        (self.root / DATA_FILE).unlink(missing_ok=True)
+
+    def _remove_leftovers(self) -> None:
+        """Removes the temporary files of processes that were killed."""
+        for path in self.root.rglob(".*.tmp"):
+            if is_temporary(path.name) and path.is_file():
+                path.unlink(missing_ok=True)
 
 
-def check_run(run_dir: Path) -> None:
-    """Refuses a directory that is no run, or one of another format.
+def lock_to_replace(root: Path) -> FileLock:
+    """Takes the lock of a run that is to be replaced, if nothing but the run would be lost.
 
     Raises:
-        InputError: As said.
+        InputError: The directory holds something that no run has, is the current directory or
+            above it, cannot be written, or another process writes to it.
     """
-    path = run_dir / "run.json"
-    try:
-        mark = json.loads(path.read_text(encoding="utf-8"))
-        written_in, version = int(mark["format"]), str(mark["version"])
-    except (FileNotFoundError, NotADirectoryError) as error:
-        raise InputError(f"{run_dir}: not a run directory (it has no run.json)") from error
-    except (OSError, ValueError, KeyError, TypeError) as error:
-        raise InputError(f"{path}: not readable as JSON with 'format' and 'version'") from error
-    if written_in != RUN_FORMAT:
+    if (foreign := RunPaths(root).foreign()) != []:
         raise InputError(
-            f"{run_dir}: written by store_engine {version} in format {written_in}; "
-            f"this version reads format {RUN_FORMAT}"
+            f"{root}: will not be overwritten: {foreign[0]} is not part of a run, move it away"
         )
+    with _write_errors(root):
+        return FileLock.acquire(RunPaths(root).lock, str(root))
 
 
-def load_run(run_dir: str | Path) -> Run:
-    """Loads a finished run.
-
-    Raises:
-        InputError: The directory is missing, unfinished, damaged or of another format.
-    """
-    run_dir = Path(run_dir)
-    check_run(run_dir)
-    if not (run_dir / "model.safetensors").exists():
-        raise InputError(
-            f"{run_dir}: the run is not finished (it has no model.safetensors); "
-            f"train.py --resume goes on with it"
-        )
-    config = load_config(run_dir / "config.toml")
-    catalog = Catalog.load(run_dir / "items.jsonl")
-    vocabulary = load_vocabulary(run_dir)
-    table = SidTable.load(run_dir / "sids.npz")
-    if catalog.item_ids != table.item_ids:
-        raise InputError(f"{run_dir}: sids.npz and items.jsonl list different items")
-    trie = _load_trie(run_dir / "trie.bin")
-    if (trie.num_items, trie.codebook_sizes) != (catalog.num_items, table.codebook_sizes):
-        raise InputError(f"{run_dir}: trie.bin and sids.npz hold different SIDs")
-    model = StoreModel(config.model, len(vocabulary), table.codebook_sizes)
-    load_weights(model, run_dir / "model.safetensors")
-    return Run(config, catalog, vocabulary, table, trie, model)
+def _new_manifest(origin: RunOrigin, files: dict[str, FileEntry]) -> Manifest:
+    now = datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds")
+    version = store_engine.__version__
+    return Manifest(FORMAT, version, origin.dataset, now, files, dict(origin.sources))
 
 
-def _load_trie(path: Path) -> ItemTrie:
+def _bound_files(paths: RunPaths) -> Iterator[str]:
+    for path in sorted(paths.root.rglob("*")):
+        if path.is_file() and path != paths.lock:
+            yield path.relative_to(paths.root).as_posix()
+
+
+def _entry(path: Path, made_from: Mapping[str, str] | None = None) -> FileEntry:
+    return FileEntry(path.stat().st_size, sha256(path), dict(made_from or {}))
+
+
+@contextlib.contextmanager
+def _write_errors(root: Path) -> Iterator[None]:
     try:
-        return ItemTrie.load(path)
-    except (OSError, ValueError) as error:
-        raise InputError(f"{path}: not a readable trie: {error}") from error
+        yield
+    except OSError as error:
+        raise InputError(f"{root}: cannot be written: {error.strerror}") from error

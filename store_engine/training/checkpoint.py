@@ -186,7 +186,9 @@ def _tensors_only(source: Path) -> Iterator[None]:
     except Exception as error:
         if "Weights only load failed" not in str(error):
             raise
-        raise InputError(f"{source}: holds objects that no checkpoint of this engine has") from error
+        raise InputError(
+            f"{source}: holds objects that no checkpoint of this engine has"
+        ) from error
     finally:
         os.environ.pop(_FORCE)
         if before is not None:

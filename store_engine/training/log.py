@@ -5,10 +5,12 @@ A line of train_log.jsonl holds the metrics of one step: `loss`, the loss of eve
 the prefix keeps them apart from the log's own.
 """
 
+import contextlib
 import json
 import math
 import os
 import time
+from collections.abc import Iterator
 from pathlib import Path
 from typing import IO, Any
 
@@ -101,6 +103,12 @@ class TrainLog:
             self._last_line = time.monotonic()
             self.say(f"{self._stage} {step}/{self._num_steps}  {text}")
 
+    @contextlib.contextmanager
+    def paused(self) -> Iterator[None]:
+        """Takes the progress bar away while something else shows its own."""
+        self._progress.stop()
+        yield
+        self._progress.start()
 
     def say(self, line: str) -> None:
         """Prints a line above the progress bar."""
@@ -167,9 +175,7 @@ def _drop_later_entries(path: Path, stage: str, first_step: int) -> None:
     entries, num_damaged = _read_entries(path)
     if num_damaged:
         print(f"{path}: {num_damaged} damaged line(s) are dropped")
-    write_json_lines(
-        path, [e for e in entries if e["stage"] != stage or e["step"] <= first_step]
-    )
+    write_json_lines(path, [e for e in entries if e["stage"] != stage or e["step"] <= first_step])
 
 
 def _event_writer(folder: Path, first_step: int) -> Any:

@@ -27,9 +27,12 @@ from store_engine.training.deepspeed_setup import (
     initialize,
     zero_init,
 )
-from store_engine.training.interruption import InterruptedTraining, StopRequest
 from store_engine.training.log import VALIDATION, TrainLog
-from store_engine.training.process_group import wait_for_first
+from store_engine.training.process_group import (
+    InterruptedTraining,
+    StopRequest,
+    wait_for_first,
+)
 from store_engine.training.progress import Best, TrainProgress, read_progress
 from store_engine.training.randomness import seed_torch
 from store_engine.training.stages import Stage
@@ -97,7 +100,8 @@ def train_stage(
             progress = progress._replace(step=progress.step + 1)
             is_last = progress.step == stage.num_steps
             if training.validate and (progress.step % train.eval_every == 0 or is_last):
-                progress, score = _validate(engine, training, checkpoints, progress)
+                with log.paused():
+                    progress, score = _validate(engine, training, checkpoints, progress)
                 metrics[VALIDATION] = score
             log.step(progress.step, metrics)
             is_last = is_last or _is_hopeless(progress, train)
@@ -106,7 +110,9 @@ def train_stage(
                 _check_weights(engine, progress)
                 save_checkpoint(engine, checkpoints, progress)
             if must_stop:
-                raise InterruptedTraining(f"{stage.name}: stopped after step {progress.step}, saved")
+                raise InterruptedTraining(
+                    f"{stage.name}: stopped after step {progress.step}, saved"
+                )
         if progress.best is not None:
             log.say(_in_words(progress, stage, train))
     if train.keep == "best" and progress.best is not None:

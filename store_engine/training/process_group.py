@@ -1,4 +1,4 @@
-"""The ranks of a training: joining them, waiting for the first, and ending them.
+"""The ranks of a training: joining them, waiting for the first, stopping and ending them.
 
 On a CPU DeepSpeed compiles a communication op when it joins the ranks for the first time on a
 machine. A compile that was killed leaves a lock file for which PyTorch would wait for ever.
@@ -6,11 +6,13 @@ machine. A compile that was killed leaves a lock file for which PyTorch would wa
 
 import contextlib
 import os
+import signal
 import sys
 import time
 from collections.abc import Iterator
 from datetime import timedelta
 from pathlib import Path
+from types import FrameType
 from typing import Any, NoReturn
 
 import deepspeed
@@ -102,6 +104,42 @@ def wait_for_first(what: str, store: Any = None) -> None:
             continue
 
 
+class InterruptedTraining(Exception):
+    """Training was asked to stop, saved a checkpoint and did."""
+
+
+class StopRequest:
+    """Remembers a SIGTERM or SIGINT until the step is over; a context manager.
+
+    A second SIGINT interrupts at once: whoever presses Ctrl-C again does not want to wait.
+    """
+
+    def __init__(self, device: torch.device) -> None:
+        self._device = device  # where the process group communicates
+        self._asked_by: set[int] = set()
+        self._previous: dict[int, Any] = {}
+
+    def __enter__(self) -> "StopRequest":
+        for number in (signal.SIGTERM, signal.SIGINT):
+            self._previous[number] = signal.signal(number, self._remember)
+        return self
+
+    def __exit__(self, *exception: object) -> None:
+        for number, handler in self._previous.items():
+            signal.signal(number, handler)
+
+    def is_asked(self) -> bool:
+        """Tells whether any rank was asked. Every rank calls it, and all get the same answer."""
+        flag = torch.tensor(float(bool(self._asked_by)), device=self._device)
+        torch.distributed.all_reduce(flag)
+        return flag.item() > 0
+
+    def _remember(self, signum: int, frame: FrameType | None) -> None:
+        if signum == signal.SIGINT and signum in self._asked_by:
+            raise KeyboardInterrupt
+        self._asked_by.add(signum)
+
+
 def exit_rank(status: int) -> NoReturn:
     """Ends this process at once, with what was printed but without Python's teardown.
 
@@ -123,7 +161,9 @@ def _prepare_compile() -> None:
         clear_stale_lock(folder)
         is_needed = op == "ShareMemCommBuilder" and builder.is_compatible(verbose=False)
         if is_needed and not (folder / f"{builder.name}.so").exists():
-            print(f"DeepSpeed compiles {builder.name}, once per machine: about a minute", flush=True)
+            print(
+                f"DeepSpeed compiles {builder.name}, once per machine: about a minute", flush=True
+            )
 
 
 def clear_stale_lock(folder: Path, quiet_s: float = _QUIET_S) -> None:

@@ -75,6 +75,16 @@ def read_progress(directory: Path) -> TrainProgress | None:
     return None if manifest is None else manifest.progress
 
 
+def threads_before(checkpoints: Path) -> int:
+    """Reads how many threads a run's training computed with, 0 if no checkpoint says so.
+
+    Args:
+        checkpoints: The run's folder with a folder for each stage.
+    """
+    saved = [read_progress(checkpoints / stage) for stage in ("recommender", "tokenizer")]
+    return next((progress.num_threads for progress in saved if progress), 0)
+
+
 def read_manifest(directory: Path) -> Manifest | None:
     """Reads what `write_manifest` wrote; None if there is nothing.
 

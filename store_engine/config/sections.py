@@ -1,0 +1,204 @@
+"""The sections of a config: frozen dataclasses, each with its rules beside its fields.
+
+docs/config.md is made from this file: a comment behind a field is its description there.
+"""
+
+from dataclasses import dataclass
+from typing import Literal
+
+from store_engine.config.settings import check_ranges, require, setting
+
+LoraTarget = Literal["qkv_proj", "o_proj", "gate_up_proj", "down_proj"]
+
+_MAX_SEED = 2_000_000_000  # faiss takes 32 bits
+
+
+@dataclass(frozen=True)
+class DataConfig:
+    """Which catalogue and histories, and how they are read."""
+
+    name: Literal["ml-100k", "synthetic", "files"] = "ml-100k"
+    path: str = setting("", is_runtime=True)  # folder; "" = the cache for ml-100k
+    # within path; csv, tsv, parquet, jsonl or RecBole .item
+    items: str = setting("items.csv", is_runtime=True)
+    interactions: str = setting("interactions.csv", is_runtime=True)  # within path
+    item_id: str = "item_id"  # column name, in both files
+    user_id: str = "user_id"  # column name
+    timestamp: str = "timestamp"  # column name
+    text_fields: tuple[str, ...] = ("movie_title", "class", "release_year")  # first = title
+    min_events: int = setting(3, 3, 1_000_000)  # users with fewer are dropped and counted
+    ties: Literal["file", "shuffle"] = "file"  # order of events with one timestamp
+    seed: int = setting(0, 0, _MAX_SEED)  # of shuffled ties, and of synthetic data
+    text_vocab_size: int = setting(2048, 8, 1_000_000)  # a backbone has its own vocabulary
+    max_text_tokens: int = setting(64, 1, 65_536)  # an attribute is cut after this many
+    max_history: int = setting(50, 1, 65_536)  # items of history the recommender sees
+    num_items: int = setting(200, 1, 10_000_000)  # synthetic only
+    num_users: int = setting(400, 1, 10_000_000)  # synthetic only
+    num_topics: int = setting(10, 1, 100_000)  # synthetic only
+
+    def __post_init__(self) -> None:
+        """Refuses what cannot be read."""
+        check_ranges(self, "data")
+        require(bool(self.text_fields), "data.text_fields must name at least one column")
+        names = self.text_fields
+        require(len(set(names)) == len(names), "data.text_fields must not name a column twice")
+
+
+@dataclass(frozen=True)
+class ModelConfig:
+    """The one LLM: a Llama-family decoder. With a backbone all but `dropout` comes from it."""
+
+    hidden_size: int = setting(128, 1, 65_536)  # components of a hidden state
+    num_layers: int = setting(4, 1, 1024)
+    num_heads: int = setting(4, 1, 1024)  # heads of the queries
+    num_kv_heads: int = setting(2, 1, 1024)  # heads of keys and values; divides num_heads
+    head_dim: int = setting(32, 2, 1024)  # components of a head; even
+    intermediate_size: int = setting(384, 1, 1_000_000)  # of the MLP
+    rope_theta: float = setting(10000.0, 1.0, 1e12)  # base of the rotary frequencies
+    rope_scaling: Literal["none", "llama3"] = "none"
+    rope_factor: float = setting(8.0, 1.0, 1e4)  # this one and the next three: llama3 only
+    rope_low_frequency: float = setting(1.0, 1e-3, 1e4)  # in waves per rope_original_tokens
+    rope_high_frequency: float = setting(4.0, 1e-3, 1e4)  # in waves per rope_original_tokens
+    rope_original_tokens: int = setting(8192, 1, 100_000_000)  # context of the pretraining
+    norm_eps: float = setting(1e-6, 1e-12, 0.1)  # of RMSNorm
+    attention_bias: Literal["none", "qkv", "all"] = "none"  # Qwen2 has qkv
+    qk_norm: bool = False  # Qwen3: an RMSNorm on every head's q and k
+    tie_text_head: bool = True  # the text head is the text embedding
+    dropout: float = setting(0.1, 0.0, 0.99)
+    backbone: str = ""  # pretrained: a Hugging Face folder or a .gguf; "" = from scratch
+
+    def __post_init__(self) -> None:
+        """Refuses sizes that do not fit each other."""
+        check_ranges(self, "model")
+        heads, kv_heads = self.num_heads, self.num_kv_heads
+        require(
+            heads % kv_heads == 0,
+            f"model.num_heads must be a multiple of num_kv_heads, got {heads} and {kv_heads}",
+        )
+        require(self.head_dim % 2 == 0, "model.head_dim must be even (RoPE rotates pairs)")
+        low, high = self.rope_low_frequency, self.rope_high_frequency
+        require(
+            self.rope_scaling == "none" or low < high,
+            f"model.rope_low_frequency must be below rope_high_frequency, got {low} and {high}",
+        )
+
+
+@dataclass(frozen=True)
+class TokenizerConfig:
+    """Stage 1: items become dense tokens, dense tokens become codes."""
+
+    num_codes: int = setting(3, 1, 16)  # palette size; codes per item before a collision suffix
+    codebook_size: int = setting(64, 1, 65_536)  # codes per position
+    collisions: Literal["suffix", "reassign", "share"] = "suffix"  # of items with the same codes
+    pca_dim: int = setting(32, 1, 65_536)  # dimensions that k-means sees
+    kmeans_iterations: int = setting(25, 1, 10_000)
+    epochs: int = setting(20, 0, 100_000)  # passes over the catalogue
+    items_per_step: int = setting(64, 1, 1_000_000)  # over all ranks
+    lr: float = setting(2e-3, 1e-12, 10.0)
+    contrastive_weight: float = setting(0.1, 0.0, 1000.0)  # 0 switches LAMIA's loss off
+    contrastive_temperature: float = setting(0.07, 1e-3, 100.0)
+
+    def __post_init__(self) -> None:
+        """Refuses SIDs that the core cannot hold."""
+        check_ranges(self, "tokenizer")
+        levels = self.num_codes + (self.collisions != "share")
+        require(
+            levels <= 16,
+            f"tokenizer.num_codes must be at most 15 with collisions = '{self.collisions}', which "
+            f"can add a level (a SID has at most 16), got {self.num_codes}",
+        )
+
+
+@dataclass(frozen=True)
+class RecommenderConfig:
+    """Stage 2: the same weights learn to write the next item's codes."""
+
+    epochs: int = setting(20, 0, 100_000)  # passes over the training histories
+    tokens_per_step: int = setting(8192, 1, 100_000_000)  # over all ranks
+    lr: float = setting(2e-3, 1e-12, 10.0)
+    # text-to-token: passes over the items per epoch; 0 switches it off
+    alignment: float = setting(1.0, 0.0, 1000.0)
+    # token-to-text: passes over the items per epoch
+    reconstruction: float = setting(0.0, 0.0, 1000.0)
+    # YES or NO to a candidate: questions per user and epoch
+    scoring: float = setting(0.0, 0.0, 1000.0)
+    init_codes: Literal["centroids", "normal"] = "centroids"  # the codes' first embeddings
+
+    def __post_init__(self) -> None:
+        """Checks the ranges."""
+        check_ranges(self, "recommender")
+
+
+@dataclass(frozen=True)
+class TrainConfig:
+    """What both stages share."""
+
+    seed: int = setting(0, 0, _MAX_SEED)
+    dtype: Literal["auto", "float32", "bfloat16"] = "auto"  # auto: bf16 where the machine has it
+    weight_decay: float = setting(0.01, 0.0, 10.0)
+    beta2: float = setting(0.98, 0.0, 0.999999)  # of AdamW
+    grad_clip: float = setting(1.0, 0.0, 1e6)  # largest norm of a gradient; 0 = none
+    schedule: Literal["cosine", "wsd"] = "cosine"  # wsd: warm-up, stable, decay
+    warmup: float = setting(0.05, 0.0, 1.0)  # share of the steps
+    decay: float = setting(0.2, 0.0, 1.0)  # share of the steps, wsd only
+    min_lr: float = setting(0.05, 0.0, 1.0)  # the schedule's end, as a share of lr
+    save_every: int = setting(100, 1, 100_000_000, is_runtime=True)  # steps between checkpoints
+    # steps between validation measurements in stage 2; 0 = never
+    eval_every: int = setting(0, 0, 100_000_000)
+    eval_users: int = setting(1000, 1, 100_000_000)  # of a measurement, a fixed sample
+    keep: Literal["best", "last"] = "last"  # the weights that stage 2 ends with
+    # measurements without a better one, after which stage 2 stops; 0 = never
+    patience: int = setting(0, 0, 1_000_000)
+    threads: int = setting(0, 0, 1024, is_runtime=True)  # per rank; 0 = cores / ranks
+    fused_loss: bool = True  # False: materialise the logits; slower, the same losses
+    # stage 2: keep the layers' inputs, recompute the rest; the same losses
+    activation_checkpointing: bool = setting(False, is_runtime=True)
+    # write events beside train_log.jsonl; needs the extra `watch`
+    tensorboard: bool = setting(False, is_runtime=True)
+    # 0 trains every weight; else adapters of a backbone, which stays frozen
+    lora_rank: int = setting(0, 0, 4096)
+    lora_alpha: int = setting(16, 1, 1_000_000)  # an adapter's output is scaled by alpha / rank
+    lora_dropout: float = setting(0.0, 0.0, 0.99)
+    lora_targets: tuple[LoraTarget, ...] = ("qkv_proj", "o_proj", "gate_up_proj", "down_proj")
+
+    def __post_init__(self) -> None:
+        """Refuses options that need others."""
+        check_ranges(self, "train")
+        require(
+            self.eval_every > 0 or (self.keep == "last" and self.patience == 0),
+            "train.keep = 'best' and train.patience need train.eval_every > 0",
+        )
+        require(
+            self.lora_rank == 0 or bool(self.lora_targets),
+            "train.lora_rank needs train.lora_targets",
+        )
+
+
+@dataclass(frozen=True)
+class DecodingConfig:
+    """How recommendations are made. All of it can be changed after training."""
+
+    beam_width: int = setting(50, 1, 65_536, is_runtime=True)  # at least eval.max_k
+    # the codes that a softmax runs over
+    normalize: Literal["codebook", "children"] = setting("codebook", is_runtime=True)
+    exclude_history: bool = setting(False, is_runtime=True)  # recommend no item of the history
+    batch_size: int = setting(128, 1, 65_536, is_runtime=True)  # histories at once
+    # auto: what decodes faster here
+    dtype: Literal["auto", "float32", "bfloat16"] = setting("auto", is_runtime=True)
+    # for the contexts of earlier requests; 0 keeps none
+    prefix_cache_mib: float = setting(256.0, 0.0, 1e8, is_runtime=True)
+
+    def __post_init__(self) -> None:
+        """Checks the ranges."""
+        check_ranges(self, "decoding")
+
+
+@dataclass(frozen=True)
+class EvalConfig:
+    """How a run is measured: in float32, so that figures do not depend on the machine."""
+
+    max_k: int = setting(20, 1, 10_000, is_runtime=True)  # length of each ranking
+
+    def __post_init__(self) -> None:
+        """Checks the ranges."""
+        check_ranges(self, "eval")

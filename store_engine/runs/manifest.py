@@ -1,0 +1,96 @@
+"""run.json: which files a run is made of, and the digests that bind them together."""
+
+from pathlib import Path, PurePosixPath
+from typing import Any, NamedTuple
+
+from store_engine.errors import InputError
+from store_engine.files.digest import is_sha256
+from store_engine.files.json_file import read_json, write_json
+from store_engine.runs.format1 import read_format1
+
+FORMAT = 2  # raised when directories written before can no longer be read as they are
+
+
+class FileEntry(NamedTuple):
+    """One file of a run."""
+
+    num_bytes: int
+    sha256: str  # "" in format 1, which has digests of the data alone
+    made_from: dict[str, str] = {}  # noqa: RUF012 - names of other files -> their digests then
+
+
+class Manifest(NamedTuple):
+    """What run.json holds."""
+
+    format: int
+    version: str  # of the package that began the run
+    dataset: str  # name of the data set
+    created: str  # date and time, ISO 8601
+    files: dict[str, FileEntry]  # by path within the run, with "/"
+    sources: dict[str, str]  # absolute path of each file that was read -> its digest
+
+    def is_current(self, name: str) -> bool:
+        """Whether a file is listed, and the files that it was made from are still the same."""
+        entry = self.files.get(name)
+        return entry is not None and all(
+            other in self.files and self.files[other].sha256 == digest
+            for other, digest in entry.made_from.items()
+        )
+
+
+def read_manifest(path: Path) -> Manifest:
+    """Reads run.json, of this format or of format 1.
+
+    Raises:
+        InputError: The file is missing, damaged, or of another format.
+    """
+    run_dir = path.parent
+    if not path.exists():
+        raise InputError(f"{run_dir}: not a run directory (it has no run.json)")
+    values = read_json(path)
+    match values:
+        case {"format": int(number), "version": str(version)} if type(number) is int:
+            pass
+        case _:
+            raise InputError(f"{path}: must state 'format' and 'version'")
+    if number == 1:
+        values = values | read_format1(run_dir)
+    elif number != FORMAT:
+        raise InputError(
+            f"{run_dir}: written by store_engine {version} in format {number}; "
+            f"this version reads formats 1 and {FORMAT}"
+        )
+    try:
+        files = {_checked_name(name): _entry(entry) for name, entry in values["files"].items()}
+        sources = {str(name): str(digest) for name, digest in values["sources"].items()}
+        dataset, created = str(values["dataset"]), str(values["created"])
+    except (KeyError, AttributeError, TypeError, ValueError) as error:
+        raise InputError(f"{path}: damaged: {type(error).__name__}: {error}") from error
+    return Manifest(number, version, dataset, created, files, sources)
+
+
+def write_manifest(path: Path, manifest: Manifest) -> None:
+    """Writes run.json, which stands complete or not at all."""
+    files = {}
+    for name, (num_bytes, digest, made_from) in manifest.files.items():
+        files[name] = {"bytes": num_bytes, "sha256": digest}
+        files[name] |= {"made_from": made_from} if made_from else {}
+    write_json(path, manifest._asdict() | {"files": files})
+
+
+def _checked_name(name: str) -> str:
+    """A path within the run: a manifest from elsewhere must not make us read outside of it."""
+    path = PurePosixPath(name)
+    if path.is_absolute() or ".." in path.parts or str(path) != name or name == ".":
+        raise ValueError(f"{name!r} is no path within the run")
+    return name
+
+
+def _entry(values: Any) -> FileEntry:
+    match values:
+        case {"bytes": int(num_bytes), "sha256": str(digest)} if num_bytes >= 0:
+            made_from: dict[str, str] = values.get("made_from", {})
+            digests = [digest] if digest else []
+            if all(map(is_sha256, [*digests, *made_from.values()])):
+                return FileEntry(num_bytes, digest, made_from)
+    raise ValueError(f"an entry must state bytes and sha256, got {str(values)[:100]}")

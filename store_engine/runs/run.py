@@ -1,0 +1,148 @@
+"""A run, loaded part by part: each one when it is first asked for, after it was verified."""
+
+from functools import cached_property
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from store_engine._C import ItemTrie
+from store_engine.config import Config
+from store_engine.errors import InputError
+from store_engine.files.regular import parse_errors
+from store_engine.runs.run_directory import RunDirectory
+
+if TYPE_CHECKING:
+    from store_engine.data.catalog import Catalog
+    from store_engine.data.histories import Histories
+    from store_engine.model.store_model import StoreModel
+    from store_engine.sid.sid_table import SidTable
+    from store_engine.text.vocabulary import Vocabulary
+
+
+class Run:
+    """The parts of a run. Whoever measures, serves or exports a run shares one of these.
+
+    Every part raises InputError when its file is missing, damaged, or does not fit the others.
+
+    Args:
+        directory: Where the run is; a run that is not finished lacks some parts.
+        verify: Read every file again to verify it; else a large file that was found whole before
+            and was not touched since is trusted.
+    """
+
+    def __init__(self, directory: RunDirectory, verify: bool = False) -> None:
+        self.directory, self._verify = directory, verify
+
+    @cached_property
+    def config(self) -> Config:
+        """The config, every value stated."""
+        return self.directory.read_config()
+
+    @cached_property
+    def dataset(self) -> str:
+        """The name of the data set."""
+        return self.directory.read_manifest().dataset
+
+    @cached_property
+    def catalog(self) -> "Catalog":
+        """The items."""
+        from store_engine.data.catalog import Catalog
+
+        return Catalog.load(self._checked(self.directory.items))
+
+    @cached_property
+    def histories(self) -> "Histories":
+        """Every user's events, in rows of the catalogue."""
+        from store_engine.data.histories import Histories
+
+        path = self._checked(self.directory.histories)
+        histories = Histories.load(path)
+        if len(histories.rows) and histories.rows.max() >= self.catalog.num_items:
+            raise InputError(f"{path}: names items that are not in items.jsonl")
+        return histories
+
+    @cached_property
+    def vocabulary(self) -> "Vocabulary":
+        """The text vocabulary."""
+        from store_engine.text.vocabulary import load_vocabulary
+
+        listed = self.directory.read_manifest().files
+        for path in self.directory.vocabulary:
+            # a file that is not listed must not be read either
+            if path.name in listed or path.exists():
+                self._checked(path)
+        return load_vocabulary(self.directory.root)
+
+    @cached_property
+    def sid_table(self) -> "SidTable":
+        """The SID of every item."""
+        from store_engine.sid.sid_table import SidTable
+
+        path = self._checked(self.directory.sids)
+        table = SidTable.load(path)
+        if table.item_ids != self.catalog.item_ids:
+            raise InputError(f"{path}: lists other items than items.jsonl")
+        return table
+
+    @cached_property
+    def trie(self) -> ItemTrie:
+        """The trie of the SIDs, mapped from its file."""
+        table, path = self.sid_table, self.directory.trie
+        if self.directory.read_manifest().format == 1:
+            # nothing binds the file to these SIDs
+            return ItemTrie(table.sids, list(table.codebook_sizes))
+        self._checked(path)
+        with parse_errors(path, "a readable trie"):
+            trie = ItemTrie.load(str(path))
+        if (trie.num_items, trie.codebook_sizes) != (len(table.item_ids), table.codebook_sizes):
+            raise InputError(f"{path}: holds other SIDs than sids.npz")
+        return trie
+
+    @cached_property
+    def model(self) -> "StoreModel":
+        """The recommender, float32 on the CPU until its user moves it."""
+        from store_engine.model.store_model import StoreModel
+        from store_engine.model.weights import load_weights
+
+        path = self._checked(self.directory.model_weights)
+        sizes = self.sid_table.codebook_sizes
+        model = StoreModel(self.config.model, len(self.vocabulary), sizes)
+        load_weights(model, path)
+        return model
+
+    @property
+    def has_scoring(self) -> bool:
+        """Whether the run was trained to score candidates."""
+        return self.directory.is_complete(self.directory.scoring_weights)
+
+    @cached_property
+    def scoring_weights(self) -> Path:
+        """The file with the weights that score candidates, verified."""
+        return self._checked(self.directory.scoring_weights)
+
+    @cached_property
+    def tokenizer_weights(self) -> Path:
+        """The file with the weights of stage 1, verified."""
+        return self._checked(self.directory.tokenizer_weights)
+
+    def _checked(self, path: Path) -> Path:
+        return self.directory.check(path, self._verify)
+
+
+def load_run(run_dir: str | Path, *, verify: bool = False) -> Run:
+    """Opens a finished run.
+
+    Args:
+        run_dir: What training wrote.
+        verify: As for `Run`.
+
+    Raises:
+        InputError: The directory is missing, unfinished, or of another format.
+    """
+    directory = RunDirectory.open(run_dir)
+    weights = directory.model_weights
+    if weights.name not in directory.read_manifest().files or not weights.exists():
+        raise InputError(
+            f"{run_dir}: the run is not finished (it has no {weights.name}); "
+            f"train.py --resume goes on with it"
+        )
+    return Run(directory, verify)

@@ -1,0 +1,64 @@
+"""The files of a run directory: where each one is."""
+
+from pathlib import Path
+
+from store_engine.files.atomic import is_temporary
+from store_engine.files.directory_swap import LOCK_NAME
+
+VOCABULARY_FILES = ("text.model", "tokenizer.json", "tokenizer_config.json", "config.json")
+
+
+class RunPaths:
+    """The paths of a run directory's files; docs/run-directory.md says what is in them.
+
+    Args:
+        root: The directory, which need not exist.
+    """
+
+    def __init__(self, root: Path) -> None:
+        self.root = root
+        self.manifest = root / "run.json"
+        self.config = root / "config.toml"
+        self.items = root / "items.jsonl"
+        self.histories = root / "histories.npz"
+        self.item_texts = root / "texts.tokens"
+        self.train_rows = root / "train.tokens"
+        self.vocabulary = tuple(root / name for name in VOCABULARY_FILES)
+        self.tokenizer_weights = root / "tokenizer.safetensors"
+        self.sids = root / "sids.npz"
+        self.model_weights = root / "model.safetensors"
+        self.scoring_weights = root / "scoring.safetensors"
+        self.trie = root / "trie.bin"
+        self.metrics = root / "metrics.json"
+        # by a stage of the training, which makes a missing one again
+        self.made_later = (
+            self.tokenizer_weights,
+            self.sids,
+            self.model_weights,
+            self.scoring_weights,
+            self.trie,
+            self.metrics,
+        )
+        self.log = root / "train_log.jsonl"
+        self.tensorboard = root / "tensorboard"
+        self.curves = root / "curves.png"
+        self.checkpoints = root / "checkpoints"
+        self.lock = root / LOCK_NAME
+        self.verified = root / ".verified.json"
+
+    def made_from(self, path: Path) -> tuple[Path, ...]:
+        """The files whose content a file depends on: it does not go with others."""
+        return {
+            self.sids: (self.items, self.tokenizer_weights),
+            self.model_weights: (self.sids,),
+            self.scoring_weights: (self.sids,),
+            self.trie: (self.sids,),
+        }.get(path, ())
+
+    def foreign(self) -> list[str]:
+        """Names in the directory that no run has, sorted."""
+        paths = (path for path in vars(self).values() if isinstance(path, Path))
+        own = {path.name for path in paths if path != self.root}
+        own |= {*VOCABULARY_FILES, "data.json"}  # data.json: of format 1
+        names = sorted(path.name for path in self.root.iterdir())
+        return [name for name in names if name not in own and not is_temporary(name)]

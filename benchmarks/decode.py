@@ -8,14 +8,16 @@
     python benchmarks/decode.py --run runs/ml100k          # a trained run
 
 Providers:
-    ours            the engine: prefill once, beams share the context, C++ beam step
-    ours_torch      the same engine with backend="torch": its beam step is PyTorch too
+    ours            the engine: prefill once, beams share the context; with the backend that "auto"
+                    chooses: on a CPU the C++ beam step
+    ours_cpp, ours_torch, ours_triton
+                    the same engine with another backend, where that runs on the device
     torch_fallback  plain PyTorch: each beam has its own copy of the cache, reordered at each level
                     (plain_beam.py)
     transformers    the exported Llama in `generate`, constrained by transformers' prefix hook over
-                    a trie of Python dicts (transformers_beam.py)
-    floor           the forward passes of `ours` alone: prefill, then each level's beams, with the
-                    level's head; no trie, no search, no items
+                    a trie of Python dicts (transformers_beam.py), if it is installed
+    floor           the lower bound of a search by levels: the forward passes of `ours` alone,
+                    prefill, then each level's beams, with the level's head; no trie, no search
     ours_exact      every item of the catalogue scored, at batch 1
 
 All searches must return the same items with the same log-probabilities in float32; only then is
@@ -24,13 +26,14 @@ off: every repetition computes all of every history. (prefix_reuse.py has it on.
 """
 
 import argparse
+import importlib.util
 import sys
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from functools import partial
 from itertools import groupby
 from pathlib import Path
-from typing import Literal
+from typing import Literal, get_args
 
 import numpy as np
 import torch
@@ -40,11 +43,10 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from benchmarks.harness import Options, Report, measure_together, parse_options
 from benchmarks.plain_beam import PlainBeamSearch, Result
-from benchmarks.transformers_beam import TransformersBeamSearch
 from store_engine.config import DecodingConfig, ModelConfig
 from store_engine.data.catalog import Catalog
 from store_engine.decoding.beam import prefill
-from store_engine.decoding.beam_step import Backend, Normalize
+from store_engine.decoding.beam_step import Backend, Normalize, choose_backend
 from store_engine.decoding.engine import Engine
 from store_engine.inference.contexts import pack
 from store_engine.inference.cpu_model import for_decoding
@@ -201,14 +203,25 @@ def recommend(engine: Engine, backend: Backend, histories: list[list[int]], beam
     )
 
 
+def other_backends(device: torch.device) -> list[Backend]:
+    """The backends that run on the device, but for the one that "auto" is there."""
+    auto = choose_backend("auto", device)
+    names: tuple[Backend, ...] = get_args(Backend)
+    runs_here = [b for b in names if b != "triton" or device.type == "cuda"]
+    return [backend for backend in runs_here if backend not in ("auto", auto)]
+
+
 def make_searches(engine: Engine) -> dict[str, Search]:
     """Each search as a function of histories and beam width; all return `beam` items."""
-    searches: dict[str, Search] = {
-        "ours": partial(recommend, engine, "auto"),
-        "ours_torch": partial(recommend, engine, "torch"),
-        "torch_fallback": PlainBeamSearch(engine, BOS),
-    }
-    if engine.trie.num_levels == 4:  # its trie of 1e6 x 8 Python dicts would not fit
+    searches: dict[str, Search] = {"ours": partial(recommend, engine, "auto")}
+    for backend in other_backends(engine.device):
+        searches[f"ours_{backend}"] = partial(recommend, engine, backend)
+    searches["torch_fallback"] = PlainBeamSearch(engine, BOS)
+    if importlib.util.find_spec("transformers") is None:
+        print("transformers is not installed: no provider transformers", file=sys.stderr)
+    elif engine.trie.num_levels == 4:  # its trie of 1e6 x 8 Python dicts would not fit
+        from benchmarks.transformers_beam import TransformersBeamSearch
+
         searches["transformers"] = TransformersBeamSearch(engine, BOS)
     return searches
 

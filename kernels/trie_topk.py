@@ -23,7 +23,7 @@ import triton.language as tl
 from torch import Tensor
 
 from store_engine.kernels._dispatch import Backend, use_triton
-from store_engine.kernels.masked_softmax import pack_bitmask
+from store_engine.kernels.bitmask import pack_bitmask
 
 _NUM_PROGRAMS = 132  # wanted at least, one for each multiprocessor of an H100
 _MAX_NODES = 1 << 32  # of one depth: a node id has 32 bits of a key

@@ -6,8 +6,8 @@
         --config configs/tiny.toml run_dir=runs/mine recommender.lr=1e-3
 
 Everything goes into the run directory: weights, SIDs, trie, metrics, logs and checkpoints.
-Exit status: 0 done, or stopped by SIGTERM or Ctrl-C with a checkpoint; 1 the loss or a weight is not
-finite; 2 the data, the config or the machine has to be mended; 130 Ctrl-C where nothing is trained.
+Exit status: 0 done, or stopped by SIGTERM or Ctrl-C with a checkpoint; 1 the loss or a weight is
+not finite; 2 the data, the config or the machine has to be mended; 130 Ctrl-C between two stages.
 """
 
 import argparse

@@ -5,7 +5,6 @@ import torch
 from numpy.typing import NDArray
 
 from store_engine.config import Config
-from store_engine.model.weights import load_weights
 from store_engine.sid.collisions import resolve_collisions
 from store_engine.sid.dense_tokenizer import DenseTokenizer, ItemTexts, content_batch
 from store_engine.sid.quantize import fit_quantizer

@@ -1,8 +1,9 @@
 """The training loop, one for both stages."""
 
+import contextlib
 import math
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -94,7 +95,7 @@ def train_stage(
         is_silent=torch.distributed.get_rank() > 0,
         tensorboard=train.tensorboard,
     )
-    with log, StopRequest(engine.device) as stop:
+    with log, StopRequest(engine.device) as stop, _say_what_is_kept(checkpoints):
         while progress.step < stage.num_steps and not _is_hopeless(progress, train):
             metrics = train_step(engine, stage, training.config, progress.step)
             progress = progress._replace(step=progress.step + 1)
@@ -121,6 +122,17 @@ def train_stage(
         weights = merge_lora(full_weights(engine), train)
     engine.destroy()
     return weights
+
+
+@contextlib.contextmanager
+def _say_what_is_kept(checkpoints: Path) -> Iterator[None]:
+    """Adds to the news of a loss or weight that is not finite what there is to go back to."""
+    try:
+        yield
+    except FloatingPointError as error:
+        saved = read_progress(checkpoints)
+        kept = f"the checkpoint of step {saved.step} is kept" if saved else "there is no checkpoint"
+        raise FloatingPointError(f"{error}; {kept}") from error
 
 
 def _open_engine(

@@ -61,7 +61,8 @@ def process_group() -> Iterator[None]:
     launched_rank()
     alone = {"RANK": "0", "LOCAL_RANK": "0", "WORLD_SIZE": "1"}
     alone |= {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": "0"}  # 0: any free port
-    if "RANK" not in os.environ:
+    is_alone = "RANK" not in os.environ
+    if is_alone:
         os.environ.update(alone)
     if os.environ.get("LOCAL_RANK", "0") == "0":
         _prepare_compile()
@@ -79,6 +80,8 @@ def process_group() -> Iterator[None]:
         yield
     finally:
         deepspeed.comm.destroy_process_group()
+        for name in alone if is_alone else ():
+            os.environ.pop(name, None)
 
 
 def wait_for_first(what: str, store: Any = None) -> None:

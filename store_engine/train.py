@@ -139,8 +139,8 @@ def train(config: Config, ds_config: dict[str, Any], data: RunData) -> None:
         load_weights(tokenizer, run.tokenizer_weights)
         vectors = encode_over_ranks(tokenizer.to(device), texts, config.tokenizer.num_codes, device)
         if vectors is not None:
-            make_sids(vectors, catalog.item_ids, config).save(run.sids)
-            run.record(run.sids)
+            with run.writing(run.sids):
+                make_sids(vectors, catalog.item_ids, config).save(run.sids)
     wait_for_first("discretisation")
     table = SidTable.load(run.sids)
     log_rank0(describe(sid_report(table.sids, table.codebook_sizes, config.tokenizer.num_codes)))
@@ -161,12 +161,12 @@ def train(config: Config, ds_config: dict[str, Any], data: RunData) -> None:
 
     # -- evaluation -------------------------------------------------------------------------------
     if is_first:
-        trie = ItemTrie(table.sids, list(table.codebook_sizes))
-        trie.save(str(run.trie))
-        run.record(run.trie)
+        if not run.is_complete(run.trie):
+            with run.writing(run.trie):
+                ItemTrie(table.sids, list(table.codebook_sizes)).save(str(run.trie))
         metrics = evaluate_run(run.root)
-        save_metrics(metrics, run.metrics)
-        run.record(run.metrics)
+        with run.writing(run.metrics):
+            save_metrics(metrics, run.metrics)
         print_metrics(metrics, console)
         log_rank0(f"done in {time.perf_counter() - began:.0f} s; recommend with")
         log_rank0(f"  store-engine recommend --run {run.root} --history ID,ID,ID")
@@ -218,8 +218,8 @@ def _finish_stage(run: RunDirectory, files: dict[Path, dict[str, torch.Tensor]])
     """Writes a stage's weights; once the run lists them, the stage is done."""
     if torch.distributed.get_rank() == 0:
         for path, weights in files.items():
-            save_weights(weights, path)
-            run.record(path)
+            with run.writing(path):
+                save_weights(weights, path)
     wait_for_first(f"weights of {[path.name for path in files]}")
 
 

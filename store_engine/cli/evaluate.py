@@ -29,9 +29,8 @@ def main(argv: list[str] | None = None) -> int:
     try:
         metrics = evaluate_run(args.run, exact=args.exact)
         if args.save:
-            with RunDirectory.open_to_write(args.run) as run:
+            with RunDirectory.open_to_write(args.run) as run, run.writing(run.metrics):
                 save_metrics(metrics, run.metrics)
-                run.record(run.metrics)
     except InputError as error:
         print(f"error: {error}", file=sys.stderr)
         return 2

@@ -17,6 +17,7 @@ class FileEntry(NamedTuple):
     num_bytes: int
     sha256: str  # "" in format 1, which has digests of the data alone
     made_from: dict[str, str] = {}  # noqa: RUF012 - names of other files -> their digests then
+    next_sha256: str = ""  # of what is about to replace it; a kill on the way leaves either
 
 
 class Manifest(NamedTuple):
@@ -71,10 +72,11 @@ def read_manifest(path: Path) -> Manifest:
 
 def write_manifest(path: Path, manifest: Manifest) -> None:
     """Writes run.json, which stands complete or not at all."""
-    files = {}
-    for name, (num_bytes, digest, made_from) in manifest.files.items():
-        files[name] = {"bytes": num_bytes, "sha256": digest}
-        files[name] |= {"made_from": made_from} if made_from else {}
+    files: dict[str, dict[str, Any]] = {}
+    for name, entry in manifest.files.items():
+        optional = {"made_from": entry.made_from, "next_sha256": entry.next_sha256}
+        files[name] = {"bytes": entry.num_bytes, "sha256": entry.sha256}
+        files[name] |= {key: value for key, value in optional.items() if value}
     write_json(path, manifest._asdict() | {"files": files})
 
 
@@ -90,7 +92,8 @@ def _entry(values: Any) -> FileEntry:
     match values:
         case {"bytes": int(num_bytes), "sha256": str(digest)} if num_bytes >= 0:
             made_from: dict[str, str] = values.get("made_from", {})
-            digests = [digest] if digest else []
+            following = values.get("next_sha256", "")
+            digests = [value for value in (digest, following) if value != ""]
             if all(map(is_sha256, [*digests, *made_from.values()])):
-                return FileEntry(num_bytes, digest, made_from)
+                return FileEntry(num_bytes, digest, made_from, following)
     raise ValueError(f"an entry must state bytes and sha256, got {str(values)[:100]}")

@@ -7,8 +7,6 @@ behind, and from then on the run needs nothing but itself.
 from pathlib import Path
 from typing import NamedTuple
 
-import torch
-
 from store_engine.config import Config, changes
 from store_engine.data.catalog import Catalog
 from store_engine.data.load import Dataset, load_dataset
@@ -74,23 +72,6 @@ def read_run_data(config: Config, directory: RunDirectory | None = None) -> RunD
     written, max_tokens = TokenFile(directory.item_texts), config.data.max_text_tokens
     texts = ItemTexts(run.catalog, run.vocabulary, max_tokens, written)
     return RunData(directory, run.catalog, run.vocabulary, texts, TokenFile(directory.train_rows))
-
-
-def open_run(config: Config, resume: bool, overwrite: bool, is_first: bool) -> RunData:
-    """Begins or resumes a run on the first rank, and reads its data on every rank.
-
-    Args:
-        config: The run's config.
-        resume: As for `begin_or_resume`.
-        overwrite: As for `begin_or_resume`.
-        is_first: This is rank 0, which writes; the others wait for it.
-
-    Raises:
-        InputError: As `begin_or_resume` and `read_run_data`.
-    """
-    directory = begin_or_resume(config, resume, overwrite) if is_first else None
-    torch.distributed.barrier()
-    return read_run_data(config, directory)
 
 
 def _place(run_dir: str) -> Path:

@@ -8,6 +8,7 @@ none.
 
 import contextlib
 import datetime
+import hashlib
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import NamedTuple
@@ -185,15 +186,22 @@ class RunDirectory(RunPaths):
         """What is wrong with a file of the run, by its name in run.json; None if nothing is."""
         return self._problem(name, self.read_manifest(), always)
 
-    def record(self, *paths: Path) -> None:
-        """Lists files, which are complete, in run.json.
+    @contextlib.contextmanager
+    def writing(self, *paths: Path) -> Iterator[None]:
+        """Lists files in run.json once the block that writes them has ended well.
+
+        Until then they are not part of the run: a kill leaves a stage that is made again.
 
         Raises:
             ValueError: This process does not hold the run's lock.
         """
-        if self.lock_held is None:
-            raise ValueError(f"{self.root}: only the process that holds the lock may write")
-        manifest = self.read_manifest()
+        manifest = self._manifest_to_write()
+        names = [self._name(path) for path in paths]
+        if any(name in manifest.files for name in names):
+            others = {name: e for name, e in manifest.files.items() if name not in names}
+            write_manifest(self.manifest, manifest._replace(files=others))
+        yield
+        manifest = self._manifest_to_write()
         files = dict(manifest.files)
         for path in paths:
             origins = [self._name(origin) for origin in self.made_from(path)]
@@ -202,10 +210,28 @@ class RunDirectory(RunPaths):
         write_manifest(self.manifest, manifest._replace(files=files))
 
     def write_config(self, config: Config) -> None:
-        """Replaces the config."""
+        """Replaces the config; the run is whole at every moment.
+
+        Raises:
+            ValueError: This process does not hold the run's lock.
+        """
+        content, manifest = dump_config(config).encode(), self._manifest_to_write()
+        name = self._name(self.config)
+        entry = manifest.files[name]
+        for digest in (entry.sha256, entry.next_sha256):  # after a kill it can be either
+            if digest and sha256(self.config) == digest:
+                entry = FileEntry(self.config.stat().st_size, digest)
+        entry = entry._replace(next_sha256=hashlib.sha256(content).hexdigest())
+        write_manifest(self.manifest, manifest._replace(files=manifest.files | {name: entry}))
         with atomic_open(self.config) as file:
-            file.write(dump_config(config).encode())
-        self.record(self.config)
+            file.write(content)
+        files = manifest.files | {name: _entry(self.config)}
+        write_manifest(self.manifest, manifest._replace(files=files))
+
+    def _manifest_to_write(self) -> Manifest:
+        if self.lock_held is None:
+            raise ValueError(f"{self.root}: only the process that holds the lock may write")
+        return self.read_manifest()
 
     def _problem(self, name: str, manifest: Manifest, always: bool) -> str | None:
         path, entry = self.root / name, manifest.files.get(name)
@@ -215,6 +241,8 @@ class RunDirectory(RunPaths):
             return "missing" if not path.exists() else "not a regular file"
         if not manifest.is_current(name):
             return f"was made from another {' or '.join(entry.made_from)}"
+        if entry.next_sha256 and self._verified.matches(path, entry.next_sha256, always):
+            return None
         size = path.stat().st_size
         if entry.sha256 and size != entry.num_bytes:
             return f"changed or damaged: has {size:,} bytes, {entry.num_bytes:,} were written"

@@ -1,7 +1,7 @@
 import json
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from store_engine.errors import InputError
@@ -14,19 +14,22 @@ from store_engine.files.json_file import (
 )
 
 TEXT = st.text(st.characters(exclude_categories=["Cs"]))
-VALUES = st.dictionaries(TEXT, st.recursive(st.none() | st.integers() | TEXT, st.lists))
+LEAF = st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False) | TEXT
+VALUES = st.dictionaries(TEXT, LEAF | st.lists(LEAF, max_size=3), max_size=3)
 
 
 @given(VALUES)
+@settings(max_examples=50)
 def test_an_object_comes_back(tmp_path_factory, value):
-    path = tmp_path_factory.mktemp("json") / "x.json"
+    path = tmp_path_factory.getbasetemp() / "x.json"
     write_json(path, value)
     assert read_json(path) == value
 
 
-@given(st.lists(VALUES, max_size=4))
+@given(st.lists(VALUES, max_size=3))
+@settings(max_examples=50)
 def test_lines_come_back(tmp_path_factory, values):
-    path = tmp_path_factory.mktemp("json") / "x.jsonl"
+    path = tmp_path_factory.getbasetemp() / "x.jsonl"
     write_json_lines(path, values)
     assert [value for _, value in read_json_lines(path)] == values
 

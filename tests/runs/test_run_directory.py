@@ -1,3 +1,5 @@
+import contextlib
+import dataclasses
 import json
 import os
 import shutil
@@ -13,6 +15,8 @@ from store_engine._C import ItemTrie
 from store_engine.decoding.engine import Engine
 from store_engine.errors import InputError
 from store_engine.files import verification
+from store_engine.runs import run_directory
+from store_engine.runs.manifest import write_manifest
 from store_engine.runs.run import Run, load_run
 from store_engine.runs.run_directory import RunDirectory, lock_to_replace
 from store_engine.sid.sid_table import SidTable
@@ -182,8 +186,8 @@ def change_sids(run_dir, sizes=SIZES, reverse=False):
     with RunDirectory.open_to_write(run_dir) as run:
         table = SidTable.load(run.sids)
         ids = tuple(reversed(table.item_ids)) if reverse else table.item_ids
-        SidTable(table.sids[::-1].copy(), sizes, ids).save(run.sids)
-        run.record(run.sids)
+        with run.writing(run.sids):
+            SidTable(table.sids[::-1].copy(), sizes, ids).save(run.sids)
 
 
 @pytest.mark.parametrize("part", ["trie", "model"])
@@ -198,8 +202,8 @@ def test_parts_that_do_not_fit_each_other_are_refused(run_dir):
     with pytest.raises(InputError, match=r"sids\.npz: lists other items than items\.jsonl"):
         _ = load_run(run_dir).sid_table
     change_sids(run_dir, sizes=(6, 5, 9), reverse=True)
-    with RunDirectory.open_to_write(run_dir) as run:
-        run.record(run.trie, run.model_weights)
+    with RunDirectory.open_to_write(run_dir) as run, run.writing(run.trie, run.model_weights):
+        pass
     with pytest.raises(InputError, match=r"trie\.bin: holds other SIDs than sids\.npz"):
         _ = load_run(run_dir).trie
     with pytest.raises(InputError, match=r"tensor 'code_embedding\.weight' must be"):
@@ -283,8 +287,11 @@ def test_parts_are_loaded_when_they_are_asked_for(run_dir):
 
 
 def test_only_the_holder_of_the_lock_writes(run_dir):
+    run = RunDirectory.open(run_dir)
+    with pytest.raises(ValueError, match="holds the lock"), run.writing(run.sids):
+        pass
     with pytest.raises(ValueError, match="holds the lock"):
-        RunDirectory.open(run_dir).record(run_dir / "sids.npz")
+        run.write_config(run.read_config())
     with (
         RunDirectory.open_to_write(run_dir),
         pytest.raises(InputError, match=rf"in use by process {os.getpid()} on "),
@@ -317,3 +324,41 @@ def test_an_unfinished_run_has_some_parts(run_dir):
     assert run.sid_table.sids.shape == (60, 3)
     with pytest.raises(InputError, match=r"model\.safetensors: missing"):
         _ = run.model
+
+
+def test_a_file_is_part_of_the_run_once_it_is_written(run_dir):
+    with RunDirectory.open_to_write(run_dir) as run:
+        with pytest.raises(OSError, match="disk full"), run.writing(run.trie):
+            raise OSError("disk full")
+        assert not run.is_complete(run.trie)
+        with run.writing(run.trie):
+            assert not run.is_complete(run.trie)
+        assert run.is_complete(run.trie)
+
+
+def test_a_config_whose_replacement_was_killed_is_the_old_or_the_new_one(run_dir, monkeypatch):
+    def change(width):
+        with RunDirectory.open_to_write(run_dir) as run:
+            config = run.read_config()
+            decoding = dataclasses.replace(config.decoding, beam_width=width)
+            run.write_config(dataclasses.replace(config, decoding=decoding))
+
+    def width():
+        return RunDirectory.open(run_dir).read_config().decoding.beam_width
+
+    change(31)
+    for writes in (1, 2):
+        left = [writes]
+
+        def write(path, manifest, left=left):
+            left[0] -= 1
+            if left[0] < 0:
+                raise KeyboardInterrupt
+            write_manifest(path, manifest)
+
+        with monkeypatch.context() as patch, contextlib.suppress(KeyboardInterrupt):
+            patch.setattr(run_directory, "write_manifest", write)
+            change(40 + writes)
+        assert width() == 40 + writes
+        change(50 + writes)
+        assert width() == 50 + writes

@@ -24,8 +24,8 @@ def main(argv: list[str] | None = None) -> int:
         for name, what in _VERBS.items():
             print(f"  {name:<10} {what}")
         return 0 if verb in ("-h", "--help") else 2
-    # libgomp reads it when torch is loaded: a thread that waits for the others sleeps soon. On cores
-    # that other processes keep busy, long spinning makes two threads ten times slower
+    # libgomp reads it when torch is loaded: a thread that waits for the others sleeps soon. On
+    # cores that other processes keep busy, long spinning makes two threads ten times slower
     os.environ.setdefault("GOMP_SPINCOUNT", "1000")
     name = "tokenize_items" if verb == "tokenize" else verb  # not the name of a standard module
     room = "store_engine" if verb == "train" else "store_engine.cli"

@@ -107,8 +107,10 @@ def checkpoint_files(directory: Path, progress: TrainProgress) -> list[str]:
     Raises:
         InputError: Something there is no regular file: a link could lead anywhere.
     """
-    found = []
-    for folder, folders, names in os.walk(directory / progress.tag):
+    root, found = directory / progress.tag, []
+    if root.is_symlink():
+        raise InputError(f"{root}: must be a directory, is a link")
+    for folder, folders, names in os.walk(root):
         for name in [*folders, *names]:
             path = Path(folder, name)
             mode = path.lstat().st_mode
@@ -116,7 +118,9 @@ def checkpoint_files(directory: Path, progress: TrainProgress) -> list[str]:
                 raise InputError(f"{path}: must be a regular file: a checkpoint holds nothing else")
         found += [str(Path(folder, name).relative_to(directory)) for name in names]
     if progress.best is not None:
-        found.append(best_weights_name(progress.best.step))
+        name = best_weights_name(progress.best.step)
+        if (directory / name).exists():  # not with `train.keep = "last"`
+            found.append(name)
     return sorted(found)
 
 

@@ -9,8 +9,8 @@ import pytest
 from safetensors.torch import load_file
 
 from store_engine.sid.sid_table import SidTable
-from store_engine.training.checkpoint import last_position
 from store_engine.training.log import read_log
+from store_engine.training.progress import read_progress
 
 
 def last_losses(run_dir):
@@ -39,7 +39,7 @@ def test_a_run_is_complete_and_measured(tiny_run):
     }  # fmt: skip
     assert not [name for name in names if name.endswith(".tmp")]
     for stage in ("tokenizer", "recommender"):
-        position = last_position(tiny_run / "checkpoints" / stage)
+        position = read_progress(tiny_run / "checkpoints" / stage)
         assert position.step == metrics["train"][stage]["num_steps"]
 
 
@@ -79,7 +79,7 @@ def test_sigterm_saves_and_ends_well(tmp_path, train_until_killed):
     train_until_killed(run_dir, "tokenizer", 3, signum=signal.SIGTERM)
     last_step = read_log(run_dir / "train_log.jsonl")[-1]["step"]
     assert last_step < 30
-    assert last_position(run_dir / "checkpoints" / "tokenizer").step == last_step
+    assert read_progress(run_dir / "checkpoints" / "tokenizer").step == last_step
 
 
 @pytest.mark.slow

@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from store_engine.model.weights import read_weights
-from store_engine.training.checkpoint import last_position
+from store_engine.training.progress import read_progress
 from store_engine.training.log import read_log
 
 ROOT = Path(__file__).parents[2]
@@ -41,7 +41,7 @@ def run_dirs(tmp_path_factory):
 @pytest.mark.parametrize("zero_stage", ZERO_STAGES)
 def test_two_ranks_then_one_then_two_reach_the_same_end(zero_stage, run_dirs):
     whole, changed = (run_dir / f"zero{zero_stage}" for run_dir in run_dirs)
-    position = last_position(changed / "checkpoints" / "recommender")
+    position = read_progress(changed / "checkpoints" / "recommender")
     assert position.num_ranks == 2
     want, got = (read_log(run_dir / "train_log.jsonl") for run_dir in (whole, changed))
     assert len(want) == position.step > 12

@@ -14,14 +14,13 @@ sys.path.insert(0, str(Path(__file__).parent))
 from conftest import make_stages
 
 from store_engine.training.deepspeed_setup import (
-    exit_rank,
     full_weights,
     initialize,
-    process_group,
     read_ds_config,
     zero_init,
 )
 from store_engine.training.loop import train_step
+from store_engine.training.process_group import exit_rank, process_group
 
 parser = argparse.ArgumentParser()
 parser.add_argument("--local_rank")

@@ -67,7 +67,7 @@ def environment_threads() -> tuple[int, str]:
     """Reads OMP_NUM_THREADS: 0 if it is unset or no number, and in the latter case a word on it."""
     value = os.environ.get("OMP_NUM_THREADS", "")
     first = value.split(",")[0].strip()  # the others are for nested regions
-    if first.isdecimal() and int(first) > 0:
+    if first.isascii() and first.isdecimal() and int(first) > 0:
         return int(first), ""
     return 0, f"OMP_NUM_THREADS={value!r} is no number of threads; " if value.strip() else ""
 

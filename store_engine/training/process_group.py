@@ -26,7 +26,7 @@ from store_engine.errors import InputError
 # the other ranks wait this long while the first one reads the data
 _JOIN_TIMEOUT = timedelta(hours=2)
 _POLL = timedelta(seconds=30)
-_LAUNCHED = ("RANK", "WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT")
+_LAUNCHED = ("RANK", "LOCAL_RANK", "WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT")
 # a lock without an owner on this machine may belong to another one that shares the folder
 _QUIET_S = 90.0
 
@@ -43,7 +43,7 @@ def launched_rank() -> int:
         raise InputError(f"the launcher set RANK but not {', '.join(missing)}; unset RANK")
     values = {name: os.environ[name] for name in _LAUNCHED if name != "MASTER_ADDR"}
     for name, value in values.items():
-        if not value.isdecimal():
+        if not (value.isascii() and value.isdecimal()):
             raise InputError(f"{name} must be a whole number, is {value!r}")
     return int(values["RANK"])
 

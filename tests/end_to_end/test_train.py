@@ -53,6 +53,22 @@ def test_both_stages_learn(tiny_run):
 
 
 @pytest.mark.slow
+@pytest.mark.parametrize(
+    ("stage", "first", "last"),
+    [
+        ("tokenizer", 6.322957515716553, 4.264669418334961),
+        ("recommender", 2.515071392059326, 1.5638495683670044),
+    ],
+)
+def test_the_losses_of_tiny_are_golden(stage, first, last, tiny_run):
+    """In float32. Sums in another order, on another processor, differ in the seventh digit."""
+    losses = [e["loss"] for e in read_log(tiny_run / "train_log.jsonl") if e["stage"] == stage]
+    assert losses[0] == pytest.approx(first, rel=1e-5)
+    # 30 and 48 steps, each of which carries the differences on
+    assert losses[-1] == pytest.approx(last, rel=1e-4)
+
+
+@pytest.mark.slow
 @pytest.mark.parametrize(("stage", "step"), [("tokenizer", 17), ("recommender", 23)], ids=str)
 def test_killed_and_resumed_reaches_the_same_end(
     stage, step, tiny_run, tmp_path, train, train_until_killed

@@ -1,7 +1,7 @@
 """Trains stage 2 in one go, or up to a step and then on; run by test_resume.py.
 
-python tests/training/resume.py FOLDER begin     # FOLDER/CASE/whole, and half of FOLDER/CASE/resumed
-python tests/training/resume.py FOLDER go_on     # the other half, in a process of its own
+python tests/training/resume.py FOLDER begin   # CASE/whole, and half of CASE/resumed
+python tests/training/resume.py FOLDER go_on   # the other half, in a process of its own
 """
 
 import argparse

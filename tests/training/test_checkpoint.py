@@ -128,7 +128,7 @@ def test_the_best_weights_belong_to_the_checkpoint(directory):
     assert read_best_weights(directory, 24)["w"].tolist() == [24, 24]
     load_checkpoint(FileEngine(), directory)
     (directory / "best-00000024.safetensors").unlink()
-    with pytest.raises(InputError, match="best-00000024.safetensors: missing or damaged"):
+    with pytest.raises(InputError, match=r"best-00000024\.safetensors: missing or damaged"):
         load_checkpoint(FileEngine(), directory)
 
 

@@ -20,7 +20,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from deepspeed.runtime.fp16.loss_scaler import LossScaler
+from deepspeed.runtime.fp16.loss_scaler import DynamicLossScaler, LossScaler
 from deepspeed.runtime.zero.config import ZeroStageEnum
 from deepspeed.utils.tensor_fragment import fragment_address
 from torch import Tensor
@@ -41,7 +41,7 @@ from store_engine.training.progress import (
 
 _UNIVERSAL = "universal"  # folder of the state put together again, while it is read
 # what an optimiser's state holds beside tensors, numbers, strings and containers
-_CLASSES = (LossScaler, ZeroStageEnum, fragment_address)
+_CLASSES = (LossScaler, DynamicLossScaler, ZeroStageEnum, fragment_address)
 # torch.load then reads nothing but tensors and listed classes, whatever its caller asks for
 _FORCE = "TORCH_FORCE_WEIGHTS_ONLY_LOAD"
 

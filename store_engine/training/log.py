@@ -1,8 +1,8 @@
 """What training tells: a progress bar for the eye, train_log.jsonl and TensorBoard for the rest.
 
-A line of train_log.jsonl holds the metrics of one step: `loss`, the loss of every task as
-`loss/TASK`, and what `NO_LOSS` names. Tasks have names that users chose, such as a text field's:
-the prefix keeps them apart from the log's own.
+A line of train_log.jsonl holds the metrics of one step: `loss`, the loss of every task or text
+field as `loss/NAME`, and metrics of the log's own. Users choose the names of text fields: the
+prefix keeps them apart from the log's.
 """
 
 import contextlib

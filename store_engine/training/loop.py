@@ -178,7 +178,7 @@ def train_step(engine: Any, stage: Stage, config: Config, step: int) -> dict[str
     for group in engine.optimizer.param_groups:
         group["lr"] = rate
     peak = matmul_peak(next(engine.module.parameters()).dtype, engine.device)
-    totals = torch.zeros(3 + 2 * len(stage.tasks), dtype=torch.float64)
+    totals = torch.zeros(3 + 2 * len(stage.losses), dtype=torch.float64)
     # the step's randomness is a function of the step: resuming needs no saved generator
     seed_torch(config.train.seed, stage.name, step, rank)
     for i in range(accumulation):
@@ -198,10 +198,11 @@ def train_step(engine: Any, stage: Stage, config: Config, step: int) -> dict[str
         raise FloatingPointError(f"{stage.name}: the loss of step {step + 1} is {mean_loss}")
     sums, counts = totals[3:].view(2, -1)
     wall_s = time.perf_counter() - began
-    by_task = zip(stage.tasks, (sums / counts.clamp(min=1)).tolist(), counts.tolist(), strict=True)
+    means = (sums / counts.clamp(min=1)).tolist()
+    parts = zip(stage.losses, means, counts.tolist(), strict=True)
     return {
         "loss": mean_loss,
-        **{f"loss/{task}": loss for task, loss, count in by_task if count},
+        **{name: loss for name, loss, count in parts if count},
         "lr": rate,
         "tokens_per_s": num_tokens / wall_s,
         "share_of_peak": num_flops / wall_s / (num_ranks * peak),

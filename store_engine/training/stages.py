@@ -37,8 +37,8 @@ class StepLoss(NamedTuple):
     """The loss of one shard of a step."""
 
     total: Tensor  # scalar; its mean over all shards is the step's loss
-    sums: Tensor  # (num_tasks,) float32, detached
-    counts: Tensor  # (num_tasks,) number of terms in each sum
+    sums: Tensor  # (num_losses,) float32, detached
+    counts: Tensor  # (num_losses,) number of terms in each sum
     num_tokens: int  # real tokens that went through the model
     num_flops: float  # that forward and backward need
 
@@ -55,7 +55,7 @@ class Stage(Protocol):
     """What the training loop needs to know."""
 
     name: str
-    tasks: tuple[str, ...]
+    losses: tuple[str, ...]  # what the log calls the parts of the loss
     num_steps: int
     lr: float
 
@@ -77,7 +77,7 @@ class TokenizerStage:
     def __init__(self, config: Config, texts: ItemTexts, text_vocab_size: int) -> None:
         self.config, self.texts, self.text_vocab_size = config, texts, text_vocab_size
         self.lr = config.tokenizer.lr
-        self.tasks = (*texts.fields, "contrastive")
+        self.losses = (*(f"loss/{field}" for field in texts.fields), "contrastive")
         self.items_per_step = min(config.tokenizer.items_per_step, texts.num_items)
         self.steps_per_epoch = texts.num_items // self.items_per_step
         self.num_steps = config.tokenizer.epochs * self.steps_per_epoch
@@ -120,7 +120,7 @@ class TokenizerStage:
         own, num_targets = batch
         losses, vectors = module(own)
         total = losses.sum() * num_shards / max(num_targets, 1)
-        sums, counts = _by_task(losses, own.text.target_tasks, len(self.tasks))
+        sums, counts = _by_task(losses, own.text.target_tasks, len(self.losses))
         num_tokens = len(own.content_tokens) + len(own.text.tokens)
         columns = head_columns(own.text.targets, UnifiedVocabulary(self.text_vocab_size))
         num_flops = training_flops(self.config.model, own.content_sequences, 0)
@@ -160,7 +160,7 @@ class RecommenderStage:
         tokens, max_history = items.to_ids(table.sids), config.data.max_history
         data = TaskData(texts, histories, items, tokens, max_history, config.train.seed)
         self.mixture = Mixture(config.recommender, data)
-        self.tasks = tuple(task.name for task in self.mixture.tasks)
+        self.losses = tuple(f"loss/{task.name}" for task in self.mixture.tasks)
         self.vocabulary = self.mixture.vocabulary
         self.lr = config.recommender.lr
         tokens_per_step = config.recommender.tokens_per_step
@@ -209,7 +209,7 @@ class RecommenderStage:
         """Computes the cross-entropy; each loss group's mean over the step has the same weight."""
         documents, sequences, weights = batch
         losses = module(documents.tokens, sequences, documents.targets)
-        sums, counts = _by_task(losses, documents.target_tasks, len(self.tasks))
+        sums, counts = _by_task(losses, documents.target_tasks, len(self.losses))
         total = (losses * weights[documents.target_tasks]).sum()
         columns = head_columns(documents.targets, self.vocabulary)
         num_flops = training_flops(self.config.model, sequences, columns)

@@ -20,6 +20,7 @@ from store_engine.sid.dense_tokenizer import (
     tokenizer_batch,
 )
 from store_engine.text.text_vocabulary import TextVocabulary
+from store_engine.training.log import VALIDATION
 from store_engine.training.stages import TokenizerStage
 
 pytestmark = pytest.mark.usefixtures("process_group")
@@ -75,11 +76,11 @@ def test_every_task_can_be_learned(all_tasks):
         optimizer.zero_grad()
         loss.total.backward()
         optimizer.step()
-    means = dict(zip(all_tasks.tasks, (loss.sums / loss.counts).tolist(), strict=True))
-    assert means["scoring"] < 0.2  # from log 2
-    assert means["alignment"] < 1.0  # from log 16
-    assert means["next_item"] < 1.8
-    assert means["reconstruction"] < 3.0  # from log 300
+    means = dict(zip(all_tasks.losses, (loss.sums / loss.counts).tolist(), strict=True))
+    assert means["loss/scoring"] < 0.2  # from log 2
+    assert means["loss/alignment"] < 1.0  # from log 16
+    assert means["loss/next_item"] < 1.8
+    assert means["loss/reconstruction"] < 3.0  # from log 300
 
 
 def test_too_many_shards_are_refused(stages):
@@ -111,6 +112,17 @@ def test_a_shard_without_text_still_trains(stages):
     assert sorted(int(loss.counts[0]) > 0 for loss in losses) == [False, False, True]
     sum(loss.total for loss in losses).backward()
     assert all(p.grad.isfinite().all() for p in module.parameters())
+
+
+def test_no_text_field_overwrites_what_the_log_has(stages):
+    config, _, _ = stages
+    own = ["stage", "step", "loss", "contrastive", "lr", "tokens_per_s", "wall_s", VALIDATION]
+    catalog = Catalog(("a",), dict.fromkeys(own, ("some text",)))
+    vocabulary = TextVocabulary.train(["some text of another item"] * 9, 300)
+    stage = TokenizerStage(config, ItemTexts(catalog, vocabulary, 8), len(vocabulary))
+    names = [*own, *stage.losses[:-1]]
+    assert len(set(names)) == len(names)
+    assert stage.losses[-1] in own
 
 
 def test_the_labels_rows_are_cut_off_and_nothing_else(all_tasks):

@@ -10,9 +10,7 @@ Exit status: 0 done, or stopped by SIGTERM or Ctrl-C with a checkpoint; 1 the lo
 not finite; 2 the data, the config or the machine has to be mended; 130 Ctrl-C between two stages.
 """
 
-import argparse
 import errno
-import json
 import logging
 import os
 import sys
@@ -28,12 +26,13 @@ if __name__ == "__main__":
 
 import torch
 from deepspeed.accelerator import get_accelerator
-from rich.console import Console
 
 from store_engine._C import ItemTrie
+from store_engine.cli.train import parse_arguments
 from store_engine.config import Config, load_config
 from store_engine.errors import InputError
-from store_engine.evaluation.evaluate_run import evaluate_run, print_metrics, save_metrics
+from store_engine.evaluation.evaluate_run import evaluate_run
+from store_engine.evaluation.report import print_metrics, save_metrics
 from store_engine.evaluation.validation import Validation
 from store_engine.model.backbone import backbone_sizes
 from store_engine.model.weights import load_weights, read_weights, save_weights
@@ -42,6 +41,7 @@ from store_engine.runs.run import Run
 from store_engine.runs.run_directory import RunDirectory
 from store_engine.sid.collisions import describe, sid_report
 from store_engine.sid.sid_table import SidTable
+from store_engine.terminal import escape_unencodable_output, make_console, printable
 from store_engine.training.deepspeed_setup import read_ds_config, set_threads
 from store_engine.training.discretise import encode_over_ranks, make_sids
 from store_engine.training.initial_weights import (
@@ -62,14 +62,15 @@ from store_engine.training.stages import RecommenderStage, TokenizerStage
 # what a user can mend: a full disk or quota, a file beyond the limit, no permission, read-only
 _UNWRITABLE = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EACCES, errno.EPERM, errno.EROFS)
 
-console = Console(soft_wrap=True)
+console = make_console(soft_wrap=True)
 
 
 def main(argv: list[str] | None = None) -> int:
     """Trains from the command line; returns the exit status."""
     warnings.filterwarnings("ignore", category=FutureWarning, module="torch.distributed")
     logging.getLogger("DeepSpeed").setLevel(logging.WARNING)
-    args = _parse_arguments(argv)
+    escape_unencodable_output()
+    args = parse_arguments(argv)
     place = args.config
     try:
         rank = launched_rank()
@@ -81,12 +82,12 @@ def main(argv: list[str] | None = None) -> int:
         with process_group():
             train(config, ds_config, read_run_data(config, directory))
     except InputError as error:
-        print(f"error: {error}", file=sys.stderr)
+        print(f"error: {printable(error)}", file=sys.stderr)
         return 2
     except OSError as error:
         if error.errno not in _UNWRITABLE:
             raise
-        print(f"error: {error.filename or place}: {error.strerror}", file=sys.stderr)
+        print(f"error: {printable(error.filename or place)}: {error.strerror}", file=sys.stderr)
         return 2
     except InterruptedTraining as stopped:
         print(f"{stopped}; --resume goes on", file=sys.stderr)
@@ -169,32 +170,9 @@ def train(config: Config, ds_config: dict[str, Any], data: RunData) -> None:
             save_metrics(metrics, run.metrics)
         print_metrics(metrics, console)
         log_rank0(f"done in {time.perf_counter() - began:.0f} s; recommend with")
-        log_rank0(f"  store-engine recommend --run {run.root} --history ID,ID,ID")
+        log_rank0(f"  store-engine recommend {run.root} --history ID,ID,ID")
         run.close()
     wait_for_first("evaluation")
-
-
-def _parse_arguments(argv: list[str] | None) -> argparse.Namespace:
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
-    parser.add_argument("--config", default="configs/ml100k.toml", help="the run's TOML file")
-    parser.add_argument(
-        "--ds_config", required=True, help="DeepSpeed's JSON file, configs/zero*.json"
-    )
-    parser.add_argument(
-        "--data", metavar="PATH", help="folder of the data; short for data.path=PATH"
-    )
-    parser.add_argument("--resume", action="store_true", help="go on with the run that is there")
-    parser.add_argument("--overwrite", action="store_true", help="remove the run that is there")
-    parser.add_argument("--local_rank", type=int, help="set by the deepspeed launcher")
-    parser.add_argument(
-        "overrides", nargs="*", metavar="section.key=value", help="change a value of the config"
-    )
-    args = parser.parse_intermixed_args(argv)
-    if args.data is not None:
-        args.overrides.append(f"data.path={json.dumps(args.data)}")
-    return args
 
 
 def _check_shards(config: Config, data: RunData, stage: TokenizerStage, num_shards: int) -> None:

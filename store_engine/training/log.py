@@ -14,12 +14,12 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import IO, Any
 
-from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
 from store_engine.errors import InputError
 from store_engine.files.json_file import parse_json, write_json_lines
 from store_engine.files.regular import open_regular
+from store_engine.terminal import make_console, printable
 
 _LINE_EVERY_S = 20.0  # without a terminal: one plain line this often
 VALIDATION = "valid_ndcg@10"
@@ -54,7 +54,7 @@ class TrainLog:
         tensorboard: bool = False,
     ) -> None:
         self._stage, self._num_steps = stage, num_steps
-        self._console = Console(soft_wrap=True)
+        self._console = make_console(soft_wrap=True)
         self._last_line = 0.0
         self._file: IO[str] | None = None
         self._events: Any = None
@@ -113,13 +113,13 @@ class TrainLog:
     def say(self, line: str) -> None:
         """Prints a line above the progress bar."""
         if self._file is not None:
-            self._console.print(line, highlight=False, markup=False)
+            self._console.print(line)
 
 
 def in_words(metrics: dict[str, float]) -> str:
     """Puts a step's metrics into words: every loss, the throughput, the share of the peak."""
     words = [
-        f"{name.removeprefix('loss/')} {value:.3f}"
+        f"{printable(name.removeprefix('loss/'))} {value:.3f}"
         for name, value in metrics.items()
         if name not in NO_LOSS
     ]

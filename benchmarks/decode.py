@@ -45,12 +45,15 @@ from benchmarks.harness import Options, Report, measure_together, parse_options
 from benchmarks.plain_beam import PlainBeamSearch, Result
 from store_engine.config import DecodingConfig, ModelConfig
 from store_engine.data.catalog import Catalog
-from store_engine.decoding.beam import prefill
-from store_engine.decoding.beam_step import Backend, Normalize, choose_backend
+from store_engine.decoding.backends import BackendName
 from store_engine.decoding.engine import Engine
-from store_engine.inference.contexts import pack
-from store_engine.inference.cpu_model import for_decoding
+from store_engine.inference.cache_attention import TreeAttention
+from store_engine.inference.decoding_model import prepare_for_decoding
 from store_engine.inference.kv_cache import KVCache
+from store_engine.inference.prefill import prefill
+from store_engine.inference.prefill_batch import PrefillBatch
+from store_engine.kernels._dispatch import choose_backend
+from store_engine.kernels.trie_topk import Normalize
 from store_engine.model.store_model import StoreModel
 
 Dtype = Literal["float32", "bfloat16"]
@@ -69,6 +72,8 @@ class Shape:
 
 # fmt: off
 SHAPES = {
+    "tiny": Shape(ModelConfig(hidden_size=64, num_layers=1, num_heads=2, num_kv_heads=1,
+                              head_dim=32, intermediate_size=64), 512),
     "256x4": Shape(ModelConfig(hidden_size=256, num_layers=4, num_heads=4, num_kv_heads=4,
                                head_dim=64, intermediate_size=768), 2048),
     "smollm2": Shape(ModelConfig(hidden_size=576, num_layers=30, num_heads=9, num_kv_heads=3,
@@ -121,6 +126,7 @@ DEFAULT_CASES = [
     Case("256x4", "bfloat16", 16),
 ]
 MORE_CASES = [
+    Case("tiny", "float32", 2, 4, (3, 3), Catalogue(1000, 4, 16)),  # to try the benchmark itself
     Case("256x4", "bfloat16", 1),
     Case("256x4", "bfloat16", 16, history=(5, 35)),
     Case("256x4", "bfloat16", 16, beam=50),
@@ -196,17 +202,19 @@ def random_histories(engine: Engine, case: Case) -> list[list[int]]:
     return [rng.integers(0, engine.catalog.num_items, n).tolist() for n in lengths]
 
 
-def recommend(engine: Engine, backend: Backend, histories: list[list[int]], beam: int) -> Result:
+def recommend(
+    engine: Engine, backend: BackendName, histories: list[list[int]], beam: int
+) -> Result:
     """The engine's search: `beam` items."""
     return engine.recommend_rows(
         histories, beam, beam_width=beam, exclude_history=False, backend=backend
     )
 
 
-def other_backends(device: torch.device) -> list[Backend]:
+def other_backends(device: torch.device) -> list[BackendName]:
     """The backends that run on the device, but for the one that "auto" is there."""
-    auto = choose_backend("auto", device)
-    names: tuple[Backend, ...] = get_args(Backend)
+    auto = choose_backend("auto", device, on_cpu="cpp")
+    names: tuple[BackendName, ...] = get_args(BackendName)
     runs_here = [b for b in names if b != "triton" or device.type == "cuda"]
     return [backend for backend in runs_here if backend not in ("auto", auto)]
 
@@ -228,28 +236,31 @@ def make_searches(engine: Engine) -> dict[str, Search]:
 
 def make_floor(engine: Engine, histories: list[list[int]], beam: int) -> Callable[[], object]:
     """The forward passes that a search by levels cannot do without, everything else prepared."""
-    model, trie, batch = for_decoding(engine.model), engine.trie, len(histories)
+    model, trie, batch = prepare_for_decoding(engine.model), engine.trie, len(histories)
     sids = torch.from_numpy(engine.sids).long().to(engine.device)
-    contexts = pack([np.array(h) for h in histories], model.vocabulary.to_id_tensor(sids), BOS)
+    item_tokens = model.vocabulary.to_id_tensor(sids)
+    contexts = PrefillBatch.from_histories([np.array(h) for h in histories], item_tokens, BOS)
     widths = [min(beam, size) for size in trie.level_sizes[1:-1]]
-    cache = KVCache(model.config, engine.device, model.code_head.weight.dtype)
+    cache = KVCache(model.config, engine.device, model.dtype)
     cache.start(contexts.lengths, sum(widths))
-    lengths, num_seen = contexts.lengths.to(engine.device), 0
+    lengths, num_seen = cache.device_lengths, 0
     blocks = []
     for level, width in enumerate(widths):
         num_seen += width
-        tokens = torch.full((batch * width,), model.text_vocab_size, device=engine.device)
+        codes = torch.zeros(batch * width, dtype=torch.int64, device=engine.device)
         positions = (lengths + level).repeat_interleave(width)
         itself = torch.arange(num_seen - width, num_seen, device=engine.device)
         ancestors = itself[:, None].expand(-1, level + 1)
-        attend = cache.decode(ancestors.expand(batch, -1, -1), begin=num_seen - width)
-        blocks.append((tokens + model.vocabulary.code_offsets[level], positions, attend))
+        ancestors = ancestors.expand(batch, -1, -1)
+        attend = TreeAttention(cache, ancestors, begin=num_seen - width)
+        blocks.append((codes, positions, attend))
 
     @torch.inference_mode()
     def run() -> None:
         model.level_logits(prefill(model, cache, contexts), 0)
-        for level, (tokens, positions, attend) in enumerate(blocks, 1):
-            model.level_logits(model.transformer(model.embed(tokens), positions, attend), level)
+        for level, (codes, positions, attend) in enumerate(blocks, 1):
+            hidden = model.transformer(model.embed_codes(codes, level - 1), positions, attend)
+            model.level_logits(hidden, level)
 
     return run
 

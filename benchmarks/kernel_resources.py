@@ -64,6 +64,7 @@ TYPES = {
     "top_parents_ptr top_tokens_ptr top_nodes_ptr top_num_valid_ptr context_lengths_ptr",
     "*i32": "plan_ptr bounds_ptr ranges_ptr words_ptr ranks_ptr is_bad_ptr",
     "*i1": "tree_mask_ptr",
+    "*u8": "was_bad_ptr top_is_bad_ptr",
     "i32": "num_rows num_tiles vocab_size hidden_size stride beam_width codebook_size num_words "
     "width num_splits num_heads head_dim num_context num_tree stride_batch stride_slot",
     "fp32": "scale",

@@ -3,7 +3,7 @@
 import functools
 import os
 import sys
-from contextlib import AbstractContextManager
+from contextlib import AbstractContextManager, nullcontext
 from typing import Literal
 
 import torch
@@ -42,7 +42,7 @@ def choose_backend(
     if backend == "torch":
         return "torch"
     if backend == "triton":
-        reason = None if _INTERPRET and device.type == "cpu" else _why_no_triton(device)
+        reason = None if _INTERPRET else _why_no_triton(device)
         if reason is not None:
             raise RuntimeError(f"backend='triton' needs {reason}")
         return "triton"
@@ -60,8 +60,8 @@ def use_triton(x: Tensor, backend: Backend) -> bool:
 
 
 def device_guard(x: Tensor) -> AbstractContextManager[object]:
-    """Makes the device of `x` the current one, on which Triton launches; nothing on a CPU."""
-    return torch.cuda.device_of(x)
+    """Makes the GPU of `x` the current device, on which Triton launches; nothing elsewhere."""
+    return torch.cuda.device(x.device) if x.device.type == "cuda" else nullcontext()
 
 
 @functools.cache

@@ -16,6 +16,7 @@ from torch import Tensor, nn
 from store_engine.config import TrainConfig
 from store_engine.errors import InputError
 from store_engine.files.json_file import read_json
+from store_engine.model import dtype
 from store_engine.model.threads import ThreadChoice, choose_threads, environment_threads
 
 # what the run's config says, or the number of ranks
@@ -102,12 +103,7 @@ def _check_types(config: dict[str, Any], where: str) -> None:
 
 def choose_dtype(train: TrainConfig) -> torch.dtype:
     """The dtype of the weights in training: `auto` takes bf16 where the machine computes in it."""
-    if train.dtype == "auto":
-        if torch.cuda.is_available():
-            return torch.bfloat16 if torch.cuda.is_bf16_supported() else torch.float32
-        has_bf16 = torch.cpu._is_amx_tile_supported() or torch.cpu._is_avx512_bf16_supported()
-        return torch.bfloat16 if has_bf16 else torch.float32
-    return torch.bfloat16 if train.dtype == "bfloat16" else torch.float32
+    return dtype.choose_dtype(train.dtype, "cuda" if torch.cuda.is_available() else "cpu")
 
 
 def set_threads(train: TrainConfig, before: int = 0) -> ThreadChoice:

@@ -103,7 +103,7 @@ def test_users_of_other_histories_are_no_neighbours():
 
 @pytest.mark.parametrize("exclude_history", [True, False], ids=["left out", "allowed"])
 def test_co_visitation_against_a_loop(exclude_history):
-    _, events = synthetic(60, 63, 6, seed=0, noise=0.3)
+    _, events = synthetic(60, 63, 6, seed=0)
     split = leave_one_out(events)
     counts = np.zeros((60, 60))
     for user in range(events.num_users):

@@ -21,6 +21,7 @@ from store_engine.sid.dense_tokenizer import (
 )
 from store_engine.text.text_vocabulary import TextVocabulary
 from store_engine.training.log import VALIDATION
+from store_engine.training.loop import _to_device
 from store_engine.training.stages import TokenizerStage
 
 pytestmark = pytest.mark.usefixtures("process_group")
@@ -145,12 +146,15 @@ def test_without_labels_nothing_is_cut_off(stages):
 
 @pytest.mark.parametrize("op", ["triton", "reference", "materialised"])
 @pytest.mark.parametrize("stage_id", [1, 2], ids=["tokenizer", "recommender"])
-def test_losses_and_gradients_do_not_depend_on_the_kernel(op, stage_id, stages, monkeypatch):
+def test_losses_and_gradients_do_not_depend_on_the_kernel(
+    op, stage_id, stages, monkeypatch, device
+):
     stage = stages[stage_id]
     torch.manual_seed(0)
-    module = stage.build()
+    module = stage.build().to(device)
     parameters = [p for p in module.parameters() if p.requires_grad]
-    batch = stage.batch(0, 0, 8)  # a small part: the interpreter is slow
+    # a small part: the interpreter is slow
+    batch = _to_device(stage.batch(0, 0, 8), torch.device(device))
 
     def losses_and_gradients():
         total = stage.loss(module, batch, 8).total

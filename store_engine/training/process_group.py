@@ -25,7 +25,7 @@ from store_engine.errors import InputError
 
 # the other ranks wait this long while the first one reads the data
 _JOIN_TIMEOUT = timedelta(hours=2)
-_POLL = timedelta(seconds=30)
+_POLL = timedelta(hours=1)  # a rank that is gone is noticed at once
 _LAUNCHED = ("RANK", "LOCAL_RANK", "WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT")
 # a lock without an owner on this machine may belong to another one that shares the folder
 _QUIET_S = 90.0

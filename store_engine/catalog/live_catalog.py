@@ -1,85 +1,28 @@
 """The items of an engine, which may change while others search them.
 
-A row, once given to an item, is its for good: histories may go on naming what was removed. A call
-works on one `CatalogView` and sees nothing of a change that comes later; a change makes a new view
-and puts it in the old one's place. The first change turns the trie into the core's live trie.
+An item keeps its catalogue row for ever, so histories may go on naming what was removed. A call
+works on one `CatalogView` and sees nothing of a change that comes later. A change first checks
+everything, then prepares a new view aside, and publishes it by one assignment: cut short anywhere,
+also by an interrupt or for lack of memory, it has happened in full or not at all.
 """
 
-import functools
 import threading
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
+from numpy.typing import ArrayLike, NDArray
 from torch import Tensor
 
-from store_engine._C import ItemTrie, LiveTrie, Snapshot
-from store_engine.catalog.item_sets import ItemSets
-from store_engine.catalog.trie_arrays import TrieArrays
+from store_engine._C import ItemTrie, LiveTrie
+from store_engine.catalog.catalog_view import CatalogView, LiveView, StaticView
+from store_engine.catalog.item_ids import check_item_ids
+from store_engine.catalog.item_table import ItemTable
+from store_engine.catalog.new_items import check_new_items
+from store_engine.catalog.set_expression import check_set_name
 from store_engine.data.catalog import Catalog
 from store_engine.errors import InputError
-
-Definitions = dict[str, NDArray[np.int64]]  # of item sets: name -> catalogue rows
-
-
-class CatalogView:
-    """The catalogue at one moment; immutable. A catalogue row is called `row`.
-
-    Args:
-        trie: The items there are.
-        rows: (num_items,) int64 ascending, the row of each of the trie's; None where these are the
-            same, or where the trie is a snapshot and knows them itself.
-        tokens: (num_rows, num_levels) int64 joint ids on the device, by row, also of items that
-            were removed.
-        definitions: Of the item sets.
-    """
-
-    def __init__(
-        self,
-        trie: ItemTrie | Snapshot,
-        rows: NDArray[np.int64] | None,
-        tokens: Tensor,
-        definitions: Definitions,
-    ) -> None:
-        self.trie = TrieArrays(trie, tokens.device)
-        self.tokens = tokens
-        self._rows, self._definitions = rows, definitions
-        self.sets = ItemSets(trie, definitions, self.trie_rows)
-
-    def trie_rows(self, rows: NDArray[np.int64]) -> NDArray[np.int64]:
-        """The trie's rows of those items that are there; the others are left out."""
-        trie = self.trie.item_trie
-        if isinstance(trie, Snapshot):
-            found = trie.rows_of(rows)
-        elif self._rows is None:
-            return rows
-        else:
-            found = np.searchsorted(self._rows, rows)
-            found[found == len(self._rows)] = 0
-            found[self._rows[found] != rows] = -1
-        return found[found >= 0]
-
-    def rows(self, trie_rows: NDArray[np.int64]) -> NDArray[np.int64]:
-        """The rows of the trie's rows, any shape; -1 stands for none and stays."""
-        trie, is_one = self.trie.item_trie, trie_rows >= 0
-        rows = trie_rows.copy()
-        if isinstance(trie, Snapshot):
-            rows[is_one] = trie.item_ids(trie_rows[is_one])
-        elif self._rows is not None:
-            rows[is_one] = self._rows[trie_rows[is_one]]
-        return rows
-
-    @functools.cached_property
-    def rebuilt(self) -> "CatalogView":
-        """The same items in a trie of their own, for whoever reads the arrays of a trie."""
-        trie = self.trie.item_trie
-        if isinstance(trie, ItemTrie):
-            return self
-        sids, rows = trie.items()
-        order = np.argsort(rows)
-        fresh = ItemTrie(np.ascontiguousarray(sids[order]), list(trie.codebook_sizes))
-        return CatalogView(fresh, rows[order], self.tokens, self._definitions)
 
 
 class LiveCatalog:
@@ -89,33 +32,28 @@ class LiveCatalog:
         catalog: The first items, in row order.
         sids: (num_items, num_levels) int32.
         trie: Of these.
-        token_offsets: (num_levels,) int64 on the device where tokens are wanted: the joint id of
+        token_offsets: (num_levels,) int64 on the device where tokens are wanted: the unified id of
             each level's first code.
+
+    Attributes:
+        view: The catalogue as it is now; replaced, never changed.
     """
 
     def __init__(
         self, catalog: Catalog, sids: NDArray[np.int32], trie: ItemTrie, token_offsets: Tensor
     ) -> None:
-        self._catalog: Catalog | None = catalog
         self._sizes, self._offsets = trie.codebook_sizes, token_offsets
-        # by row, and only ever appended to, so that readers need no lock
-        self._ids = list(catalog.item_ids)
-        self._fields = {name: list(texts) for name, texts in catalog.fields.items()}
-        self._row_of = {item_id: row for row, item_id in enumerate(self._ids)}
-        self._tokens = self._to_tokens(sids)
-        self._definitions: Definitions = {}
+        table = ItemTable.from_catalog(catalog, self._to_tokens(sids))
+        self.view: CatalogView = StaticView.from_trie(trie, table)
+        # None, or in step with the view unless `_is_changing` outlived a change that was cut short
         self._live: LiveTrie | None = None
+        self._is_changing = False
         self._lock = threading.Lock()
-        self.view = CatalogView(trie, None, self._tokens, self._definitions)
 
     @property
     def catalog(self) -> Catalog:
         """All items by row, also those that were removed. O(number of items) after a change."""
-        with self._lock:
-            if self._catalog is None:
-                fields = {name: tuple(texts) for name, texts in self._fields.items()}
-                self._catalog = Catalog(tuple(self._ids), fields)
-            return self._catalog
+        return self.view.table.catalog
 
     @property
     def sids(self) -> NDArray[np.int32]:
@@ -125,7 +63,7 @@ class LiveCatalog:
 
     def item_id(self, row: int) -> str:
         """The item of a row."""
-        return self._ids[row]
+        return self.view.table.item_id(row)
 
     def row_of(self, item_id: str) -> int:
         """The row of an item that is or was in the catalogue.
@@ -133,115 +71,98 @@ class LiveCatalog:
         Raises:
             InputError: There never was such an item.
         """
-        row = self._row_of.get(item_id)
-        if row is None:
-            raise InputError(f"unknown item id {item_id!r}; the catalogue has {len(self._ids):,}")
-        return row
+        return self.view.table.row_of(item_id)
 
     def define(self, name: str, item_ids: Iterable[str]) -> None:
-        """Names a set of items, or replaces it.
+        """Names a set of items, or replaces it. Calls under way go on with the old one.
 
         Raises:
-            InputError: The name is no identifier, or there never was such an item.
+            TypeError: The name is not text, or `item_ids` is no list of item ids.
+            InputError: The name is unfit (see `check_set_name`), or there never was such an item.
         """
-        if not name.isidentifier():
-            raise InputError(f"the name of an item set must be an identifier, got {name!r}")
-        rows = np.array([self.row_of(item_id) for item_id in item_ids], dtype=np.int64)
-        self._definitions[name] = rows
+        check_set_name(name)
+        ids = check_item_ids(item_ids, "item_ids", known=self.view.table)
+        with self._lock:
+            self.view = self.view.with_definition(name, self._rows_of(ids))
 
-    def add(self, items: Catalog, sids: NDArray[np.int32]) -> None:
+    def add(self, items: Catalog, sids: ArrayLike) -> None:
         """Adds items.
 
         Args:
             items: With the fields of the catalogue. One that was removed may come back.
-            sids: (num_items, num_levels) int32.
+            sids: (num_items, num_levels) integers.
 
         Raises:
-            InputError: An item is in the catalogue already; a field, a shape or a code is wrong.
-                Nothing is added then.
+            TypeError: `items` is no catalogue.
+            InputError: An item is in the catalogue already; a field, a text, a shape or a code is
+                wrong. Nothing is added then.
         """
         with self._lock:
-            self._check(items, sids)
-            next_row = len(self._ids)
-            rows = np.array([self._row_of.get(i, -1) for i in items.item_ids], dtype=np.int64)
-            is_new = rows < 0
-            rows[is_new] = next_row + np.arange(is_new.sum())
-            self._live_trie().add(np.ascontiguousarray(sids, dtype=np.int32), rows)
-            self._write(items, sids, rows)
-            self.view = self._new_view()
-            # last: who finds an item's row here finds it in the view too
-            self._row_of.update(zip(items.item_ids, rows.tolist(), strict=True))
+            table = self.view.table
+            new = check_new_items(items, sids, table.fields.keys(), self._sizes)
+            rows = table.rows_for(new.item_ids)
+            present = self.view.trie_rows(rows[rows < table.num_rows])
+            if len(present):
+                item_id = table.item_id(int(self.view.rows(present[:1])[0]))
+                raise InputError(f"item {item_id!r} is in the catalogue already")
+            tokens = self._to_tokens(new.sids)
+            with torch.inference_mode(False):  # the storage outlives the caller's mode
+                table = table.appended(new.item_ids, new.fields, rows, tokens)
+            with self._change() as live:
+                live.add(new.sids, rows)
+                self._publish(live, table)
 
     def remove(self, item_ids: Iterable[str]) -> None:
         """Removes items; histories may still name them.
 
         Raises:
+            TypeError: `item_ids` is no list of item ids.
             InputError: An item is not in the catalogue, is named twice, or none would be left.
                 Nothing is removed then.
         """
-        rows = np.array([self.row_of(item_id) for item_id in item_ids], dtype=np.int64)
+        ids = check_item_ids(item_ids, "item_ids", known=self.view.table)
         with self._lock:
-            live = self._live_trie()
-            for row, found in zip(rows.tolist(), live.snapshot().rows_of(rows), strict=True):
-                if found < 0:
-                    raise InputError(f"item {self._ids[row]!r} was removed already")
+            rows = self._rows_of(ids)
             if len(np.unique(rows)) < len(rows):
                 raise InputError("an item to remove is named twice")
-            if len(rows) == live.snapshot().num_items:
+            is_there = np.isin(rows, self.view.rows(self.view.trie_rows(rows)))
+            if not is_there.all():
+                item_id = self.item_id(int(rows[~is_there][0]))
+                raise InputError(f"item {item_id!r} was removed already")
+            if len(rows) == self.view.trie.num_items:
                 raise InputError("a catalogue needs at least one item")
-            live.remove(rows)
-            self.view = self._new_view()
+            if len(rows):
+                with self._change() as live:
+                    live.remove(rows)
+                    self._publish(live, self.view.table)
+
+    def _rows_of(self, item_ids: list[str]) -> NDArray[np.int64]:
+        return np.array([self.row_of(item_id) for item_id in item_ids], dtype=np.int64)
+
+    @contextmanager
+    def _change(self) -> Iterator[LiveTrie]:
+        """Lends the live trie for one change.
+
+        The trie changes before the view does. Where a change ended between the two, the trie is
+        ahead of the view, and the next change makes a new one from the view.
+        """
+        if self._live is None or self._is_changing:
+            self._live = self._live_trie()
+        self._is_changing = True
+        yield self._live
+        self._is_changing = False
 
     def _live_trie(self) -> LiveTrie:
-        if self._live is None:
-            rows = np.arange(len(self._ids), dtype=np.int64)
-            self._live = LiveTrie(self.sids, rows, list(self._sizes))
-        return self._live
+        trie = self.view.trie.item_trie
+        if isinstance(trie, ItemTrie):
+            sids, rows = self.sids, np.arange(trie.num_items, dtype=np.int64)
+        else:
+            sids, rows = trie.items()
+        return LiveTrie(sids, rows, list(self._sizes))
 
-    def _check(self, items: Catalog, sids: NDArray[np.int32]) -> None:
-        """Refuses what cannot be added."""
-        want = (items.num_items, len(self._sizes))
-        if sids.shape != want:
-            raise InputError(f"sids must be (num_items, num_levels) = {want}, got {sids.shape}")
-        if items.fields.keys() != self._fields.keys():
-            raise InputError(
-                f"the new items' fields must be {', '.join(self._fields)}, "
-                f"got {', '.join(items.fields)}"
-            )
-        is_wrong = (sids < 0) | (sids >= np.array(self._sizes))
-        if is_wrong.any():
-            item, level = np.argwhere(is_wrong)[0]
-            raise InputError(
-                f"item {items.item_ids[item]!r}: code {sids[item, level]} of level {level} is "
-                f"outside [0, {self._sizes[level]})"
-            )
-        known = [row for i in items.item_ids if (row := self._row_of.get(i)) is not None]
-        found = self._live_trie().snapshot().rows_of(np.array(known, dtype=np.int64))
-        for row in np.array(known)[found >= 0].tolist():
-            raise InputError(f"item {self._ids[row]!r} is in the catalogue already")
-
-    def _write(self, items: Catalog, sids: NDArray[np.int32], rows: NDArray[np.int64]) -> None:
-        """Enters tokens and texts at their rows."""
-        tokens = self._to_tokens(sids)
-        size, need = len(self._ids), int(rows.max(initial=0)) + 1
-        if need > len(self._tokens):
-            room = self._tokens.new_zeros(need // 4 + 1024, len(self._sizes))
-            self._tokens = torch.cat([self._tokens, room])
-        elif (rows < size).any():  # who reads an old row now must not see it half written
-            self._tokens = self._tokens.clone()
-        self._tokens[torch.from_numpy(rows).to(tokens.device)] = tokens
-        for i, row in enumerate(rows.tolist()):
-            if row == len(self._ids):
-                self._ids.append(items.item_ids[i])
-                for texts in self._fields.values():
-                    texts.append("")
-            for name, texts in self._fields.items():
-                texts[row] = items.fields[name][i]
-        self._catalog = None
+    def _publish(self, live: LiveTrie, table: ItemTable) -> None:
+        self.view = LiveView.from_snapshot(live.snapshot(), table, self.view.sets.definitions)
 
     def _to_tokens(self, sids: NDArray[np.int32]) -> Tensor:
-        return torch.tensor(sids, device=self._offsets.device) + self._offsets
-
-    def _new_view(self) -> CatalogView:
-        snapshot = self._live_trie().snapshot()
-        return CatalogView(snapshot, None, self._tokens[: len(self._ids)], self._definitions)
+        with torch.inference_mode(False):
+            return torch.tensor(sids, device=self._offsets.device) + self._offsets

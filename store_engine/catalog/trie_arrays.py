@@ -1,47 +1,65 @@
-"""The trie's level-order arrays as tensors, for everything in decoding that is not the C++ core.
+"""The trie as the searches see it: the core's own object, or its arrays as tensors.
 
-Node j of depth d + 1 is entry j of `token[d]`; its children are the nodes
-child_begin[d + 1][j] : child_begin[d + 1][j + 1] of the next depth. The root is node 0 of depth 0.
-Nodes of one depth are in ascending order of their SID prefix, so the items below a node are a
-contiguous range of the items in SID order.
+The nodes of level l stand for SID prefixes of l codes; the root is node 0 of level 0. Node j of
+level l + 1 is entry j of `token[l]`; its children are the nodes
+child_begin[l + 1][j] : child_begin[l + 1][j + 1] of the next level. The nodes of one level ascend
+with the SID prefix, so the items below a node are a contiguous range of the items in SID order; an
+item's position in this order is its rank.
 """
 
 import functools
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
 from store_engine._C import ItemTrie, Snapshot
+from store_engine.kernels.ragged import ragged_ranges
 
 
-class TrieArrays:
-    """The arrays of an `ItemTrie` on one device, each made when it is first used.
+class SearchTrie:
+    """A trie of the C++ core and its sizes, which is all that the core's own search needs.
 
     Args:
-        item_trie: The trie of the C++ core. A snapshot has no arrays and serves that core alone.
-        device: Where the tensors are made.
+        item_trie: The trie, or a snapshot of a live one.
     """
 
-    def __init__(self, item_trie: ItemTrie | Snapshot, device: torch.device | str = "cpu") -> None:
+    def __init__(self, item_trie: ItemTrie | Snapshot) -> None:
         self.item_trie = item_trie
-        self.device = torch.device(device)
         self.num_levels: int = item_trie.num_levels
         self.num_items: int = item_trie.num_items
         self.codebook_sizes: list[int] = [int(size) for size in item_trie.codebook_sizes]
-        # nodes per depth, the root included
+        # nodes per level, the root included
         self.level_sizes: list[int] = [1, *(int(size) for size in item_trie.level_sizes)]
+
+
+class TrieArrays(SearchTrie):
+    """A trie whose arrays are tensors on one device, each made when it is first used.
+
+    Args:
+        item_trie: The trie of the C++ core.
+        device: Where the tensors are made.
+    """
+
+    item_trie: ItemTrie
+
+    def __init__(self, item_trie: ItemTrie, device: torch.device | str = "cpu") -> None:
+        if not isinstance(item_trie, ItemTrie):
+            raise TypeError(f"only an ItemTrie has arrays, got {type(item_trie).__name__}")
+        super().__init__(item_trie)
+        self.device = torch.device(device)
 
     @functools.cached_property
     def child_begin(self) -> list[Tensor]:
         """Per level (num_nodes + 1,) int64: where the children of each node begin."""
-        begins = (self._static.level(level)[0] for level in range(self.num_levels))
+        begins = (self.item_trie.level(level)[0] for level in range(self.num_levels))
         return [self._tensor(begin) for begin in begins]
 
     @functools.cached_property
     def token(self) -> list[Tensor]:
         """Per level (num_children,) int64: the code of each child."""
-        tokens = (self._static.level(level)[1] for level in range(self.num_levels))
+        tokens = (self.item_trie.level(level)[1] for level in range(self.num_levels))
         return [self._tensor(token) for token in tokens]
 
     @functools.cached_property
@@ -51,53 +69,53 @@ class TrieArrays:
 
     @property
     def rows(self) -> Tensor:
-        """(num_items,) int64: catalogue rows in SID order, ascending within a leaf."""
+        """(num_items,) int64: the trie's rows in SID order, ascending within a leaf."""
         return self._leaves[1]
 
     @functools.cached_property
-    def places(self) -> Tensor:
-        """(num_items,) int64: where each catalogue row stands in `rows`."""
+    def ranks(self) -> Tensor:
+        """(num_items,) int64: the rank of each row of the trie, its position in `rows`."""
         return self.rows.argsort()
 
     @functools.cached_property
     def item_begin(self) -> list[Tensor]:
-        """Per depth (num_nodes + 1,) int64: where the items below each node begin in `rows`."""
+        """Per level (num_nodes + 1,) int64: the rank of the first item below each node."""
         return [self._leaves[0][begin] for begin in self.leaf_begin]
 
     def children(self, level: int, nodes: Tensor) -> tuple[Tensor, Tensor]:
         """Lists the children of some nodes, all in one row.
 
         Args:
-            level: Depth of the nodes.
+            level: The nodes' level, less than num_levels.
             nodes: (num_nodes,) int64.
 
         Returns:
             parent: (num_children,) int64, index into `nodes`.
-            child: (num_children,) int64, node of depth level + 1, ascending within a parent.
+            child: (num_children,) int64, node of level + 1, ascending within a parent.
         """
         first = self.child_begin[level][nodes]
         return ragged_ranges(first, self.child_begin[level][nodes + 1] - first)
 
     @functools.cached_property
     def leaf_begin(self) -> list[Tensor]:
-        """Per depth (num_nodes + 1,) int64: where the leaves below each node begin."""
+        """Per level (num_nodes + 1,) int64: where the leaves below each node begin."""
         begins = [torch.arange(self.level_sizes[-1] + 1, device=self.device)]
         for child_begin in reversed(self.child_begin):
             begins.append(begins[-1][child_begin])
         return begins[::-1]
 
-    def only_leaves(self, depth: int, nodes: Tensor) -> tuple[Tensor, Tensor]:
+    def unique_leaves(self, level: int, nodes: Tensor) -> tuple[Tensor, Tensor]:
         """Finds the SID below each node where there is only one.
 
         Args:
-            depth: Of the nodes, at most num_levels.
+            level: The nodes' level, at most num_levels.
             nodes: int64 of any shape; -1 stands for none.
 
         Returns:
             leaves: int64 of that shape, -1 where there are several or none.
-            tokens: The same, the last code of each leaf's SID.
+            tokens: int64 of that shape, the last code of each leaf's SID; -1 likewise.
         """
-        begin = self.leaf_begin[depth]
+        begin = self.leaf_begin[level]
         node = nodes.clamp(min=0)
         leaves = begin[node]
         is_one = (nodes >= 0) & (begin[node + 1] - leaves == 1)
@@ -116,10 +134,10 @@ class TrieArrays:
         """Finds the node of each SID prefix.
 
         Args:
-            codes: (num_prefixes, depth) int64.
+            codes: (num_prefixes, level) int64.
 
         Returns:
-            (num_prefixes,) int64 nodes of that depth, -1 where no item has the prefix.
+            (num_prefixes,) int64 nodes of that level, -1 where no item has the prefix.
         """
         nodes = torch.zeros(len(codes), dtype=torch.int64, device=self.device)
         for level, code in enumerate(codes.unbind(1)):
@@ -130,28 +148,43 @@ class TrieArrays:
             nodes = child.masked_fill(~is_found, -1)
         return nodes
 
-    @property
-    def _static(self) -> ItemTrie:
-        if not isinstance(self.item_trie, ItemTrie):
-            raise TypeError("a snapshot has no arrays; see CatalogView.rebuilt")
-        return self.item_trie
-
     def _tensor(self, array: np.ndarray) -> Tensor:
         # a copy: the views of the core are read-only, which PyTorch does not know of
         return torch.tensor(np.asarray(array, dtype=np.int64), device=self.device)
 
 
-def ragged_ranges(first: Tensor, length: Tensor) -> tuple[Tensor, Tensor]:
-    """Writes the ranges first[i] : first[i] + length[i] one behind the other.
+class SnapshotTrie(SearchTrie):
+    """A snapshot of a live trie, which the core alone can search as it is.
 
     Args:
-        first: (num_ranges,) int64.
-        length: (num_ranges,) int64, none negative.
-
-    Returns:
-        owner: (total,) int64, the i each number comes from.
-        number: (total,) int64.
+        item_trie: The snapshot; its item ids are catalogue rows.
+        device: Where the arrays of `compacted` are made.
     """
-    owner = torch.arange(len(first), device=first.device).repeat_interleave(length)
-    before = length.cumsum(0) - length
-    return owner, torch.arange(len(owner), device=first.device) + (first - before)[owner]
+
+    item_trie: Snapshot
+
+    def __init__(self, item_trie: Snapshot, device: torch.device | str = "cpu") -> None:
+        super().__init__(item_trie)
+        self._device = device
+
+    @functools.cached_property
+    def compacted(self) -> tuple[TrieArrays, NDArray[np.int64]]:
+        """A trie of the same items in row order, and their catalogue rows, ascending.
+
+        O(num_items) when it is first asked for.
+        """
+        sids, rows = self.item_trie.items()
+        order = np.argsort(rows)
+        trie = ItemTrie(np.ascontiguousarray(sids[order]), list(self.codebook_sizes))
+        return TrieArrays(trie, self._device), rows[order]
+
+
+def require_arrays(trie: SearchTrie) -> TrieArrays:
+    """Returns a trie as one that has arrays.
+
+    Raises:
+        TypeError: The trie is a snapshot.
+    """
+    if not isinstance(trie, TrieArrays):
+        raise TypeError("only the C++ core searches a snapshot; take CatalogView.compacted")
+    return trie

@@ -4,6 +4,7 @@ A row, the position in the catalogue, stands for an item everywhere else; ids co
 here. On disk it is items.jsonl, one `{"item_id": ..., "text": {field: text}}` per row.
 """
 
+from collections.abc import Container
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -63,13 +64,8 @@ class Catalog:
         """
         row = self._rows.get(item_id)
         if row is None:
-            raise InputError(f"unknown item id {item_id!r}; the catalogue has {self.num_items:,}")
+            raise unknown_item(item_id, self._rows, self.num_items)
         return row
-
-    def text(self, row: int) -> str:
-        """The item as one line, `title: ... | categories: ...`; empty fields are left out."""
-        texts = ((name, texts[row]) for name, texts in self.fields.items())
-        return " | ".join(f"{name}: {text}" for name, text in texts if text)
 
     def save(self, path: str | Path) -> None:
         """Writes items.jsonl, which either stands complete or not at all."""
@@ -105,6 +101,19 @@ class Catalog:
             return cls(tuple(item_ids), {name: tuple(texts) for name, texts in fields.items()})
         except InputError as error:
             raise InputError(f"{path}: {error}") from error
+
+
+def unknown_item(item_id: str, known: Container[str], num_items: int) -> InputError:
+    """Makes the error for an id that no item has, with the id that was probably meant.
+
+    Args:
+        item_id: The id.
+        known: The ids that there are.
+        num_items: How many there are.
+    """
+    meant = [item_id.strip(), item_id.strip().removesuffix(".0")]  # 50 read as a float is "50.0"
+    hint = next((f", did you mean {one!r}?" for one in meant if one in known), "")
+    return InputError(f"unknown item id {item_id!r}; the catalogue has {num_items:,}{hint}")
 
 
 def _parse(item: dict[str, Any], where: str) -> tuple[str, dict[str, str]]:

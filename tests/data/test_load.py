@@ -22,7 +22,10 @@ def test_movielens(tmp_path):
     config = DataConfig(path=str(write(tmp_path / "ml")), text_fields=("movie_title", "class"))
     dataset = load_dataset(config)
     assert dataset.name == "ml-100k"
-    assert dataset.catalog.text(0) == "movie_title: Heat | class: Crime"
+    assert {name: texts[0] for name, texts in dataset.catalog.fields.items()} == {
+        "movie_title": "Heat",
+        "class": "Crime",
+    }
     assert (dataset.histories.num_users, dataset.num_dropped_users) == (1, 1)
 
 

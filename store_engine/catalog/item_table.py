@@ -1,0 +1,146 @@
+"""All items that there are or were, by row, in a form that grows without copying.
+
+A table is immutable to its readers. Its successor shares the storage: new rows are written behind
+the end of the old table, where no reader of it looks. Where an old row changes, that column is
+copied first. So a change that is cut short anywhere leaves the old table as it was, and what it
+left behind the end is overwritten by the next change.
+"""
+
+import functools
+from collections.abc import Mapping, Sequence
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from store_engine.data.catalog import Catalog, unknown_item
+
+
+class ItemTable:
+    """Ids, texts and tokens of the first `num_rows` rows of a growing storage.
+
+    `appended` may be called on the latest table only, by one thread at a time.
+
+    Args:
+        ids: The id of each row, and perhaps more.
+        fields: Field name -> the text of each row, and perhaps more.
+        row_of: Id -> row; an entry counts only if it is below `num_rows` and its row has this id.
+        buffer: (capacity, num_levels) int64, the tokens of each row, and perhaps more.
+        num_rows: Rows of this table.
+    """
+
+    def __init__(
+        self,
+        ids: list[str],
+        fields: Mapping[str, list[str]],
+        row_of: dict[str, int],
+        buffer: Tensor,
+        num_rows: int,
+    ) -> None:
+        self._ids, self._row_of, self._buffer = ids, row_of, buffer
+        self.fields = fields
+        self.num_rows = num_rows
+        self.tokens = buffer[:num_rows]
+
+    @classmethod
+    def from_catalog(cls, catalog: Catalog, tokens: Tensor) -> "ItemTable":
+        """Makes the first table.
+
+        Args:
+            catalog: The first items, in row order.
+            tokens: (num_items, num_levels) int64 unified ids of the codes.
+        """
+        table = cls(
+            list(catalog.item_ids),
+            {name: list(texts) for name, texts in catalog.fields.items()},
+            {item_id: row for row, item_id in enumerate(catalog.item_ids)},
+            tokens,
+            catalog.num_items,
+        )
+        table.__dict__["catalog"] = catalog  # what the cached property would build again
+        return table
+
+    @functools.cached_property
+    def catalog(self) -> Catalog:
+        """All items by row. O(num_rows) when it is first asked for."""
+        fields = {name: tuple(texts[: self.num_rows]) for name, texts in self.fields.items()}
+        return Catalog(tuple(self._ids[: self.num_rows]), fields)
+
+    def item_id(self, row: int) -> str:
+        """Returns the id of a row."""
+        return self._ids[row]
+
+    def find(self, item_id: str) -> int:
+        """Returns the row of an item, -1 where there never was such an item."""
+        row = self._row_of.get(item_id, -1)
+        return row if row < self.num_rows and self._ids[row] == item_id else -1
+
+    def row_of(self, item_id: str) -> int:
+        """Returns the row of an item.
+
+        Raises:
+            InputError: There never was such an item.
+        """
+        row = self.find(item_id)
+        if row < 0:
+            raise unknown_item(item_id, self, self.num_rows)
+        return row
+
+    def __contains__(self, item_id: object) -> bool:
+        """Whether there is or was such an item."""
+        return isinstance(item_id, str) and self.find(item_id) >= 0
+
+    def rows_for(self, item_ids: Sequence[str]) -> NDArray[np.int64]:
+        """Returns the rows of items to add: the old ones of known items, new ones for the others.
+
+        Args:
+            item_ids: Each once.
+        """
+        rows = np.array([self.find(item_id) for item_id in item_ids], dtype=np.int64)
+        is_new = rows < 0
+        rows[is_new] = self.num_rows + np.arange(is_new.sum())
+        return rows
+
+    def appended(
+        self,
+        item_ids: Sequence[str],
+        fields: Mapping[str, Sequence[str]],
+        rows: NDArray[np.int64],
+        tokens: Tensor,
+    ) -> "ItemTable":
+        """Returns a table with these items too; this one stays as it is.
+
+        Args:
+            item_ids: As for `rows_for`.
+            fields: Field name -> one text per item, for every field of the table.
+            rows: (num_items,) as `rows_for` says.
+            tokens: (num_items, num_levels) int64.
+        """
+        is_old, num_rows = rows < self.num_rows, max(self.num_rows, int(rows.max(initial=-1)) + 1)
+        new = np.flatnonzero(~is_old).tolist()
+        old = [(int(rows[i]), i) for i in np.flatnonzero(is_old).tolist()]
+        _write_end(self._ids, self.num_rows, [item_ids[i] for i in new])
+        columns = {}
+        for name, texts in self.fields.items():
+            if old:
+                texts = texts[: self.num_rows]
+                for row, i in old:
+                    texts[row] = fields[name][i]
+            _write_end(texts, self.num_rows, [fields[name][i] for i in new])
+            columns[name] = texts
+        buffer = self._buffer
+        if num_rows > len(buffer):
+            capacity = num_rows + num_rows // 4 + 1024
+            buffer = buffer.new_zeros(capacity, buffer.shape[1])
+            buffer[: self.num_rows] = self.tokens
+        elif old:
+            buffer = buffer.clone()
+        buffer[torch.from_numpy(rows).to(buffer.device)] = tokens
+        self._row_of.update(zip(item_ids, rows.tolist(), strict=True))
+        return ItemTable(self._ids, columns, self._row_of, buffer, num_rows)
+
+
+def _write_end(values: list[str], begin: int, end: list[str]) -> None:
+    """Replaces whatever stands from `begin` on."""
+    values[begin:] = end

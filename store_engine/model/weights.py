@@ -9,6 +9,7 @@ from torch import Tensor, nn
 
 from store_engine.errors import InputError
 from store_engine.files.atomic import atomic_open
+from store_engine.files.regular import open_regular, parse_errors
 
 
 def save_weights(tensors: Mapping[str, Tensor], path: str | Path) -> None:
@@ -33,8 +34,10 @@ def read_weights(path: str | Path) -> dict[str, Tensor]:
         InputError: The file is missing, truncated or no safetensors.
     """
     try:
-        return load_file(path)
-    except (OSError, SafetensorError) as error:
+        with parse_errors(path, "a readable safetensors file"):
+            open_regular(path).close()  # a FIFO would block the library
+            return load_file(path)
+    except SafetensorError as error:
         raise InputError(f"{path}: not a readable safetensors file: {error}") from error
 
 
@@ -51,4 +54,6 @@ def load_weights(model: nn.Module, path: str | Path) -> None:
         if tensors[name].shape != parameter.shape:
             want, got = tuple(parameter.shape), tuple(tensors[name].shape)
             raise InputError(f"{path}: tensor '{name}' must be {want}, got {got}")
+        if not tensors[name].dtype.is_floating_point:
+            raise InputError(f"{path}: tensor '{name}' must be of floats, is {tensors[name].dtype}")
         parameter.data.copy_(tensors[name])

@@ -62,12 +62,12 @@ TYPES = {
     "*fp32": "losses_ptr lse_ptr dlosses_ptr dhidden_ptr dweight_ptr scores_ptr top_scores_ptr",
     "*i64": "nodes_ptr num_valid_ptr child_begin_ptr tokens_ptr item_begin_ptr top_keys_ptr "
     "top_parents_ptr top_tokens_ptr top_nodes_ptr top_num_valid_ptr context_lengths_ptr",
-    "*i32": "plan_ptr bounds_ptr allowed_ptr words_ptr ranks_ptr is_bad_ptr",
-    "*i1": "is_correct_ptr tree_mask_ptr",
+    "*i32": "plan_ptr bounds_ptr ranges_ptr words_ptr ranks_ptr is_bad_ptr",
+    "*i1": "tree_mask_ptr",
     "*u8": "was_bad_ptr top_is_bad_ptr",
     "i32": "num_rows num_tiles vocab_size hidden_size stride beam_width codebook_size num_words "
     "width num_splits num_heads head_dim num_context num_tree stride_batch stride_slot",
-    "fp32": "label_smoothing z_loss inverse_temperature scale",
+    "fp32": "scale",
 }
 TYPE_OF = {name: kind for kind, names in TYPES.items() for name in names.split()}
 # sizes that models keep to multiples of 16, which the launcher tells the compiler
@@ -103,13 +103,10 @@ def all_kernels() -> Iterator[Kernel]:
         yield Kernel(f"trie_topk_beams,width={width}", trie._trie_topk_beams_kernel, "bf16", config)
     for step in ("fwd", "bwd"):
         for vocab_size in (256, 1 << 16):
-            for kind, is_bitmask in (("range", False), ("bitmask", True)):
-                config = softmax._launch_config(vocab_size)
-                name = f"masked_softmax_{step},{kind},block={config['BLOCK']}"
-                config |= {"IS_BITMASK": is_bitmask, "LOG": False}
-                yield Kernel(
-                    name, getattr(softmax, f"_masked_softmax_{step}_kernel"), "bf16", config
-                )
+            config = softmax._launch_config(vocab_size)
+            name = f"masked_softmax_{step},block={config['BLOCK']}"
+            config |= {"LOG": False}
+            yield Kernel(name, getattr(softmax, f"_masked_softmax_{step}_kernel"), "bf16", config)
 
 
 def compile_kernel(kernel: Kernel, target: Target) -> dict[str, int | float]:

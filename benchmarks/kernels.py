@@ -148,7 +148,6 @@ def softmax_case(
         every: dict[str, Any] = {
             "slice": (vocab_size // 8, vocab_size // 8),
             "ranges": (start, torch.full_like(start, vocab_size // 8)),
-            "bitmask": softmax.pack_bitmask(is_allowed),
         }
         allowed = every[kind]
         if kind == "slice":
@@ -254,10 +253,7 @@ def all_cases(device: str, has_decode: bool) -> list[Case]:
             loss_case(8192, 128, 2048, 64, dtype, device),
             loss_case(8192, 576, 49152, 49152, dtype, device),
             loss_case(8192, 576, 49152, 256, dtype, device),
-            *(
-                softmax_case(kind, 8192, 2048, dtype, device)
-                for kind in ("slice", "ranges", "bitmask")
-            ),
+            *(softmax_case(kind, 8192, 2048, dtype, device) for kind in ("slice", "ranges")),
             attention_case(32, 20, 200, 64, dtype, device),
         ]
     if has_decode:

@@ -23,7 +23,7 @@ import triton.language as tl
 from torch import Tensor
 
 from store_engine.kernels._dispatch import Backend, device_guard, use_triton
-from store_engine.kernels.masked_softmax import pack_bitmask
+from store_engine.kernels.bitmask import pack_bitmask
 from store_engine.kernels.ragged import ragged_ranges, segment_logsumexp, top_columns
 
 Normalize = Literal["codebook", "children"]

@@ -7,10 +7,13 @@ the keys and values, decoding attends from beams to a cache. Every other line is
 Source: Touvron et al. 2023, https://arxiv.org/abs/2302.13971; layout as in Hugging Face's Llama.
 """
 
+import functools
 import math
+from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
 
 from store_engine.config import ModelConfig
 from store_engine.model.attention import AttentionFn
@@ -134,13 +137,26 @@ class Block(nn.Module):
         return x + self.dropout(self.mlp(self.mlp_norm(x)))
 
 
+class CheckpointedBlock(Block):
+    """A layer that keeps its inputs alone; the backward pass computes what is inside again."""
+
+    def forward(self, *args: Any, **kwargs: Any) -> Tensor:
+        """Takes and returns what `Block` does."""
+        if not torch.is_grad_enabled():
+            return super().forward(*args, **kwargs)
+        # reentrant, because ZeRO-3 may let go of a weight only between recomputing and using it
+        forward = functools.partial(super().forward, **kwargs)
+        output: Tensor = checkpoint(forward, *args, use_reentrant=True)
+        return output
+
+
 class Transformer(nn.Module):
     """All layers and the final norm."""
 
-    def __init__(self, config: ModelConfig) -> None:
+    def __init__(self, config: ModelConfig, block: type[Block] = Block) -> None:
         super().__init__()
         self.config = config
-        self.blocks = nn.ModuleList(Block(config, i) for i in range(config.num_layers))
+        self.blocks = nn.ModuleList(block(config, i) for i in range(config.num_layers))
         self.norm = RMSNorm(config.hidden_size, eps=config.norm_eps)
 
     def forward(

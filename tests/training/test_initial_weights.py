@@ -1,4 +1,4 @@
-"""What the new weights beside a backbone begin with; `training.stages` makes them."""
+"""What the new weights beside a backbone begin with; `training.initial_weights` makes them."""
 
 import dataclasses
 
@@ -7,12 +7,15 @@ import pytest
 import torch
 
 from store_engine.config import ModelConfig, load_config
-from store_engine.model.backbone import backbone_sizes
+from store_engine.model.backbone import Backbone, backbone_sizes
 from store_engine.model.store_model import StoreModel
 from store_engine.sid.dense_tokenizer import DenseTokenizer
 from store_engine.sid.quantize import fit_quantizer
 from store_engine.sid.sid_table import SidTable
-from store_engine.training.stages import initial_recommender_weights, initial_tokenizer_weights
+from store_engine.training.initial_weights import (
+    initial_recommender_weights,
+    initial_tokenizer_weights,
+)
 
 transformers = pytest.importorskip("transformers")
 
@@ -55,7 +58,7 @@ def test_dense_tokens_are_pasted_in_at_the_size_of_text(config):
     assert "paste_gain.weight" not in dict(from_scratch.named_parameters())
 
 
-@pytest.mark.parametrize("scoring", [0.0, 0.5], ids=["codes", "and answers"])
+@pytest.mark.parametrize("scoring", [0.0, 0.5], ids=["codes", "and labels"])
 @pytest.mark.parametrize("init_codes", ["centroids", "normal"])
 def test_codes_look_like_text_and_are_equally_likely(init_codes, scoring, config):
     changed = dataclasses.replace(config.recommender, init_codes=init_codes, scoring=scoring)
@@ -66,7 +69,7 @@ def test_codes_look_like_text_and_are_equally_likely(init_codes, scoring, config
     ids = tuple(map(str, range(60)))
     table = SidTable(sids.astype(np.int32), (8, 8, 8, 8, 3), ids, quantizer)
     stage_1 = dict(initial_tokenizer_weights(config, 290))
-    weights = initial_recommender_weights(config, stage_1, table)
+    weights = initial_recommender_weights(config, stage_1, table, 2 if scoring else 0)
     num_tokens = 37 if scoring else 35
     assert weights["code_embedding.weight"].shape == (num_tokens, 32)
     assert is_like_the_text(weights["code_embedding.weight"])
@@ -76,3 +79,36 @@ def test_codes_look_like_text_and_are_equally_likely(init_codes, scoring, config
 
 def test_from_scratch_nothing_is_filled():
     assert list(initial_tokenizer_weights(load_config(), 290)) == []
+
+
+@pytest.mark.parametrize(
+    ("num_items", "codebook_size", "spread"),
+    [(1, 1, 1.0), (60, 1, 1.0), (60, 4, 0.0), (60, 4, 1e-30)],
+    ids=["one item", "one code", "one text", "almost one text"],
+)
+@pytest.mark.parametrize("has_backbone", [False, True])
+def test_codes_that_do_not_differ_are_no_nan(
+    num_items, codebook_size, spread, has_backbone, config
+):
+    stage_1 = dict(initial_tokenizer_weights(config, 290))
+    if not has_backbone:
+        config = load_config(None, ["tokenizer.num_codes=4", "model.hidden_size=32"])
+    vectors = np.random.default_rng(0).normal(1.0, spread, (num_items, 4, 32)).astype(np.float32)
+    quantizer = fit_quantizer(vectors, codebook_size, 16, 5, 0)
+    codes = quantizer.assign(vectors)
+    assert codes.min() >= 0
+    assert codes.max() < codebook_size
+    table = SidTable(codes, (codebook_size,) * 4, tuple(map(str, range(num_items))), quantizer)
+    weights = initial_recommender_weights(config, stage_1, table)["code_embedding.weight"]
+    assert weights.shape == (4 * codebook_size, 32)
+    assert weights.isfinite().all()
+    assert len(weights.unique(dim=0)) == len(weights)  # codes can be told apart
+
+
+def test_a_backbone_whose_last_norm_is_zero_gives_no_infinite_gain(config, monkeypatch):
+    tensors = {
+        "text_embedding.weight": torch.ones(5, 32),
+        "transformer.norm.weight": torch.zeros(32),
+    }
+    monkeypatch.setattr(Backbone, "weights", lambda self, size: iter(tensors.items()))
+    assert dict(initial_tokenizer_weights(config, 5))["paste_gain.weight"].item() == 1.0

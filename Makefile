@@ -5,7 +5,7 @@ VENV := .venv
 TORCH := torch==2.13.0
 export PATH := $(CURDIR)/$(VENV)/bin:$(PATH)
 
-.PHONY: help install train test test-cpp sanitize check lint type bench bench-cpp lock clean
+.PHONY: help install train test test-cpp sanitize check lint type bench bench-cpp tables lock clean
 
 help:      ## list the targets
 	@grep -E '^[a-z-]+: .*##' $(MAKEFILE_LIST) | sed 's/:.*##/\t/' | expand -t 12
@@ -41,6 +41,8 @@ bench-cpp: install ## the C++ core's steps under Google Benchmark
 	cmake -G Ninja -S tests/csrc/cpp -B build/benchmark -DBENCHMARK=ON
 	cmake --build build/benchmark --target bench_core
 	build/benchmark/bench_core
+tables: install ## the README's benchmark tables, from benchmarks/results/
+	python benchmarks/tables.py
 lock: install ## requirements.lock anew: the newest versions that pyproject.toml allows, with hashes
 	$(VENV)/bin/python -m pip install --quiet pip-tools
 	mkdir -p build && echo '$(TORCH)' > build/torch.txt

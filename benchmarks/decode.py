@@ -72,6 +72,8 @@ class Shape:
 
 # fmt: off
 SHAPES = {
+    "tiny": Shape(ModelConfig(hidden_size=64, num_layers=1, num_heads=2, num_kv_heads=1,
+                              head_dim=32, intermediate_size=64), 512),
     "256x4": Shape(ModelConfig(hidden_size=256, num_layers=4, num_heads=4, num_kv_heads=4,
                                head_dim=64, intermediate_size=768), 2048),
     "smollm2": Shape(ModelConfig(hidden_size=576, num_layers=30, num_heads=9, num_kv_heads=3,
@@ -124,6 +126,7 @@ DEFAULT_CASES = [
     Case("256x4", "bfloat16", 16),
 ]
 MORE_CASES = [
+    Case("tiny", "float32", 2, 4, (3, 3), Catalogue(1000, 4, 16)),  # to try the benchmark itself
     Case("256x4", "bfloat16", 1),
     Case("256x4", "bfloat16", 16, history=(5, 35)),
     Case("256x4", "bfloat16", 16, beam=50),

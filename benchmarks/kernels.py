@@ -36,7 +36,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from benchmarks.harness import Options, Report, measure, parse_options
-from benchmarks.memory import peak_mib, start_peak
+from benchmarks.memory import ExtraPeak
 from store_engine.kernels import beam_attention as attention
 from store_engine.kernels import linear_cross_entropy as lce
 from store_engine.kernels import masked_softmax as softmax
@@ -249,6 +249,7 @@ def all_cases(device: str, has_decode: bool) -> list[Case]:
     cases = []
     for dtype in (torch.float32, torch.bfloat16):
         cases += [
+            loss_case(64, 32, 256, 64, dtype, device),  # to try the benchmark itself
             loss_case(8192, 128, 2048, 2048, dtype, device),
             loss_case(8192, 128, 2048, 64, dtype, device),
             loss_case(8192, 576, 49152, 49152, dtype, device),
@@ -317,7 +318,9 @@ def run_case(case: Case, options: Options, report: Report) -> None:
             torch.autograd.grad(out, work.inputs, work.dout)
 
     for provider, op in providers.items():
-        peak = extra_peak_mib(partial(step, op), options.device) - gradients_mib
+        memory = ExtraPeak(options.device)
+        step(op)
+        peak = memory.mib() - gradients_mib
         report.add(provider, case.name, "extra_peak_mib", "MiB", peak, dtype)
         duration = measure(partial(step, op), options, min_repeats=3 if case.is_slow else 5)
         report.add(provider, case.name, metric, "ms", duration, dtype)
@@ -328,18 +331,6 @@ def run_case(case: Case, options: Options, report: Report) -> None:
         if other != "ours":
             report.add_ratio("ours", other, case.name, metric)
     report.add("floor", case.name, "h100_roofline_ms", "ms", print_roofline(case, work), dtype)
-
-
-def extra_peak_mib(run: Callable[[], object], device: str) -> float:
-    """Memory that one run needs beyond what is there before it, in MiB."""
-    if device.startswith("cuda"):
-        torch.cuda.reset_peak_memory_stats()
-        before = torch.cuda.memory_allocated()
-        run()
-        return (torch.cuda.max_memory_allocated() - before) / 2**20
-    resident = start_peak()
-    run()
-    return peak_mib() - resident
 
 
 # ------------------------------------------------------------------------------------------ main

@@ -45,7 +45,7 @@ import torch
 from torch import Tensor, nn
 
 from benchmarks.harness import ROOT, Options, Quantiles, Report, parse_options
-from benchmarks.memory import peak_mib, start_peak
+from benchmarks.memory import ExtraPeak
 from store_engine.config import DataConfig, ModelConfig, TrainConfig
 from store_engine.data.load import load_dataset
 from store_engine.data.packing import Document, history_windows, pack
@@ -62,7 +62,7 @@ MAX_ITEMS = 50
 HAS_DEEPSPEED, HAS_TRANSFORMERS = (
     importlib.util.find_spec(name) is not None for name in ("deepspeed", "transformers")
 )
-PEERS = ("transformers", "transformers_bucketed") if HAS_TRANSFORMERS else ()
+PEERS = ("transformers", "transformers_bucketed")
 
 
 def _model(hidden: int, layers: int, heads: int, kv_heads: int, intermediate: int) -> ModelConfig:
@@ -78,6 +78,7 @@ def _model(hidden: int, layers: int, heads: int, kv_heads: int, intermediate: in
 
 
 MODELS = {
+    "hidden=64,layers=1": _model(64, 1, 1, 1, 64),  # to try the benchmark itself
     "hidden=256,layers=4": _model(256, 4, 4, 4, 768),
     # SmolLM2-135M has 30 layers; with fewer the head weighs more, which favours ours
     "hidden=576,layers=6": _model(576, 6, 9, 3, 1536),
@@ -98,6 +99,7 @@ class Task:
     histories_per_step: int
     passes: int
     device: str = "cpu"
+    is_alone: bool = False  # no peer is there to compare with
 
     @property
     def case(self) -> str:
@@ -271,21 +273,6 @@ def engine_of(task: Task, module: nn.Module) -> Iterator[Any]:
         yield engine
 
 
-class Memory:
-    """The memory that a process, or its GPU, needs above what is there at first."""
-
-    def __init__(self, device: str) -> None:
-        self._on_gpu = device != "cpu"
-        if self._on_gpu:
-            torch.cuda.reset_peak_memory_stats()
-        self._before = torch.cuda.memory_allocated() / 2**20 if self._on_gpu else start_peak()
-
-    def extra_peak_mib(self) -> float:
-        """The most since then, above what was there, in MiB."""
-        peak = torch.cuda.max_memory_allocated() / 2**20 if self._on_gpu else peak_mib()
-        return peak - self._before
-
-
 class Measured(NamedTuple):
     """What a process reports."""
 
@@ -300,7 +287,7 @@ class Measured(NamedTuple):
 def measure(task: Task) -> Measured:
     """Trains in this process."""
     torch.set_num_threads(task.threads)
-    if task.provider == "ours" and HAS_TRANSFORMERS:  # once for the case
+    if task.provider == "ours" and not task.is_alone:  # once for the case
         check_losses(task)
     documents = draw_documents(task)
     steps = split_steps(task, documents)
@@ -318,7 +305,7 @@ def measure(task: Task) -> Measured:
                 raise FloatingPointError(f"loss {loss.item()}")
 
         step(documents[:1])  # makes the optimiser's state
-        memory = Memory(task.device)
+        memory = ExtraPeak(task.device)
         step(steps[0])  # warms up
         durations = []
         for _ in range(task.passes):
@@ -328,7 +315,7 @@ def measure(task: Task) -> Measured:
             durations.append(time.perf_counter() - began)
         return Measured(
             durations,
-            memory.extra_peak_mib(),
+            memory.mib(),
             sum(len(d.tokens) for d in documents),
             sum(len(part) * max(len(d.tokens) for d in part) for part in steps),
             useful_flops(task, documents),
@@ -342,7 +329,8 @@ def measure(task: Task) -> Measured:
 def run_case(task: Task, report: Report) -> None:
     """Measures every provider of a case, each in a fresh process."""
     case, medians, peaks = task.case, {}, {}
-    for provider in (*PEERS, "ours"):
+    peers = () if task.is_alone else PEERS
+    for provider in (*peers, "ours"):
         print(f"{case}: {provider}", file=sys.stderr)
         with multiprocessing.get_context("spawn").Pool(1) as pool:
             got = pool.apply(measure, (replace(task, provider=provider),))
@@ -358,7 +346,7 @@ def run_case(task: Task, report: Report) -> None:
         else:
             real = got.num_tokens / got.num_positions
             report.add(provider, case, "share_of_real_tokens", "", real, task.dtype)
-    for other in PEERS:
+    for other in peers:
         ratio, memory = medians["ours"] / medians[other], peaks["ours"] / peaks[other]
         report.add("ours", case, f"ratio_vs_{other}", "x", ratio, task.dtype)
         report.add("ours", case, f"memory_vs_{other}", "x", memory, task.dtype)
@@ -370,19 +358,25 @@ def add_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--steps", type=int, default=4, help="per pass")
     parser.add_argument("--histories", type=int, default=64, help="per step")
     parser.add_argument("--passes", type=int, default=2, help="over all histories, timed")
+    parser.add_argument("--alone", action="store_true", help="time ours alone, unchecked")
 
 
 def main() -> None:
     """Runs what the command line asks for."""
     options: Options = parse_options("train", __doc__, add_options)
     extra = options.extra
-    sizes = (2, 8, 1) if options.quick else (extra.steps, extra.histories, extra.passes)
+    sizes: tuple[int, int, int] = (extra.steps, extra.histories, extra.passes)
+    if options.quick:
+        sizes = (2, 8, 1)
+    is_alone = extra.alone or not HAS_TRANSFORMERS
+    rest = (options.threads, *sizes, options.device, is_alone)
     report = Report("train", options)
     for model in MODELS:
+        # not worth the time, unless it is asked for
+        is_left_out = "layers=30" in model if options.quick else "hidden=64" in model
         for dtype in ("bfloat16", "float32"):
-            task = Task("", model, dtype, extra.data, options.threads, *sizes, device=options.device)
-            is_large = "layers=30" in model
-            if options.wants(task.case) and not (options.quick and is_large):
+            task = Task("", model, dtype, extra.data, *rest)
+            if options.wants(task.case) and not (is_left_out and not options.cases.pattern):
                 run_case(task, report)
     report.finish()
 

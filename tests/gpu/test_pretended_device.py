@@ -46,6 +46,7 @@ WAITING = {
     "nonzero": lambda x: x.nonzero(),
     "mask": lambda x: x[x > 0],
     "cpu": lambda x: x.cpu(),
+    "list": lambda x: x.tolist(),
     "bincount": lambda x: x.bincount(),
     "lengths": lambda x: x.repeat_interleave(x),
 }

@@ -45,7 +45,7 @@ import torch
 from torch import Tensor, nn
 
 from benchmarks.harness import ROOT, Options, Quantiles, Report, parse_options
-from benchmarks.memory import peak_mib, start_peak
+from benchmarks.memory import ExtraPeak
 from store_engine.config import DataConfig, ModelConfig, TrainConfig
 from store_engine.data.load import load_dataset
 from store_engine.data.packing import Document, history_windows, pack
@@ -273,21 +273,6 @@ def engine_of(task: Task, module: nn.Module) -> Iterator[Any]:
         yield engine
 
 
-class Memory:
-    """The memory that a process, or its GPU, needs above what is there at first."""
-
-    def __init__(self, device: str) -> None:
-        self._on_gpu = device != "cpu"
-        if self._on_gpu:
-            torch.cuda.reset_peak_memory_stats()
-        self._before = torch.cuda.memory_allocated() / 2**20 if self._on_gpu else start_peak()
-
-    def extra_peak_mib(self) -> float:
-        """The most since then, above what was there, in MiB."""
-        peak = torch.cuda.max_memory_allocated() / 2**20 if self._on_gpu else peak_mib()
-        return peak - self._before
-
-
 class Measured(NamedTuple):
     """What a process reports."""
 
@@ -320,7 +305,7 @@ def measure(task: Task) -> Measured:
                 raise FloatingPointError(f"loss {loss.item()}")
 
         step(documents[:1])  # makes the optimiser's state
-        memory = Memory(task.device)
+        memory = ExtraPeak(task.device)
         step(steps[0])  # warms up
         durations = []
         for _ in range(task.passes):
@@ -330,7 +315,7 @@ def measure(task: Task) -> Measured:
             durations.append(time.perf_counter() - began)
         return Measured(
             durations,
-            memory.extra_peak_mib(),
+            memory.mib(),
             sum(len(d.tokens) for d in documents),
             sum(len(part) * max(len(d.tokens) for d in part) for part in steps),
             useful_flops(task, documents),

@@ -261,8 +261,8 @@ def engine_of(task: Task, module: nn.Module) -> Iterator[Any]:
         return
     # DeepSpeed takes a GPU where there is one, unless this says otherwise
     os.environ["DS_ACCELERATOR"] = torch.device(task.device).type
-    from store_engine.training.deepspeed_setup import initialize, read_ds_config
-    from store_engine.training.process_group import process_group
+    from store_engine.training.distributed.deepspeed_setup import initialize, read_ds_config
+    from store_engine.training.distributed.process_group import process_group
 
     train = TrainConfig(dtype=task.dtype)  # type: ignore[arg-type]
     with process_group():

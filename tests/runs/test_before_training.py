@@ -87,7 +87,9 @@ def test_an_unknown_simd_override_is_one_line():
         text=True,
     )
     last = done.stderr.strip().splitlines()[-1]
-    assert last.startswith("store_engine.errors.InputError: STORE_ENGINE_SIMD must be baseline")
+    assert last.startswith(
+        "store_engine.errors.InputError: STORE_ENGINE_SIMD must be one of baseline"
+    )
 
 
 def test_a_disk_that_is_too_small_is_said(tmp_path, monkeypatch, capsys):

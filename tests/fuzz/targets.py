@@ -4,8 +4,11 @@ All names of the package are imported here and nowhere else in this folder.
 """
 
 import importlib.util
+import itertools
 import json
 import os
+import signal
+import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -94,6 +97,30 @@ def available() -> list[Target]:
     if HAS_GGUF:
         found.append(_gguf())
     return found
+
+
+def broken() -> list[Target]:
+    """Loaders that fail, each in one way: the harness must find them."""
+
+    def raises(path: Path) -> None:
+        raise ValueError("not an InputError")
+
+    failures: dict[str, Callable[[Path], object]] = {
+        "crash": lambda path: os.kill(os.getpid(), signal.SIGSEGV),
+        "exit": lambda path: os._exit(0),
+        "hang": lambda path: all(True for _ in itertools.count()),
+        "wait": lambda path: time.sleep(3600),
+        "memory": lambda path: bytes(1 << 33),
+        "exception": raises,
+    }
+
+    def fails(failure: Callable[[Path], object]) -> Callable[[Path], object]:
+        return lambda path: failure(path) if path.read_bytes() != b"{}" else None
+
+    return [
+        one(f"broken {name}", "x", fails(failure), lambda path: path.write_text("{}"), m.blind)
+        for name, failure in failures.items()
+    ]
 
 
 def _catalog() -> Catalog:

@@ -1,9 +1,11 @@
 # Every target works from a fresh clone: what it needs is installed into .venv first.
 PYTHON ?= python3
 VENV := .venv
+# of its own: which build of it fits is the machine's business, so no hash can be stated
+TORCH := torch==2.13.0
 export PATH := $(CURDIR)/$(VENV)/bin:$(PATH)
 
-.PHONY: help install train test test-cpp sanitize check lint type bench bench-cpp clean
+.PHONY: help install train test test-cpp sanitize check lint type bench bench-cpp lock clean
 
 help:      ## list the targets
 	@grep -E '^[a-z-]+: .*##' $(MAKEFILE_LIST) | sed 's/:.*##/\t/' | expand -t 12
@@ -39,12 +41,20 @@ bench-cpp: install ## the C++ core's steps under Google Benchmark
 	cmake -G Ninja -S tests/csrc/cpp -B build/benchmark -DBENCHMARK=ON
 	cmake --build build/benchmark --target bench_core
 	build/benchmark/bench_core
+lock: install ## requirements.lock anew: the newest versions that pyproject.toml allows, with hashes
+	$(VENV)/bin/python -m pip install --quiet pip-tools
+	mkdir -p build && echo '$(TORCH)' > build/torch.txt
+	pip-compile --upgrade --quiet --generate-hashes --strip-extras --no-annotate --no-header \
+		--no-emit-index-url --no-emit-find-links --no-emit-options --unsafe-package torch \
+		--extra dev --build-deps-for wheel --constraint build/torch.txt \
+		--output-file requirements.lock pyproject.toml
 clean:     ## remove what was built, keep runs/
 	rm -rf $(VENV) build *.egg-info store_engine/_C*.so
 
 $(VENV)/installed: requirements.lock pyproject.toml setup.py csrc/bindings.cpp $(wildcard csrc/*/*.h)
 	test -x $(VENV)/bin/python || $(PYTHON) -m venv $(VENV)
-	$(VENV)/bin/python -m pip install --quiet --requirement requirements.lock
+	$(VENV)/bin/python -m pip install --quiet --require-hashes --no-deps --requirement requirements.lock
+	$(VENV)/bin/python -m pip install --quiet $(TORCH)
 	$(VENV)/bin/python -m pip install --quiet --no-build-isolation --no-deps --editable .
 	touch $@
 

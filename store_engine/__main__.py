@@ -1,34 +1,8 @@
-"""The command `store-engine VERB ...`: the entry points under one name."""
+"""`python -m store_engine VERB ...` is the command `store-engine VERB ...`."""
 
-import importlib
 import sys
 
-_VERBS = {
-    "train": "train the one LLM and measure it (start it with `deepspeed` for several ranks)",
-    "tokenize": "give SIDs to items",
-    "recommend": "recommend items after a history",
-    "evaluate": "measure a run again",
-    "check": "say what is whole in a run directory, and what is missing or damaged",
-    "export": "export a run as a Hugging Face checkpoint",
-    "plot": "draw a run's losses, learning rate and throughput",
-}
-
-
-def main(argv: list[str] | None = None) -> int:
-    """Runs `store-engine VERB ...`; returns the exit status."""
-    arguments = sys.argv[1:] if argv is None else argv
-    verb = arguments[0] if arguments else "--help"
-    if verb not in _VERBS:
-        print("usage: store-engine VERB ...   (store-engine VERB --help tells more)\n")
-        for name, what in _VERBS.items():
-            print(f"  {name:<10} {what}")
-        return 0 if verb in ("-h", "--help") else 2
-    name = "tokenize_items" if verb == "tokenize" else verb  # not the name of a standard module
-    room = "store_engine" if verb == "train" else "store_engine.cli"
-    module = importlib.import_module(f"{room}.{name}")
-    status: int = module.main(arguments[1:])
-    return status
-
+from store_engine.cli.main import main
 
 if __name__ == "__main__":
     sys.exit(main())

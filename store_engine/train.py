@@ -8,9 +8,7 @@
 Everything goes into the run directory: weights, SIDs, trie, metrics, logs and checkpoints.
 """
 
-import argparse
 import errno
-import json
 import logging
 import sys
 import time
@@ -19,12 +17,13 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from rich.console import Console
 
 from store_engine._C import ItemTrie
+from store_engine.cli.train import parse_arguments
 from store_engine.config import Config, load_config
 from store_engine.errors import InputError
-from store_engine.evaluation.evaluate_run import evaluate_run, print_metrics, save_metrics
+from store_engine.evaluation.evaluate_run import evaluate_run
+from store_engine.evaluation.report import print_metrics, save_metrics
 from store_engine.evaluation.scoring import split_answers
 from store_engine.model.backbone import backbone_sizes
 from store_engine.model.weights import load_weights, read_weights, save_weights
@@ -34,6 +33,7 @@ from store_engine.sid.collisions import describe, resolve_collisions, sid_report
 from store_engine.sid.dense_tokenizer import ItemTexts, encode_catalog
 from store_engine.sid.quantize import fit_quantizer
 from store_engine.sid.sid_table import SidTable
+from store_engine.terminal import escape_unencodable_output, make_console, printable
 from store_engine.training.deepspeed_setup import (
     exit_rank,
     process_group,
@@ -52,26 +52,30 @@ from store_engine.training.stages import (
 # what a user can mend: a full disk or quota, a file beyond the limit, no permission, read-only
 _UNWRITABLE = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EACCES, errno.EPERM, errno.EROFS)
 
-console = Console(soft_wrap=True)
+console = make_console(soft_wrap=True)
 
 
 def main(argv: list[str] | None = None) -> int:
     """Trains from the command line; returns the exit status."""
     warnings.filterwarnings("ignore", category=FutureWarning, module="torch.distributed")
     logging.getLogger("DeepSpeed").setLevel(logging.WARNING)
-    args = _parse_arguments(argv)
+    escape_unencodable_output()
+    args = parse_arguments(argv)
     try:
         config = load_config(args.config, args.overrides, backbone_sizes)
         ds_config = read_ds_config(args.ds_config, config.train)
         with process_group():
             train(config, ds_config, args.resume, args.overwrite)
     except InputError as error:
-        print(f"error: {error}", file=sys.stderr)
+        print(f"error: {printable(error)}", file=sys.stderr)
         return 2
     except OSError as error:
         if error.errno not in _UNWRITABLE:
             raise
-        print(f"error: {config.run_dir}: {error.strerror}; --resume goes on", file=sys.stderr)
+        print(
+            f"error: {printable(config.run_dir)}: {error.strerror}; --resume goes on",
+            file=sys.stderr,
+        )
         return 2
     except InterruptedTraining as stopped:
         print(f"{stopped}; --resume goes on", file=sys.stderr)
@@ -141,32 +145,9 @@ def train(config: Config, ds_config: dict[str, Any], resume: bool, overwrite: bo
             save_metrics(metrics, run.metrics)
         print_metrics(metrics, console)
         say(f"done in {time.perf_counter() - began:.0f} s; recommend with")
-        say(f"  store-engine recommend --run {run_dir} --history ID,ID,ID")
+        say(f"  store-engine recommend {run_dir} --history ID,ID,ID")
     torch.distributed.barrier()
     run.close()
-
-
-def _parse_arguments(argv: list[str] | None) -> argparse.Namespace:
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
-    parser.add_argument("--config", default="configs/ml100k.toml", help="the run's TOML file")
-    parser.add_argument(
-        "--ds_config", required=True, help="DeepSpeed's JSON file, configs/zero*.json"
-    )
-    parser.add_argument(
-        "--data", metavar="PATH", help="folder of the data; short for data.path=PATH"
-    )
-    parser.add_argument("--resume", action="store_true", help="go on with the run that is there")
-    parser.add_argument("--overwrite", action="store_true", help="remove the run that is there")
-    parser.add_argument("--local_rank", type=int, help="set by the deepspeed launcher")
-    parser.add_argument(
-        "overrides", nargs="*", metavar="section.key=value", help="change a value of the config"
-    )
-    args = parser.parse_intermixed_args(argv)
-    if args.data is not None:
-        args.overrides.append(f"data.path={json.dumps(args.data)}")
-    return args
 
 
 def _finish_stage(

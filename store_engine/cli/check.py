@@ -7,40 +7,48 @@ The exit status is 0 if all is whole, also in a run that still trains, and 2 if 
 """
 
 import argparse
-import json
-import sys
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
+from store_engine.cli.main import add_json_argument, add_run_argument, print_json, run_verb
 from store_engine.errors import InputError
-from store_engine.runs.inspect_run import RunReport, inspect_run
+from store_engine.terminal import printable
+
+if TYPE_CHECKING:
+    from store_engine.runs.inspect_run import RunReport
 
 
 def main(argv: list[str] | None = None) -> int:
     """Runs the command line; returns the exit status."""
-    parser = argparse.ArgumentParser(
-        prog="store-engine check",
-        description=__doc__,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
-    parser.add_argument("run", type=Path, metavar="RUN", help="the run directory")
+    return run_verb("check", __doc__, _add_arguments, _check, argv)
+
+
+def _add_arguments(parser: argparse.ArgumentParser) -> None:
+    add_run_argument(parser)
     parser.add_argument("--verify", action="store_true", help="read every file again")
-    parser.add_argument("--json", action="store_true", help="print JSON instead of lines")
-    args = parser.parse_args(argv)
-    try:
-        report = inspect_run(args.run, args.verify)
-    except InputError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 2
-    print(as_json(report) if args.json else in_words(args.run, report))
-    return 0 if report.is_whole else 2
+    add_json_argument(parser)
 
 
-def in_words(root: Path, report: RunReport) -> str:
+def _check(args: argparse.Namespace) -> None:
+    from store_engine.runs.inspect_run import inspect_run
+
+    report = inspect_run(args.run, args.verify)
+    if args.json:
+        print_json(_as_json(report))
+    else:
+        for line in _in_words(args.run, report):
+            print(printable(line))
+    if bad := report.not_whole:
+        raise InputError(f"{args.run}: not whole: {', '.join(bad)}")
+
+
+def _in_words(root: Path, report: "RunReport") -> list[str]:
     """The report as lines for the eye."""
     manifest = report.manifest
+    created = f" on {manifest.created}" if manifest.created else ""
     lines = [
-        f"{root}: format {manifest.format}, begun by store_engine {manifest.version}"
-        f"{f' on {manifest.created}' if manifest.created else ''}, data set {manifest.dataset!r}",
+        f"{root}: format {manifest.format}, begun by store_engine {manifest.version}{created}, "
+        f"data set {manifest.dataset!r}",
         f"training: {report.stage}",
         f"lock: {f'held by {report.owner}' if report.owner else 'free'}",
         f"config: {report.config or 'whole'}",
@@ -48,35 +56,22 @@ def in_words(root: Path, report: RunReport) -> str:
     unbound = {name for name, entry in manifest.files.items() if not entry.sha256}
     for file in report.files:
         whole = "there (format 1 has no digest of it)" if file.name in unbound else "whole"
-        state = file.problem or whole
-        lines.append(f"  {file.name:<32} {file.num_bytes:>15,} bytes  {state}")
+        lines.append(f"  {file.name:<32} {file.num_bytes:>15,} bytes  {file.problem or whole}")
     lines += [f"  {name:<32} {'':>15}        not part of a run" for name in report.unlisted]
-    bad = [file.name for file in report.files if file.problem is not None]
-    bad += ["config.toml"] if report.config and "config.toml" not in bad else []
-    lines.append(f"not whole: {', '.join(bad)}" if bad else "all is whole")
-    return "\n".join("".join(c if c.isprintable() else "?" for c in line) for line in lines)
+    return [*lines, "not all is whole" if report.not_whole else "all is whole"]
 
 
-def as_json(report: RunReport) -> str:
-    """The report as JSON."""
-    files = [file._asdict() for file in report.files]
+def _as_json(report: "RunReport") -> dict[str, Any]:
     manifest = report.manifest
-    return json.dumps(
-        {
-            "is_whole": report.is_whole,
-            "format": manifest.format,
-            "version": manifest.version,
-            "dataset": manifest.dataset,
-            "created": manifest.created,
-            "stage": report.stage,
-            "lock": report.owner,
-            "config": report.config,
-            "files": files,
-            "unlisted": report.unlisted,
-        },
-        indent=1,
-    )
-
-
-if __name__ == "__main__":
-    sys.exit(main())
+    return {
+        "is_whole": not report.not_whole,
+        "format": manifest.format,
+        "version": manifest.version,
+        "dataset": manifest.dataset,
+        "created": manifest.created,
+        "stage": report.stage,
+        "lock": report.owner,
+        "config": report.config,
+        "files": [file._asdict() for file in report.files],
+        "unlisted": report.unlisted,
+    }

@@ -1,45 +1,54 @@
 """Measures a trained run again: item-level metrics over the whole catalogue.
 
-store-engine evaluate --run runs/ml100k
-store-engine evaluate --run runs/ml100k --exact      # every item scored, no beam
+store-engine evaluate runs/ml100k
+store-engine evaluate runs/ml100k --exact                      # every item scored, no beam
+store-engine evaluate runs/ml100k decoding.beam_width=100 eval.max_k=50
+
+The table has two rules of which items compete, "seen items left out" and "seen items allowed",
+for the model and every baseline alike; the star marks the run's own (decoding.exclude_history).
+Figures are computed in float32, whatever the run decodes in.
 """
 
 import argparse
-import json
-import sys
-from pathlib import Path
 
-from rich.console import Console
-
-from store_engine.errors import InputError
-from store_engine.evaluation.evaluate_run import evaluate_run, print_metrics, save_metrics
-from store_engine.runs.run_directory import RunDirectory
+from store_engine.cli.main import (
+    add_device_argument,
+    add_json_argument,
+    add_overrides_argument,
+    add_run_argument,
+    print_json,
+    run_verb,
+    usable_device,
+)
 
 
 def main(argv: list[str] | None = None) -> int:
     """Runs the command line; returns the exit status."""
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
-    parser.add_argument("--run", type=Path, required=True, metavar="DIR", help="a finished run")
+    return run_verb("evaluate", __doc__, _add_arguments, _evaluate, argv)
+
+
+def _add_arguments(parser: argparse.ArgumentParser) -> None:
+    add_run_argument(parser)
+    add_overrides_argument(parser, "decoding.beam_width=100")
     parser.add_argument("--exact", action="store_true", help="score every item instead of a beam")
-    parser.add_argument("--json", action="store_true", help="print JSON instead of a table")
     parser.add_argument("--save", action="store_true", help="replace the run's metrics.json")
-    args = parser.parse_args(argv)
-    try:
-        metrics = evaluate_run(args.run, exact=args.exact)
-        if args.save:
-            with RunDirectory.open_to_write(args.run) as run, run.writing(run.metrics):
-                save_metrics(metrics, run.metrics)
-    except InputError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 2
+    add_device_argument(parser)
+    add_json_argument(parser)
+
+
+def _evaluate(args: argparse.Namespace) -> None:
+    # here, because it takes seconds that --help need not wait for
+    from store_engine.evaluation.evaluate_run import evaluate_run
+    from store_engine.evaluation.report import print_metrics, save_metrics
+    from store_engine.runs.run_directory import RunDirectory
+    from store_engine.terminal import make_console
+
+    device = usable_device(args.device)
+    metrics = evaluate_run(args.run, exact=args.exact, overrides=args.overrides, device=device)
+    if args.save:
+        with RunDirectory.open_to_write(args.run) as run, run.writing(run.metrics):
+            save_metrics(metrics, run.metrics)
     if args.json:
-        print(json.dumps(metrics, indent=1))
+        print_json(metrics)
     else:
-        print_metrics(metrics, Console())
-    return 0
-
-
-if __name__ == "__main__":
-    sys.exit(main())
+        print_metrics(metrics, make_console())

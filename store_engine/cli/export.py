@@ -1,44 +1,42 @@
-"""Exports a run's LLM for transformers: a Llama, Qwen2 or Qwen3 over the joint vocabulary.
+"""Exports a run's LLM for transformers: a Llama, Qwen2 or Qwen3 over the unified vocabulary.
 
-The text's tokenizer goes with it. LoRA was merged when the run was trained.
+store-engine export runs/ml100k --out exported/
 
-store-engine export --run runs/ml100k --out exported/
+The folder must be new; it appears complete or not at all. The text's tokenizer goes with it. LoRA
+was merged when the run was trained.
 """
 
 import argparse
+import contextlib
 import sys
 from pathlib import Path
 
+from store_engine.cli.main import add_run_argument, run_verb
 from store_engine.errors import InputError
-from store_engine.runs.run import load_run
+from store_engine.terminal import printable
 
 
 def main(argv: list[str] | None = None) -> int:
     """Runs the command line; returns the exit status."""
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
-    parser.add_argument("--run", type=Path, required=True, metavar="DIR", help="a finished run")
+    return run_verb("export", __doc__, _add_arguments, _export, argv)
+
+
+def _add_arguments(parser: argparse.ArgumentParser) -> None:
+    add_run_argument(parser)
     parser.add_argument("--out", type=Path, required=True, metavar="DIR", help="folder to make")
-    args = parser.parse_args(argv)
-    try:
-        if args.out.exists():
-            raise InputError(f"{args.out}: is there already, name a new folder")
-        run = load_run(args.run)
+
+
+def _export(args: argparse.Namespace) -> None:
+    # here, because it takes seconds that --help need not wait for
+    from store_engine.runs.run import load_run
+
+    # transformers and what it imports print on stdout, which is for the result alone
+    with contextlib.redirect_stdout(sys.stderr):
         try:
-            # here, because transformers is needed by nothing else and is not always installed
-            from store_engine.integrations.huggingface import export_huggingface
+            from store_engine.integrations.huggingface import export_run
         except ImportError as error:
             raise InputError("export needs transformers: pip install transformers") from error
-        exported = export_huggingface(run.model, args.out, bos=run.vocabulary.bos_id)
-        run.vocabulary.save(args.out)
-    except InputError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 2
+        run = load_run(args.run)
+        exported = export_run(run, args.out)
     family, text_tokens = type(exported).__name__, run.model.text_vocab_size
-    print(f"{args.out}: {family}, {text_tokens:,} text tokens, then codes")
-    return 0
-
-
-if __name__ == "__main__":
-    sys.exit(main())
+    print(f"{printable(args.out)}: {family}, {text_tokens:,} text tokens, then codes")

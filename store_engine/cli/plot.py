@@ -1,38 +1,40 @@
 """Draws a run's curves into a PNG: the loss of each task, learning rate, throughput.
 
-    store-engine plot runs/ml100k
-    store-engine plot runs/ml100k --out curves.png
+store-engine plot runs/ml100k
+store-engine plot runs/ml100k --out curves.svg      # the suffix says the format
 
 Reads train_log.jsonl, so a run that still trains, or never came to its end, can be drawn too.
 """
 
 import argparse
-import sys
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
+from store_engine.cli.main import add_run_argument, run_verb
 from store_engine.errors import InputError
-from store_engine.training.log import NO_LOSS, read_log
+from store_engine.terminal import printable
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
 
 _ROWS = {"loss": "loss by task", "lr": "learning rate", "tokens_per_s": "tokens/s"}
 
 
 def main(argv: list[str] | None = None) -> int:
-    """Draws from the command line; returns the exit status."""
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
-    parser.add_argument("run", type=Path, help="the run directory")
-    parser.add_argument("--out", type=Path, help="the picture; RUN/curves.png if not given")
-    args = parser.parse_args(argv)
+    """Runs the command line; returns the exit status."""
+    return run_verb("plot", __doc__, _add_arguments, _plot, argv)
+
+
+def _add_arguments(parser: argparse.ArgumentParser) -> None:
+    add_run_argument(parser)
+    parser.add_argument("--out", type=Path, help="the picture (default RUN/curves.png)")
+
+
+def _plot(args: argparse.Namespace) -> None:
     out = args.out or args.run / "curves.png"
-    try:
-        plot_run(args.run, out)
-    except InputError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 2
-    print(out)
-    return 0
+    plot_run(args.run, out)
+    print(printable(out))
 
 
 def plot_run(run_dir: Path, out: Path) -> None:
@@ -45,6 +47,8 @@ def plot_run(run_dir: Path, out: Path) -> None:
     Raises:
         InputError: The run has no log, matplotlib is missing, or `out` cannot be written.
     """
+    from store_engine.training.log import read_log
+
     entries = read_log(run_dir / "train_log.jsonl")
     if not entries:
         raise InputError(f"{run_dir}: nothing to draw (train_log.jsonl holds no step)")
@@ -56,28 +60,35 @@ def plot_run(run_dir: Path, out: Path) -> None:
     figure = Figure(figsize=(5.5 * len(stages), 9), layout="constrained")
     axes = figure.subplots(len(_ROWS), len(stages), squeeze=False, sharex="col")
     for column, stage in enumerate(stages):
-        own = [entry for entry in entries if entry["stage"] == stage]
-        for ax, (row, label) in zip(axes[:, column], _ROWS.items(), strict=True):
-            for name in _losses(own) if row == "loss" else [row]:
-                points = [(e["step"], e[name]) for e in own if name in e]
-                ax.plot(*zip(*points, strict=True), label=name, linewidth=1)
-            ax.set_ylabel(label)
-            ax.grid(alpha=0.3)
+        _draw_stage(
+            axes[:, column].tolist(), [entry for entry in entries if entry["stage"] == stage]
+        )
         axes[0, column].set_title(stage)
-        axes[0, column].legend()
-        axes[-1, column].set_xlabel("step")
-    figure.suptitle(run_dir.resolve().name)
+    # names are the user's, and a $ would begin a formula
+    figure.suptitle(printable(run_dir.resolve().name), parse_math=False)
     try:
         figure.savefig(out)
     except (OSError, ValueError) as error:  # no such folder, or a format that is none
-        raise InputError(f"{out}: {error}") from error
+        raise InputError(f"{out}: {getattr(error, 'strerror', None) or error}") from error
+
+
+def _draw_stage(axes: "Sequence[Axes]", entries: list[dict[str, Any]]) -> None:
+    for ax, (row, label) in zip(axes, _ROWS.items(), strict=True):
+        for name in _losses(entries) if row == "loss" else [row]:
+            points = [(entry["step"], entry[name]) for entry in entries if name in entry]
+            ax.plot(*zip(*points, strict=True), label=name, linewidth=1)
+        ax.set_ylabel(label)
+        ax.grid(alpha=0.3)
+    lines = axes[0].get_lines()
+    labels = [printable(line.get_label()) for line in lines]
+    for text in axes[0].legend(lines, labels).get_texts():
+        text.set_parse_math(False)
+    axes[-1].set_xlabel("step")
 
 
 def _losses(entries: list[dict[str, Any]]) -> list[str]:
-    """Names of the losses in a stage's entries: the total, then every task."""
+    """Names the losses in a stage's entries: the total, then every task."""
+    from store_engine.training.log import NO_LOSS
+
     names = dict.fromkeys(name for entry in entries for name in entry)
     return [name for name in names if name not in (*NO_LOSS, "stage", "step")]
-
-
-if __name__ == "__main__":
-    sys.exit(main())

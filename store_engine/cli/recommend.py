@@ -1,118 +1,162 @@
 """Recommends items after a history, from a trained run.
 
-store-engine recommend --run runs/ml100k --history 50,181,172
-store-engine recommend --run runs/ml100k --history 50,181,172 -k 5 --json
-store-engine recommend --run runs/ml100k --history ""          # a user without history
+store-engine recommend runs/ml100k --history 50,181,172
+store-engine recommend runs/ml100k --history 50,181,172 -k 5 --json
+store-engine recommend runs/ml100k --history '["id, with a comma", "181"]' --deny @sold_out.txt
+store-engine recommend runs/ml100k --history ""          # a user without history
 """
 
 import argparse
 import json
-import sys
+from typing import TYPE_CHECKING, Any
 
-from rich.console import Console
-from rich.markup import escape
-from rich.table import Table
-
-from store_engine.decoding.engine import Engine, Recommendation
+from store_engine.cli.main import (
+    add_device_argument,
+    add_json_argument,
+    add_run_argument,
+    print_json,
+    run_verb,
+    usable_device,
+)
 from store_engine.errors import InputError
+from store_engine.files.regular import parse_errors, read_regular
+from store_engine.terminal import make_console, printable
 
-EPILOG = """\
-The history is a list of item ids, oldest first; runs/NAME/items.jsonl lists all ids. Every item
-that comes back is in the catalogue. The score is the log-probability of the item's semantic ID
-after the history: 0 would be certain, and -2.3 is one in ten. A wider beam is slower and closer to
-the exact ranking; --exact scores the whole catalogue and needs no beam.
+if TYPE_CHECKING:
+    from store_engine.decoding.engine import Engine, Recommendation
+
+_MAX_LIST_BYTES = 1 << 30
+_EPILOG = """\
+IDS is a list of item ids: 50,181 or, for ids with commas, a JSON list '["50", "181"]', or @FILE,
+a text file with one id a line; --history=-5 for an id that begins with a dash. A history runs from
+the oldest item to the latest; runs/NAME/items.jsonl lists all ids. Every item that comes back is in
+the catalogue. The score is the log-probability of the item's semantic ID after the history: 0 would
+be certain, and -2.3 is one in ten. A wider beam is slower and closer to the exact ranking; --exact
+scores the whole catalogue and needs no beam.
 """
 
 
 def main(argv: list[str] | None = None) -> int:
-    """Runs the command line; see the module's docstring.
+    """Runs the command line; returns the exit status."""
+    return run_verb("recommend", __doc__, _add_arguments, _recommend, argv)
+
+
+def item_ids(text: str) -> list[str]:
+    """Reads a list of item ids.
 
     Args:
-        argv: Arguments; None takes those of the process.
+        text: `50,181`, a JSON list, or `@FILE` with one id a line; spaces around ids do not count,
+            but in JSON.
 
-    Returns:
-        The exit status: 0, or 2 when the input is wrong.
+    Raises:
+        InputError: The JSON list is none, or holds something else than ids; or the file cannot be
+            read.
     """
-    args = parse_args(argv)
-    history = [item_id.strip() for item_id in args.history.split(",") if item_id.strip()]
+    if text.startswith("@"):
+        content = read_regular(text[1:], _MAX_LIST_BYTES)
+        with parse_errors(text[1:], "a text file in UTF-8"):
+            lines = content.decode("utf-8-sig").split("\n")
+        return [line.strip() for line in lines if line.strip()]
+    if text.lstrip().startswith("["):
+        return _json_ids(text)
+    return [item_id.strip() for item_id in text.split(",") if item_id.strip()]
+
+
+def _json_ids(text: str) -> list[str]:
     try:
-        engine = Engine.load(args.run, device=args.device, backend=args.backend)
-        found = engine.recommend(
-            [history],
-            args.k,
-            beam_width=args.beam_width,
-            exclude_history=args.exclude_history,
-            exact=args.exact,
-        )[0]
-    except InputError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 2
-    if args.json:
-        print(json.dumps([as_dict(engine, rank, item) for rank, item in enumerate(found, 1)]))
-    else:
-        show(engine, history, found)
-    return 0
+        ids = json.loads(text)
+    except (ValueError, RecursionError) as error:
+        raise InputError(
+            f'a list of ids that begins with \'[\' must be JSON, such as ["50", "181"], got {text}'
+        ) from error
+    for item_id in ids:
+        if not isinstance(item_id, str) and type(item_id) is not int:
+            raise InputError(f"an item id must be a string, got {json.dumps(item_id)}")
+    return [str(item_id) for item_id in ids]
 
 
-def parse_args(argv: list[str] | None) -> argparse.Namespace:
-    """Reads the command line."""
-    parser = argparse.ArgumentParser(
-        prog="store-engine recommend",
-        description=__doc__,
-        epilog=EPILOG,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
-    parser.add_argument("--run", required=True, metavar="DIR", help="run directory of a training")
-    parser.add_argument(
-        "--history", required=True, metavar="IDS", help="item ids, oldest first, comma-separated"
+def _add_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.epilog = _EPILOG
+    add_run_argument(parser)
+    history = parser.add_mutually_exclusive_group(required=True)
+    history.add_argument("--history", metavar="IDS", help="item ids, oldest first")
+    history.add_argument(
+        "--history-item", metavar="ID", action="append", help="one id as it is; repeat it"
     )
     parser.add_argument("-k", type=int, default=10, help="items wanted (default 10)")
-    parser.add_argument(
-        "--beam-width", type=int, metavar="N", help="beams, at least k (default: the run's)"
-    )
-    parser.add_argument("--exact", action="store_true", help="score every item; no beam")
+    parser.add_argument("--allow", metavar="IDS", help="recommend none but these")
+    parser.add_argument("--deny", metavar="IDS", help="recommend none of these")
+    parser.add_argument("--exclude", metavar="IDS", help="the same, for items on the page already")
     parser.add_argument(
         "--exclude-history",
         action=argparse.BooleanOptionalAction,
         default=None,
         help="never recommend an item of the history (default: the run's choice)",
     )
-    parser.add_argument("--device", default="auto", help="cpu, cuda or auto (default)")
+    parser.add_argument(
+        "--beam-width", type=int, metavar="N", help="beams, at least k (default: the run's)"
+    )
+    parser.add_argument("--exact", action="store_true", help="score every item; no beam")
     parser.add_argument(
         "--backend",
         choices=["auto", "cpp", "torch", "triton"],
         default="auto",
-        help="of the beam search",
+        help="of the beam search (default auto)",
     )
-    parser.add_argument("--json", action="store_true", help="print JSON instead of a table")
-    return parser.parse_args(argv)
+    add_device_argument(parser)
+    add_json_argument(parser)
 
 
-def as_dict(engine: Engine, rank: int, item: Recommendation) -> dict[str, str | int | float]:
-    """One recommendation as JSON."""
-    title = title_of(engine, item.item_id)
+def _recommend(args: argparse.Namespace) -> None:
+    # here, because it takes seconds that --help need not wait for
+    from store_engine.decoding.engine import Engine
+
+    history = args.history_item if args.history is None else item_ids(args.history)
+    sets = {name: item_ids(ids) for name in ("allow", "deny") if (ids := getattr(args, name))}
+    excluded = item_ids(args.exclude) if args.exclude else []
+    engine = Engine.load(args.run, device=usable_device(args.device), backend=args.backend)
+    for name, ids in sets.items():
+        engine.define(name, ids)
+    found = engine.recommend(
+        [history],
+        args.k,
+        allow="allow" if "allow" in sets else None,
+        deny="deny" if "deny" in sets else None,
+        exclude=[excluded],
+        beam_width=args.beam_width,
+        exclude_history=args.exclude_history,
+        exact=args.exact,
+    )[0]
+    if args.json:
+        print_json([_as_dict(engine, rank, item) for rank, item in enumerate(found, 1)])
+    else:
+        _show(engine, history, found)
+
+
+def _as_dict(engine: "Engine", rank: int, item: "Recommendation") -> dict[str, Any]:
+    title = _title_of(engine, item.item_id)
     return {"rank": rank, "item_id": item.item_id, "title": title, "logprob": item.logprob}
 
 
-def title_of(engine: Engine, item_id: str) -> str:
-    """The item's first text field."""
+def _title_of(engine: "Engine", item_id: str) -> str:
+    """Returns the item's first text field."""
     titles = next(iter(engine.catalog.fields.values()))
     return titles[engine.catalog.row_of(item_id)]
 
 
-def show(engine: Engine, history: list[str], found: list[Recommendation]) -> None:
+def _show(engine: "Engine", history: list[str], found: list["Recommendation"]) -> None:
     """Prints the history's titles and the table of recommendations."""
-    console = Console()
+    from rich.table import Table
+
+    console = make_console()
     for item_id in history[-5:]:
-        console.print("after", item_id, title_of(engine, item_id), markup=False, highlight=False)
-    table = Table("rank", "item id", "title", "log-probability")
-    for column in (0, 3):
-        table.columns[column].justify = "right"
+        console.print("after", printable(item_id), printable(_title_of(engine, item_id)))
+    table = Table()
+    table.add_column("rank", justify="right")
+    table.add_column("item id", overflow="fold")  # never cut: it is what one copies
+    table.add_column("title")
+    table.add_column("log-probability", justify="right")
     for rank, item in enumerate(found, 1):
-        title = title_of(engine, item.item_id)
-        table.add_row(str(rank), escape(item.item_id), escape(title), f"{item.logprob:.3f}")
+        title = printable(_title_of(engine, item.item_id))
+        table.add_row(str(rank), printable(item.item_id), title, f"{item.logprob:.3f}")
     console.print(table)
-
-
-if __name__ == "__main__":
-    sys.exit(main())

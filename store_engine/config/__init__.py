@@ -15,7 +15,13 @@ from store_engine.config.sections import (
     TokenizerConfig,
     TrainConfig,
 )
-from store_engine.config.toml_file import build_config, dump_config, load_config, read_config_tree
+from store_engine.config.toml_file import (
+    build_config,
+    dump_config,
+    load_config,
+    read_config_tree,
+    with_overrides,
+)
 
 __all__ = [
     "Change",
@@ -33,4 +39,5 @@ __all__ = [
     "dump_config",
     "load_config",
     "read_config_tree",
+    "with_overrides",
 ]

@@ -62,6 +62,22 @@ def build_config(tree: dict[str, Any]) -> Config:
     return config
 
 
+def with_overrides(config: Config, overrides: Sequence[str]) -> Config:
+    """Changes values of a config.
+
+    Args:
+        config: The config.
+        overrides: As for `load_config`.
+
+    Raises:
+        InputError: A name is unknown, or a value does not fit.
+    """
+    tree = tomllib.loads(dump_config(config))
+    for override in overrides:
+        _apply_override(tree, override)
+    return build_config(tree)
+
+
 def dump_config(config: Config) -> str:
     """Writes `config` as TOML, every value stated; `load_config` reads it back."""
     top = [f for f in dataclasses.fields(config) if not dataclasses.is_dataclass(f.type)]

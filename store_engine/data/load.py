@@ -1,13 +1,15 @@
 """The data set that a config names."""
 
-from dataclasses import dataclass
+import os
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from store_engine.config import DataConfig
 from store_engine.data.catalog import Catalog
 from store_engine.data.histories import Histories
 from store_engine.data.movielens import FILES, find_ml100k
-from store_engine.data.readers import EventColumns, read_interactions, read_items
+from store_engine.data.readers import EventColumns, EventRules, read_interactions, read_items
+from store_engine.data.report import DataReport
 from store_engine.data.synthetic import synthetic
 
 
@@ -18,16 +20,21 @@ class Dataset:
     Args:
         catalog: The items.
         histories: The users that were kept.
-        num_dropped_users: Users with fewer than min_events events.
-        name: How results name it.
+        name: How results name it: for the user's own files the name of their folder.
         sources: The files it was read from.
+        report: What reading found.
     """
 
     catalog: Catalog
     histories: Histories
-    num_dropped_users: int
     name: str
     sources: tuple[Path, ...] = ()
+    report: DataReport = field(default_factory=DataReport)
+
+    @property
+    def num_dropped_users(self) -> int:
+        """Users with fewer than min_events events."""
+        return self.report.num_dropped_users
 
 
 def load_dataset(config: DataConfig) -> Dataset:
@@ -38,7 +45,9 @@ def load_dataset(config: DataConfig) -> Dataset:
     """
     if config.name == "synthetic":
         sizes = (config.num_items, config.num_users, config.num_topics)
-        return Dataset(*synthetic(*sizes, config.seed), 0, config.name)
+        catalog, histories = synthetic(*sizes, config.seed)
+        report = DataReport(catalog.num_items, histories.num_events, histories.num_users)
+        return Dataset(catalog, histories, config.name, report=report)
     if config.name == "ml-100k":
         folder = find_ml100k(config.path)
         interactions, items = (folder / name for name in FILES)
@@ -46,10 +55,15 @@ def load_dataset(config: DataConfig) -> Dataset:
         # an absolute file name stands for itself
         interactions = Path(config.path) / config.interactions
         items = Path(config.path) / config.items
-    catalog = read_items(items, config.item_id, config.text_fields)
+    report = DataReport()
+    catalog = read_items(items, config.item_id, config.text_fields, report)
     columns = EventColumns(config.user_id, config.item_id, config.timestamp)
-    histories, num_dropped_users = read_interactions(
-        interactions, catalog, columns, config.min_events, config.ties, config.seed
-    )
-    name = config.name if config.name != "files" else items.resolve().parent.name
-    return Dataset(catalog, histories, num_dropped_users, name, (items, interactions))
+    rules = EventRules(config.min_events, config.ties, config.seed)
+    histories, _ = read_interactions(interactions, catalog, columns, rules, report)
+    name = config.name if config.name != "files" else _folder_name(items)
+    return Dataset(catalog, histories, name, (items, interactions), report)
+
+
+def _folder_name(file: Path) -> str:
+    """The name of a file's folder as the user wrote it: a link keeps its own name."""
+    return Path(os.path.abspath(file)).parent.name or "files"

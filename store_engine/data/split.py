@@ -1,4 +1,4 @@
-"""Who is asked what: the split of the histories into training, validation and test."""
+"""The split of the histories into training events, validation examples and test examples."""
 
 from dataclasses import dataclass
 
@@ -10,7 +10,7 @@ from store_engine.data.histories import Histories
 
 @dataclass(frozen=True)
 class Examples:
-    """One question per user: given this history, which item comes next?
+    """One example per user: a history, and the item that came next.
 
     Args:
         histories: Per user an int32 array of catalogue rows, oldest first, at least one.
@@ -23,13 +23,13 @@ class Examples:
 
 @dataclass(frozen=True)
 class Split:
-    """Training events and the questions that measure the result.
+    """Training events and the examples that measure the result.
 
     Args:
         protocol: Its name, printed with every result.
-        train: What may be learnt from.
-        valid: Questions for choices made while training.
-        test: Questions for the final result.
+        train: The events that the model is trained on.
+        valid: Examples for choices made while training, such as when to stop.
+        test: Examples for the final result.
     """
 
     protocol: str
@@ -66,7 +66,7 @@ def leave_one_out(histories: Histories) -> Split:
 
 
 def _held_out(histories: Histories, back: int) -> Examples:
-    """The event `back` from the end as the target, everything before it as the history."""
+    """Takes the event `back` from the end as the target, everything before it as the history."""
     rows, ends = histories.rows, histories.offsets[1:] - back
     begins = histories.offsets[:-1]
     seen = [rows[a:b] for a, b in zip(begins.tolist(), ends.tolist(), strict=True)]

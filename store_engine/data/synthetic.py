@@ -13,16 +13,12 @@ from store_engine.errors import InputError
 
 _SYLLABLES = [c + v for c in "bdfgklmnprstvz" for v in "aeiou"]
 _WORDS_PER_TOPIC = 8
+_MEAN_LENGTH = 12  # events per user
+_NOISE = 0.1  # share of the events that are any item at all; as many change the topic
 
 
 def synthetic(
-    num_items: int,
-    num_users: int,
-    num_topics: int,
-    seed: int,
-    *,
-    mean_length: int = 12,
-    noise: float = 0.1,
+    num_items: int, num_users: int, num_topics: int, seed: int
 ) -> tuple[Catalog, Histories]:
     """Draws a catalogue and histories.
 
@@ -31,32 +27,25 @@ def synthetic(
         num_users: At least 1.
         num_topics: At least 1 and at most `num_items`.
         seed: The same seed gives the same data on every machine.
-        mean_length: Events per user on average; every user has at least 3.
-        noise: Share of the events that are any item at all; as many change the topic.
 
     Returns:
         The catalogue, with fields `title` (two topic words and one of the item's own) and
-        `categories` (the topic's name), and the histories.
+        `categories` (the topic's name), and the histories, of at least 3 events each.
 
     Raises:
         InputError: A size is out of range.
-        ValueError: `mean_length` or `noise` is.
     """
     if num_items < 2 or num_users < 1 or not 1 <= num_topics <= num_items:
         raise InputError(
             f"a synthetic data set needs num_items >= 2, num_users >= 1 and "
             f"1 <= num_topics <= num_items, got {num_items}, {num_users}, {num_topics}"
         )
-    if mean_length < 3 or not 0 <= noise <= 0.5:
-        raise ValueError(
-            f"need mean_length >= 3 and 0 <= noise <= 0.5, got {mean_length} and {noise}"
-        )
     rng = np.random.default_rng(seed)
     # every topic has an item; rows are shuffled, so that a row says nothing of the topic
     topic_of = rng.permutation(np.arange(num_items) % num_topics)
     catalog = _catalog(topic_of, num_topics, rng)
-    lengths = 3 + rng.poisson(mean_length - 3, size=num_users)
-    rows = _walk(topic_of, num_topics, lengths, noise, rng)
+    lengths = 3 + rng.poisson(_MEAN_LENGTH - 3, size=num_users)
+    rows = _walk(topic_of, num_topics, lengths, rng)
     user_ids = tuple(f"user{user}" for user in range(num_users))
     return catalog, Histories(user_ids, rows, np.concatenate([[0], np.cumsum(lengths)]))
 
@@ -85,11 +74,7 @@ def _words(count: int, rng: np.random.Generator) -> list[str]:
 
 
 def _walk(
-    topic_of: np.ndarray,
-    num_topics: int,
-    lengths: np.ndarray,
-    noise: float,
-    rng: np.random.Generator,
+    topic_of: np.ndarray, num_topics: int, lengths: np.ndarray, rng: np.random.Generator
 ) -> np.ndarray:
     """All users' events, one step of every user at a time."""
     num_users, num_items = len(lengths), len(topic_of)
@@ -101,11 +86,11 @@ def _walk(
     events = np.empty((num_users, lengths.max()), dtype=np.int32)
     for step in range(events.shape[1]):
         dice = rng.random(num_users)
-        moves = dice < noise
+        moves = dice < _NOISE
         topic = np.where(moves, rng.integers(num_topics, size=num_users), topic)
         place = np.where(moves, rng.integers(sizes[topic]), (place + 1) % sizes[topic])
         events[:, step] = by_topic[begins[topic] + place]
-        strays = (dice >= noise) & (dice < 2 * noise)
+        strays = (dice >= _NOISE) & (dice < 2 * _NOISE)
         events[strays, step] = rng.integers(num_items, size=int(strays.sum()))
     rows: np.ndarray = events[np.arange(events.shape[1]) < lengths[:, None]]
     return rows

@@ -1,10 +1,11 @@
-"""Training-free floors: what a recommender must beat to have learnt anything.
+"""Training-free baselines: what a recommender must beat to have learnt anything.
 
-Both never recommend what the user's history holds, and break ties by the lower row.
+Every baseline ranks all items or all but those of the user's history, as it is told, and breaks
+ties by the lower row.
 """
 
 from collections.abc import Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -16,10 +17,11 @@ from store_engine.data.histories import Histories
 _SMOOTHING = 10.0  # added to an item's frequency, so that rare pairs do not rule
 _RECENT = 20  # events of the history that are looked at
 _DECAY = 0.8  # weight of an event against the one after it
+_WINDOW = 5  # most steps between two events that count as a visit together
 
 
 def train_frequency(train: Histories, num_items: int) -> NDArray[np.int64]:
-    """(num_items,) training events per catalogue row."""
+    """Counts the training events of every catalogue row: (num_items,)."""
     return np.bincount(train.rows, minlength=num_items).astype(np.int64)
 
 
@@ -29,16 +31,16 @@ def popularity(
     histories: Sequence[NDArray[np.int32]],
     k: int,
     *,
-    exclude_history: bool = True,
+    exclude_history: bool,
 ) -> NDArray[np.int64]:
     """Ranks items by their number of training events.
 
     Args:
-        train: What may be counted.
+        train: The events that may be counted.
         num_items: Size of the catalogue.
         histories: Per user the catalogue rows seen so far.
         k: Length of the rankings.
-        exclude_history: Leave out what the user has seen; the usual floor does.
+        exclude_history: Leave out the items that the user has seen.
 
     Returns:
         (num_users, k) catalogue rows, most popular first, -1 padded.
@@ -53,47 +55,73 @@ def popularity(
     return rankings
 
 
+def own_items(
+    train: Histories, num_items: int, histories: Sequence[NDArray[np.int32]], k: int
+) -> NDArray[np.int64]:
+    """Ranks the items of the user's history, latest first, then the others by popularity.
+
+    Args:
+        train: The events by which popularity is counted.
+        num_items: Size of the catalogue.
+        histories: Per user the catalogue rows seen so far, oldest first.
+        k: Length of the rankings.
+
+    Returns:
+        (num_users, k) catalogue rows, -1 padded.
+    """
+    rankings = popularity(train, num_items, histories, k, exclude_history=True)
+    for user, history in enumerate(histories):
+        latest_first = history[::-1]
+        _, places = np.unique(latest_first, return_index=True)
+        own = latest_first[np.sort(places)]
+        rankings[user] = np.concatenate([own, rankings[user]])[:k]
+    return rankings
+
+
 def co_visitation(
     train: Histories,
     num_items: int,
     histories: Sequence[NDArray[np.int32]],
     k: int,
     *,
-    window: int = 5,
+    exclude_history: bool,
 ) -> NDArray[np.int64]:
     """Ranks items by how often they stand close to those of the history, per their popularity.
 
-    Two events of one user that are d <= window steps apart count (window + 1 - d) / window for
-    their pair of items, both ways; a pair's sum is divided by the root of the items' smoothed
+    Two events of one user that are d <= 5 steps apart count (6 - d) / 5 for their pair of
+    different items, both ways; a pair's sum is divided by the root of the items' smoothed
     frequencies. The last events of a history vote for their neighbours, recent ones with more
     weight.
 
-    This definition is ours. Floors printed elsewhere under the name of co-visitation weigh pairs in
-    ways of their own, and their figures differ from what this gives.
+    This definition is ours. Baselines printed elsewhere under the name of co-visitation weigh
+    pairs in ways of their own, and their figures differ from what this gives.
 
     Args:
-        train: What may be counted.
+        train: The events that may be counted.
         num_items: Size of the catalogue.
         histories: Per user the catalogue rows seen so far, oldest first.
         k: Length of the rankings.
-        window: Most steps between two events that count as a visit together.
+        exclude_history: Leave out the items that the user has seen.
 
     Returns:
         (num_users, k) catalogue rows, best first, -1 padded: items never seen beside the history
         are not ranked.
     """
-    graph = _neighbours(train, num_items, window)
+    graph = _neighbours(train, num_items)
     rankings = np.full((len(histories), k), -1, dtype=np.int64)
     for user, history in enumerate(histories):
-        recent = history[: -_RECENT - 1 : -1]
-        votes = _DECAY ** np.arange(len(recent))
-        begin, end = graph.offsets[recent], graph.offsets[recent + 1]
-        edges = _ragged_ranges(begin, end)
-        weights = graph.weights[edges] * np.repeat(votes, end - begin)
-        scores = np.bincount(graph.neighbours[edges], weights, minlength=num_items)
-        scores[history] = 0.0
-        found = np.flatnonzero(scores)
-        best = found[np.argsort(-scores[found], kind="stable")][:k]
+        recent = history[: -_RECENT - 1 : -1].tolist()
+        edges = [slice(graph.offsets[row], graph.offsets[row + 1]) for row in recent]
+        scores: NDArray[Any] = np.zeros(num_items)
+        if edges:
+            votes = np.repeat(_DECAY ** np.arange(len(edges)), [e.stop - e.start for e in edges])
+            neighbours = np.concatenate([graph.neighbours[edge] for edge in edges])
+            weights = np.concatenate([graph.weights[edge] for edge in edges])
+            scores = np.bincount(neighbours, weights * votes, minlength=num_items)
+        if exclude_history:
+            scores[history] = 0.0
+        candidates = np.flatnonzero(scores)
+        best = candidates[np.argsort(-scores[candidates], kind="stable")][:k]
         rankings[user, : len(best)] = best
     return rankings
 
@@ -106,16 +134,16 @@ class _Graph(NamedTuple):
     weights: NDArray[np.float64]  # (num_edges,)
 
 
-def _neighbours(train: Histories, num_items: int, window: int) -> _Graph:
+def _neighbours(train: Histories, num_items: int) -> _Graph:
     """Counts the pairs of each distance in one array operation, both ways."""
     users = np.repeat(np.arange(train.num_users), np.diff(train.offsets))
     rows = train.rows.astype(np.int64)
     keys, weights = [np.empty(0, dtype=np.int64)], [np.empty(0)]
-    for distance in range(1, window + 1):
+    for distance in range(1, _WINDOW + 1):
         is_pair = (users[:-distance] == users[distance:]) & (rows[:-distance] != rows[distance:])
         a, b = rows[:-distance][is_pair], rows[distance:][is_pair]
         keys += [a * num_items + b, b * num_items + a]
-        weights.append(np.full(2 * len(a), (window + 1 - distance) / window))
+        weights.append(np.full(2 * len(a), (_WINDOW + 1 - distance) / _WINDOW))
     edges, edge_of_pair = np.unique(np.concatenate(keys), return_inverse=True)
     sums = np.bincount(edge_of_pair, weights=np.concatenate(weights), minlength=len(edges))
     sources, neighbours = np.divmod(edges, num_items)
@@ -123,10 +151,3 @@ def _neighbours(train: Histories, num_items: int, window: int) -> _Graph:
     shares = sums / np.sqrt(frequency[sources] * frequency[neighbours])
     offsets = np.searchsorted(sources, np.arange(num_items + 1)).astype(np.int64)
     return _Graph(offsets, neighbours, shares.astype(np.float64))
-
-
-def _ragged_ranges(begin: NDArray[np.int64], end: NDArray[np.int64]) -> NDArray[np.int64]:
-    """The ranges begin[i] : end[i] one behind the other."""
-    lengths = end - begin
-    shift = np.repeat(begin - np.cumsum(lengths) + lengths, lengths)
-    return np.arange(len(shift)) + shift

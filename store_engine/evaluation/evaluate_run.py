@@ -1,119 +1,150 @@
-"""A finished run, measured: item-level metrics over all items, beside training-free floors."""
+"""A finished run, measured: item-level metrics over all items, beside training-free baselines."""
 
-import json
+import dataclasses
+import datetime
 import time
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
-from rich.box import SIMPLE_HEAD
-from rich.console import Console
 from rich.progress import track
-from rich.table import Table
 
+import store_engine
+from store_engine.config import Config, with_overrides
 from store_engine.data.split import Examples, leave_one_out
 from store_engine.decoding.engine import Engine
-from store_engine.evaluation.baselines import co_visitation, popularity, train_frequency
-from store_engine.evaluation.metrics import (
-    coverage,
-    long_tail_share,
-    metrics_by_frequency,
-    ranking_metrics,
+from store_engine.errors import InputError
+from store_engine.evaluation.protocols import (
+    CandidateRule,
+    Rankings,
+    measure,
+    primary_rule,
+    share_of_targets_seen,
 )
 from store_engine.evaluation.scoring import Scorer, measure_scoring
-from store_engine.files.atomic import atomic_open
-from store_engine.runs.run import load_run
+from store_engine.runs.run import Run, load_run
 from store_engine.sid.collisions import sid_report
+from store_engine.terminal import make_console
 from store_engine.training.log import read_log
 
 _USERS_PER_CALL = 512  # between two ticks of the progress bar
+# what an evaluation may change of a run's config, and of that what it would not heed
+_SECTIONS = ("decoding.", "eval.")
+_WITHOUT_EFFECT = ("decoding.dtype", "decoding.prefix_cache_mib")
 
 
-def evaluate_run(run_dir: Path, *, exact: bool = False) -> dict[str, Any]:
-    """Measures a run on its test questions.
+def evaluate_run(
+    run: Run | Path, *, exact: bool = False, overrides: Sequence[str] = (), device: str = "auto"
+) -> dict[str, Any]:
+    """Measures a run on its test users, in float32 and without a prefix cache.
 
     Args:
-        run_dir: A finished run.
+        run: A finished run, or its directory. Its model is moved to `device`.
         exact: Score the whole catalogue instead of searching with a beam.
+        overrides: `decoding.key=value` and `eval.key=value`, on top of the run's config.
+        device: "cpu", "cuda", or "auto": cuda where there is one.
 
     Returns:
         What metrics.json holds; docs/run-directory.md lists it.
 
     Raises:
-        InputError: The directory is missing, unfinished or damaged.
+        InputError: The directory is missing, unfinished or damaged, or an override is wrong.
     """
-    # float32, so that figures do not depend on the machine; every user comes once
-    loaded = load_run(run_dir)
-    engine = Engine.load(loaded, dtype="float32", prefix_cache_mib=0)
-    histories, table, run = loaded.histories, loaded.sid_table, loaded.config
-    split = leave_one_out(histories)
-    frequency = train_frequency(split.train, engine.catalog.num_items)
-    targets, max_k = split.test.targets, run.eval.max_k
+    run = run if isinstance(run, Run) else load_run(run)
+    config = _evaluation_config(run.config, overrides)
+    engine = _measuring_engine(run, config, device)
+    split = leave_one_out(run.histories)
+    num_items, max_k = run.catalog.num_items, config.eval.max_k
+    primary = primary_rule(config.decoding.exclude_history)
+    wall_s: dict[str, float] = {}
 
-    began = time.perf_counter()
-    rankings = rank_all(engine, split.test, max_k, exact)
-    wall_s = time.perf_counter() - began
+    def rank(rule: CandidateRule) -> Rankings:
+        began = time.perf_counter()
+        rankings = rank_all(engine, split.test, max_k, exact, exclude_history=rule.exclude_history)
+        wall_s[rule.name] = time.perf_counter() - began
+        return rankings
 
-    seen = split.test.histories
-    floors = {
-        "popularity": popularity(split.train, len(frequency), seen, max_k),
-        "co_visitation": co_visitation(split.train, len(frequency), seen, max_k),
-    }
+    measured = measure(rank, split, num_items, max_k)
     scoring = {}
-    if loaded.has_scoring:
-        scoring = {"scoring": measure_scoring(Scorer(loaded), split.test, len(frequency))}
+    if run.has_scoring:
+        scoring = {"scoring": measure_scoring(Scorer(run), split.test, num_items)}
+    table = run.sid_table
+    search = "exact" if exact else f"beam {_search_width(engine, max_k)}"
     return {
+        "version": store_engine.__version__,
+        "date": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
+        "dataset": run.dataset,
         "protocol": split.protocol,
-        "dataset": loaded.dataset,
-        "num_users": histories.num_users,
-        "num_items": engine.catalog.num_items,
-        "seed": run.train.seed,
-        "decoding": "exact" if exact else f"beam {run.decoding.beam_width}",
-        "metrics": ranking_metrics(rankings, targets)
-        | {
-            "coverage@10": coverage(rankings, len(frequency)),
-            "long_tail_share@10": long_tail_share(rankings, frequency),
-        },
-        "baselines": {name: ranking_metrics(floor, targets) for name, floor in floors.items()},
-        "buckets": metrics_by_frequency(rankings, targets, frequency),
+        "primary": primary.name,
+        "num_users": len(split.test.targets),
+        "num_items": num_items,
+        "share_of_targets_seen": share_of_targets_seen(split.test),
+        "seed": config.train.seed,
+        "decoding": f"{search}, float32, no prefix cache",
+        **measured[primary.name],
+        "protocols": measured,
         **scoring,
-        "sid": sid_report(table.sids, table.codebook_sizes, run.tokenizer.num_codes),
-        "invalid_items": int(((rankings < -1) | (rankings >= len(frequency))).sum()),
-        "missing_items": int((rankings == -1).sum()),
-        "requests_per_s": len(targets) / wall_s,
-        "train": training_summary(loaded.directory.log),
+        "sid": sid_report(table.sids, table.codebook_sizes, config.tokenizer.num_codes),
+        "requests_per_s": len(split.test.targets) / wall_s[primary.name],
+        "train": training_summary(run.directory.log),
+        "config": dataclasses.asdict(config),
     }
 
 
-def rank_all(engine: Engine, examples: Examples, k: int, exact: bool) -> NDArray[np.int64]:
-    """Recommends to every user: (num_users, k) catalogue rows. The targets are never read.
+def rank_all(
+    engine: Engine,
+    examples: Examples,
+    k: int,
+    exact: bool = False,
+    *,
+    exclude_history: bool | None = None,
+) -> NDArray[np.int64]:
+    """Recommends to every user. The targets are never read.
 
     Items that share a SID have one score; their order is drawn, with a fixed seed, so that a hit
     within a group of g items is worth 1 / g of a hit on the group.
+
+    Args:
+        engine: The recommender.
+        examples: The users' histories.
+        k: Length of the rankings.
+        exact: Score the whole catalogue instead of searching with a beam.
+        exclude_history: Leave out the items of the history; by default as the engine's config.
+
+    Returns:
+        (num_users, k) catalogue rows, -1 where fewer than k items compete.
     """
-    spare = _largest_group(engine.sids) - 1
+    width = _search_width(engine, k)
+    num_ranked = k + _largest_group(engine.sids) - 1
     rng = np.random.default_rng(0)
-    histories = sorted(range(len(examples.histories)), key=lambda u: len(examples.histories[u]))
-    rankings = np.empty((len(histories), k), dtype=np.int64)
-    starts = range(0, len(histories), _USERS_PER_CALL)
-    for begin in track(starts, "evaluation", transient=True):
-        users = histories[begin : begin + _USERS_PER_CALL]
-        wanted = [examples.histories[user] for user in users]
-        rows, logprobs = engine.recommend_rows(wanted, k + spare, exact=exact)
-        if spare:
+    users_by_length = sorted(
+        range(len(examples.histories)), key=lambda user: len(examples.histories[user])
+    )
+    rankings = np.empty((len(users_by_length), k), dtype=np.int64)
+    starts = range(0, len(users_by_length), _USERS_PER_CALL)
+    console = make_console(stderr=True)  # stdout is for the result alone
+    is_silent = not console.is_terminal
+    for begin in track(starts, "evaluation", transient=True, console=console, disable=is_silent):
+        users = users_by_length[begin : begin + _USERS_PER_CALL]
+        rows, logprobs = engine.recommend_rows(
+            [examples.histories[user] for user in users],
+            num_ranked,
+            exclude_history=exclude_history,
+            beam_width=width,
+            exact=exact,
+        )
+        if num_ranked > k:
             order = np.lexsort((rng.random(rows.shape), -logprobs))
             rows = np.take_along_axis(rows, order, axis=1)
         rankings[users] = rows[:, :k]
     return rankings
 
 
-def _largest_group(sids: NDArray[np.int32]) -> int:
-    return int(np.unique(sids, axis=0, return_counts=True)[1].max())
-
-
 def training_summary(log_path: Path) -> dict[str, dict[str, float]]:
-    """Per stage: its steps, seconds spent in them, real tokens per second and last loss."""
+    """Summarises each stage: its steps, seconds spent in them, real tokens/s and last loss."""
     summary: dict[str, dict[str, float]] = {}
     entries = read_log(log_path)
     for stage in dict.fromkeys(entry["stage"] for entry in entries):
@@ -128,35 +159,40 @@ def training_summary(log_path: Path) -> dict[str, dict[str, float]]:
     return summary
 
 
-def save_metrics(metrics: dict[str, Any], path: Path) -> None:
-    """Writes metrics.json, which either stands complete or not at all."""
-    with atomic_open(path) as file:
-        file.write(json.dumps(metrics, indent=1).encode() + b"\n")
+def _evaluation_config(config: Config, overrides: Sequence[str]) -> Config:
+    for override in overrides:
+        name = override.partition("=")[0]
+        if not name.startswith(_SECTIONS):
+            raise InputError(
+                f"an evaluation changes decoding.key=value and eval.key=value, got '{override}'"
+            )
+        if name in _WITHOUT_EFFECT:
+            raise InputError(
+                f"{name} has no effect on an evaluation: it runs in float32, without prefix cache"
+            )
+    return with_overrides(config, overrides)
 
 
-def print_metrics(metrics: dict[str, Any], console: Console) -> None:
-    """Prints the result beside the floors, and by the target's training frequency."""
-    # recall@1 is ndcg@1 too
-    heads = [f"recall@{k}" for k in (1, 5, 10, 20)] + [f"ndcg@{k}" for k in (5, 10)] + ["mrr"]
-    title = (
-        f"{metrics['dataset']}, {metrics['protocol']}, {metrics['num_users']:,} users, "
-        f"{metrics['num_items']:,} items, {metrics['decoding']}"
+def _measuring_engine(run: Run, config: Config, device: str) -> Engine:
+    """An engine whose figures do not depend on the machine: float32, every user comes once."""
+    if device == "auto":
+        device = "cuda" if torch.cuda.is_available() else "cpu"
+    decoding = dataclasses.replace(config.decoding, dtype="float32", prefix_cache_mib=0.0)
+    return Engine(
+        run.model.to(device),
+        run.catalog,
+        run.sid_table.sids,
+        bos=run.vocabulary.bos_id,
+        max_history=config.data.max_history,
+        config=decoding,
+        trie=run.trie,
     )
-    table = Table(title=title, box=SIMPLE_HEAD, pad_edge=False, padding=(0, 1, 0, 0))
-    table.add_column("", no_wrap=True)
-    for name in heads:
-        short = name.replace("recall", "R").replace("ndcg", "N").replace("mrr", "MRR")
-        table.add_column(short, justify="right", no_wrap=True)
-    rows = metrics["baselines"] | {"store_engine": metrics["metrics"]}
-    for name, values in rows.items():
-        table.add_row(name.replace("co_v", "co-v"), *(f"{values[h]:.4f}" for h in heads))
-    table.add_section()
-    for bucket, values in metrics["buckets"].items():
-        if values["num_users"]:
-            label = f"seen {bucket} ({values['num_users']:.0f})"
-            table.add_row(label, *(f"{values[h]:.4f}" for h in heads))
-    table.caption = "below: by how often the target is in training (number of users)"
-    console.print(table)
-    if "scoring" in metrics:
-        figures = "  ".join(f"{name} {value:.4f}" for name, value in metrics["scoring"].items())
-        console.print(f"scoring, one random item beside each target: {figures}", highlight=False)
+
+
+def _search_width(engine: Engine, k: int) -> int:
+    """The beam width of `rank_all`: wide enough for k items and the others of the last's SID."""
+    return max(engine.config.beam_width, k + _largest_group(engine.sids) - 1)
+
+
+def _largest_group(sids: NDArray[np.int32]) -> int:
+    return int(np.unique(sids, axis=0, return_counts=True)[1].max())

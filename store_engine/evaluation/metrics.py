@@ -21,6 +21,11 @@ FREQUENCY_BUCKETS = {
 }
 
 
+def cutoffs_up_to(max_k: int) -> tuple[int, ...]:
+    """The usual values of k that rankings of length `max_k` allow, and `max_k` itself."""
+    return (*(k for k in CUTOFFS if k < max_k), max_k)
+
+
 def ranking_metrics(
     rankings: IntArray, targets: IntArray, cutoffs: tuple[int, ...] = CUTOFFS
 ) -> dict[str, float]:
@@ -38,15 +43,31 @@ def ranking_metrics(
     Raises:
         ValueError: The shapes do not fit, there is no user, or a cutoff is beyond max_k.
     """
-    ranks = _ranks(rankings, targets)
-    max_k = rankings.shape[1]
-    if max(cutoffs) > max_k or min(cutoffs) < 1:
-        raise ValueError(f"cutoffs must be in [1, {max_k}], got {cutoffs}")
-    gains = 1.0 / np.log2(ranks + 2.0)
-    metrics = {f"recall@{k}": float((ranks < k).mean()) for k in cutoffs}
-    metrics |= {f"ndcg@{k}": float(np.where(ranks < k, gains, 0.0).mean()) for k in cutoffs}
-    metrics["mrr"] = float(np.where(ranks < max_k, 1.0 / (ranks + 1.0), 0.0).mean())
-    return metrics
+    return {name: float(v.mean()) for name, v in _per_user(rankings, targets, cutoffs).items()}
+
+
+def standard_errors(
+    rankings: IntArray, targets: IntArray, cutoffs: tuple[int, ...] = CUTOFFS
+) -> dict[str, float]:
+    """Standard errors of `ranking_metrics`, with the users as the sample.
+
+    Args:
+        rankings: (num_users, max_k) catalogue rows, best first, -1 padded.
+        targets: (num_users,) catalogue rows.
+        cutoffs: The values of k, each at most max_k.
+
+    Returns:
+        The names of `ranking_metrics` -> sample deviation / sqrt(num_users); nothing for a single
+        user, who has no deviation.
+
+    Raises:
+        ValueError: As `ranking_metrics`.
+    """
+    per_user = _per_user(rankings, targets, cutoffs)
+    if len(targets) < 2:
+        return {}
+    root = len(targets) ** 0.5
+    return {name: float(values.std(ddof=1) / root) for name, values in per_user.items()}
 
 
 def metrics_by_frequency(
@@ -181,6 +202,19 @@ def log_loss(probabilities: FloatArray, labels: IntArray) -> float:
         raise ValueError("probabilities must be in [0, 1]")
     p = np.clip(probabilities.astype(np.float64), 1e-7, 1 - 1e-7)
     return float(-np.where(labels == 1, np.log(p), np.log1p(-p)).mean())
+
+
+def _per_user(
+    rankings: IntArray, targets: IntArray, cutoffs: tuple[int, ...]
+) -> dict[str, NDArray[np.float64]]:
+    """(num_users,) each metric of each user; Recall, NDCG by cutoff, then MRR."""
+    ranks, max_k = _ranks(rankings, targets), rankings.shape[1]
+    if max(cutoffs) > max_k or min(cutoffs) < 1:
+        raise ValueError(f"cutoffs must be in [1, {max_k}], got {cutoffs}")
+    gains = 1.0 / np.log2(ranks + 2.0)
+    values = {f"recall@{k}": (ranks < k).astype(np.float64) for k in cutoffs}
+    values |= {f"ndcg@{k}": np.where(ranks < k, gains, 0.0) for k in cutoffs}
+    return values | {"mrr": np.where(ranks < max_k, 1.0 / (ranks + 1.0), 0.0)}
 
 
 def _ranks(rankings: IntArray, targets: IntArray) -> NDArray[np.int64]:

@@ -72,7 +72,11 @@ class StagedDirectory:
         else:
             old = self.target.with_name(f"{self.target.name}.old-{secrets.token_hex(8)}")
             os.rename(self.target, old)
-            os.rename(self.path, self.target)
+            try:
+                os.rename(self.path, self.target)
+            except BaseException:
+                os.rename(old, self.target)
+                raise
             sync_directory(self.target.parent)
             _remove(old)
         sync_directory(self.target.parent)

@@ -51,7 +51,7 @@ class VerifiedFiles:
             return False
         if is_large and time.time_ns() - max(times) > _SETTLED_NS:
             # a run on a read-only disk is verified every time
-            with contextlib.suppress(OSError):
+            with contextlib.suppress(OSError, InputError):
                 write_json(self._path, self._read() | {name: seen})
         return True
 

@@ -1,19 +1,60 @@
 """Export to Hugging Face: our model is a Llama, Qwen2 or Qwen3, so no number changes, only names.
 
-The exported model has the joint vocabulary: text tokens, then the codes of level 0, level 1, ...
+The exported model has the unified vocabulary: text tokens, then the codes of level 0, level 1, ...
 Its head gives logits for all of them; a softmax over one level's slice is what our engine computes.
 """
 
+import os
+import secrets
+import shutil
 from pathlib import Path
 from typing import Any
 
 import torch
+from safetensors import SafetensorError
 from torch import Tensor
 from transformers import AutoConfig, AutoModelForCausalLM, GenerationConfig, PreTrainedModel
 
 from store_engine.config import ModelConfig
+from store_engine.errors import InputError
+from store_engine.files.atomic import sync_directory, sync_tree
 from store_engine.model.hf_layout import transformer_layout
 from store_engine.model.store_model import StoreModel
+from store_engine.runs.run import Run
+
+
+def export_run(run: Run, out: Path) -> PreTrainedModel:
+    """Exports the model of a run and its text tokenizer into a new folder.
+
+    The folder is written beside its place and moved there, so it stands complete or not at all.
+
+    Args:
+        run: A finished run.
+        out: The folder to make; its parents are made too.
+
+    Returns:
+        The exported model.
+
+    Raises:
+        InputError: `out` is there already or cannot be written, or transformers has no family for
+            the model.
+    """
+    if out.exists() or out.is_symlink():
+        raise InputError(f"{out}: is there already, name a new folder")
+    partial = out.with_name(f"{out.name}.partial-{secrets.token_hex(8)}")
+    try:
+        partial.mkdir(parents=True)
+        exported = export_huggingface(run.model, partial, bos=run.vocabulary.bos_id)
+        run.vocabulary.save(partial)
+        sync_tree(partial)
+        os.rename(partial, out)
+        sync_directory(out.parent)
+    except (OSError, SafetensorError) as error:
+        reason = getattr(error, "strerror", None) or error
+        raise InputError(f"{out}: cannot be written: {reason}") from error
+    finally:
+        shutil.rmtree(partial, ignore_errors=True)
+    return exported
 
 
 def export_huggingface(
@@ -31,12 +72,12 @@ def export_huggingface(
         The exported model in eval mode, with a copy of the weights.
 
     Raises:
-        ValueError: hidden_size is not a multiple of num_heads, which transformers requires, or no
+        InputError: hidden_size is not a multiple of num_heads, which transformers requires, or no
             family has both a norm on q and k and biases on q, k and v alone.
     """
     config = model.config
     if config.hidden_size % config.num_heads:
-        raise ValueError(
+        raise InputError(
             f"transformers requires hidden_size to be a multiple of num_heads, "
             f"got {config.hidden_size} and {config.num_heads}"
         )
@@ -69,7 +110,7 @@ def export_huggingface(
 
 
 def huggingface_state(model: StoreModel) -> dict[str, Tensor]:
-    """The model's weights under Hugging Face's names; fused projections are split."""
+    """Names the model's weights as Hugging Face does; fused projections are split."""
     ours = model.state_dict()
     has_codes = len(model.codebook_sizes) > 0
     vocabularies = ("text", "code") if has_codes else ("text",)
@@ -89,7 +130,7 @@ def _family(config: ModelConfig) -> dict[str, Any]:
     bias = config.attention_bias
     if config.qk_norm:
         if bias == "qkv":
-            raise ValueError("no family of transformers has qk_norm and attention_bias = 'qkv'")
+            raise InputError("no family of transformers has qk_norm and attention_bias = 'qkv'")
         return {"model_type": "qwen3", "attention_bias": bias == "all"}
     if bias == "qkv":
         return {"model_type": "qwen2"}

@@ -32,9 +32,10 @@ class RunReport(NamedTuple):
     owner: str | None  # the process that holds the lock
 
     @property
-    def is_whole(self) -> bool:
-        """Whether nothing is wrong."""
-        return self.config is None and all(file.problem is None for file in self.files)
+    def not_whole(self) -> list[str]:
+        """Names of the files with which something is wrong."""
+        bad = [file.name for file in self.files if file.problem is not None]
+        return bad if self.config is None or "config.toml" in bad else ["config.toml", *bad]
 
 
 def inspect_run(root: Path, verify: bool = False) -> RunReport:
@@ -51,7 +52,7 @@ def inspect_run(root: Path, verify: bool = False) -> RunReport:
     run = RunDirectory.open(root)
     manifest = run.read_manifest()
     files = [
-        FileState(name, entry.num_bytes, _problem(run, name, verify))
+        FileState(name, entry.num_bytes, _problem(run, name, manifest, verify))
         for name, entry in manifest.files.items()
     ]
     files += [
@@ -73,9 +74,9 @@ def inspect_run(root: Path, verify: bool = False) -> RunReport:
     return RunReport(manifest, config, tuple(files), tuple(run.foreign()), _stage(run), owner)
 
 
-def _problem(run: RunDirectory, name: str, verify: bool) -> str | None:
+def _problem(run: RunDirectory, name: str, manifest: Manifest, verify: bool) -> str | None:
     try:
-        return run.problem(name, verify)
+        return run.problem(name, manifest, verify)
     except InputError as error:  # it cannot be read
         return str(error)
 

@@ -177,12 +177,17 @@ def _check_same_data(directory: RunDirectory, config: Config) -> None:
         is_made_later = path in directory.made_later
         if not path.exists() and not is_made_later:
             raise InputError(f"{path}: lost since the run began; --overwrite starts anew")
-        if path.exists() and manifest.is_current(name) and (problem := directory.problem(name)):
+        if (
+            path.exists()
+            and manifest.is_current(name)
+            and (problem := directory.problem(name, manifest))
+        ):
             remedy = "remove it, and --resume makes it again"
             raise InputError(
                 f"{path}: {problem}; {remedy if is_made_later else '--overwrite starts anew'}"
             )
     for name, digest in manifest.sources.items():
-        for path in {Path(name), Path(config.data.path).resolve() / Path(name).name}:
-            if path.is_file() and sha256(path) != digest:
-                raise InputError(f"{path}: changed since the run began; --overwrite starts anew")
+        moved = Path(config.data.path).resolve() / Path(name).name
+        path = moved if config.data.path and moved.is_file() else Path(name)
+        if path.is_file() and sha256(path) != digest:
+            raise InputError(f"{path}: changed since the run began; --overwrite starts anew")

@@ -1,5 +1,7 @@
 """A run, loaded part by part: each one when it is first asked for, after it was verified."""
 
+import contextlib
+from collections.abc import Iterator
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -21,7 +23,9 @@ if TYPE_CHECKING:
 class Run:
     """The parts of a run. Whoever measures, serves or exports a run shares one of these.
 
-    Every part raises InputError when its file is missing, damaged, or does not fit the others.
+    All parts are of the run that was there when this was made: one that replaces it meanwhile is
+    refused. Every part raises InputError when its file is missing, damaged, or does not fit the
+    others.
 
     Args:
         directory: Where the run is; a run that is not finished lacks some parts.
@@ -31,31 +35,34 @@ class Run:
 
     def __init__(self, directory: RunDirectory, verify: bool = False) -> None:
         self.directory, self._verify = directory, verify
+        self._manifest = directory.read_manifest()
+
+    @property
+    def dataset(self) -> str:
+        """The name of the data set."""
+        return self._manifest.dataset
 
     @cached_property
     def config(self) -> Config:
         """The config, every value stated."""
-        return self.directory.read_config()
-
-    @cached_property
-    def dataset(self) -> str:
-        """The name of the data set."""
-        return self.directory.read_manifest().dataset
+        with self._reading(self.directory.config):
+            return self.directory.read_config(self._manifest)
 
     @cached_property
     def catalog(self) -> "Catalog":
         """The items."""
         from store_engine.data.catalog import Catalog
 
-        return Catalog.load(self._checked(self.directory.items))
+        with self._reading(self.directory.items) as path:
+            return Catalog.load(path)
 
     @cached_property
     def histories(self) -> "Histories":
         """Every user's events, in rows of the catalogue."""
         from store_engine.data.histories import Histories
 
-        path = self._checked(self.directory.histories)
-        histories = Histories.load(path)
+        with self._reading(self.directory.histories) as path:
+            histories = Histories.load(path)
         if len(histories.rows) and histories.rows.max() >= self.catalog.num_items:
             raise InputError(f"{path}: names items that are not in items.jsonl")
         return histories
@@ -65,20 +72,20 @@ class Run:
         """The text vocabulary."""
         from store_engine.text.vocabulary import load_vocabulary
 
-        listed = self.directory.read_manifest().files
-        for path in self.directory.vocabulary:
-            # a file that is not listed must not be read either
-            if path.name in listed or path.exists():
-                self._checked(path)
-        return load_vocabulary(self.directory.root)
+        with contextlib.ExitStack() as stack:
+            for path in self.directory.vocabulary:
+                # a file that is not listed must not be read either
+                if path.name in self._manifest.files or path.exists():
+                    stack.enter_context(self._reading(path))
+            return load_vocabulary(self.directory.root)
 
     @cached_property
     def sid_table(self) -> "SidTable":
         """The SID of every item."""
         from store_engine.sid.sid_table import SidTable
 
-        path = self._checked(self.directory.sids)
-        table = SidTable.load(path)
+        with self._reading(self.directory.sids) as path:
+            table = SidTable.load(path)
         if table.item_ids != self.catalog.item_ids:
             raise InputError(f"{path}: lists other items than items.jsonl")
         return table
@@ -86,12 +93,11 @@ class Run:
     @cached_property
     def trie(self) -> ItemTrie:
         """The trie of the SIDs, mapped from its file."""
-        table, path = self.sid_table, self.directory.trie
-        if self.directory.read_manifest().format == 1:
+        table = self.sid_table
+        if self._manifest.format == 1:
             # nothing binds the file to these SIDs
             return ItemTrie(table.sids, list(table.codebook_sizes))
-        self._checked(path)
-        with parse_errors(path, "a readable trie"):
+        with self._reading(self.directory.trie) as path, parse_errors(path, "a readable trie"):
             trie = ItemTrie.load(str(path))
         if (trie.num_items, trie.codebook_sizes) != (len(table.item_ids), table.codebook_sizes):
             raise InputError(f"{path}: holds other SIDs than sids.npz")
@@ -103,29 +109,37 @@ class Run:
         from store_engine.model.store_model import StoreModel
         from store_engine.model.weights import load_weights
 
-        path = self._checked(self.directory.model_weights)
-        sizes = self.sid_table.codebook_sizes
-        model = StoreModel(self.config.model, len(self.vocabulary), sizes)
-        load_weights(model, path)
+        with self._reading(self.directory.model_weights) as path:
+            sizes = self.sid_table.codebook_sizes
+            model = StoreModel(self.config.model, len(self.vocabulary), sizes)
+            load_weights(model, path)
         return model
 
     @property
     def has_scoring(self) -> bool:
         """Whether the run was trained to score candidates."""
-        return self.directory.is_complete(self.directory.scoring_weights)
+        return self._manifest.is_current(self.directory.scoring_weights.name)
 
-    @cached_property
+    @property
     def scoring_weights(self) -> Path:
         """The file with the weights that score candidates, verified."""
-        return self._checked(self.directory.scoring_weights)
+        with self._reading(self.directory.scoring_weights) as path:
+            return path
 
-    @cached_property
+    @property
     def tokenizer_weights(self) -> Path:
         """The file with the weights of stage 1, verified."""
-        return self._checked(self.directory.tokenizer_weights)
+        with self._reading(self.directory.tokenizer_weights) as path:
+            return path
 
-    def _checked(self, path: Path) -> Path:
-        return self.directory.check(path, self._verify)
+    @contextlib.contextmanager
+    def _reading(self, path: Path) -> Iterator[Path]:
+        """Verifies a file before it is read, and that the run was not replaced meanwhile."""
+        self.directory.check(path, self._manifest, self._verify)
+        yield path
+        listed = self.directory.read_manifest().files.get(path.name)
+        if listed != self._manifest.files[path.name]:
+            raise InputError(f"{path}: was replaced while it was read; load the run again")
 
 
 def load_run(run_dir: str | Path, *, verify: bool = False) -> Run:

@@ -107,18 +107,7 @@ class RunDirectory(RunPaths):
                 with atomic_open(paths.config) as file:
                     file.write(dump_config(origin.config).encode())
                 files = {name: _entry(paths.root / name) for name in _bound_files(paths)}
-                now = datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds")
-                write_manifest(
-                    paths.manifest,
-                    Manifest(
-                        FORMAT,
-                        store_engine.__version__,
-                        origin.dataset,
-                        now,
-                        files,
-                        dict(origin.sources),
-                    ),
-                )
+                write_manifest(paths.manifest, _new_manifest(origin, files))
                 return cls(root, staged.publish(replaces))
             except BaseException:
                 staged.discard()
@@ -144,47 +133,70 @@ class RunDirectory(RunPaths):
         """
         return read_manifest(self.manifest)
 
-    def read_config(self) -> Config:
+    def read_config(self, manifest: Manifest | None = None) -> Config:
         """Reads the run's config.
+
+        Args:
+            manifest: As for `check`.
 
         Raises:
             InputError: The file is missing or damaged.
         """
-        self.check(self.config)
-        if self.read_manifest().format == 1:
-            return build_config(read_config1(self.config))
-        return build_config(read_config_tree(self.config))
+        manifest = manifest or self.read_manifest()
+        self.check(self.config, manifest)
+        read = read_config1 if manifest.format == 1 else read_config_tree
+        return build_config(read(self.config))
 
     def is_complete(self, path: Path) -> bool:
         """Whether a file is there, listed, and made from the files that are there."""
         name = self._name(path)
         return path.is_file() and self.read_manifest().is_current(name)
 
-    def check(self, path: Path, always: bool = False) -> Path:
+    def check(self, path: Path, manifest: Manifest | None = None, always: bool = False) -> None:
         """Verifies a file of the run.
 
         Args:
-            path: The file, or a folder of files.
+            path: The file.
+            manifest: What run.json said when the run was opened; None: what it says now.
             always: Read a large file again, although it was found whole before.
-
-        Returns:
-            `path`.
 
         Raises:
             InputError: The file is missing, damaged, not of this run, or made from another file
                 than the one that is there.
         """
-        name, manifest = self._name(path), self.read_manifest()
-        inside = [other for other in manifest.files if other.startswith(f"{name}/")]
-        for part in inside or [name]:
-            problem = self._problem(part, manifest, always)
-            if problem is not None:
-                raise InputError(f"{self.root / part}: {problem}")
-        return path
+        problem = self.problem(self._name(path), manifest, always)
+        if problem is not None:
+            raise InputError(f"{path}: {problem}")
 
-    def problem(self, name: str, always: bool = False) -> str | None:
-        """What is wrong with a file of the run, by its name in run.json; None if nothing is."""
-        return self._problem(name, self.read_manifest(), always)
+    def problem(
+        self, name: str, manifest: Manifest | None = None, always: bool = False
+    ) -> str | None:
+        """Says what is wrong with a file of the run, None if nothing is.
+
+        Args:
+            name: Its name in run.json.
+            manifest: As for `check`.
+            always: As for `check`.
+
+        Raises:
+            InputError: It cannot be read.
+        """
+        manifest = manifest or self.read_manifest()
+        path, entry = self.root / name, manifest.files.get(name)
+        if entry is None:
+            return "not part of the run (run.json does not list it)"
+        if not path.is_file():
+            return "missing" if not path.exists() else "not a regular file"
+        if not manifest.is_current(name):
+            return f"was made from another {' or '.join(entry.made_from)}"
+        if entry.next_sha256 and self._verified.matches(path, entry.next_sha256, always):
+            return None
+        size = path.stat().st_size
+        if entry.sha256 and size != entry.num_bytes:
+            return f"changed or damaged: has {size:,} bytes, {entry.num_bytes:,} were written"
+        if entry.sha256 and not self._verified.matches(path, entry.sha256, always):
+            return "changed or damaged: its content is not what was written"
+        return None
 
     @contextlib.contextmanager
     def writing(self, *paths: Path) -> Iterator[None]:
@@ -232,23 +244,6 @@ class RunDirectory(RunPaths):
         if self.lock_held is None:
             raise ValueError(f"{self.root}: only the process that holds the lock may write")
         return self.read_manifest()
-
-    def _problem(self, name: str, manifest: Manifest, always: bool) -> str | None:
-        path, entry = self.root / name, manifest.files.get(name)
-        if entry is None:
-            return "not part of the run (run.json does not list it)"
-        if not path.is_file():
-            return "missing" if not path.exists() else "not a regular file"
-        if not manifest.is_current(name):
-            return f"was made from another {' or '.join(entry.made_from)}"
-        if entry.next_sha256 and self._verified.matches(path, entry.next_sha256, always):
-            return None
-        size = path.stat().st_size
-        if entry.sha256 and size != entry.num_bytes:
-            return f"changed or damaged: has {size:,} bytes, {entry.num_bytes:,} were written"
-        if entry.sha256 and not self._verified.matches(path, entry.sha256, always):
-            return "changed or damaged: its content is not what was written"
-        return None
 
     def _name(self, path: Path) -> str:
         return path.relative_to(self.root).as_posix()

@@ -1,10 +1,12 @@
 """The files of a run directory: where each one is."""
 
+import re
 from pathlib import Path
 
 from store_engine.files.atomic import is_temporary
 from store_engine.files.directory_swap import LOCK_NAME
 
+_TEMPORARY_OF_FORMAT1 = re.compile(r"[a-z_.]+\.\d+\.tmp")
 VOCABULARY_FILES = ("text.model", "tokenizer.json", "tokenizer_config.json", "config.json")
 
 
@@ -61,4 +63,5 @@ class RunPaths:
         own = {path.name for path in paths if path != self.root}
         own |= {*VOCABULARY_FILES, "data.json"}  # data.json: of format 1
         names = sorted(path.name for path in self.root.iterdir())
-        return [name for name in names if name not in own and not is_temporary(name)]
+        names = [name for name in names if name not in own and not is_temporary(name)]
+        return [name for name in names if _TEMPORARY_OF_FORMAT1.fullmatch(name) is None]

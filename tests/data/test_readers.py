@@ -9,7 +9,7 @@ import pyarrow.parquet
 import pytest
 
 from store_engine.data.catalog import Catalog
-from store_engine.data.readers import EventColumns, read_interactions, read_items
+from store_engine.data.readers import EventColumns, EventRules, read_interactions, read_items
 
 ITEMS = {
     "item_id": ["10", "2", "x"],
@@ -81,6 +81,13 @@ def test_words_that_look_like_null_are_text(tmp_path):
     assert catalog.item_ids == ("NA", "nan") and catalog.fields["title"] == ("null", "None")
 
 
+def test_ids_of_mixed_types(tmp_path):
+    (tmp_path / "i.jsonl").write_text(
+        '{"item_id": 1, "title": ""}\n{"item_id": "a", "title": ""}\n'
+    )
+    assert read_items(tmp_path / "i.jsonl", "item_id", ("title",)).item_ids == ("1", "a")
+
+
 def test_typed_columns(tmp_path):
     table = {
         "item_id": pa.array([1, 2], pa.int32()),
@@ -122,7 +129,7 @@ def test_column_names_and_min_events(tmp_path):
     text = "who,what,when\n" + "a,2,1\n" * 4 + "b,x,1\n" * 3
     (tmp_path / "e.csv").write_text(text, encoding="utf-8")
     columns = EventColumns("who", "what", "when")
-    histories, num_dropped = read_interactions(tmp_path / "e.csv", CATALOG, columns, min_events=4)
+    histories, num_dropped = read_interactions(tmp_path / "e.csv", CATALOG, columns, EventRules(4))
     assert histories.user_ids == ("a",) and num_dropped == 1
 
 
@@ -132,14 +139,16 @@ def test_shuffled_ties(tmp_path):
     path = tmp_path / "e.csv"
     path.write_text("user_id,item_id,timestamp\n" + "\n".join(lines), encoding="utf-8")
     orders = {
-        (ties, seed): read_interactions(path, catalog, ties=ties, seed=seed)[0][0].tolist()
+        (ties, seed): read_interactions(path, catalog, rules=EventRules(3, ties, seed))[0][
+            0
+        ].tolist()
         for ties in ("file", "shuffle")
         for seed in (0, 1)
     }
     assert orders["file", 0] == orders["file", 1] == list(range(50))
     assert orders["shuffle", 0] != orders["shuffle", 1]
     assert (
-        read_interactions(path, catalog, ties="shuffle", seed=1)[0][0].tolist()
+        read_interactions(path, catalog, rules=EventRules(3, "shuffle", 1))[0][0].tolist()
         == (orders["shuffle", 1])
     )
     for seed in (0, 1):
@@ -153,7 +162,7 @@ def test_many_blocks_agree_with_one(tmp_path, monkeypatch):
     path = tmp_path / "e.csv"
     path.write_text("user_id,item_id,timestamp\n" + "\n".join(lines), encoding="utf-8")
     whole, _ = read_interactions(path, CATALOG)
-    monkeypatch.setattr("store_engine.data.tables._BLOCK_BYTES", 200)
+    monkeypatch.setattr("store_engine.data.tables.delimited.MAX_LINE_BYTES", 200)
     parts, _ = read_interactions(path, CATALOG)
     assert parts.user_ids == whole.user_ids == tuple(map(str, dict.fromkeys(users.tolist())))
     np.testing.assert_array_equal(parts.rows, whole.rows)

@@ -8,7 +8,7 @@ import pytest
 from store_engine import Engine
 from store_engine.cli.evaluate import main as evaluate
 from store_engine.cli.recommend import main as recommend
-from store_engine.cli.tokenize_items import main as tokenize_items
+from store_engine.cli.tokenize import main as tokenize
 from store_engine.data.histories import Histories
 from store_engine.data.split import leave_one_out
 from store_engine.errors import InputError
@@ -72,6 +72,18 @@ def test_evaluate_repeats_the_metrics(tiny_run, capsys):
     written = json.loads((tiny_run / "metrics.json").read_text())
     assert again["metrics"] == written["metrics"]
     assert again["buckets"] == written["buckets"]
+    assert again["protocols"] == written["protocols"]
+    assert again["config"] == written["config"]
+    assert written["dataset"] == "synthetic"
+
+
+def test_one_protocol_is_the_primary_of_the_other_config(tiny_run, capsys):
+    assert evaluate([str(tiny_run), "--json", "decoding.exclude_history=true"]) == 0
+    again = json.loads(capsys.readouterr().out)
+    written = json.loads((tiny_run / "metrics.json").read_text())
+    assert (written["primary"], again["primary"]) == ("seen_allowed", "seen_left_out")
+    assert again["protocols"] == written["protocols"]
+    assert again["metrics"] == written["protocols"]["seen_left_out"]["metrics"]
 
 
 def test_recommend_prints_titles(tiny_run, engine, capsys):
@@ -91,7 +103,7 @@ def test_tokenising_the_catalogue_again_gives_its_codes(tiny_run, engine, tmp_pa
     ]
     items.write_text("\n".join(lines))
     out = tmp_path / "sids.csv"
-    assert tokenize_items(["--run", str(tiny_run), "--items", str(items), "--out", str(out)]) == 0
+    assert tokenize(["--run", str(tiny_run), "--items", str(items), "--out", str(out)]) == 0
     codes = np.loadtxt(out, delimiter=",", skiprows=1, dtype=str)[:, 1:].astype(int)
     assert np.array_equal(codes, engine.sids[:, : codes.shape[1]])
 
@@ -102,10 +114,11 @@ def test_tokenising_the_catalogue_again_gives_its_codes(tiny_run, engine, tmp_pa
         (lambda d: (d / "run.json").unlink(), "not a run directory"),
         (lambda d: (d / "run.json").write_text('{"format": 99, "version": "9.0"}'), "format 99"),
         (lambda d: (d / "model.safetensors").unlink(), "not finished"),
-        (lambda d: (d / "trie.bin").write_bytes(b"STORE"), "not a readable trie"),
-        (lambda d: (d / "sids.npz").write_bytes(b"PK"), "not a readable SID table"),
+        (lambda d: (d / "trie.bin").write_bytes(b"STORE"), "trie.bin: changed or damaged"),
+        (lambda d: (d / "sids.npz").write_bytes(b"PK"), "sids.npz: changed or damaged"),
+        (lambda d: _flip_a_bit(d / "model.safetensors"), "model.safetensors: changed or damaged"),
     ],
-    ids=["no run", "another version", "unfinished", "trie", "sids"],
+    ids=["no run", "another version", "unfinished", "trie", "sids", "one bit of the weights"],
 )
 def test_a_damaged_run_is_refused(damage, message, copied_run):
     damage(copied_run)
@@ -121,3 +134,9 @@ def test_a_narrow_beam_is_refused(engine):
 def test_an_unknown_item_is_named(engine):
     with pytest.raises(InputError, match="'no such'"):
         engine.recommend([["no such"]])
+
+
+def _flip_a_bit(path):
+    content = bytearray(path.read_bytes())
+    content[-100] ^= 1
+    path.write_bytes(content)

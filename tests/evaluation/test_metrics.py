@@ -4,13 +4,16 @@ import numpy as np
 import pytest
 
 from store_engine.evaluation.metrics import (
+    CUTOFFS,
     auc,
     coverage,
+    cutoffs_up_to,
     gauc,
     log_loss,
     long_tail_share,
     metrics_by_frequency,
     ranking_metrics,
+    standard_errors,
 )
 
 RANKINGS = np.array([[4, 2, 0, 1], [3, 1, -1, -1], [0, 1, 2, 3]])
@@ -46,6 +49,27 @@ def test_ranking_metrics_against_a_loop():
     got = [metrics[name] for name in ("recall@10", "ndcg@10", "mrr")]
     assert got == pytest.approx([recall, ndcg, mrr])
     assert list(metrics)[:4] == ["recall@1", "recall@5", "recall@10", "recall@20"]
+
+
+def test_standard_errors_by_hand():
+    errors = standard_errors(RANKINGS, np.array([2, 3, 4]), cutoffs=(1, 2))
+    share = math.sqrt((2 / 3) * (1 / 3) * 3 / 2 / 3)  # of one hit, and of two hits, in three users
+    assert errors["recall@1"] == errors["recall@2"] == pytest.approx(share)
+    values = [1 / 2, 1, 0]
+    assert errors["mrr"] == pytest.approx(np.std(values, ddof=1) / math.sqrt(3))
+    assert errors.keys() == ranking_metrics(RANKINGS, np.array([2, 3, 4]), cutoffs=(1, 2)).keys()
+
+
+def test_a_single_user_has_no_standard_error():
+    assert standard_errors(RANKINGS[:1], np.array([2]), cutoffs=(1, 2)) == {}
+
+
+@pytest.mark.parametrize(
+    ("max_k", "want"),
+    [(1, (1,)), (3, (1, 3)), (10, (1, 5, 10)), (20, CUTOFFS), (21, (*CUTOFFS, 21))],
+)
+def test_cutoffs_go_up_to_the_rankings_length(max_k, want):
+    assert cutoffs_up_to(max_k) == want
 
 
 @pytest.mark.parametrize(

@@ -52,6 +52,27 @@ def test_another_is_replaced(tmp_path, exchanges):
     new.release()
 
 
+def test_a_second_step_that_fails_undoes_the_first(tmp_path, monkeypatch):
+    monkeypatch.setattr(directory_swap, "_exchange", lambda first, second: False)
+    target = tmp_path / "run"
+    old = publish(target, "old")
+    real, steps = os.rename, []
+
+    def rename(source, destination):
+        steps.append(source)
+        if len(steps) == 2:
+            raise OSError(5, "Input/output error")
+        real(source, destination)
+
+    monkeypatch.setattr(os, "rename", rename)
+    staged = StagedDirectory.stage(target)
+    with pytest.raises(OSError, match="Input/output"):
+        staged.publish(old)
+    staged.discard()
+    assert content(target) == "old"
+    assert os.listdir(tmp_path) == ["run"]
+
+
 def test_the_exchange_is_one_step_here(tmp_path):
     (tmp_path / "a").mkdir()
     (tmp_path / "b").mkdir()

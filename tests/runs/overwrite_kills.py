@@ -109,7 +109,7 @@ def standing(root: Path) -> tuple[int, bool, str]:
     with RunDirectory.open_to_write(root) as run:
         manifest = run.read_manifest()
         for name in manifest.files:
-            run.check(root / name, always=True)
+            run.check(root / name, manifest, always=True)
         for path in (run.items, run.histories, run.item_texts / "tokens.bin"):
             assert path.read_bytes() == manifest.dataset.encode() * 1000, path
         own = {"run.json", "lock", "config.toml", "items.jsonl", "histories.npz", "texts.tokens"}

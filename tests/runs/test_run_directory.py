@@ -7,19 +7,24 @@ import shutil
 import numpy as np
 import pytest
 import torch
-from engines import SIZES
+from engines import SIZES, catalog_of, random_model, random_sids
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+from safetensors.torch import load_file, save_file
 
 from store_engine._C import ItemTrie
+from store_engine.config import Config
+from store_engine.data.histories import Histories
 from store_engine.decoding.engine import Engine
 from store_engine.errors import InputError
 from store_engine.files import verification
+from store_engine.model.weights import save_weights
 from store_engine.runs import run_directory
 from store_engine.runs.manifest import write_manifest
 from store_engine.runs.run import Run, load_run
-from store_engine.runs.run_directory import RunDirectory, lock_to_replace
+from store_engine.runs.run_directory import RunDirectory, RunOrigin, lock_to_replace
 from store_engine.sid.sid_table import SidTable
+from store_engine.text.text_vocabulary import TextVocabulary
 
 
 def test_loads_what_was_saved(run_dir):
@@ -362,3 +367,62 @@ def test_a_config_whose_replacement_was_killed_is_the_old_or_the_new_one(run_dir
         assert width() == 40 + writes
         change(50 + writes)
         assert width() == 50 + writes
+
+
+def other_run(root):
+    """A whole run of other items, of the same sizes."""
+    model = random_model(text_vocab_size=300)
+
+    def write_data(paths):
+        catalog_of(60).save(paths.items)
+        TextVocabulary.train(catalog_of(60).fields["title"], vocab_size=300).save(paths.root)
+        rows = np.arange(60, dtype=np.int32)[::-1].copy()
+        Histories(("u", "v"), rows, np.array([0, 20, 60])).save(paths.histories)
+
+    lock = lock_to_replace(root) if root.exists() else None
+    config = load_run(root).config if lock else Config()
+    with RunDirectory.create(root, RunOrigin(config, "other"), write_data, lock) as run:
+        sids = random_sids(60, seed=1)
+        with run.writing(run.sids):
+            SidTable(sids, SIZES, catalog_of(60).item_ids).save(run.sids)
+        with run.writing(run.trie, run.model_weights):
+            ItemTrie(sids, list(SIZES)).save(str(run.trie))
+            save_weights(model.state_dict(), run.model_weights)
+
+
+def test_parts_of_two_runs_are_never_mixed(run_dir):
+    run = load_run(run_dir)
+    assert run.catalog.num_items == 60
+    other_run(run_dir)
+    for part in ("histories", "sid_table", "trie", "model"):
+        with pytest.raises(InputError, match=r"(changed or damaged|was made from another)"):
+            getattr(run, part)
+    assert load_everything(load_run(run_dir))
+
+
+def test_a_run_that_is_replaced_while_it_is_read_is_refused(run_dir, monkeypatch):
+    run, load = load_run(run_dir), SidTable.load
+
+    def replace_and_load(path):
+        other_run(run_dir)
+        return load(path)
+
+    monkeypatch.setattr(SidTable, "load", replace_and_load)
+    with pytest.raises(InputError, match=r"sids\.npz: was replaced while it was read"):
+        _ = run.sid_table
+
+
+@pytest.mark.parametrize("dtype", [torch.int64, torch.complex64, torch.bool], ids=str)
+def test_weights_that_are_no_floats_are_refused(run_dir, dtype):
+    with RunDirectory.open_to_write(run_dir) as run, run.writing(run.model_weights):
+        weights = load_file(run.model_weights)
+        weights["transformer.norm.weight"] = weights["transformer.norm.weight"].to(dtype)
+        save_file(weights, run.model_weights)
+    with pytest.raises(InputError, match=r"norm\.weight' must be of floats, is torch"):
+        _ = load_run(run_dir).model
+
+
+@pytest.mark.parametrize("name", [f"{'0' * 16}.tmp", "model.safetensors.123.tmp"])
+def test_leftovers_of_the_dead_are_overwritten(run_dir, name):
+    (run_dir / (f".{name}" if name[0] == "0" else name)).write_bytes(b"half")
+    lock_to_replace(run_dir).release()

@@ -1,0 +1,248 @@
+"""The command `store-engine VERB ...`, and what its verbs share.
+
+Each verb is a module of this package with a `main(argv)` that returns the exit status:
+
+    0    done
+    1    training or a model gave numbers that are not finite
+    2    the input is wrong, or a file cannot be read or written: one line on stderr says which
+    130  interrupted from the keyboard
+    141  whatever read the output (`| head`) has closed it
+
+Nothing here imports PyTorch, so that --help answers at once; a verb loads what it needs when it
+runs.
+"""
+
+import argparse
+import contextlib
+import importlib
+import json
+import os
+import re
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, NoReturn
+
+from store_engine.errors import InputError
+from store_engine.terminal import escape_unencodable_output, printable
+
+VERBS = {
+    "train": "train the one LLM and measure it (start it with `deepspeed` for several ranks)",
+    "evaluate": "measure a run again, also with another beam",
+    "recommend": "recommend items after a history",
+    "tokenize": "give SIDs to items",
+    "check": "say what of a run is whole and what is not",
+    "plot": "draw a run's losses, learning rate and throughput",
+    "export": "export a run as a Hugging Face checkpoint",
+}
+_USAGE = "usage: store-engine VERB ...\n\n{}\n\nstore-engine VERB --help says more, with an example"
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Runs `store-engine VERB ...`.
+
+    Args:
+        argv: Arguments; None takes those of the process.
+
+    Returns:
+        The exit status; see the module's docstring.
+    """
+    escape_unencodable_output()
+    verb, *arguments = (sys.argv[1:] if argv is None else argv) or ["--help"]
+    return guard(lambda: _start(verb, arguments) if verb in VERBS else _answer(verb))
+
+
+def run_verb(
+    verb: str,
+    description: str,
+    add_arguments: Callable[[argparse.ArgumentParser], None],
+    act: Callable[[argparse.Namespace], None],
+    argv: list[str] | None,
+) -> int:
+    """Parses a verb's arguments and does what it does.
+
+    Args:
+        verb: Its name, for the usage line.
+        description: What --help says, with an example.
+        add_arguments: Declares the arguments.
+        act: Does the work; InputError ends it.
+        argv: Arguments after the verb; None takes those of the process.
+
+    Returns:
+        The exit status.
+    """
+    escape_unencodable_output()
+    parser = VerbParser(verb, description)
+    add_arguments(parser)
+    args = parser.parse_intermixed_args(argv)
+    _settle_run(parser, args)
+
+    def status() -> int:
+        act(args)
+        return 0
+
+    return guard(status)
+
+
+def guard(act: Callable[[], int]) -> int:
+    """Turns what a user can cause into one line on stderr and an exit status.
+
+    Args:
+        act: Returns the exit status of what went well.
+
+    Returns:
+        The exit status.
+    """
+    try:
+        status = act()
+        if sys.stdout is not None:
+            sys.stdout.flush()
+        return status
+    except BrokenPipeError:
+        _drop_output()
+        return 141
+    except KeyboardInterrupt:
+        return _say("interrupted", 130)
+    except FloatingPointError as error:
+        return _say(f"error: {error}", 1)
+    except InputError as error:
+        return _say(f"error: {error}", 2)
+    except OSError as error:
+        if error.filename is None:  # stdout itself: a full disk behind `>`
+            _drop_output()
+        where = "output" if error.filename is None else error.filename
+        return _say(f"error: {where}: {error.strerror or error}", 2)
+
+
+class VerbParser(argparse.ArgumentParser):
+    """A parser whose usage names the verb, and whose errors cannot steer the terminal.
+
+    Args:
+        verb: The verb.
+        description: What --help says.
+    """
+
+    def __init__(self, verb: str, description: str) -> None:
+        super().__init__(
+            prog=f"store-engine {verb}",
+            description=description,
+            formatter_class=argparse.RawDescriptionHelpFormatter,
+            allow_abbrev=False,
+        )
+
+    def error(self, message: str) -> NoReturn:
+        """Prints the usage and what is wrong, then exits with status 2."""
+        super().error(printable(message))
+
+
+def add_run_argument(parser: argparse.ArgumentParser) -> None:
+    """Declares the run directory: the first argument, or --run DIR."""
+    parser.add_argument("run", nargs="?", type=Path, metavar="RUN", help="the run directory")
+    parser.add_argument("--run", dest="run_option", type=Path, metavar="DIR", help="the same")
+
+
+def add_overrides_argument(parser: argparse.ArgumentParser, example: str) -> None:
+    """Declares `section.key=value ...`, after the run directory."""
+    parser.add_argument(
+        "overrides",
+        nargs="*",
+        metavar="section.key=value",
+        help=f"change a value of the config, such as {example}",
+    )
+
+
+def add_json_argument(parser: argparse.ArgumentParser) -> None:
+    """Declares --json."""
+    parser.add_argument("--json", action="store_true", help="print JSON and nothing else")
+
+
+def add_device_argument(parser: argparse.ArgumentParser) -> None:
+    """Declares --device; `usable_device` looks whether it is there."""
+    parser.add_argument(
+        "--device",
+        type=_device_name,
+        default="auto",
+        help="cpu, cuda, cuda:N, or auto: cuda where there is one (default)",
+    )
+
+
+def usable_device(name: str) -> str:
+    """Returns the device that --device names.
+
+    Raises:
+        InputError: This machine does not have it.
+    """
+    import torch
+
+    if name == "auto":
+        return "cuda" if torch.cuda.is_available() else "cpu"
+    try:
+        torch.empty(0, device=name)
+    except (RuntimeError, AssertionError) as error:  # the latter: PyTorch was built without CUDA
+        raise InputError(f"--device {name}: this machine has no such device") from error
+    return name
+
+
+def print_json(value: Any) -> None:
+    """Prints JSON on stdout.
+
+    Raises:
+        FloatingPointError: A number is not finite, which JSON cannot say.
+    """
+    try:
+        text = json.dumps(value, indent=1, allow_nan=False)
+    except ValueError as error:
+        raise FloatingPointError("the result holds a number that is not finite") from error
+    print(text)
+
+
+def _start(verb: str, arguments: list[str]) -> int:
+    status: int = importlib.import_module(f"store_engine.cli.{verb}").main(arguments)
+    return status
+
+
+def _answer(verb: str) -> int:
+    """Answers what is no verb."""
+    listed = "\n".join(f"  {name:<10} {what}" for name, what in VERBS.items())
+    if verb in ("-h", "--help"):
+        print(_USAGE.format(listed))
+    elif verb == "--version":
+        from store_engine import __version__
+
+        print(__version__)
+    else:
+        print(_USAGE.format(listed), file=sys.stderr)
+        raise InputError(f"no verb is named {verb!r}")
+    return 0
+
+
+def _settle_run(parser: argparse.ArgumentParser, args: argparse.Namespace) -> None:
+    """Makes `args.run` the run directory, by whichever way it was given."""
+    if "run_option" not in args:
+        return
+    if args.run_option is None and args.run is None:
+        parser.error("the run directory is missing: RUN or --run DIR")
+    if args.run_option is not None:
+        if args.run is not None and "overrides" not in args:
+            parser.error(f"one run directory is wanted, got {args.run} and {args.run_option}")
+        if args.run is not None:  # the first argument was no run then, but an override
+            args.overrides.insert(0, str(args.run))
+        args.run = args.run_option
+
+
+def _device_name(text: str) -> str:
+    if not re.fullmatch(r"auto|cpu|cuda(:\d{1,3})?", text):
+        raise argparse.ArgumentTypeError(f"must be cpu, cuda, cuda:N or auto, got {text!r}")
+    return text
+
+
+def _drop_output() -> None:
+    """Sends the rest of stdout nowhere, so that Python's last flush does not fail again."""
+    with open(os.devnull, "w") as nowhere:
+        os.dup2(nowhere.fileno(), sys.stdout.fileno())
+
+
+def _say(line: str, status: int) -> int:
+    with contextlib.suppress(OSError):  # nobody reads stderr any more: the status is what is left
+        print(printable(line), file=sys.stderr)
+    return status

@@ -1,0 +1,111 @@
+"""Gives SIDs to items, those of a run or new ones: text in, codes out. Nothing is trained.
+
+store-engine tokenize runs/ml100k                        # how the codes are used
+store-engine tokenize runs/ml100k --out sids.csv         # the run's SIDs
+store-engine tokenize runs/ml100k --items new.csv --out new_sids.csv
+"""
+
+import argparse
+import csv
+import io
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from store_engine.cli.main import add_json_argument, add_run_argument, print_json, run_verb
+from store_engine.errors import InputError
+from store_engine.files.atomic import atomic_open
+from store_engine.terminal import printable
+
+if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
+
+    from store_engine.runs.run import Run
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Runs the command line; returns the exit status."""
+    return run_verb("tokenize", __doc__, _add_arguments, _tokenize, argv)
+
+
+def _add_arguments(parser: argparse.ArgumentParser) -> None:
+    add_run_argument(parser)
+    parser.add_argument(
+        "--items",
+        metavar="FILE",
+        help="new items: csv, tsv, parquet or jsonl with the run's columns",
+    )
+    parser.add_argument("--out", metavar="FILE", help="csv to write: item_id, code_0, code_1, ...")
+    add_json_argument(parser)
+
+
+def _tokenize(args: argparse.Namespace) -> None:
+    # here, because it takes seconds that --help need not wait for
+    from store_engine.runs.run import Run
+    from store_engine.runs.run_directory import RunDirectory
+    from store_engine.sid.collisions import describe, sid_report
+
+    run = Run(RunDirectory.open(args.run))
+    table = run.sid_table
+    if args.items is not None:
+        item_ids, codes = tokenize_new_items(run, args.items)
+    else:
+        item_ids, codes = table.item_ids, table.sids
+    if args.out is not None:
+        _write_csv(args.out, item_ids, codes)
+    if args.items is None:
+        num_codes = run.config.tokenizer.num_codes
+        report = sid_report(table.sids, table.codebook_sizes, num_codes)
+        print_json(report) if args.json else print(describe(report))
+    elif args.json:
+        print_json(dict(zip(item_ids, codes.tolist(), strict=True)))
+    elif args.out is None:
+        for item_id, code in zip(item_ids, codes.tolist(), strict=True):
+            print(printable(item_id), *code)
+
+
+def tokenize_new_items(
+    run: "Run", items: str | Path
+) -> tuple[tuple[str, ...], "NDArray[np.int32]"]:
+    """Encodes new items with the stage-1 LLM and assigns the nearest codes.
+
+    Args:
+        run: A finished run.
+        items: A file with the columns of the run's catalogue.
+
+    Returns:
+        Item ids, and (num_items, num_codes) int32 codes, without a collision suffix: what comes
+        after them is the trie's matter.
+
+    Raises:
+        InputError: The file cannot be read, or the run's SIDs came from a file of the user's.
+    """
+    from store_engine.data.readers import read_items
+    from store_engine.model.store_model import StoreModel
+    from store_engine.model.weights import load_weights
+    from store_engine.sid.dense_tokenizer import DenseTokenizer, ItemTexts, encode_catalog
+
+    quantizer, config, vocabulary = run.sid_table.quantizer, run.config, run.vocabulary
+    if quantizer is None:
+        raise InputError(
+            f"{run.directory.root}: its SIDs were brought as a file, they have no codebook"
+        )
+    catalog = read_items(items, config.data.item_id, tuple(run.catalog.fields))
+    num_codes = config.tokenizer.num_codes
+    tokenizer = DenseTokenizer(StoreModel(config.model, len(vocabulary)), num_codes)
+    load_weights(tokenizer, run.tokenizer_weights)
+    texts = ItemTexts(catalog, vocabulary, config.data.max_text_tokens)
+    return catalog.item_ids, quantizer.assign(encode_catalog(tokenizer, texts, num_codes))
+
+
+def _write_csv(path: str, item_ids: Sequence[str], codes: "NDArray[np.int32]") -> None:
+    text = io.StringIO(newline="")
+    writer = csv.writer(text, lineterminator="\n")
+    writer.writerow(["item_id", *(f"code_{level}" for level in range(codes.shape[1]))])
+    writer.writerows([i, *code] for i, code in zip(item_ids, codes.tolist(), strict=True))
+    try:
+        with atomic_open(path) as file:
+            file.write(text.getvalue().encode())
+    except OSError as error:
+        raise InputError(f"{path}: cannot be written: {error.strerror}") from error

@@ -1,0 +1,50 @@
+"""Trains the one LLM: text -> dense tokens -> codes -> recommendations, then measures it.
+
+store-engine train --ds_config configs/zero3.json
+store-engine train --ds_config configs/zero3.json --config configs/tiny.toml run_dir=runs/mine
+store-engine train --ds_config configs/zero3.json --resume
+
+Several ranks start with DeepSpeed's launcher, with the same arguments:
+
+deepspeed --num_accelerators 2 store_engine/train.py --ds_config configs/zero3.json
+
+Everything goes into the run directory: weights, SIDs, trie, metrics, logs and checkpoints.
+"""
+
+import argparse
+import importlib
+import json
+
+from store_engine.cli.main import VerbParser, add_overrides_argument
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Runs the command line; returns the exit status."""
+    parse_arguments(argv)  # answers --help, and refuses a wrong flag, before PyTorch is loaded
+    # by name, as every verb is started: train.py stands above this room and imports its parser
+    status: int = importlib.import_module("store_engine.train").main(argv)
+    return status
+
+
+def parse_arguments(argv: list[str] | None) -> argparse.Namespace:
+    """Reads the command line of a training; `--data PATH` becomes the override `data.path=PATH`.
+
+    Args:
+        argv: Arguments; None takes those of the process.
+    """
+    parser = VerbParser("train", __doc__)
+    parser.add_argument("--config", default="configs/ml100k.toml", help="the run's TOML file")
+    parser.add_argument(
+        "--ds_config", required=True, help="DeepSpeed's JSON file, configs/zero*.json"
+    )
+    parser.add_argument(
+        "--data", metavar="PATH", help="folder of the data; short for data.path=PATH"
+    )
+    parser.add_argument("--resume", action="store_true", help="go on with the run that is there")
+    parser.add_argument("--overwrite", action="store_true", help="remove the run that is there")
+    parser.add_argument("--local_rank", type=int, help="set by the deepspeed launcher")
+    add_overrides_argument(parser, "recommender.epochs=30")
+    args = parser.parse_intermixed_args(argv)
+    if args.data is not None:
+        args.overrides.append(f"data.path={json.dumps(args.data)}")
+    return args

@@ -30,7 +30,8 @@ from store_engine.config import (
 )
 from store_engine.data.catalog import Catalog
 from store_engine.data.histories import Histories
-from store_engine.data.readers import read_interactions, read_items
+from store_engine.data.readers import EventRules, read_interactions, read_items
+from store_engine.data.tables import table as _table  # noqa: F401  loaded once, before the children
 from store_engine.errors import InputError
 from store_engine.files.json_file import read_json
 from store_engine.files.regular import parse_errors
@@ -297,7 +298,7 @@ def _readers() -> Iterator[Target]:
         read_items(path, "item_id", ("title", "genre"))
 
     def load_events(path: Path) -> None:
-        read_interactions(path, catalog, min_events=1)
+        read_interactions(path, catalog, rules=EventRules(min_events=1))
 
     damages = {".jsonl": (m.json_lines, m.text, m.blind), ".parquet": (m.blind,)}
     for suffix in (".csv", ".tsv", ".jsonl", ".parquet", ".item", ".inter"):

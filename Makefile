@@ -5,7 +5,7 @@ VENV := .venv
 TORCH := torch==2.13.0
 export PATH := $(CURDIR)/$(VENV)/bin:$(PATH)
 
-.PHONY: help install train test test-cpp sanitize check lint type bench bench-cpp lock clean
+.PHONY: help install train test test-cpp sanitize check lint type bench bench-cpp tables lock clean
 
 help:      ## list the targets
 	@grep -E '^[a-z-]+: .*##' $(MAKEFILE_LIST) | sed 's/:.*##/\t/' | expand -t 12
@@ -19,10 +19,10 @@ test: $(VENV)/small_llm ## the tests
 test-cpp: install ## the C++ core's own tests under ASan, UBSan and TSan
 	cmake -G Ninja -S tests/csrc/cpp -B build/address -DSANITIZE=address,undefined
 	cmake -G Ninja -S tests/csrc/cpp -B build/thread -DSANITIZE=thread
-	cmake --build build/address --target test_core test_attention test_team fuzz_load
-	cmake --build build/thread --target test_threads test_attention test_team
-	ctest --test-dir build/address --output-on-failure --tests-regex 'core|attention|team|load'
-	ctest --test-dir build/thread --output-on-failure --tests-regex 'threads|attention$$|team'
+	cmake --build build/address --target test_core test_attention test_parallel_for test_softmax test_fork fuzz_load
+	cmake --build build/thread --target test_threads test_attention test_parallel_for
+	ctest --test-dir build/address --output-on-failure --tests-regex 'core|attention|parallel|softmax|fork|load'
+	ctest --test-dir build/thread --output-on-failure --tests-regex 'threads|attention$$|parallel'
 sanitize: test-cpp ## the same at length: 10^6 damaged files, 2,000 catalogues and attentions, 20,000 rounds of threads
 	build/address/fuzz_load 1000000
 	ROUNDS=2000 build/address/test_core
@@ -32,7 +32,7 @@ sanitize: test-cpp ## the same at length: 10^6 damaged files, 2,000 catalogues a
 check: lint type test-cpp test ## everything CI runs
 lint: install ## format and lint, Python and C++
 	ruff check . && ruff format --check .
-	clang-format --dry-run --Werror csrc/*.cpp csrc/*/*.h tests/csrc/cpp/*.cpp tests/csrc/cpp/*.h
+	clang-format --dry-run --Werror csrc/bindings/*.cpp csrc/bindings/*.h csrc/store_engine/*/*.h tests/csrc/cpp/*.cpp tests/csrc/cpp/*.h
 type: install ## static types
 	mypy
 bench: install ## the decoding benchmark, into benchmarks/results/
@@ -41,6 +41,8 @@ bench-cpp: install ## the C++ core's steps under Google Benchmark
 	cmake -G Ninja -S tests/csrc/cpp -B build/benchmark -DBENCHMARK=ON
 	cmake --build build/benchmark --target bench_core
 	build/benchmark/bench_core
+tables: install ## the README's benchmark tables, from benchmarks/results/
+	python benchmarks/tables.py
 lock: install ## requirements.lock anew: the newest versions that pyproject.toml allows, with hashes
 	$(VENV)/bin/python -m pip install --quiet pip-tools
 	mkdir -p build && echo '$(TORCH)' > build/torch.txt
@@ -51,7 +53,7 @@ lock: install ## requirements.lock anew: the newest versions that pyproject.toml
 clean:     ## remove what was built, keep runs/
 	rm -rf $(VENV) build *.egg-info store_engine/_C*.so
 
-$(VENV)/installed: requirements.lock pyproject.toml setup.py csrc/bindings.cpp $(wildcard csrc/*/*.h)
+$(VENV)/installed: requirements.lock pyproject.toml setup.py $(wildcard csrc/bindings/* csrc/store_engine/*/*.h)
 	test -x $(VENV)/bin/python || $(PYTHON) -m venv $(VENV)
 	$(VENV)/bin/python -m pip install --quiet --require-hashes --no-deps --requirement requirements.lock
 	$(VENV)/bin/python -m pip install --quiet $(TORCH)

@@ -2,16 +2,18 @@
 
 from glob import glob
 
-from pybind11.setup_helpers import Pybind11Extension
+from pybind11.setup_helpers import ParallelCompile, Pybind11Extension
 from setuptools import setup
+
+ParallelCompile().install()  # a source file per core
 
 setup(
     ext_modules=[
         Pybind11Extension(
             "store_engine._C",
-            sources=["csrc/bindings.cpp"],
+            sources=sorted(glob("csrc/bindings/*.cpp")),
             include_dirs=["csrc"],
-            depends=sorted(glob("csrc/*/*.h")),
+            depends=sorted(glob("csrc/**/*.h", recursive=True)),
             cxx_std=17,
             extra_compile_args=[
                 *("-O3", "-Wall", "-Wextra", "-Werror"),

@@ -8,14 +8,16 @@
     python benchmarks/decode.py --run runs/ml100k          # a trained run
 
 Providers:
-    ours            the engine: prefill once, beams share the context, C++ beam step
-    ours_torch      the same engine with backend="torch": its beam step is PyTorch too
+    ours            the engine: prefill once, beams share the context; with the backend that "auto"
+                    chooses: on a CPU the C++ beam step
+    ours_cpp, ours_torch, ours_triton
+                    the same engine with another backend, where that runs on the device
     torch_fallback  plain PyTorch: each beam has its own copy of the cache, reordered at each level
                     (plain_beam.py)
     transformers    the exported Llama in `generate`, constrained by transformers' prefix hook over
-                    a trie of Python dicts (transformers_beam.py)
-    floor           the forward passes of `ours` alone: prefill, then each level's beams, with the
-                    level's head; no trie, no search, no items
+                    a trie of Python dicts (transformers_beam.py), if it is installed
+    floor           the lower bound of a search by levels: the forward passes of `ours` alone,
+                    prefill, then each level's beams, with the level's head; no trie, no search
     ours_exact      every item of the catalogue scored, at batch 1
 
 All searches must return the same items with the same log-probabilities in float32; only then is
@@ -24,13 +26,14 @@ off: every repetition computes all of every history. (prefix_reuse.py has it on.
 """
 
 import argparse
+import importlib.util
 import sys
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from functools import partial
 from itertools import groupby
 from pathlib import Path
-from typing import Literal
+from typing import Literal, get_args
 
 import numpy as np
 import torch
@@ -40,15 +43,17 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from benchmarks.harness import Options, Report, measure_together, parse_options
 from benchmarks.plain_beam import PlainBeamSearch, Result
-from benchmarks.transformers_beam import TransformersBeamSearch
 from store_engine.config import DecodingConfig, ModelConfig
 from store_engine.data.catalog import Catalog
-from store_engine.decoding.beam import prefill
-from store_engine.decoding.beam_step import Backend, Normalize
+from store_engine.decoding.backends import BackendName
 from store_engine.decoding.engine import Engine
-from store_engine.inference.contexts import pack
-from store_engine.inference.cpu_model import for_decoding
+from store_engine.inference.cache_attention import TreeAttention
+from store_engine.inference.decoding_model import prepare_for_decoding
 from store_engine.inference.kv_cache import KVCache
+from store_engine.inference.prefill import prefill
+from store_engine.inference.prefill_batch import PrefillBatch
+from store_engine.kernels._dispatch import choose_backend
+from store_engine.kernels.trie_topk import Normalize
 from store_engine.model.store_model import StoreModel
 
 Dtype = Literal["float32", "bfloat16"]
@@ -67,6 +72,8 @@ class Shape:
 
 # fmt: off
 SHAPES = {
+    "tiny": Shape(ModelConfig(hidden_size=64, num_layers=1, num_heads=2, num_kv_heads=1,
+                              head_dim=32, intermediate_size=64), 512),
     "256x4": Shape(ModelConfig(hidden_size=256, num_layers=4, num_heads=4, num_kv_heads=4,
                                head_dim=64, intermediate_size=768), 2048),
     "smollm2": Shape(ModelConfig(hidden_size=576, num_layers=30, num_heads=9, num_kv_heads=3,
@@ -119,6 +126,7 @@ DEFAULT_CASES = [
     Case("256x4", "bfloat16", 16),
 ]
 MORE_CASES = [
+    Case("tiny", "float32", 2, 4, (3, 3), Catalogue(1000, 4, 16)),  # to try the benchmark itself
     Case("256x4", "bfloat16", 1),
     Case("256x4", "bfloat16", 16, history=(5, 35)),
     Case("256x4", "bfloat16", 16, beam=50),
@@ -194,49 +202,65 @@ def random_histories(engine: Engine, case: Case) -> list[list[int]]:
     return [rng.integers(0, engine.catalog.num_items, n).tolist() for n in lengths]
 
 
-def recommend(engine: Engine, backend: Backend, histories: list[list[int]], beam: int) -> Result:
+def recommend(
+    engine: Engine, backend: BackendName, histories: list[list[int]], beam: int
+) -> Result:
     """The engine's search: `beam` items."""
     return engine.recommend_rows(
         histories, beam, beam_width=beam, exclude_history=False, backend=backend
     )
 
 
+def other_backends(device: torch.device) -> list[BackendName]:
+    """The backends that run on the device, but for the one that "auto" is there."""
+    auto = choose_backend("auto", device, on_cpu="cpp")
+    names: tuple[BackendName, ...] = get_args(BackendName)
+    runs_here = [b for b in names if b != "triton" or device.type == "cuda"]
+    return [backend for backend in runs_here if backend not in ("auto", auto)]
+
+
 def make_searches(engine: Engine) -> dict[str, Search]:
     """Each search as a function of histories and beam width; all return `beam` items."""
-    searches: dict[str, Search] = {
-        "ours": partial(recommend, engine, "auto"),
-        "ours_torch": partial(recommend, engine, "torch"),
-        "torch_fallback": PlainBeamSearch(engine, BOS),
-    }
-    if engine.trie.num_levels == 4:  # its trie of 1e6 x 8 Python dicts would not fit
+    searches: dict[str, Search] = {"ours": partial(recommend, engine, "auto")}
+    for backend in other_backends(engine.device):
+        searches[f"ours_{backend}"] = partial(recommend, engine, backend)
+    searches["torch_fallback"] = PlainBeamSearch(engine, BOS)
+    if importlib.util.find_spec("transformers") is None:
+        print("transformers is not installed: no provider transformers", file=sys.stderr)
+    elif engine.trie.num_levels == 4:  # its trie of 1e6 x 8 Python dicts would not fit
+        from benchmarks.transformers_beam import TransformersBeamSearch
+
         searches["transformers"] = TransformersBeamSearch(engine, BOS)
     return searches
 
 
 def make_floor(engine: Engine, histories: list[list[int]], beam: int) -> Callable[[], object]:
     """The forward passes that a search by levels cannot do without, everything else prepared."""
-    model, trie, batch = for_decoding(engine.model), engine.trie, len(histories)
+    model, trie, batch = prepare_for_decoding(engine.model), engine.trie, len(histories)
     sids = torch.from_numpy(engine.sids).long().to(engine.device)
-    contexts = pack([np.array(h) for h in histories], model.vocabulary.to_id_tensor(sids), BOS)
+    item_tokens = model.vocabulary.to_id_tensor(sids)
+    contexts = PrefillBatch.from_histories([np.array(h) for h in histories], item_tokens, BOS)
     widths = [min(beam, size) for size in trie.level_sizes[1:-1]]
-    cache = KVCache(model.config, engine.device, model.code_head.weight.dtype)
+    cache = KVCache(model.config, engine.device, model.dtype)
     cache.start(contexts.lengths, sum(widths))
-    lengths, num_seen = contexts.lengths.to(engine.device), 0
+    lengths, num_seen = cache.device_lengths, 0
     blocks = []
     for level, width in enumerate(widths):
         num_seen += width
-        tokens = torch.full((batch * width,), model.text_vocab_size, device=engine.device)
+        codes = torch.zeros(batch * width, dtype=torch.int64, device=engine.device)
         positions = (lengths + level).repeat_interleave(width)
         itself = torch.arange(num_seen - width, num_seen, device=engine.device)
         ancestors = itself[:, None].expand(-1, level + 1)
-        attend = cache.decode(ancestors.expand(batch, -1, -1), begin=num_seen - width)
-        blocks.append((tokens + model.vocabulary.code_offsets[level], positions, attend))
+        ancestors = ancestors.expand(batch, -1, -1)
+        attend = TreeAttention(cache, ancestors, begin=num_seen - width)
+        blocks.append((codes, positions, attend))
 
     @torch.inference_mode()
     def run() -> None:
         model.level_logits(prefill(model, cache, contexts), 0)
-        for level, (tokens, positions, attend) in enumerate(blocks, 1):
-            model.level_logits(model.transformer(model.embed(tokens), positions, attend), level)
+        for level, (codes, positions, attend) in enumerate(blocks, 1):
+            hidden = model.transformer(model.embed_codes(codes, level - 1), positions, attend)
+            model.level_logits(hidden, level)
 
     return run
 

@@ -21,14 +21,14 @@ import platform
 import re
 import subprocess
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import NamedTuple
 
 import torch
-from rich.console import Console
-from rich.table import Table
+
+from benchmarks.gpu_clock import device_milliseconds
 
 ROOT = Path(__file__).resolve().parents[1]
 # fmt: off
@@ -87,8 +87,17 @@ class Report:
         row |= {name: float(value) for name, value in values._asdict().items()}
         self.rows.append(row | {"threads": self.options.threads, "dtype": dtype})
 
-    def add_ratio(self, provider: str, other: str, case: str, metric: str) -> float:
+    def add_ratio(
+        self, provider: str, other: str, case: str, metric: str, name: str = "ratio"
+    ) -> float:
         """Adds how many times faster `provider` is than `other`, from the medians of a duration.
+
+        Args:
+            provider: Whose row the ratio becomes.
+            other: The provider that it is compared with.
+            case: The workload of both.
+            metric: The duration.
+            name: The row's metric is `<name>_vs_<other>`.
 
         Returns:
             The ratio: above 1 when `provider` is the faster.
@@ -98,7 +107,7 @@ class Report:
         """
         ours, theirs = self._find(provider, case, metric), self._find(other, case, metric)
         ratio = float(theirs["p50"]) / float(ours["p50"])
-        self.add(provider, case, f"ratio_vs_{other}", "x", ratio, str(ours["dtype"]))
+        self.add(provider, case, f"{name}_vs_{other}", "x", ratio, str(ours["dtype"]))
         return ratio
 
     def _find(self, provider: str, case: str, metric: str) -> dict[str, str | float]:
@@ -109,22 +118,19 @@ class Report:
 
     def finish(self) -> None:
         """Prints the table and appends the rows to the CSV file (its header once)."""
+        if not self.rows:
+            print(f"{self.benchmark}: no case matches --cases {self.options.cases.pattern}")
+            return
         where = {"machine": machine(self.options.device), "torch": str(torch.__version__)}
         stamp = {"commit": commit(), "date": datetime.date.today().isoformat()}
-        table = Table(title=f"{self.benchmark} on {where['machine']}, commit {stamp['commit']}")
-        for name in ("case", "provider", "metric", "p20", "p50", "p80", "unit"):
-            table.add_column(name, justify="right" if name in Quantiles._fields else "left")
-        for row in self.rows:
-            figures = [f"{row[name]:,.3f}" for name in ("p20", "p50", "p80")]
-            table.add_row(
-                *(str(row[name]) for name in ("case", "provider", "metric")),
-                *figures,
-                str(row["unit"]),
-            )
-        console = Console()
-        if not console.is_terminal:
-            console.width = 160  # a table that goes into a file is not cut to 80 columns
-        console.print(table)
+        print(f"{self.benchmark} on {where['machine']}, commit {stamp['commit']}")
+        shown = (
+            [row["case"], row["provider"], row["metric"]]
+            + [f"{row[name]:,.3f}" for name in Quantiles._fields]
+            + [row["unit"]]
+            for row in self.rows
+        )
+        print_table(("case", "provider", "metric", "p20", "p50", "p80", "unit"), shown)
         self.options.out.parent.mkdir(parents=True, exist_ok=True)
         is_new = not self.options.out.exists()
         with self.options.out.open("a", newline="") as file:
@@ -134,8 +140,24 @@ class Report:
             writer.writerows(row | where | stamp for row in self.rows)
 
 
+def print_table(header: Iterable[object], rows: Iterable[Iterable[object]]) -> None:
+    """Prints columns as wide as what stands in them; numbers to the right."""
+    cells = [[str(x) for x in row] for row in (header, *rows)]
+    widths = [max(map(len, column)) for column in zip(*cells, strict=True)]
+    for row in cells:
+        padded = (
+            x.rjust(width) if x[:1].isdigit() or x[:1] == "-" else x.ljust(width)
+            for x, width in zip(row, widths, strict=True)
+        )
+        print("  ".join(padded).rstrip())
+
+
 def parse_options(
-    benchmark: str, doc: str | None, add: Callable[[argparse.ArgumentParser], None] | None = None
+    benchmark: str,
+    doc: str | None,
+    add: Callable[[argparse.ArgumentParser], None] | None = None,
+    *,
+    has_gpu: bool = True,
 ) -> Options:
     """Reads the command line that every benchmark understands, and sets the number of threads.
 
@@ -143,32 +165,50 @@ def parse_options(
         benchmark: Its name, which is also that of its CSV file.
         doc: The benchmark's docstring, shown by --help.
         add: Adds the benchmark's own options to the parser.
+        has_gpu: Whether there is anything that it can time on a GPU.
     """
     parser = argparse.ArgumentParser(
         description=doc, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     default_out = ROOT / "benchmarks" / "results" / f"{benchmark}.csv"
+    cores = len(os.sched_getaffinity(0))
     parser.add_argument("--cases", default="", metavar="REGEX", help="run matching cases only")
-    parser.add_argument(
-        "--threads", type=int, default=len(os.sched_getaffinity(0)), help="CPU threads (all)"
-    )
+    parser.add_argument("--threads", type=int, default=cores, help="CPU threads (all)")
     parser.add_argument("--out", type=Path, default=default_out, metavar="FILE.csv")
     parser.add_argument("--quick", action="store_true", help="few repetitions, small cases")
-    parser.add_argument("--device", default="cpu", help="cpu (default) or cuda")
+    parser.add_argument("--device", default="cpu", help="cpu, or cuda where there is one; cpu")
     if add is not None:
         add(parser)
     args = parser.parse_args()
+    try:
+        cases = re.compile(args.cases)
+    except re.error as error:
+        parser.error(f"--cases {args.cases}: {error}")
+    if args.threads < 1:
+        parser.error(f"--threads must be at least 1, got {args.threads}")
+    if args.device != "cpu":
+        if not args.device.startswith("cuda"):
+            parser.error(f"--device must be cpu or cuda, got {args.device}")
+        if not has_gpu:
+            parser.error(f"--device must be cpu: {benchmark} times what runs on a CPU alone")
+        if not torch.cuda.is_available():
+            parser.error(
+                f"--device {args.device}: PyTorch {torch.__version__} finds no CUDA device"
+            )
+        torch.cuda.set_device(args.device)
     torch.set_num_threads(args.threads)
-    return Options(
-        re.compile(args.cases), args.threads, args.out, args.quick, args.device, extra=args
-    )
+    return Options(cases, args.threads, args.out, args.quick, args.device, extra=args)
 
 
 def measure(
     run: Callable[[], object], options: Options, min_repeats: int = 5, budget_s: float = 10.0
 ) -> Quantiles:
-    """Times `run`; see `measure_together`, of which it is the case of one."""
-    return measure_together({"": run}, options, min_repeats, budget_s)[""]
+    """Times one op: on a CPU as `measure_together` does, on a GPU by the device's own clock."""
+    if options.device == "cpu":
+        return measure_together({"": run}, options, min_repeats, budget_s)[""]
+    if options.quick:
+        min_repeats, budget_s = 3, budget_s / 10
+    return _quantiles(device_milliseconds(run, budget_s, min_repeats))
 
 
 def measure_together(
@@ -177,9 +217,10 @@ def measure_together(
     min_repeats: int = 5,
     budget_s: float = 10.0,
 ) -> dict[str, Quantiles]:
-    """Times several ways to do the same, in turn, after one warm-up of each.
+    """Times several ways to do the same by the wall clock, in turn, after one warm-up of each.
 
-    In turn, so that a machine that slows down for a while does so for all, and ratios stay true. A
+    For work as long as a search: what its caller waits for, the host's part included. In turn, so
+    that a machine that slows down for a while does so for all, and ratios stay true. A
     slow run leaves the rounds when its time is spent; the others go on.
 
     Args:

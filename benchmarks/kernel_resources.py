@@ -1,27 +1,34 @@
 """What each Triton kernel takes of a GPU, read from code compiled ahead of time: no GPU is needed.
 
-`python benchmarks/kernels.py --compile-only` writes results/kernels_resources.csv: registers,
-shared memory, bytes spilled to local memory and estimated occupancy on sm_80, sm_90 and gfx942, at
-the tile sizes that the ops launch. tests/kernels/test_ahead_of_time.py fails on a spill.
+    python benchmarks/kernel_resources.py                   # into results/kernels_resources.csv
+    python benchmarks/kernel_resources.py --cases fp32,sm_90 --out some.csv
+    PYTHONPATH=folder/with/triton-3.6 python benchmarks/kernel_resources.py    # another compiler
+
+Registers, shared memory, bytes spilled to local memory and estimated occupancy on sm_80, sm_90 and
+gfx942, at the tile sizes that the ops launch. Compilers differ: rows state Triton's version, and
+only rows of the version that runs are replaced. The exit status is 1 if a kernel spills or does not
+fit; tests/kernels/test_ahead_of_time.py holds the same.
 """
 
 import csv
 import os
 import re
 import subprocess
+import sys
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
 
+# run as a script, only benchmarks/ is on the path, whose kernels.py must not hide a package's
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+
 import torch
 import triton
-from rich.console import Console
-from rich.table import Table
 from triton.backends.compiler import GPUTarget
 from triton.compiler import ASTSource, compile
 
-from benchmarks.harness import ROOT, Options
+from benchmarks.harness import Options, parse_options, print_table
 from store_engine.kernels import beam_attention as attention
 from store_engine.kernels import linear_cross_entropy as lce
 from store_engine.kernels import masked_softmax as softmax
@@ -45,8 +52,8 @@ TARGETS = {
     "gfx942": Target(GPUTarget("hip", "gfx942", 64), 64 << 10, 64 << 10, 32, 4 * 512 * 64),
 }
 
-RESULTS = ROOT / "benchmarks" / "results"
 RESOURCES = ("registers", "shared_bytes", "spill_bytes", "occupancy")
+COLUMNS = ("triton", "kernel", "function", "dtype", "target", *RESOURCES, "config")
 
 # types of the kernels' arguments; "*x" is the dtype under test
 TYPES = {
@@ -55,11 +62,12 @@ TYPES = {
     "*fp32": "losses_ptr lse_ptr dlosses_ptr dhidden_ptr dweight_ptr scores_ptr top_scores_ptr",
     "*i64": "nodes_ptr num_valid_ptr child_begin_ptr tokens_ptr item_begin_ptr top_keys_ptr "
     "top_parents_ptr top_tokens_ptr top_nodes_ptr top_num_valid_ptr context_lengths_ptr",
-    "*i32": "plan_ptr bounds_ptr allowed_ptr words_ptr ranks_ptr is_bad_ptr",
-    "*i1": "is_correct_ptr tree_mask_ptr",
+    "*i32": "plan_ptr bounds_ptr ranges_ptr words_ptr ranks_ptr is_bad_ptr",
+    "*i1": "tree_mask_ptr",
+    "*u8": "was_bad_ptr top_is_bad_ptr",
     "i32": "num_rows num_tiles vocab_size hidden_size stride beam_width codebook_size num_words "
     "width num_splits num_heads head_dim num_context num_tree stride_batch stride_slot",
-    "fp32": "label_smoothing z_loss inverse_temperature scale",
+    "fp32": "scale",
 }
 TYPE_OF = {name: kind for kind, names in TYPES.items() for name in names.split()}
 # sizes that models keep to multiples of 16, which the launcher tells the compiler
@@ -95,13 +103,10 @@ def all_kernels() -> Iterator[Kernel]:
         yield Kernel(f"trie_topk_beams,width={width}", trie._trie_topk_beams_kernel, "bf16", config)
     for step in ("fwd", "bwd"):
         for vocab_size in (256, 1 << 16):
-            for kind, is_bitmask in (("range", False), ("bitmask", True)):
-                config = softmax._launch_config(vocab_size)
-                name = f"masked_softmax_{step},{kind},block={config['BLOCK']}"
-                config |= {"IS_BITMASK": is_bitmask, "LOG": False}
-                yield Kernel(
-                    name, getattr(softmax, f"_masked_softmax_{step}_kernel"), "bf16", config
-                )
+            config = softmax._launch_config(vocab_size)
+            name = f"masked_softmax_{step},block={config['BLOCK']}"
+            config |= {"LOG": False}
+            yield Kernel(name, getattr(softmax, f"_masked_softmax_{step}_kernel"), "bf16", config)
 
 
 def compile_kernel(kernel: Kernel, target: Target) -> dict[str, int | float]:
@@ -123,8 +128,8 @@ def compile_kernel(kernel: Kernel, target: Target) -> dict[str, int | float]:
     registers, spill_bytes = read(compiled.asm)
     shared_bytes = compiled.metadata.shared
     warps = options.get("num_warps", 4)
-    occupancy = _occupancy(registers, shared_bytes, warps, target)
-    figures = registers, shared_bytes, spill_bytes, round(occupancy, 3)
+    share = occupancy(registers, shared_bytes, warps, target)
+    figures = registers, shared_bytes, spill_bytes, round(share, 3)
     return dict(zip(RESOURCES, figures, strict=True))
 
 
@@ -154,7 +159,7 @@ def _read_amd(asm: dict[str, Any]) -> tuple[int, int]:
     return read("vgpr_count") + read("agpr_count"), scratch
 
 
-def _occupancy(registers: int, shared_bytes: int, warps: int, target: Target) -> float:
+def occupancy(registers: int, shared_bytes: int, warps: int, target: Target) -> float:
     """Share of the warps that a multiprocessor could hold; limited by registers and memory."""
     lanes = target.gpu.warp_size
     per_warp = -(-registers // 8) * 8 * lanes  # registers are handed out in eights
@@ -165,31 +170,56 @@ def _occupancy(registers: int, shared_bytes: int, warps: int, target: Target) ->
     return blocks * warps / target.warps_per_sm
 
 
-def write_resources(options: Options) -> int:
-    """Compiles everything, writes the table, and returns the number of kernels that do not fit."""
-    os.environ.setdefault("TRITON_DEFAULT_FP_FUSION", "1")  # silences a warning of Triton 3.9
+def measure_all(options: Options) -> list[dict[str, Any]]:
+    """One row for every kernel on every target that --cases selects."""
     rows: list[dict[str, Any]] = []
     for kernel in all_kernels():
         for name, target in TARGETS.items():
             if options.wants(f"{kernel.name},{kernel.dtype},{name}"):
                 tiles = " ".join(f"{k}={v}" for k, v in kernel.config.items())
-                row = {"kernel": kernel.name, "function": kernel.function.__name__}
-                row |= {"dtype": kernel.dtype, "target": name, "config": tiles}
+                row = {"triton": triton.__version__, "kernel": kernel.name}
+                row |= {"function": kernel.function.__name__, "dtype": kernel.dtype}
+                row |= {"target": name, "config": tiles}
                 rows.append(row | compile_kernel(kernel, target))
-    columns = ("kernel", "function", "dtype", "target", *RESOURCES, "config")
-    table = Table(*columns[:-1])
-    for row in rows:
-        table.add_row(*(str(row[name]) for name in columns[:-1]))
-    Console(width=120).print(table)
-    is_default = options.out == RESULTS / "kernels.csv"
-    out = RESULTS / "kernels_resources.csv" if is_default else options.out
+    return rows
+
+
+def write(rows: list[dict[str, Any]], options: Options) -> None:
+    """Writes the rows in the place of earlier ones of this Triton; those of another stay."""
+
+    def is_kept(row: dict[str, Any]) -> bool:
+        name = f"{row['kernel']},{row['dtype']},{row['target']}"
+        return row["triton"] != triton.__version__ or not options.wants(name)
+
+    out, others = options.out, []
+    if out.exists():
+        with out.open(newline="") as file:
+            others = list(filter(is_kept, csv.DictReader(file)))
     out.parent.mkdir(parents=True, exist_ok=True)
     with out.open("w", newline="") as file:
-        writer = csv.DictWriter(file, columns)
+        writer = csv.DictWriter(file, COLUMNS)
         writer.writeheader()
-        writer.writerows(rows)
-    is_bad = [
-        r["spill_bytes"] > 0 or r["shared_bytes"] > TARGETS[r["target"]].shared_per_block
-        for r in rows
-    ]
-    return sum(is_bad)
+        writer.writerows(sorted(others + rows, key=lambda row: row["triton"]))
+
+
+def does_not_fit(row: dict[str, Any]) -> bool:
+    """True for a kernel that spills, or needs more shared memory than a block may have."""
+    limit = TARGETS[row["target"]].shared_per_block
+    return row["spill_bytes"] > 0 or row["shared_bytes"] > limit
+
+
+def main() -> int:
+    """Compiles everything; 1 if a kernel does not fit."""
+    options = parse_options("kernels_resources", __doc__, has_gpu=False)
+    if os.environ.get("TRITON_INTERPRET") == "1":
+        print("TRITON_INTERPRET=1: an interpreted kernel cannot be compiled", file=sys.stderr)
+        return 2
+    os.environ.setdefault("TRITON_DEFAULT_FP_FUSION", "1")  # silences a warning of Triton 3.9
+    rows = measure_all(options)
+    print_table(COLUMNS[:-1], ([row[name] for name in COLUMNS[:-1]] for row in rows))
+    write(rows, options)
+    return int(any(map(does_not_fit, rows)))
+
+
+if __name__ == "__main__":
+    sys.exit(main())

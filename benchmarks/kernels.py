@@ -1,9 +1,8 @@
-"""The Triton kernels and their PyTorch paths: resources without a GPU, timings with or without one.
+"""The Triton kernels and their PyTorch paths, timed on this machine.
 
     python benchmarks/kernels.py                      # this CPU: the PyTorch paths
     python benchmarks/kernels.py --device cuda        # a GPU: the Triton kernels
-    python benchmarks/kernels.py --compile-only       # sm_80, sm_90, gfx942; needs neither
-    python benchmarks/kernels.py --roofline           # bytes, FLOPs and the bound on an H100
+    python benchmarks/kernels.py --roofline           # bytes, FLOPs and the bound of an H100
     python benchmarks/kernels.py --cases linear_cross_entropy,.*V=2048 --threads 1 --quick
 
 Providers:
@@ -13,11 +12,12 @@ Providers:
     unconstrained   log-softmax and top-k over all codes, without any trie
     torch_compile   the one of these under torch.compile (GPU only)
     liger           LigerFusedLinearCrossEntropyLoss over all logits (GPU only, if installed)
-    floor           what an H100 could do at best: FLOPs / peak or bytes / bandwidth
+    floor           the lower bound of an H100, its roofline: FLOPs / peak or bytes / bandwidth
 
 Each op is compared with its reference first. Training ops are timed forward and backward; their
-extra_peak_mib leaves out inputs and gradients, which all must hold. --compile-only: see
-kernel_resources.py.
+extra_peak_mib leaves out inputs and gradients, which all must hold. On a GPU the device's own clock
+times them, with a cold L2 cache (gpu_clock.py), and share_of_roofline stands beside each, where the
+data sheet of that GPU is known. kernel_resources.py tells registers and spills without a GPU.
 """
 
 import argparse
@@ -36,7 +36,6 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from benchmarks.harness import Options, Report, measure, parse_options
-from benchmarks.kernel_resources import write_resources
 from benchmarks.memory import peak_mib, start_peak
 from store_engine.kernels import beam_attention as attention
 from store_engine.kernels import linear_cross_entropy as lce
@@ -44,9 +43,22 @@ from store_engine.kernels import masked_softmax as softmax
 from store_engine.kernels import trie_topk as trie
 from store_engine.testing import ATOL, assert_as_accurate
 
-# H100 SXM data sheet: dense bf16 and float32 FLOP/s, bytes/s
-PEAK_FLOPS = {torch.bfloat16: 989e12, torch.float32: 67e12}
-BANDWIDTH = 3.35e12
+
+class DataSheet(NamedTuple):
+    """What a GPU can do at best; dense products."""
+
+    bf16_flops: float  # per second
+    float32_flops: float
+    bandwidth: float  # bytes per second
+
+
+# the SXM boards, by what is in torch.cuda.get_device_name()
+DATA_SHEETS = {
+    "A100-SXM4-80GB": DataSheet(312e12, 19.5e12, 2.04e12),
+    "H100 80GB HBM3": DataSheet(989e12, 67e12, 3.35e12),
+    "H200": DataSheet(989e12, 67e12, 4.8e12),
+}
+H100 = DATA_SHEETS["H100 80GB HBM3"]
 
 # --------------------------------------------------------------------------------------- timings
 
@@ -136,7 +148,6 @@ def softmax_case(
         every: dict[str, Any] = {
             "slice": (vocab_size // 8, vocab_size // 8),
             "ranges": (start, torch.full_like(start, vocab_size // 8)),
-            "bitmask": softmax.pack_bitmask(is_allowed),
         }
         allowed = every[kind]
         if kind == "slice":
@@ -170,17 +181,18 @@ def topk_case(batch: int, beam_width: int, num_items: int, codebook_size: int, d
         logits = torch.randn(batch, beam_width, codebook_size, device=device)
         scores = -torch.rand(batch, beam_width, device=device).sort(1)[0]
         nodes = torch.randint(0, num_nodes, (batch, beam_width), device=device)
-        rest = nodes, torch.full_like(nodes[:, 0], beam_width), level, beam_width
+        num_valid = torch.full_like(nodes[:, 0], beam_width)
+        beams = trie.Beams(scores, nodes, nodes, nodes, num_valid, num_valid < 0)
 
-        def ours(logits: Tensor, scores: Tensor) -> trie.TopChildren:
-            return trie.trie_topk(logits, scores, *rest)
+        def ours(logits: Tensor, scores: Tensor) -> trie.Beams:
+            return trie.trie_topk(logits, beams._replace(scores=scores), level, beam_width)
 
         def unconstrained(logits: Tensor, scores: Tensor) -> Any:
             every = scores[:, :, None] + logits.log_softmax(-1)
             return every.flatten(1).topk(beam_width)
 
         def check() -> None:
-            want = trie.trie_topk_ref(logits, scores, *rest)
+            want = trie.trie_topk_ref(logits, beams, level, beam_width)
             torch.testing.assert_close(ours(logits, scores).scores, want.scores)
 
         # the logits, and the codes of a quarter of them
@@ -237,14 +249,12 @@ def all_cases(device: str, has_decode: bool) -> list[Case]:
     cases = []
     for dtype in (torch.float32, torch.bfloat16):
         cases += [
+            loss_case(64, 32, 256, 64, dtype, device),  # to try the benchmark itself
             loss_case(8192, 128, 2048, 2048, dtype, device),
             loss_case(8192, 128, 2048, 64, dtype, device),
             loss_case(8192, 576, 49152, 49152, dtype, device),
             loss_case(8192, 576, 49152, 256, dtype, device),
-            *(
-                softmax_case(kind, 8192, 2048, dtype, device)
-                for kind in ("slice", "ranges", "bitmask")
-            ),
+            *(softmax_case(kind, 8192, 2048, dtype, device) for kind in ("slice", "ranges")),
             attention_case(32, 20, 200, 64, dtype, device),
         ]
     if has_decode:
@@ -264,13 +274,27 @@ def liger_loss() -> Callable[..., Any] | None:
     return lambda hidden, weight, targets: loss(weight, hidden, targets)
 
 
+def lower_bound_ms(case: Case, work: Work, sheet: DataSheet) -> float:
+    """Milliseconds that a GPU needs at least."""
+    peak = sheet.bf16_flops if case.dtype == torch.bfloat16 else sheet.float32_flops
+    return 1e3 * max(work.flops / peak, work.num_bytes / sheet.bandwidth)
+
+
 def print_roofline(case: Case, work: Work) -> float:
     """Prints what an H100 could do at best; returns its milliseconds."""
-    compute, memory = work.flops / PEAK_FLOPS[case.dtype], work.num_bytes / BANDWIDTH
-    bound_ms, bound = 1e3 * max(compute, memory), "compute" if compute > memory else "memory"
+    bound_ms = lower_bound_ms(case, work, H100)
+    bound = "memory" if bound_ms == 1e3 * work.num_bytes / H100.bandwidth else "compute"
     figures = f"{work.flops / 1e9:,.1f} GFLOP, {work.num_bytes / 2**20:,.1f} MiB"
     print(f"{case.name}: {figures}, at least {bound_ms:.4f} ms on an H100, bound by {bound}")
     return bound_ms
+
+
+def data_sheet(device: str) -> DataSheet | None:
+    """Of the GPU that is used; None for a CPU, and for a GPU that is not in the table."""
+    if device == "cpu":
+        return None
+    name = torch.cuda.get_device_name(device)
+    return next((sheet for key, sheet in DATA_SHEETS.items() if key in name), None)
 
 
 def run_case(case: Case, options: Options, report: Report) -> None:
@@ -283,6 +307,7 @@ def run_case(case: Case, options: Options, report: Report) -> None:
         if work.liger is not None:
             providers["liger"] = work.liger
     metric = "fwd_ms" if work.dout is None else "fwd_bwd_ms"
+    sheet = data_sheet(options.device)
     gradients_mib = 0.0
     if work.dout is not None:
         gradients_mib = sum(x.requires_grad_().nbytes for x in work.inputs) / 2**20
@@ -297,7 +322,12 @@ def run_case(case: Case, options: Options, report: Report) -> None:
         report.add(provider, case.name, "extra_peak_mib", "MiB", peak, dtype)
         duration = measure(partial(step, op), options, min_repeats=3 if case.is_slow else 5)
         report.add(provider, case.name, metric, "ms", duration, dtype)
-    report.add_ratio("ours", work.other_name, case.name, metric)
+        if sheet is not None:
+            share = lower_bound_ms(case, work, sheet) / duration.p50
+            report.add(provider, case.name, "share_of_roofline", "", share, dtype)
+    for other in providers:
+        if other != "ours":
+            report.add_ratio("ours", other, case.name, metric)
     report.add("floor", case.name, "h100_roofline_ms", "ms", print_roofline(case, work), dtype)
 
 
@@ -318,29 +348,25 @@ def extra_peak_mib(run: Callable[[], object], device: str) -> float:
 
 def add_options(parser: argparse.ArgumentParser) -> None:
     """The options that only this benchmark has."""
-    parser.add_argument("--compile-only", action="store_true", help="write kernels_resources.csv")
     parser.add_argument("--roofline", action="store_true", help="print the bounds and stop")
 
 
-def main() -> int:
-    """Runs what the command line asks for; 1 if a kernel spills or does not fit."""
+def main() -> None:
+    """Runs what the command line asks for."""
     options = parse_options("kernels", __doc__, add_options)
-    if options.extra.compile_only:
-        return int(write_resources(options) > 0)
     torch.manual_seed(0)
     if options.extra.roofline:
         for case in all_cases(options.device, has_decode=True):
             if options.wants(case.name):
                 print_roofline(case, case.make())
-        return 0
+        return
     report = Report("kernels", options)
     # on a CPU decoding runs _C.beam_step, which decode.py times
     for case in all_cases(options.device, has_decode=options.device.startswith("cuda")):
         if options.wants(case.name) and not (options.quick and case.is_slow):
             run_case(case, options, report)
     report.finish()
-    return 0
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    main()

@@ -15,8 +15,9 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from store_engine.catalog.trie_arrays import TrieArrays, require_arrays
-from store_engine.decoding.beam_step import beam_step, root_beams
+from store_engine.decoding.backends import SearchSpace, TorchBackend
 from store_engine.decoding.engine import Engine
+from store_engine.kernels.trie_topk import root_beams
 
 Result = tuple[NDArray[np.int64], NDArray[np.float32]]  # rows and logprobs, (batch, k)
 
@@ -31,7 +32,7 @@ class PlainBeamSearch:
 
     def __init__(self, engine: Engine, bos: int) -> None:
         self._model, self._trie, self._bos = engine.model, require_arrays(engine.trie), bos
-        self._normalize = engine.config.normalize
+        self._space = SearchSpace(self._trie, normalize=engine.config.normalize)
         sids = torch.from_numpy(engine.sids).long().to(engine.device)
         self._item_tokens = engine.model.vocabulary.to_id_tensor(sids)
 
@@ -46,9 +47,7 @@ class PlainBeamSearch:
         beams = root_beams(batch, state.device)
         for level in range(trie.num_levels):
             before = beams.nodes.shape[1]
-            beams = beam_step(
-                trie, level, logits, beams, beam, normalize=self._normalize, backend="torch"
-            )
+            beams = TorchBackend().beam_step(self._space, level, logits, beams, beam)
             if level + 1 == trie.num_levels:
                 break
             first = before * torch.arange(batch, device=state.device)[:, None]

@@ -3,6 +3,7 @@
     python benchmarks/train.py --data FOLDER                 # FOLDER: Beauty's items and events
     python benchmarks/train.py --cases hidden=256 --quick    # histories as long as Beauty's, drawn
     python benchmarks/train.py --cases hidden=576,.*bfloat16 --threads 2 --passes 3
+    python benchmarks/train.py --device cuda --histories 512
 
 Providers, each in a process of its own:
     ours                   packed histories, losses over each code's own level
@@ -12,21 +13,25 @@ Providers, each in a process of its own:
 
 All learn the codes of the same histories, in as many steps, with the same DeepSpeed engine, AdamW
 and threads; a step is everything from codes to updated weights. Checked before any timing: given
-the same weights, histories and joint vocabulary, our loss equals LlamaForCausalLM's.
+the same weights, histories and joint vocabulary, our loss equals LlamaForCausalLM's. Where
+DeepSpeed is not installed all train in plain PyTorch, and the case's name says so; where
+transformers is not, ours is alone and unchecked.
 
     tokens_per_s     real tokens, never padding
-    extra_peak_mib   the process' peak resident memory above weights, optimiser and its gradients,
-                     which were there before: activations, logits, temporaries
-    share_of_peak    useful FLOPs (matrix products of real tokens, each slice of logits once; causal
-                     attention; forward and twice that backward) over those of bf16 products of
-                     2048 x 2048, measured in the same process
+    extra_peak_mib   the peak memory, of the process or on the GPU, above weights, optimiser and its
+                     gradients, which were there before: activations, logits, temporaries
+    share_of_peak    useful FLOPs over those of the largest bf16 products of the same process, both
+                     as training itself logs them (store_engine/training/throughput.py)
 """
 
 import argparse
+import contextlib
+import importlib.util
 import multiprocessing
+import os
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from itertools import pairwise
 from pathlib import Path
@@ -44,17 +49,20 @@ from benchmarks.memory import peak_mib, start_peak
 from store_engine.config import DataConfig, ModelConfig, TrainConfig
 from store_engine.data.load import load_dataset
 from store_engine.data.packing import Document, history_windows, pack
-from store_engine.integrations.huggingface import export_huggingface
 from store_engine.kernels.linear_cross_entropy import linear_cross_entropy
 from store_engine.model.attention import PackedSequences
 from store_engine.model.store_model import StoreModel
-from store_engine.training.deepspeed_setup import initialize, process_group, read_ds_config
+from store_engine.model.unified_vocabulary import UnifiedVocabulary
+from store_engine.training.throughput import head_columns, matmul_peak, training_flops
 
 TEXT_VOCAB_SIZE = 49152
 CODEBOOK_SIZES = (256,) * 4
 BOS = 1
 MAX_ITEMS = 50
-PROVIDERS = ("transformers", "transformers_bucketed", "ours")
+HAS_DEEPSPEED, HAS_TRANSFORMERS = (
+    importlib.util.find_spec(name) is not None for name in ("deepspeed", "transformers")
+)
+PEERS = ("transformers", "transformers_bucketed")
 
 
 def _model(hidden: int, layers: int, heads: int, kv_heads: int, intermediate: int) -> ModelConfig:
@@ -70,6 +78,7 @@ def _model(hidden: int, layers: int, heads: int, kv_heads: int, intermediate: in
 
 
 MODELS = {
+    "hidden=64,layers=1": _model(64, 1, 1, 1, 64),  # to try the benchmark itself
     "hidden=256,layers=4": _model(256, 4, 4, 4, 768),
     # SmolLM2-135M has 30 layers; with fewer the head weighs more, which favours ours
     "hidden=576,layers=6": _model(576, 6, 9, 3, 1536),
@@ -89,12 +98,15 @@ class Task:
     num_steps: int
     histories_per_step: int
     passes: int
+    device: str = "cpu"
+    is_alone: bool = False  # no peer is there to compare with
 
     @property
     def case(self) -> str:
         """The case's name."""
         data = "beauty" if self.data else "drawn"
-        return f"{self.model},{data}={self.num_steps}x{self.histories_per_step},{self.dtype}"
+        name = f"{self.model},{data}={self.num_steps}x{self.histories_per_step},{self.dtype}"
+        return name if HAS_DEEPSPEED else f"{name},engine=torch"
 
 
 # -------------------------------------------------------------------------------------- histories
@@ -139,6 +151,8 @@ class PaddedLlama(nn.Module):
 
     def __init__(self, ours: StoreModel) -> None:
         super().__init__()
+        from store_engine.integrations.huggingface import export_huggingface
+
         self.llama = export_huggingface(ours)
         self.llama.config.tie_word_embeddings = True
         self.llama.lm_head.weight = self.llama.model.embed_tokens.weight
@@ -172,21 +186,23 @@ def build_model(task: Task) -> StoreModel:
     torch.manual_seed(0)
     model = StoreModel(MODELS[task.model], TEXT_VOCAB_SIZE, CODEBOOK_SIZES)
     model.code_head.weight = model.code_embedding.weight
-    return model.to(getattr(torch, task.dtype))
+    return model.to(task.device, getattr(torch, task.dtype))
 
 
-def packed_batch(documents: list[Document]) -> tuple[Any, ...]:
+def packed_batch(documents: list[Document], device: str) -> tuple[Any, ...]:
     """What `PackedStoreModel` reads."""
     batch = pack(documents)
-    return batch.tokens, PackedSequences(batch.cu_seqlens), batch.targets
+    sequences = PackedSequences(batch.cu_seqlens.to(device))
+    return batch.tokens.to(device), sequences, batch.targets.to(device)
 
 
-def padded_batch(documents: list[Document]) -> tuple[Any, ...]:
+def padded_batch(documents: list[Document], device: str) -> tuple[Any, ...]:
     """What `PaddedLlama` reads."""
 
     def pad(arrays: list[Any], value: int) -> Tensor:
         tensors = [torch.from_numpy(x) for x in arrays]
-        return nn.utils.rnn.pad_sequence(tensors, batch_first=True, padding_value=value)
+        padded = nn.utils.rnn.pad_sequence(tensors, batch_first=True, padding_value=value)
+        return padded.to(device)
 
     tokens = pad([d.tokens for d in documents], 0)
     mask = pad([np.ones_like(d.tokens) for d in documents], 0)
@@ -198,8 +214,8 @@ def check_losses(task: Task) -> None:
     documents = draw_documents(task)[:8]
     model = build_model(task)
     with torch.no_grad():
-        ours = PackedStoreModel(model, is_joint=True)(*packed_batch(documents))
-        theirs = PaddedLlama(model)(*padded_batch(documents))
+        ours = PackedStoreModel(model, is_joint=True)(*packed_batch(documents, task.device))
+        theirs = PaddedLlama(model).to(task.device)(*padded_batch(documents, task.device))
     atol = 1e-4 if task.dtype == "float32" else 2e-2
     torch.testing.assert_close(ours.float(), theirs.float(), atol=atol, rtol=0)
 
@@ -209,27 +225,67 @@ def check_losses(task: Task) -> None:
 
 def useful_flops(task: Task, documents: list[Document]) -> float:
     """FLOPs of one pass that no implementation of our loss can do without."""
-    config = MODELS[task.model]
-    heads = config.num_heads * config.head_dim
-    qkv = heads + 2 * config.num_kv_heads * config.head_dim
-    layer = config.hidden_size * (qkv + 3 * config.intermediate_size) + heads * config.hidden_size
-    head = config.hidden_size * CODEBOOK_SIZES[0]
-    lengths = np.array([len(d.tokens) for d in documents], dtype=float)
-    attention = config.num_layers * heads * (lengths * (lengths + 1)).sum()  # q k and p v, causal
-    products = lengths.sum() * (config.num_layers * layer + head)
-    return float(3 * 2 * (products + attention))
+    batch = pack(documents)
+    columns = head_columns(batch.targets, UnifiedVocabulary(TEXT_VOCAB_SIZE, CODEBOOK_SIZES))
+    return training_flops(MODELS[task.model], PackedSequences(batch.cu_seqlens), columns)
 
 
-def measure_peak_flops() -> float:
-    """FLOP/s of bf16 matrix products, the best of several."""
-    a = torch.randn(2048, 2048, dtype=torch.bfloat16)
-    a @ a
-    durations = []
-    for _ in range(10):
-        began = time.perf_counter()
-        a @ a
-        durations.append(time.perf_counter() - began)
-    return 2 * 2048**3 / min(durations)
+class PlainEngine:
+    """What DeepSpeed's engine does for one process, in plain PyTorch."""
+
+    def __init__(self, module: nn.Module) -> None:
+        self._module = module.train()
+        self._optimizer = torch.optim.AdamW(module.parameters(), lr=1e-4, fused=True)
+
+    def __call__(self, *batch: Any) -> Tensor:
+        """The loss."""
+        loss: Tensor = self._module(*batch)
+        return loss
+
+    def backward(self, loss: Tensor) -> None:
+        """Adds the gradients."""
+        loss.backward()
+
+    def step(self) -> None:
+        """Clips the gradients, updates the weights and drops the gradients."""
+        nn.utils.clip_grad_norm_(self._module.parameters(), TrainConfig().grad_clip)
+        self._optimizer.step()
+        self._optimizer.zero_grad()
+
+
+@contextlib.contextmanager
+def engine_of(task: Task, module: nn.Module) -> Iterator[Any]:
+    """DeepSpeed's engine, or the plain one where DeepSpeed is not installed."""
+    if not HAS_DEEPSPEED:
+        yield PlainEngine(module)
+        return
+    # DeepSpeed takes a GPU where there is one, unless this says otherwise
+    os.environ["DS_ACCELERATOR"] = torch.device(task.device).type
+    from store_engine.training.deepspeed_setup import initialize, read_ds_config
+    from store_engine.training.process_group import process_group
+
+    train = TrainConfig(dtype=task.dtype)  # type: ignore[arg-type]
+    with process_group():
+        engine = initialize(
+            module, read_ds_config(ROOT / "configs" / "zero0.json", train), train, lr=1e-4
+        )
+        engine.train()
+        yield engine
+
+
+class Memory:
+    """The memory that a process, or its GPU, needs above what is there at first."""
+
+    def __init__(self, device: str) -> None:
+        self._on_gpu = device != "cpu"
+        if self._on_gpu:
+            torch.cuda.reset_peak_memory_stats()
+        self._before = torch.cuda.memory_allocated() / 2**20 if self._on_gpu else start_peak()
+
+    def extra_peak_mib(self) -> float:
+        """The most since then, above what was there, in MiB."""
+        peak = torch.cuda.max_memory_allocated() / 2**20 if self._on_gpu else peak_mib()
+        return peak - self._before
 
 
 class Measured(NamedTuple):
@@ -243,47 +299,43 @@ class Measured(NamedTuple):
     peak_flops: float  # bf16 products of this machine, per second
 
 
-@process_group()
 def measure(task: Task) -> Measured:
     """Trains in this process."""
     torch.set_num_threads(task.threads)
-    if task.provider == "ours":  # once for the case
+    if task.provider == "ours" and not task.is_alone:  # once for the case
         check_losses(task)
     documents = draw_documents(task)
     steps = split_steps(task, documents)
     module: nn.Module = PackedStoreModel(build_model(task))
-    make_batch: Callable[[list[Document]], tuple[Any, ...]] = packed_batch
+    make_batch: Callable[[list[Document], str], tuple[Any, ...]] = packed_batch
     if task.provider != "ours":
-        module, make_batch = PaddedLlama(build_model(task)), padded_batch
-    train = TrainConfig(dtype=task.dtype)  # type: ignore[arg-type]
-    ds_config = read_ds_config(ROOT / "configs" / "zero0.json", train)
-    engine = initialize(module, ds_config, train, lr=1e-4)
-    engine.train()
+        module, make_batch = PaddedLlama(build_model(task)).to(task.device), padded_batch
+    with engine_of(task, module) as engine:
 
-    def step(documents: list[Document]) -> None:
-        loss = engine(*make_batch(documents))
-        engine.backward(loss)
-        engine.step()
-        if not np.isfinite(loss.item()):
-            raise FloatingPointError(f"loss {loss.item()}")
+        def step(documents: list[Document]) -> None:
+            loss = engine(*make_batch(documents, task.device))
+            engine.backward(loss)
+            engine.step()
+            if not np.isfinite(loss.item()):  # waits for the device
+                raise FloatingPointError(f"loss {loss.item()}")
 
-    step(documents[:1])  # makes the optimiser's state
-    before = start_peak()
-    step(steps[0])  # warms up
-    durations = []
-    for _ in range(task.passes):
-        began = time.perf_counter()
-        for part in steps:
-            step(part)
-        durations.append(time.perf_counter() - began)
-    return Measured(
-        durations,
-        peak_mib() - before,
-        sum(len(d.tokens) for d in documents),
-        sum(len(part) * max(len(d.tokens) for d in part) for part in steps),
-        useful_flops(task, documents),
-        measure_peak_flops(),
-    )
+        step(documents[:1])  # makes the optimiser's state
+        memory = Memory(task.device)
+        step(steps[0])  # warms up
+        durations = []
+        for _ in range(task.passes):
+            began = time.perf_counter()
+            for part in steps:
+                step(part)
+            durations.append(time.perf_counter() - began)
+        return Measured(
+            durations,
+            memory.extra_peak_mib(),
+            sum(len(d.tokens) for d in documents),
+            sum(len(part) * max(len(d.tokens) for d in part) for part in steps),
+            useful_flops(task, documents),
+            matmul_peak(torch.bfloat16, torch.device(task.device)),
+        )
 
 
 # ------------------------------------------------------------------------------------------ main
@@ -292,7 +344,9 @@ def measure(task: Task) -> Measured:
 def run_case(task: Task, report: Report) -> None:
     """Measures every provider of a case, each in a fresh process."""
     case, medians, peaks = task.case, {}, {}
-    for provider in PROVIDERS:
+    peers = () if task.is_alone else PEERS
+    for provider in (*peers, "ours"):
+        print(f"{case}: {provider}", file=sys.stderr)
         with multiprocessing.get_context("spawn").Pool(1) as pool:
             got = pool.apply(measure, (replace(task, provider=provider),))
         rates = got.num_tokens / np.array(got.durations)
@@ -307,7 +361,7 @@ def run_case(task: Task, report: Report) -> None:
         else:
             real = got.num_tokens / got.num_positions
             report.add(provider, case, "share_of_real_tokens", "", real, task.dtype)
-    for other in PROVIDERS[:-1]:
+    for other in peers:
         ratio, memory = medians["ours"] / medians[other], peaks["ours"] / peaks[other]
         report.add("ours", case, f"ratio_vs_{other}", "x", ratio, task.dtype)
         report.add("ours", case, f"memory_vs_{other}", "x", memory, task.dtype)
@@ -319,19 +373,25 @@ def add_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--steps", type=int, default=4, help="per pass")
     parser.add_argument("--histories", type=int, default=64, help="per step")
     parser.add_argument("--passes", type=int, default=2, help="over all histories, timed")
+    parser.add_argument("--alone", action="store_true", help="time ours alone, unchecked")
 
 
 def main() -> None:
     """Runs what the command line asks for."""
     options: Options = parse_options("train", __doc__, add_options)
     extra = options.extra
-    sizes = (2, 8, 1) if options.quick else (extra.steps, extra.histories, extra.passes)
+    sizes: tuple[int, int, int] = (extra.steps, extra.histories, extra.passes)
+    if options.quick:
+        sizes = (2, 8, 1)
+    is_alone = extra.alone or not HAS_TRANSFORMERS
+    rest = (options.threads, *sizes, options.device, is_alone)
     report = Report("train", options)
     for model in MODELS:
+        # not worth the time, unless it is asked for
+        is_left_out = "layers=30" in model if options.quick else "hidden=64" in model
         for dtype in ("bfloat16", "float32"):
-            task = Task("", model, dtype, extra.data, options.threads, *sizes)
-            is_large = "layers=30" in model
-            if options.wants(task.case) and not (options.quick and is_large):
+            task = Task("", model, dtype, extra.data, *rest)
+            if options.wants(task.case) and not (is_left_out and not options.cases.pattern):
                 run_case(task, report)
     report.finish()
 

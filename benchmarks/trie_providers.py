@@ -12,6 +12,7 @@ from typing import NamedTuple, Protocol
 import marisa_trie
 import numpy as np
 import torch
+import torch.nn.functional as F
 from numpy.typing import NDArray
 from torch import Tensor
 from transformers import PrefixConstrainedLogitsProcessor
@@ -160,31 +161,42 @@ class Levels:
 
 
 class CsrTorch:
-    """STATIC's method in PyTorch: dense tables for two levels, then padded gathers from CSR.
+    """STATIC's method in PyTorch: dense tables for two levels, then bursts of slots from CSR.
 
-    Every beam gathers as many slots as the level's largest node has children; a first top-k keeps
-    as many per beam as there are beams, which is exact, and a second is over those of all beams.
-    Without `is_two_stage` there is one top-k over everything, our improvement: quicker on a CPU.
-    Source: arXiv 2602.22647, from its description.
+    On a sparse level every beam gathers as many slots as the level's largest node has children, and
+    one top-k is over the slots of all beams. On the second level, which is dense, every code is a
+    slot: a first top-k keeps as many per beam as there are beams, which is exact. The authors'
+    PyTorch code (github.com/youtube/static-constraint-decoding) does the same; ours is written
+    anew and no step of it is slower. With `has_one_topk` the first top-k is left out: our
+    improvement, quicker on a CPU.
+    Source: arXiv 2602.22647.
     """
 
     DENSE_LEVELS = 2
 
-    def __init__(self, sids: NDArray[np.int32], sizes: list[int], is_two_stage: bool) -> None:
-        self._is_two_stage = is_two_stage
+    def __init__(
+        self, sids: NDArray[np.int32], sizes: list[int], *, has_one_topk: bool = False
+    ) -> None:
+        self._has_one_topk = has_one_topk
         levels = Levels(sids, sizes)
-        self._dense: list[Tensor] = []  # per level (num_nodes, codebook_size): the child, or -1
+        self._dense: list[Tensor] = []  # per level (num_nodes, codebook_size): the child, or 0
+        self._is_child: list[Tensor] = []  # of the same shape
         for level in range(min(self.DENSE_LEVELS, len(sizes))):
             begin, token = levels.child_begin[level], levels.token[level]
             parent = torch.arange(len(begin) - 1).repeat_interleave(begin.diff())
-            table = torch.full((len(begin) - 1, sizes[level]), -1, dtype=torch.int32)
+            table = torch.zeros(len(begin) - 1, sizes[level], dtype=torch.int32)
             table[parent, token] = torch.arange(len(token), dtype=torch.int32)
             self._dense.append(table)
-        self._begin = [begin.int() for begin in levels.child_begin]
-        self._token = [token.int() for token in levels.token]
-        self._most = [int(begin.diff().max()) for begin in levels.child_begin]
+            self._is_child.append(torch.zeros_like(table, dtype=torch.bool))
+            self._is_child[level][parent, token] = True
+        self._begin, self._most = levels.child_begin, []
+        self._token = []
+        for begin, token in zip(levels.child_begin, levels.token, strict=True):
+            self._most.append(int(begin.diff().max()))
+            # the last node's burst ends past its children
+            self._token.append(F.pad(token.int(), (0, self._most[-1])))
         sparse = [*self._begin[self.DENSE_LEVELS :], *self._token[self.DENSE_LEVELS :]]
-        self.nbytes = sum(x.nbytes for x in (*self._dense, *sparse))
+        self.nbytes = sum(x.nbytes for x in (*self._dense, *self._is_child, *sparse))
 
     def start(self, batch: int, width: int) -> None:
         """See Provider."""
@@ -193,26 +205,35 @@ class CsrTorch:
 
     def step(self, level: int, logits: Tensor) -> Step:
         """See Provider."""
-        logprobs = logits.log_softmax(-1)
-        if level < len(self._dense):
-            child = self._dense[level][self._nodes]
-            is_child = child >= 0
-            token = torch.arange(logits.shape[2], dtype=torch.int32).expand_as(child)
-        else:
-            begin = self._begin[level]
-            first = begin[self._nodes]
-            slot = torch.arange(self._most[level], dtype=torch.int32)
-            is_child = slot < (begin[self._nodes + 1] - first)[:, :, None]
-            child = (first[:, :, None] + slot).clamp(max=len(self._token[level]) - 1)
-            token = self._token[level][child]
-            logprobs = logprobs.gather(2, token.long())
-        scores = (self._scores[:, :, None] + logprobs).masked_fill(~is_child, -torch.inf)
-        if self._is_two_stage:
-            scores, kept = scores.topk(min(self._width, scores.shape[2]), dim=2)
-            child, token = child.gather(2, kept), token.gather(2, kept)
-        self._scores, index = best(scores.flatten(1), self._width)
-        self._nodes = child.flatten(1).gather(1, index).long()
-        return Step(self._scores, index // child.shape[2], token.flatten(1).gather(1, index).long())
+        extend = self._extend_dense if level < len(self._dense) else self._extend_sparse
+        self._scores, parents, tokens, self._nodes = extend(level, logits.log_softmax(-1))
+        return Step(self._scores, parents, tokens)
+
+    def _extend_dense(self, level: int, logprobs: Tensor) -> tuple[Tensor, ...]:
+        """Scores, parents, tokens and nodes of the best beams, whose slots are all codes."""
+        is_child = self._is_child[level][self._nodes if level else 0]
+        logprobs, code = torch.where(is_child, logprobs, -torch.inf), None
+        if level and not self._has_one_topk:
+            logprobs, code = logprobs.topk(min(self._width, logprobs.shape[2]), dim=2)
+        scores, index = best((self._scores[:, :, None] + logprobs).flatten(1), self._width)
+        parents, tokens = index // logprobs.shape[2], index % logprobs.shape[2]
+        if code is not None:
+            tokens = code.flatten(1).gather(1, index)
+        nodes = self._dense[level][self._nodes.gather(1, parents), tokens].long()
+        return scores, parents, tokens, nodes
+
+    def _extend_sparse(self, level: int, logprobs: Tensor) -> tuple[Tensor, ...]:
+        """The same, where a beam's slots are a burst from its node's first child on."""
+        begin = self._begin[level]
+        first = begin[self._nodes]
+        slot = torch.arange(self._most[level])
+        is_child = slot < (begin[self._nodes + 1] - first)[:, :, None]
+        child = first[:, :, None] + slot
+        token = self._token[level][child]
+        logprobs = torch.where(is_child, logprobs.gather(2, token.long()), -torch.inf)
+        scores, index = best((self._scores[:, :, None] + logprobs).flatten(1), self._width)
+        tokens = token.flatten(1).gather(1, index).long()
+        return scores, index // len(slot), tokens, child.flatten(1).gather(1, index)
 
 
 class DenseMask:

@@ -23,13 +23,6 @@ _BLOCK_LOGITS = 1 << 19
 _GRADIENT_ROWS = 2048
 
 
-class Options(NamedTuple):
-    """What is added to the plain cross-entropy."""
-
-    label_smoothing: float
-    z_loss: float
-
-
 def as_rows(start: Tensor | int, length: Tensor | int, targets: Tensor) -> tuple[Tensor, Tensor]:
     """Start and length of every row, (num_rows,) each."""
     starts, lengths = (torch.as_tensor(x, device=targets.device) for x in (start, length))
@@ -70,7 +63,6 @@ class _Pass(NamedTuple):
     """One pass over all chunks."""
 
     losses: Tensor
-    is_correct: Tensor
     dhidden: Tensor | None  # None unless asked for
     dweight: Tensor | None
 
@@ -88,7 +80,6 @@ def run_chunks(
     weight: Tensor,
     targets: Tensor,
     slices: Slices,
-    options: Options,
     wanted: Gradients | None = None,
 ) -> _Pass:
     """Computes the losses chunk by chunk, and the gradients that are wanted."""
@@ -98,7 +89,6 @@ def run_chunks(
         hidden, targets = hidden.index_select(0, order), targets[order]
         dlosses = None if dlosses is None else dlosses[order]
     losses = torch.empty(len(targets), device=hidden.device)
-    is_correct = torch.empty_like(targets, dtype=torch.bool)
     dhidden = torch.empty_like(hidden) if wanted is not None and wanted.of_hidden else None
     dweight = torch.zeros_like(weight) if wanted is not None and wanted.of_weight else None
     sizes = (end - begin for begin, end, _ in slices.bounds)
@@ -114,7 +104,7 @@ def run_chunks(
             rows = slice(low, min(low + _chunk_rows(len(w)), first + count))
             h, dloss = hidden[rows], None if dlosses is None else dlosses[rows]
             logits = torch.mm(h, w.T, out=room[: len(h) * len(w)].view(len(h), len(w)))
-            losses[rows], is_correct[rows] = _losses(logits, targets[rows] - begin, options, dloss)
+            losses[rows] = _losses(logits, targets[rows] - begin, dloss)
             if dhidden is not None:
                 torch.mm(logits, w, out=dhidden[rows])
             if dw is not None:
@@ -125,11 +115,10 @@ def run_chunks(
         first += count
     if order is not None:
         losses = losses.new_zeros(num_rows).index_copy_(0, order, losses)
-        is_correct = is_correct.new_zeros(num_rows).index_copy_(0, order, is_correct)
         if dhidden is not None:
             empty = dhidden.new_zeros(num_rows, dhidden.shape[1])
             dhidden = empty.index_copy_(0, order, dhidden)
-    return _Pass(losses, is_correct, dhidden, dweight)
+    return _Pass(losses, dhidden, dweight)
 
 
 def _chunk_rows(length: int) -> int:
@@ -151,16 +140,13 @@ def _gradient_parts(length: int) -> Iterator[slice]:
     return (slice(i, i + _GRADIENT_ROWS) for i in range(0, length, _GRADIENT_ROWS))
 
 
-def _losses(
-    logits: Tensor, target: Tensor, options: Options, dloss: Tensor | None
-) -> tuple[Tensor, Tensor]:
-    """The losses and the hits of rows that share a slice.
+def _losses(logits: Tensor, target: Tensor, dloss: Tensor | None) -> Tensor:
+    """The losses of rows that share a slice.
 
     Given the gradient of the losses, writes that of `logits` in their place.
     """
     num_rows, length = logits.shape
     loss = torch.empty(num_rows, 1, device=logits.device)
-    is_correct = torch.empty_like(loss, dtype=torch.bool)
     size = max(_BLOCK_LOGITS // length, 1)
     for low in range(0, num_rows, size):
         rows = slice(low, low + size)
@@ -170,41 +156,27 @@ def _losses(
         probs = x.softmax(1)
         # 1 / sum exp(x - peak): the probability of the largest, which never underflows
         lse = peak - probs.amax(1, keepdim=True).log_()
-        loss[rows] = lse - (1 - options.label_smoothing) * at_target
-        if options.label_smoothing:
-            loss[rows] -= options.label_smoothing * x.mean(1, keepdim=True)
-        if options.z_loss:
-            loss[rows] += options.z_loss * lse.square()
-        is_correct[rows] = at_target >= peak
+        loss[rows] = lse - at_target
         if dloss is not None:
             d = dloss[rows, None]
-            probs.mul_(d * (1 + 2 * options.z_loss * lse))
-            if options.label_smoothing:
-                probs.sub_(d * (options.label_smoothing / length))
-            logits[rows] = probs.scatter_add_(1, at, (options.label_smoothing - 1) * d)
-    return loss[:, 0], is_correct[:, 0]
+            logits[rows] = probs.mul_(d).scatter_add_(1, at, -d)
+    return loss[:, 0]
 
 
 class LossesTorch(torch.autograd.Function):
-    """(losses, is_correct) of `run_chunks`, differentiable."""
+    """The losses of `run_chunks`, differentiable."""
 
     @staticmethod
     def forward(
-        ctx: Any,
-        hidden: Tensor,
-        weight: Tensor,
-        targets: Tensor,
-        slices: Slices,
-        options: Options,
-    ) -> tuple[Tensor, Tensor]:
+        ctx: Any, hidden: Tensor, weight: Tensor, targets: Tensor, slices: Slices
+    ) -> Tensor:
         ones = torch.ones(len(targets), device=hidden.device)
         wanted = Gradients(ones, *ctx.needs_input_grad[:2])
-        done = run_chunks(hidden, weight, targets, slices, options, wanted)
+        done = run_chunks(hidden, weight, targets, slices, wanted)
         ctx.save_for_backward(hidden, weight, targets)
-        ctx.slices, ctx.options = slices, options
+        ctx.slices = slices
         ctx.grads = done.dhidden, done.dweight
-        ctx.mark_non_differentiable(done.is_correct)
-        return done.losses, done.is_correct
+        return done.losses
 
     @staticmethod
     @once_differentiable
@@ -214,8 +186,8 @@ class LossesTorch(torch.autograd.Function):
         if ready is None or not (dlosses == dlosses[:1]).all():
             hidden, weight, targets = ctx.saved_tensors
             wanted = Gradients(dlosses, *ctx.needs_input_grad[:2])
-            done = run_chunks(hidden, weight, targets, ctx.slices, ctx.options, wanted)
+            done = run_chunks(hidden, weight, targets, ctx.slices, wanted)
             ready = done.dhidden, done.dweight
-        elif len(dlosses):
+        else:
             ready = tuple(None if x is None else x.mul_(dlosses[0]) for x in ready)
-        return *ready, None, None, None
+        return *ready, None, None

@@ -19,7 +19,8 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from store_engine.kernels._dispatch import Backend, use_triton
+from store_engine.kernels._dispatch import Backend, device_guard, use_triton
+from store_engine.kernels.grouped_heads import fold_heads, unfold_heads
 
 
 def beam_attention_ref(
@@ -31,21 +32,55 @@ def beam_attention_ref(
     scale: float | None = None,
 ) -> Tensor:
     """The definition of the op, in plain PyTorch. Same arguments as `beam_attention`."""
-    group = q.shape[2] // keys.shape[2]
-    k, v = (x.repeat_interleave(group, dim=2).float() for x in (keys, values))
-    scale = q.shape[3] ** -0.5 if scale is None else scale
-    logits = torch.einsum("bwhd,bshd->bhws", q.float(), k) * scale
-    is_hidden = ~_visible(keys.shape[1], context_lengths, tree_mask)[:, None]
-    probs = logits.masked_fill(is_hidden, -float("inf")).softmax(-1)
-    probs = probs.masked_fill(is_hidden.all(-1, keepdim=True), 0.0)  # sees nothing: 0, not NaN
-    return torch.einsum("bhws,bshd->bwhd", probs, v).to(q.dtype)
+    is_visible = visible_slots(keys.shape[1], context_lengths, tree_mask)
+    bias = visibility_bias(is_visible, q.shape[2] // keys.shape[2], q.dtype)
+    out = attend_with_bias(q, keys, values, bias, scale)
+    # a beam that sees nothing gets 0, not NaN
+    return out.masked_fill(~is_visible.any(-1)[:, :, None, None], 0.0)
 
 
-def _visible(num_slots: int, context_lengths: Tensor, tree_mask: Tensor) -> Tensor:
+def visible_slots(num_slots: int, context_lengths: Tensor, tree_mask: Tensor) -> Tensor:
     """(batch, width, num_slots) bool: which slots each beam sees."""
     num_context = num_slots - tree_mask.shape[2]
     is_context = torch.arange(num_context, device=tree_mask.device) < context_lengths[:, None]
     return torch.cat([is_context[:, None].expand(-1, tree_mask.shape[1], -1), tree_mask], dim=2)
+
+
+def visibility_bias(is_visible: Tensor, group: int, dtype: torch.dtype) -> Tensor:
+    """Makes the bias of `attend_with_bias`, once for all layers.
+
+    Args:
+        is_visible: (batch, length, num_slots) bool, the slots that each query sees.
+        group: Query heads per key head.
+        dtype: Dtype of the queries.
+
+    Returns:
+        (batch, 1, group * length, num_slots), 0 where a query sees a slot, else -inf.
+    """
+    bias = torch.zeros_like(is_visible, dtype=dtype).masked_fill_(~is_visible, -torch.inf)
+    return bias[:, None].repeat(1, 1, group, 1)
+
+
+def attend_with_bias(
+    q: Tensor, keys: Tensor, values: Tensor, bias: Tensor, scale: float | None = None
+) -> Tensor:
+    """Attends from queries to the slots of a cache, in plain PyTorch.
+
+    Args:
+        q: (batch, length, num_heads, head_dim).
+        keys: (batch, num_slots, num_kv_heads, head_dim); every number must be finite.
+        values: Like `keys`.
+        bias: See `visibility_bias`; added to the scaled inner products.
+        scale: Factor of the inner products; by default head_dim ** -0.5.
+
+    Returns:
+        (batch, length, num_heads, head_dim); NaN for a query that sees nothing.
+    """
+    rows = fold_heads(q, keys.shape[2])
+    out = F.scaled_dot_product_attention(
+        rows, keys.transpose(1, 2), values.transpose(1, 2), attn_mask=bias, scale=scale
+    )
+    return unfold_heads(out, q.shape[1])
 
 
 # fmt: off
@@ -118,15 +153,19 @@ def _beam_attention_kernel(
 
 
 def _launch_config(dtype: torch.dtype, num_queries: int, head_dim: int) -> dict[str, Any]:
-    """Tiles that spill no register on sm_80, sm_90 and gfx942 (results/kernels_resources.csv)."""
-    largest = 32 if dtype is torch.float32 else 64
+    """Tiles that spill no register on sm_80, sm_90 and gfx942 (results/kernels_resources.csv).
+
+    Neither under Triton 3.6 nor 3.9; 32 float32 queries do under 3.6.
+    """
     block_d = max(triton.next_power_of_2(head_dim), 16)
+    is_float32 = dtype is torch.float32
+    block_q, block_s = (16, 32) if is_float32 else (64, 64)
     return {
-        "BLOCK_Q": min(max(triton.next_power_of_2(num_queries), 16), largest),
-        "BLOCK_S": largest,
+        "BLOCK_Q": min(max(triton.next_power_of_2(num_queries), 16), block_q),
+        "BLOCK_S": block_s,
         "BLOCK_D": block_d,
         "PRECISION": "ieee",  # plays no part in half precision
-        "num_warps": 8 if block_d > 64 else 4,
+        "num_warps": 8 if is_float32 or block_d > 64 else 4,
         "num_stages": 2,
     }
 
@@ -151,9 +190,8 @@ def beam_attention(
         values: Like `keys`, of the same strides.
         context_lengths: (batch,) integers, the slots of each context that are real.
         tree_mask: (batch, width, num_tree) bool, the tree slots each beam sees, its own included.
-        scale: Of the inner products; by default head_dim ** -0.5.
-        backend: "auto" runs the Triton kernel on CUDA tensors, scaled_dot_product_attention
-            elsewhere.
+        scale: Factor of the inner products; by default head_dim ** -0.5.
+        backend: See `_dispatch.choose_backend`.
 
     Returns:
         (batch, width, num_heads, head_dim), the dtype of `q`; 0 for a beam that sees nothing.
@@ -178,21 +216,10 @@ def beam_attention(
         )
     if context_lengths.shape != (batch,):
         raise ValueError(f"context_lengths must be ({batch},), got {tuple(context_lengths.shape)}")
-    group = num_heads // num_kv_heads
+    if not q.numel():
+        return torch.empty_like(q, memory_format=torch.contiguous_format)
     if not use_triton(q, backend):
-        # the heads of a group become further query rows, so that keys are never expanded
-        rows = q.view(batch, width, num_kv_heads, group, head_dim).permute(0, 2, 3, 1, 4)
-        mask = _visible(num_slots, context_lengths, tree_mask).repeat(1, group, 1)[:, None]
-        out = F.scaled_dot_product_attention(
-            rows.reshape(batch, num_kv_heads, group * width, head_dim),
-            keys.transpose(1, 2),
-            values.transpose(1, 2),
-            attn_mask=mask,
-            scale=scale,
-        )
-        out = out.masked_fill(~mask.any(-1, keepdim=True), 0.0)
-        out = out.view(batch, num_kv_heads, group, width, head_dim).permute(0, 3, 1, 2, 4)
-        return out.reshape(batch, width, num_heads, head_dim)
+        return beam_attention_ref(q, keys, values, context_lengths, tree_mask, scale)
 
     if keys.stride() != values.stride() or keys.stride()[2:] != (head_dim, 1):
         raise ValueError(
@@ -200,9 +227,10 @@ def beam_attention(
             f"got {keys.stride()} and {values.stride()}"
         )
     out = torch.empty_like(q, memory_format=torch.contiguous_format)
+    group = num_heads // num_kv_heads
     config = _launch_config(q.dtype, width * group, head_dim)
-    if out.numel():
-        grid = (batch, num_kv_heads, triton.cdiv(width * group, config["BLOCK_Q"]))
+    grid = (batch, num_kv_heads, triton.cdiv(width * group, config["BLOCK_Q"]))
+    with device_guard(q):
         _beam_attention_kernel[grid](
             q.contiguous(),
             keys,

@@ -2,8 +2,8 @@
 
     z_j  = hidden . weight_j                         for start <= j < start + length
     lse  = log sum_j exp(z_j)
-    loss = lse - (1 - s) z_target - s mean_j z_j + z_loss lse^2        s = label_smoothing
-    dz_j = p_j (1 + 2 z_loss lse) - (1 - s) [j = target] - s / length  p_j = exp(z_j - lse)
+    loss = lse - z_target
+    dz_j = exp(z_j - lse) - [j = target]
 
 `linear_cross_entropy_ref` materialises (num_rows, vocab_size) logits. The PyTorch path stands in
 _linear_cross_entropy_torch.py. The Triton path is an online softmax over vocabulary tiles that
@@ -13,7 +13,7 @@ Compute-bound: 3 GEMMs of num_rows x length x hidden_size (PyTorch), 5 (Triton).
 Source: Wijmans et al. 2024 (Cut Cross-Entropy), https://arxiv.org/abs/2411.09009.
 """
 
-from typing import Any, Literal, NamedTuple
+from typing import Any, Literal
 
 import torch
 import torch.nn.functional as F
@@ -22,10 +22,9 @@ import triton.language as tl
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
-from store_engine.kernels._dispatch import Backend, use_triton
+from store_engine.kernels._dispatch import Backend, device_guard, use_triton
 from store_engine.kernels._linear_cross_entropy_torch import (
     LossesTorch,
-    Options,
     as_rows,
     run_chunks,
     slices_of,
@@ -37,13 +36,6 @@ Reduction = Literal["none", "sum", "mean"]
 _NUM_PROGRAMS = 132  # wanted at least, one for each multiprocessor of an H100
 
 
-class RowLosses(NamedTuple):
-    """What `linear_cross_entropy_rows` returns."""
-
-    losses: Tensor  # (num_rows,) float32, 0 where ignored
-    is_correct: Tensor  # (num_rows,) bool: no logit of the slice exceeds the target's
-
-
 def linear_cross_entropy_ref(
     hidden: Tensor,
     weight: Tensor,
@@ -53,8 +45,6 @@ def linear_cross_entropy_ref(
     *,
     reduction: Reduction = "mean",
     ignore_index: int = -100,
-    label_smoothing: float = 0.0,
-    z_loss: float = 0.0,
 ) -> Tensor:
     """The definition of the op, in plain PyTorch. Same arguments as `linear_cross_entropy`."""
     start, length = as_rows(start, len(weight) - start if length is None else length, targets)
@@ -65,10 +55,8 @@ def linear_cross_entropy_ref(
     is_inside = (cols >= start[:, None]) & (cols < (start + length)[:, None])
     lse = logits.masked_fill(~is_inside, -float("inf")).logsumexp(-1)
     at_target = logits.gather(-1, kept[:, None])[:, 0]
-    mean = logits.masked_fill(~is_inside, 0.0).sum(-1) / length
-    kept_losses = lse - (1 - label_smoothing) * at_target - label_smoothing * mean
     losses = torch.zeros(len(targets), device=hidden.device)
-    losses = losses.masked_scatter(is_kept, kept_losses + z_loss * lse.square())
+    losses = losses.masked_scatter(is_kept, lse - at_target)
     if reduction == "none":
         return losses
     return losses.sum() / (max(len(kept), 1) if reduction == "mean" else 1)
@@ -130,19 +118,15 @@ def _add_product(
 
 
 @triton.jit
-def _dlogits(logits, col, start, end, target, lse, dloss, label_smoothing, z_loss):
+def _dlogits(logits, col, start, end, target, lse, dloss):
     """The gradient of a tile of logits; row and column arguments come ready to broadcast."""
-    prob = tl.exp(logits - lse)
-    length = tl.maximum(end - start, 1)
-    grad = prob * (1 + 2 * z_loss * lse) - label_smoothing / length
-    grad -= tl.where(col == target, 1 - label_smoothing, 0.0)
+    grad = tl.exp(logits - lse) - tl.where(col == target, 1.0, 0.0)
     return tl.where((col >= start) & (col < end), dloss * grad, 0.0)
 
 
 @triton.jit
 def _linear_cross_entropy_fwd_kernel(
-    hidden_ptr, weight_ptr, plan_ptr, losses_ptr, is_correct_ptr, lse_ptr, bounds_ptr, num_rows,
-    hidden_size, label_smoothing, z_loss,
+    hidden_ptr, weight_ptr, plan_ptr, losses_ptr, lse_ptr, bounds_ptr, num_rows, hidden_size,
     BLOCK_T: tl.constexpr, BLOCK_V: tl.constexpr, BLOCK_D: tl.constexpr, PRECISION: tl.constexpr,
 ):
     """One tile of rows walks over all tiles of columns that any of its rows needs."""
@@ -156,7 +140,6 @@ def _linear_cross_entropy_fwd_kernel(
     peak = tl.full([BLOCK_T], float("-inf"), tl.float32)
     total = tl.zeros([BLOCK_T], tl.float32)
     at_target = tl.zeros([BLOCK_T], tl.float32)
-    logit_sum = tl.zeros([BLOCK_T], tl.float32)
     for first in range(begin, stop, BLOCK_V):
         col = first + tl.arange(0, BLOCK_V)
         logits = _inner_products(
@@ -165,7 +148,6 @@ def _linear_cross_entropy_fwd_kernel(
         )
         is_inside = (col[None, :] >= start[:, None]) & (col[None, :] < end[:, None])
         at_target += tl.sum(tl.where(col[None, :] == target[:, None], logits, 0.0), 1)
-        logit_sum += tl.sum(tl.where(is_inside, logits, 0.0), 1)
         logits = tl.where(is_inside, logits, float("-inf"))
         new_peak = tl.maximum(peak, tl.max(logits, 1))
         shift = tl.where(new_peak == float("-inf"), 0.0, new_peak)  # a row not reached yet
@@ -173,18 +155,14 @@ def _linear_cross_entropy_fwd_kernel(
         peak = new_peak
     is_kept = end > start
     lse = tl.where(is_kept, peak, 0.0) + tl.log(tl.where(is_kept, total, 1.0))
-    length = tl.maximum(end - start, 1)
-    loss = lse - (1 - label_smoothing) * at_target - label_smoothing * logit_sum / length
-    loss += z_loss * lse * lse
-    tl.store(losses_ptr + row, tl.where(is_kept, loss, 0.0), mask)
-    tl.store(is_correct_ptr + row, is_kept & (at_target >= peak), mask)
+    tl.store(losses_ptr + row, tl.where(is_kept, lse - at_target, 0.0), mask)
     tl.store(lse_ptr + row, lse, mask)
 
 
 @triton.jit
 def _linear_cross_entropy_dhidden_kernel(
     hidden_ptr, weight_ptr, plan_ptr, lse_ptr, dlosses_ptr, bounds_ptr, dhidden_ptr, num_rows,
-    hidden_size, label_smoothing, z_loss,
+    hidden_size,
     BLOCK_T: tl.constexpr, BLOCK_V: tl.constexpr, BLOCK_D: tl.constexpr, PRECISION: tl.constexpr,
 ):
     """One tile of rows adds to its rows of dhidden: (num_rows, hidden_size) float32, zeros."""
@@ -202,7 +180,6 @@ def _linear_cross_entropy_dhidden_kernel(
         )
         dlogits = _dlogits(
             logits, col[None, :], start[:, None], end[:, None], target[:, None], lse, dloss,
-            label_smoothing, z_loss,
         )
         _add_product(
             dhidden_ptr, row, mask, dlogits, weight_ptr, weight_row, col < stop, hidden_size,
@@ -213,7 +190,7 @@ def _linear_cross_entropy_dhidden_kernel(
 @triton.jit
 def _linear_cross_entropy_dweight_kernel(
     hidden_ptr, weight_ptr, plan_ptr, lse_ptr, dlosses_ptr, bounds_ptr, dweight_ptr, num_rows,
-    num_tiles, vocab_size, hidden_size, label_smoothing, z_loss,
+    num_tiles, vocab_size, hidden_size,
     BLOCK_T: tl.constexpr, BLOCK_V: tl.constexpr, BLOCK_D: tl.constexpr, PRECISION: tl.constexpr,
 ):
     """One tile of columns, for every num_splits-th tile of rows: dweight[split] += its share.
@@ -240,7 +217,6 @@ def _linear_cross_entropy_dweight_kernel(
             )
             dlogits = _dlogits(
                 logits, col[:, None], start[None, :], end[None, :], target[None, :], lse, dloss,
-                label_smoothing, z_loss,
             )
             _add_product(
                 dweight_ptr, weight_row, is_col, dlogits, hidden_ptr, row, mask, hidden_size,
@@ -250,45 +226,33 @@ def _linear_cross_entropy_dweight_kernel(
 
 
 def _launch_config(dtype: torch.dtype) -> dict[str, Any]:
-    """Tiles that spill no register on sm_80, sm_90 and gfx942 (results/kernels_resources.csv)."""
+    """Tiles that spill no register on sm_80, sm_90 and gfx942 (results/kernels_resources.csv).
+
+    Neither under Triton 3.6 nor 3.9; 64 float32 rows do, under one of them or the other.
+    """
     if dtype is torch.float32:
         is_exact = torch.get_float32_matmul_precision() == "highest"
         precision = "ieee" if is_exact else "tf32"
-        tiles = {"BLOCK_T": 64, "BLOCK_V": 64, "BLOCK_D": 16, "PRECISION": precision}
-        return {**tiles, "num_warps": 8, "num_stages": 4}
+        tiles = {"BLOCK_T": 32, "BLOCK_V": 64, "BLOCK_D": 16, "PRECISION": precision}
+        return {**tiles, "num_warps": 8, "num_stages": 3}
     tiles = {"BLOCK_T": 64, "BLOCK_V": 128, "BLOCK_D": 64, "PRECISION": "ieee"}
     return {**tiles, "num_warps": 8, "num_stages": 3}
 
 
 class _LossesTriton(torch.autograd.Function):
     @staticmethod
-    def forward(
-        ctx: Any, hidden: Tensor, weight: Tensor, plan: Tensor, options: Options
-    ) -> tuple[Tensor, Tensor]:
+    def forward(ctx: Any, hidden: Tensor, weight: Tensor, plan: Tensor) -> Tensor:
         num_rows, hidden_size = hidden.shape
         config = _launch_config(hidden.dtype)
         num_tiles = triton.cdiv(num_rows, config["BLOCK_T"])
         losses, lse = hidden.new_empty(2, num_rows, dtype=torch.float32)
-        is_correct = torch.empty_like(losses, dtype=torch.bool)
         bounds = plan.new_empty(num_tiles, 2)
-        if num_rows:
+        with device_guard(hidden):
             _linear_cross_entropy_fwd_kernel[(num_tiles,)](
-                hidden,
-                weight,
-                plan,
-                losses,
-                is_correct,
-                lse,
-                bounds,
-                num_rows,
-                hidden_size,
-                *options,
-                **config,
+                hidden, weight, plan, losses, lse, bounds, num_rows, hidden_size, **config
             )
         ctx.save_for_backward(hidden, weight, plan, lse, bounds)
-        ctx.options = options
-        ctx.mark_non_differentiable(is_correct)
-        return losses, is_correct
+        return losses
 
     @staticmethod
     @once_differentiable
@@ -297,25 +261,40 @@ class _LossesTriton(torch.autograd.Function):
         num_rows, hidden_size = hidden.shape
         config = _launch_config(hidden.dtype)
         num_tiles, num_col_tiles = len(bounds), triton.cdiv(len(weight), config["BLOCK_V"])
-        num_splits = max(min(num_tiles, _NUM_PROGRAMS // num_col_tiles), 1)
-        dhidden = torch.zeros_like(hidden, dtype=torch.float32)
-        dweight = weight.new_zeros(num_splits, *weight.shape, dtype=torch.float32)
         inputs = hidden, weight, plan, lse, grads[0].contiguous(), bounds
-        if num_rows:
-            _linear_cross_entropy_dhidden_kernel[(num_tiles,)](
-                *inputs, dhidden, num_rows, hidden_size, *ctx.options, **config
-            )
-            _linear_cross_entropy_dweight_kernel[(num_col_tiles, num_splits)](
-                *inputs,
-                dweight,
-                num_rows,
-                num_tiles,
-                len(weight),
-                hidden_size,
-                *ctx.options,
-                **config,
-            )
-        return dhidden.to(hidden.dtype), dweight.sum(0).to(weight.dtype), None, None
+        dhidden = dweight = None
+        with device_guard(hidden):
+            if ctx.needs_input_grad[0]:
+                dhidden = torch.zeros_like(hidden, dtype=torch.float32)
+                _linear_cross_entropy_dhidden_kernel[(num_tiles,)](
+                    *inputs, dhidden, num_rows, hidden_size, **config
+                )
+                dhidden = dhidden.to(hidden.dtype)
+            if ctx.needs_input_grad[1]:
+                num_splits = max(min(num_tiles, _NUM_PROGRAMS // num_col_tiles), 1)
+                sizes = num_rows, num_tiles, len(weight), hidden_size
+                dweight = weight.new_zeros(num_splits, *weight.shape, dtype=torch.float32)
+                _linear_cross_entropy_dweight_kernel[(num_col_tiles, num_splits)](
+                    *inputs, dweight, *sizes, **config
+                )
+                dweight = dweight.sum(0).to(weight.dtype)
+        return dhidden, dweight, None
+
+
+class _NoRows(torch.autograd.Function):
+    """The losses of no rows. Gradients of 0 flow, so that every rank of a training has them."""
+
+    @staticmethod
+    def forward(ctx: Any, hidden: Tensor, weight: Tensor) -> Tensor:
+        # one zero, seen as a whole matrix: nothing is written
+        ctx.grads = torch.zeros_like(hidden), weight.new_zeros(()).expand(weight.shape)
+        return hidden.new_zeros(0, dtype=torch.float32)
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, *grads: Tensor) -> Any:
+        pairs = zip(ctx.grads, ctx.needs_input_grad, strict=True)
+        return tuple(grad if is_needed else None for grad, is_needed in pairs)
 
 
 def linear_cross_entropy(
@@ -327,8 +306,6 @@ def linear_cross_entropy(
     *,
     reduction: Reduction = "mean",
     ignore_index: int = -100,
-    label_smoothing: float = 0.0,
-    z_loss: float = 0.0,
     backend: Backend = "auto",
 ) -> Tensor:
     """Computes the cross-entropy of `hidden @ weight.T`, each row over its own slice of `weight`.
@@ -343,8 +320,6 @@ def linear_cross_entropy(
             looked at where the target is `ignore_index`.
         reduction: "mean" is over the rows that are not ignored, and 0 if there are none.
         ignore_index: The target of a row without loss and without gradient.
-        label_smoothing: Share of the target spread evenly over the slice, in [0, 1].
-        z_loss: Weight of lse^2, which keeps the logits small.
         backend: "auto" runs the Triton kernels on CUDA tensors and PyTorch elsewhere.
 
     Returns:
@@ -357,17 +332,7 @@ def linear_cross_entropy(
     """
     if reduction not in ("none", "sum", "mean"):
         raise ValueError(f"reduction must be 'none', 'sum' or 'mean', got {reduction!r}")
-    losses, _ = linear_cross_entropy_rows(
-        hidden,
-        weight,
-        targets,
-        start,
-        length,
-        ignore_index=ignore_index,
-        label_smoothing=label_smoothing,
-        z_loss=z_loss,
-        backend=backend,
-    )
+    losses = _losses(hidden, weight, targets, (start, length), ignore_index, backend)
     if reduction == "none":
         return losses
     if reduction == "sum":
@@ -375,22 +340,16 @@ def linear_cross_entropy(
     return losses.sum() / (targets != ignore_index).sum().clamp(min=1)
 
 
-def linear_cross_entropy_rows(
+def _losses(
     hidden: Tensor,
     weight: Tensor,
     targets: Tensor,
-    start: Tensor | int = 0,
-    length: Tensor | int | None = None,
-    *,
-    ignore_index: int = -100,
-    label_smoothing: float = 0.0,
-    z_loss: float = 0.0,
-    backend: Backend = "auto",
-) -> RowLosses:
-    """As `linear_cross_entropy` with reduction="none", and says which targets are the top choice.
-
-    An ignored row is not correct; a target that ties with the largest logit is.
-    """
+    bounds: tuple[Tensor | int, Tensor | int | None],
+    ignore_index: int,
+    backend: Backend,
+) -> Tensor:
+    """Checks the arguments and computes the loss of every row."""
+    start, length = bounds
     length = len(weight) - start if length is None else length
     if torch.is_autocast_enabled(hidden.device.type):
         dtype = torch.get_autocast_dtype(hidden.device.type)
@@ -398,17 +357,19 @@ def linear_cross_entropy_rows(
     is_kept = targets != ignore_index
     _check_inputs(hidden, weight, targets, start, length)
     _check_slices(targets, start, length, is_kept, len(weight))
-    if not 0 <= label_smoothing <= 1:
-        raise ValueError(f"label_smoothing must be in [0, 1], got {label_smoothing}")
-    options = Options(label_smoothing, z_loss)
-    if use_triton(hidden, backend):
+    is_triton = use_triton(hidden, backend)
+    if not len(hidden):
+        losses: Tensor = _NoRows.apply(hidden, weight)
+    elif is_triton:
         plan = _plan(targets, start, length, is_kept)
-        hidden, weight = hidden.contiguous(), weight.contiguous()
-        return RowLosses(*_LossesTriton.apply(hidden, weight, plan, options))
-    slices = slices_of(start, length, is_kept)
-    if torch.is_grad_enabled() and (hidden.requires_grad or weight.requires_grad):
-        return RowLosses(*LossesTorch.apply(hidden, weight, targets, slices, options))
-    return RowLosses(*run_chunks(hidden, weight, targets, slices, options)[:2])
+        losses = _LossesTriton.apply(hidden.contiguous(), weight.contiguous(), plan)
+    else:
+        slices = slices_of(start, length, is_kept)
+        if torch.is_grad_enabled() and (hidden.requires_grad or weight.requires_grad):
+            losses = LossesTorch.apply(hidden, weight, targets, slices)
+        else:
+            losses = run_chunks(hidden, weight, targets, slices).losses
+    return losses
 
 
 def _plan(targets: Tensor, start: Tensor | int, length: Tensor | int, is_kept: Tensor) -> Tensor:

@@ -2,12 +2,12 @@
 
     score = beam's score + logit of the child's code - log-sum-exp
 
-over the whole codebook ("codebook") or over the beam's own children ("children"). Of equal scores
-the lower node id, that is the lower SID, is first. A candidate's score and node id are packed into
-one 64-bit key that orders both, so a tile of children is merged into a sorted list of the best by
-one elementwise maximum (of two sorted lists, one reversed) and one sort; most tiles hold nothing
-better and are skipped, and so are beams whose score cannot rise above the worst of the best (log p
-<= 0).
+over the whole codebook ("codebook") or over the beam's children that the request may still be given
+("children"). Of equal scores the lower node id, that is the lower SID, is first. A candidate's
+score and node id are packed into one 64-bit key that orders both, so a tile of children is merged
+into a sorted list of the best by one elementwise maximum (of two sorted lists, one reversed) and
+one sort; most tiles hold nothing better and are skipped, and so are beams whose score cannot rise
+above the worst of the best (log p <= 0).
 
 Two launches: the beams of a request are shared out among programs, whose lists are then merged.
 Memory-bound, on the logits; no (batch, beam_width, children) tensor exists, no shape depends on the
@@ -22,99 +22,138 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from store_engine.kernels._dispatch import Backend, use_triton
-from store_engine.kernels.masked_softmax import pack_bitmask
+from store_engine.kernels._dispatch import Backend, device_guard, use_triton
+from store_engine.kernels.bitmask import pack_bitmask
+from store_engine.kernels.ragged import ragged_ranges, segment_logsumexp, top_columns
 
+Normalize = Literal["codebook", "children"]
+
+MAX_TRITON_WIDTH = 2048  # a longer sorted list takes Triton minutes to compile
 _NUM_PROGRAMS = 132  # wanted at least, one for each multiprocessor of an H100
 _MAX_NODES = 1 << 32  # of one depth: a node id has 32 bits of a key
 _NOTHING: tl.constexpr = tl.constexpr(-(1 << 63))  # key below every candidate's
 
 
-class TopChildren(NamedTuple):
-    """The best children of each request; slots from num_valid on: score -inf, the rest -1."""
+class Beams(NamedTuple):
+    """The beams of a batch after one level. Slots from num_valid on: score -inf, the rest -1."""
 
-    scores: Tensor  # (batch, width) float32, descending
-    parents: Tensor  # (batch, width) int64, which beam was extended
-    tokens: Tensor  # (batch, width) int64, the code
-    nodes: Tensor  # (batch, width) int64, of the next depth
+    scores: Tensor  # (batch, width) float32 log-probabilities, descending
+    parents: Tensor  # (batch, width) int64, which beam of the level before
+    tokens: Tensor  # (batch, width) int64, the code appended
+    nodes: Tensor  # (batch, width) int64, the trie node reached
     num_valid: Tensor  # (batch,) int64
+    is_bad: Tensor  # (batch,) bool: a valid beam's logits were NaN or +inf; no beam is left
 
 
-class ItemFilter(NamedTuple):
-    """Which items each request may still get; a node with none of them below is no candidate."""
+def root_beams(batch: int, device: torch.device | str) -> Beams:
+    """One beam per request, at the root, with log-probability 0."""
+    zeros = torch.zeros(batch, 1, dtype=torch.int64, device=device)
+    first = zeros[:, 0]
+    return Beams(zeros.float(), zeros, zeros, zeros, torch.ones_like(first), first.bool())
+
+
+class ItemBits(NamedTuple):
+    """The form of an item filter that the kernel reads: one bit per item, in SID order.
+
+    A child is alive for a request iff more allowed items stand before its end than before its
+    beginning. `words` has at least one bit more than there are items, so that the end has a rank.
+    """
 
     item_begin: Tensor  # (num_children + 1,) int64: where each child's items begin, in SID order
-    words: Tensor  # (batch, num_words) int32 bitmask over the items in SID order
+    words: Tensor  # (batch, num_words) int32: bit b of word w is item 32 w + b
     ranks: Tensor  # (batch, num_words) int32: allowed items before each word
+
+    def is_alive(self, request: Tensor, child: Tensor) -> Tensor:
+        """Says which children lead to an item that the request may be given.
+
+        Args:
+            request: int64 of any shape.
+            child: int64, broadcast with `request`.
+
+        Returns:
+            bool of the common shape.
+        """
+        begin, end = self.item_begin[child], self.item_begin[child + 1]
+        return self._rank(request, end) > self._rank(request, begin)
+
+    def _rank(self, request: Tensor, item: Tensor) -> Tensor:
+        """Allowed items of a request before `item`."""
+        bits = self.words[request, item >> 5].long() & ((1 << (item & 31)) - 1)
+        return self.ranks[request, item >> 5] + _popcount(bits)
+
+
+def pack_items(is_allowed: Tensor) -> Tensor:
+    """Packs (num_rows, num_items) bool into the words of `ItemBits`."""
+    return pack_bitmask(F.pad(is_allowed, (0, 32 - is_allowed.shape[1] % 32)))
+
+
+def word_ranks(words: Tensor) -> Tensor:
+    """Counts the bits before each word of a row: int32 (num_rows, num_words), as `words`."""
+    counts = _popcount(words)
+    return (counts.cumsum(1) - counts).int()
+
+
+def _popcount(x: Tensor) -> Tensor:
+    """The number of ones among the lower 32 bits, of the dtype of `x`, int32 or int64."""
+    x = x - ((x >> 1) & 0x55555555)
+    x = (x & 0x33333333) + ((x >> 2) & 0x33333333)
+    x = (x + (x >> 4)) & 0x0F0F0F0F
+    return ((x * 0x01010101) >> 24) & 0xFF
 
 
 class Level(NamedTuple):
-    """The trie's step from one depth to the next, in CSR form."""
+    """The trie's step from one depth to the next, in CSR form, and what each request may take."""
 
     child_begin: Tensor  # (num_nodes + 1,) int64: where the children of each node begin
     tokens: Tensor  # (num_children,) integers: the code of each child, ascending under one parent
-
-
-def item_filter(is_allowed: Tensor, item_begin: Tensor) -> ItemFilter:
-    """Builds the filter of a batch for one level; words and ranks may be shared between levels.
-
-    Args:
-        is_allowed: (batch, num_items) bool, items in SID order.
-        item_begin: (num_children + 1,) int64, in SID order.
-    """
-    room = 32 - is_allowed.shape[1] % 32  # at least one bit more: the end has a rank too
-    padded = F.pad(is_allowed, (0, room))
-    counts = padded.unflatten(1, (-1, 32)).sum(-1)
-    return ItemFilter(item_begin, pack_bitmask(padded), (counts.cumsum(1) - counts).int())
+    allowed: ItemBits | None = None  # None: every child exists for every request
 
 
 def trie_topk_ref(
-    logits: Tensor,
-    scores: Tensor,
-    nodes: Tensor,
-    num_valid: Tensor,
-    level: Level,
-    width: int,
-    *,
-    normalize: Literal["codebook", "children"] = "codebook",
-    allowed: ItemFilter | None = None,
-) -> TopChildren:
+    logits: Tensor, beams: Beams, level: Level, width: int, *, normalize: Normalize = "codebook"
+) -> Beams:
     """The definition of the op, in plain PyTorch. Same arguments as `trie_topk`."""
     batch, beam_width, _ = logits.shape
-    is_valid = torch.arange(beam_width, device=logits.device) < num_valid[:, None]
-    nodes = nodes.clamp(min=0)
-    first = level.child_begin[nodes]
-    degree = (level.child_begin[nodes + 1] - first) * is_valid
-    slots = torch.arange(max(int(degree.max()), 1), device=logits.device)
-    is_child = slots < degree[:, :, None]  # (batch, beam_width, largest degree)
-    child = (first[:, :, None] + slots) * is_child
-    code = level.tokens[child].long()
-    chosen = logits.float().gather(2, code).masked_fill(~is_child, -float("inf"))
-    log_sum = (chosen if normalize == "children" else logits.float()).logsumexp(2, keepdim=True)
-    log_sum = log_sum.masked_fill(log_sum == -float("inf"), 0.0)
-    score = scores[:, :, None] + (chosen - log_sum)
-    if allowed is not None:
-        is_item = (allowed.words[:, :, None] >> torch.arange(32, device=logits.device)) & 1
-        before = F.pad(is_item.flatten(1).cumsum(1), (1, 0))
-        begin, end = allowed.item_begin[child], allowed.item_begin[child + 1]
-        request = torch.arange(batch, device=logits.device)[:, None, None]
-        is_alive = before[request, end] > before[request, begin]
-        score = score.masked_fill(~is_alive, -float("inf"))
-    score = score.masked_fill(~is_valid[:, :, None], -float("inf"))
+    logits = logits.float()
+    is_valid = torch.arange(beam_width, device=logits.device) < beams.num_valid[:, None]
+    # NaN is the maximum of what it stands in
+    is_bad = (~(logits.amax(2) < torch.inf) & is_valid).any(1)
+    is_valid = is_valid & ~is_bad[:, None]
 
-    # by node, then by score with a stable sort: of equal scores the lower node is first
-    by_node = child.flatten(1).argsort(1)
-    by_score = score.flatten(1).gather(1, by_node).argsort(dim=1, descending=True, stable=True)
-    best = by_node.gather(1, by_score)[:, :width]
-    top = score.flatten(1).gather(1, best)
-    is_beam = top > -float("inf")
-    parents = best // len(slots)
-    tokens, children = (x.flatten(1).gather(1, best) for x in (code, child))
-    found = [x.masked_fill(~is_beam, -1) for x in (parents, tokens, children)]
-    missing = (0, width - best.shape[1])
-    padded = [F.pad(x, missing, value=-1) for x in found]
-    top = F.pad(top, missing, value=-float("inf"))
-    return TopChildren(top, padded[0], padded[1], padded[2], is_beam.sum(1))
+    # beams by node, so that each request's candidates lie in ascending order: ties take the first
+    by_node = beams.nodes.masked_fill(~is_valid, len(level.child_begin)).argsort(dim=1)
+    is_valid = is_valid.gather(1, by_node)
+    nodes = beams.nodes.gather(1, by_node).masked_fill(~is_valid, 0)
+    first = level.child_begin[nodes]
+    num_children = (level.child_begin[nodes + 1] - first) * is_valid
+
+    # every candidate of the batch in one row: its child node, beam, code and score
+    beam, child = ragged_ranges(first.flatten(), num_children.flatten())
+    request = beam // beam_width
+    if level.allowed is not None:
+        is_alive = level.allowed.is_alive(request, child)
+        beam, child, request = beam[is_alive], child[is_alive], request[is_alive]
+    parent = by_node.flatten()[beam]
+    code = level.tokens[child].long()
+    chosen = logits[request, parent, code]
+    if normalize == "codebook":
+        log_sum = logits.logsumexp(-1)[request, parent]
+    else:
+        log_sum = segment_logsumexp(chosen, beam, batch * beam_width)[beam]
+    log_sum = log_sum.masked_fill(log_sum == -torch.inf, torch.inf)  # all -inf: none is a candidate
+    score = beams.scores[request, parent] + (chosen - log_sum)
+
+    # one row per request, padded with -inf at the end
+    num_candidates = torch.bincount(request, minlength=batch)
+    begin = num_candidates.cumsum(0) - num_candidates
+    table = score.new_full((batch, max(width, int(num_candidates.max()))), -torch.inf)
+    table[request, torch.arange(len(score), device=score.device) - begin[request]] = score
+    columns = top_columns(table, width)
+    scores = table.gather(1, columns)
+    is_beam = scores > -torch.inf  # -inf: padding, or a code that the model forbids
+    kept = (begin[:, None] + columns).masked_fill(~is_beam, len(score))
+    parents, tokens, nodes = (F.pad(x, (0, 1), value=-1)[kept] for x in (parent, code, child))
+    return Beams(scores, parents, tokens, nodes, is_beam.sum(1), beams.is_bad | is_bad)
 
 
 @triton.jit
@@ -144,22 +183,47 @@ def _rank(words_ptr, ranks_ptr, item, mask):
 
 
 @triton.jit
-def _log_sum_exp(logits_ptr, tokens_ptr, begin, end, GATHER: tl.constexpr, BLOCK: tl.constexpr):
-    """Over logits[begin:end], or with GATHER over the logits of tokens[begin:end]."""
+def _is_alive(item_begin_ptr, words_ptr, ranks_ptr, child, mask):
+    """Whether an allowed item stands below each child."""
+    item = tl.load(item_begin_ptr + child, mask, other=0)
+    stop = tl.load(item_begin_ptr + child + 1, mask, other=0)
+    return _rank(words_ptr, ranks_ptr, stop, mask) > _rank(words_ptr, ranks_ptr, item, mask)
+
+
+@triton.jit
+def _log_sum_exp(
+    logits_ptr, tokens_ptr, item_begin_ptr, words_ptr, ranks_ptr, begin, end,
+    CHILDREN: tl.constexpr, FILTER: tl.constexpr, BLOCK: tl.constexpr,
+):  # fmt: skip
+    """Over logits[begin:end]; with CHILDREN over the logits of tokens[begin:end] that are alive."""
     peak = tl.full((), float("-inf"), tl.float32)
     total = tl.full((), 0.0, tl.float32)
     for first in range(begin, end, BLOCK):
         at = first + tl.arange(0, BLOCK).to(tl.int64)
         mask = at < end
         col = at
-        if GATHER:
+        if CHILDREN:
             col = tl.load(tokens_ptr + at, mask, other=0).to(tl.int64)
+            if FILTER:
+                mask &= _is_alive(item_begin_ptr, words_ptr, ranks_ptr, at, mask)
         x = tl.load(logits_ptr + col, mask, other=float("-inf")).to(tl.float32)
         new_peak = tl.maximum(peak, tl.max(x))
         shift = tl.where(new_peak == float("-inf"), 0.0, new_peak)
         total = total * tl.exp(peak - shift) + tl.sum(tl.exp(x - shift))
         peak = new_peak
-    return tl.where(peak == float("-inf"), 0.0, peak + tl.log(tl.where(total == 0, 1.0, total)))
+    # no peak: a sum of 0, or of NaN, which a maximum leaves out
+    return tl.where(peak == float("-inf"), total, peak + tl.log(tl.where(total == 0, 1.0, total)))
+
+
+@triton.jit
+def _is_bad_row(logits_ptr, size, BLOCK: tl.constexpr):
+    """1 if a logit is NaN or +inf, else 0."""
+    is_bad = tl.full((), 0, tl.int32)
+    for first in range(0, size, BLOCK):
+        at = first + tl.arange(0, BLOCK)
+        x = tl.load(logits_ptr + at, at < size, other=0.0).to(tl.float32)
+        is_bad |= tl.max(((x != x) | (x == float("inf"))).to(tl.int32))
+    return is_bad
 
 
 @triton.jit
@@ -201,10 +265,17 @@ def _trie_topk_beams_kernel(
         end = tl.load(child_begin_ptr + node + 1)
         row_ptr = logits_ptr + row * codebook_size
         if CHILDREN:
-            log_sum = _log_sum_exp(row_ptr, tokens_ptr, begin, end, True, BLOCK_V)
+            log_sum = _log_sum_exp(
+                row_ptr, tokens_ptr, item_begin_ptr, words_ptr, ranks_ptr, begin, end,
+                True, FILTER, BLOCK_V,
+            )  # fmt: skip
+            is_bad |= _is_bad_row(row_ptr, codebook_size, BLOCK_V)
         else:
-            log_sum = _log_sum_exp(row_ptr, tokens_ptr, 0, codebook_size, False, BLOCK_V)
-        is_bad |= ((log_sum != log_sum) | (log_sum == float("inf"))).to(tl.int32)
+            log_sum = _log_sum_exp(
+                row_ptr, tokens_ptr, item_begin_ptr, words_ptr, ranks_ptr, 0, codebook_size,
+                False, False, BLOCK_V,
+            )  # fmt: skip
+            is_bad |= ((log_sum != log_sum) | (log_sum == float("inf"))).to(tl.int32)
         worst = tl.max(tl.where(slot == width - 1, top, _NOTHING))
         # no child scores more than its beam
         if (worst == _NOTHING) | (beam_score >= _unpack_score(worst)):
@@ -216,10 +287,7 @@ def _trie_topk_beams_kernel(
                 score = beam_score + (x - log_sum)
                 mask &= score > float("-inf")
                 if FILTER:
-                    item = tl.load(item_begin_ptr + child, mask, other=0)
-                    stop = tl.load(item_begin_ptr + child + 1, mask, other=0)
-                    before = _rank(words_ptr, ranks_ptr, item, mask)
-                    mask &= _rank(words_ptr, ranks_ptr, stop, mask) > before
+                    mask &= _is_alive(item_begin_ptr, words_ptr, ranks_ptr, child, mask)
                 key = tl.where(mask, _pack(score, child), _NOTHING)
                 worst = tl.max(tl.where(slot == width - 1, top, _NOTHING))
                 if tl.max(key) > worst:
@@ -232,6 +300,8 @@ def _trie_topk_beams_kernel(
 @triton.jit
 def _trie_topk_merge_kernel(
     top_keys_ptr,
+    is_bad_ptr,
+    was_bad_ptr,
     nodes_ptr,
     num_valid_ptr,
     child_begin_ptr,
@@ -241,6 +311,7 @@ def _trie_topk_merge_kernel(
     top_tokens_ptr,
     top_nodes_ptr,
     top_num_valid_ptr,
+    top_is_bad_ptr,
     beam_width,
     num_splits,
     width,
@@ -251,9 +322,12 @@ def _trie_topk_merge_kernel(
     slot = tl.arange(0, BLOCK_K)
     top_keys_ptr += request * num_splits * BLOCK_K
     top = tl.load(top_keys_ptr + slot)
+    is_bad = tl.load(is_bad_ptr + request * num_splits)
     for split in range(1, num_splits):
         other = tl.load(top_keys_ptr + split * BLOCK_K + (BLOCK_K - 1 - slot))  # ascending
         top = tl.sort(tl.maximum(top, other), descending=True)
+        is_bad |= tl.load(is_bad_ptr + request * num_splits + split)
+    top = tl.where(is_bad == 0, top, _NOTHING)
     is_beam = (top != _NOTHING) & (slot < width)
     child = tl.where(is_beam, 0xFFFFFFFF - (top & 0xFFFFFFFF), -1)
     parent = tl.full([BLOCK_K], -1, tl.int64)
@@ -271,6 +345,8 @@ def _trie_topk_merge_kernel(
     tl.store(top_tokens_ptr + at, tl.where(is_beam, token, -1), mask)
     tl.store(top_nodes_ptr + at, child, mask)
     tl.store(top_num_valid_ptr + request, tl.sum(is_beam.to(tl.int64)))
+    was_bad = tl.load(was_bad_ptr + request).to(tl.int32)
+    tl.store(top_is_bad_ptr + request, (was_bad | is_bad).to(tl.uint8))
 
 
 def _launch_config(width: int) -> dict[str, int]:
@@ -284,97 +360,131 @@ def _launch_config(width: int) -> dict[str, int]:
 
 def trie_topk(
     logits: Tensor,
-    scores: Tensor,
-    nodes: Tensor,
-    num_valid: Tensor,
+    beams: Beams,
     level: Level,
     width: int,
     *,
-    normalize: Literal["codebook", "children"] = "codebook",
-    allowed: ItemFilter | None = None,
+    normalize: Normalize = "codebook",
     backend: Backend = "auto",
-) -> TopChildren:
+) -> Beams:
     """Extends beams by one code and keeps the best `width` of each request.
 
     Args:
         logits: (batch, beam_width, codebook_size), float32, float16 or bfloat16.
-        scores: (batch, beam_width) float32 log-probabilities.
-        nodes: (batch, beam_width) int64 nodes of the beams' depth.
-        num_valid: (batch,) int64; slots from num_valid on are not read.
-        level: The trie's step from that depth to the next.
-        width: How many to keep, at least 1; it may exceed beam_width and the codebook.
+        beams: The beams so far; slots from num_valid on are not read.
+        level: The trie's step from the beams' depth to the next, on the device of the logits. A
+            child that a request may not take does not exist for it and takes no beam's place.
+        width: How many to keep, at least 1; it may exceed beam_width and the codebook. The Triton
+            kernels take at most `MAX_TRITON_WIDTH`.
         normalize: "codebook": log-probabilities over the codebook. "children": over the children of
-            the beam's node, filtered or not, so that a filter changes no score.
-        allowed: Drops children with no allowed item below them; they take no beam's place.
-        backend: "auto" runs the Triton kernels on CUDA tensors and `trie_topk_ref` elsewhere.
+            the beam's node that the request may take.
+        backend: See `_dispatch.choose_backend`; a wider list than the kernels take counts as a
+            reason for "auto" to choose PyTorch.
 
     Returns:
         The best children, best first; fewer than `width` where fewer are reachable. A code whose
-        logit is -inf is never chosen.
+        logit is -inf is never chosen. A request with a valid beam whose logits hold NaN or +inf
+        gets no beams and is flagged in `is_bad`, as it stays from then on; the others are not
+        touched by it, and on a GPU nobody waits.
 
     Raises:
-        ValueError: A shape does not fit, or a valid beam's logits are NaN or +inf. On a GPU the
-            latter is an assertion on the device.
+        ValueError: A shape, a dtype, a stride or a device does not fit.
     """
+    _check(logits, beams, level, width, normalize)
+    is_triton = use_triton(logits, backend)
+    if is_triton and width > MAX_TRITON_WIDTH:
+        if backend == "triton":
+            raise ValueError(f"backend='triton' keeps at most {MAX_TRITON_WIDTH}, got {width}")
+        is_triton = False
+    if len(logits) == 0:
+        nothing = beams.nodes.new_empty(0, width)
+        return beams._replace(
+            scores=nothing.float(), parents=nothing, tokens=nothing, nodes=nothing
+        )
+    if not is_triton:
+        return trie_topk_ref(logits, beams, level, width, normalize=normalize)
+    return _launch(logits, beams, level, width, normalize)
+
+
+def _launch(logits: Tensor, beams: Beams, level: Level, width: int, normalize: Normalize) -> Beams:
     batch, beam_width, codebook_size = logits.shape
-    for name, x in (("scores", scores), ("nodes", nodes)):
-        if x.shape != logits.shape[:2]:
-            raise ValueError(f"{name} must be {tuple(logits.shape[:2])}, got {tuple(x.shape)}")
-    if num_valid.shape != (batch,):
-        raise ValueError(f"num_valid must be ({batch},), got {tuple(num_valid.shape)}")
+    config = _launch_config(width)
+    num_splits = max(min(beam_width, _NUM_PROGRAMS // batch), 1)
+    nodes, num_valid = beams.nodes.contiguous(), beams.num_valid.contiguous()
+    keys = nodes.new_empty(batch, num_splits, config["BLOCK_K"])
+    is_bad = nodes.new_empty(batch, num_splits, dtype=torch.int32)
+    scores = beams.scores.new_empty(batch, width)
+    parents, codes, children = nodes.new_empty(3, batch, width)
+    flags = nodes.new_empty(batch, dtype=torch.uint8)
+    found = Beams(scores, parents, codes, children, nodes.new_empty(batch), flags)
+    steps = level.child_begin, level.tokens
+    bits = level.allowed or ItemBits(nodes, nodes, nodes)  # not read without a filter
+    with device_guard(logits):
+        _trie_topk_beams_kernel[(batch, num_splits)](
+            logits.contiguous(),
+            beams.scores.contiguous(),
+            nodes,
+            num_valid,
+            *steps,
+            *bits,
+            keys,
+            is_bad,
+            beam_width,
+            codebook_size,
+            bits.words.shape[1],
+            width,
+            CHILDREN=normalize == "children",
+            FILTER=level.allowed is not None,
+            BLOCK_V=min(triton.next_power_of_2(codebook_size), 1024),
+            **config,
+        )
+        was_bad = beams.is_bad.contiguous().view(torch.uint8)
+        sizes = beam_width, num_splits, width
+        _trie_topk_merge_kernel[(batch,)](
+            keys, is_bad, was_bad, nodes, num_valid, *steps, *found, *sizes, **config
+        )
+    return found._replace(is_bad=flags.view(torch.bool))
+
+
+def _check(logits: Tensor, beams: Beams, level: Level, width: int, normalize: str) -> None:
+    """Refuses what the kernels would read wrongly; looks at no tensor's values."""
+    batch = len(logits)
+    shapes = {"scores": logits.shape[:2], "nodes": logits.shape[:2], "num_valid": (batch,)}
+    dtypes = {"scores": torch.float32, "nodes": torch.int64, "num_valid": torch.int64}
+    for name, shape in (shapes | {"is_bad": (batch,)}).items():
+        got, dtype = getattr(beams, name), dtypes.get(name, torch.bool)
+        if got.shape != shape:
+            raise ValueError(f"{name} must be {tuple(shape)}, got {tuple(got.shape)}")
+        if got.dtype != dtype:
+            raise ValueError(f"{name} must be {dtype}, got {got.dtype}")
     if width < 1:
         raise ValueError(f"width must be at least 1, got {width}")
     if normalize not in ("codebook", "children"):
         raise ValueError(f"normalize must be 'codebook' or 'children', got {normalize!r}")
     if len(level.tokens) >= _MAX_NODES:
         raise ValueError(f"a depth may have at most 2^32 - 1 nodes, got {len(level.tokens)}")
-    if not use_triton(logits, backend):
-        is_valid = torch.arange(beam_width, device=logits.device) < num_valid[:, None]
-        _raise_if_bad(~(logits.amax(2) < float("inf")) & is_valid)
-        return trie_topk_ref(
-            logits, scores, nodes, num_valid, level, width, normalize=normalize, allowed=allowed
+    arrays = {"child_begin": level.child_begin, "tokens": level.tokens}
+    if level.allowed is not None:
+        arrays |= level.allowed._asdict()
+        _check_bits(level.allowed, batch, len(level.tokens))
+    for name, array in arrays.items():
+        if not array.is_contiguous():
+            raise ValueError(f"{name} must be contiguous, got strides {array.stride()}")
+        if array.device != logits.device:
+            raise ValueError(f"{name} must be on {logits.device}, got {array.device}")
+
+
+def _check_bits(bits: ItemBits, batch: int, num_children: int) -> None:
+    if bits.item_begin.shape != (num_children + 1,):
+        raise ValueError(
+            f"item_begin must be ({num_children + 1},), got {tuple(bits.item_begin.shape)}"
         )
-
-    config = _launch_config(width)
-    num_splits = max(min(beam_width, _NUM_PROGRAMS // max(batch, 1)), 1)
-    keys = nodes.new_empty(batch, num_splits, config["BLOCK_K"])
-    is_bad = nodes.new_zeros(batch, num_splits, dtype=torch.int32)
-    parents, codes, children = nodes.new_empty(3, batch, width)
-    top = scores.new_empty(batch, width)
-    found = TopChildren(top, parents, codes, children, nodes.new_empty(batch))
-    if batch == 0:
-        return found
-    nodes, num_valid = nodes.contiguous(), num_valid.contiguous()
-    items = allowed or ItemFilter(nodes, nodes, nodes)  # not read without a filter
-    _trie_topk_beams_kernel[(batch, num_splits)](
-        logits.contiguous(),
-        scores.contiguous(),
-        nodes,
-        num_valid,
-        *level,
-        *items,
-        keys,
-        is_bad,
-        beam_width,
-        codebook_size,
-        items.words.shape[1],
-        width,
-        CHILDREN=normalize == "children",
-        FILTER=allowed is not None,
-        BLOCK_V=min(triton.next_power_of_2(codebook_size), 1024),
-        **config,
-    )
-    _raise_if_bad(is_bad)
-    _trie_topk_merge_kernel[(batch,)](
-        keys, nodes, num_valid, *level, *found, beam_width, num_splits, width, **config
-    )
-    return found
-
-
-def _raise_if_bad(is_bad: Tensor) -> None:
-    """Raises on the logits of a valid beam that are no distribution; on a GPU without waiting."""
-    if is_bad.is_cuda:
-        torch._assert_async(~is_bad.any(), "trie_topk: logits of a valid beam are NaN or +inf")
-    elif is_bad.any():
-        request = int(is_bad.nonzero()[0, 0])
-        raise ValueError(f"request {request}: the logits of a valid beam hold NaN or +inf")
+    if bits.words.ndim != 2 or len(bits.words) != batch or bits.ranks.shape != bits.words.shape:
+        raise ValueError(
+            f"words and ranks must be ({batch}, num_words), "
+            f"got {tuple(bits.words.shape)} and {tuple(bits.ranks.shape)}"
+        )
+    for name in ("words", "ranks"):
+        dtype = getattr(bits, name).dtype
+        if dtype != torch.int32:
+            raise ValueError(f"{name} must be int32, got {dtype}")

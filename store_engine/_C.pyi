@@ -1,7 +1,12 @@
-"""C++ core of store_engine. Source: csrc/store_engine/*.h; binding: csrc/bindings.cpp.
+"""C++ core of store_engine. Sources: csrc/store_engine; bindings: csrc/bindings.
 
-Arrays must have the dtype named and be C-contiguous: a TypeError says so, nothing is converted in
-silence. Long work runs without the GIL: no other thread may write to its arguments meanwhile.
+Arrays must have the dtype named here, be aligned and C-contiguous, and integers must be integers:
+anything else is a TypeError, nothing is converted. A shape, size or index that is out of range is a
+ValueError that names it. These two are not repeated below. An object whose `__init__` was never run
+is refused with a TypeError too.
+
+Long work runs without the GIL: no other thread may write to its arguments meanwhile. Threads may
+share all objects. In a child of fork() all of this works as in the parent.
 """
 
 from collections.abc import Sequence
@@ -11,37 +16,17 @@ from typing import Literal, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-_FloatOrBfloat16 = NDArray[np.float32] | NDArray[np.uint16]
+_Mode = Literal["fast", "compact"]
+_Int64 = NDArray[np.int64]
+_Float32 = NDArray[np.float32]
+_FloatOrBfloat16 = _Float32 | NDArray[np.uint16]  # bfloat16 as its bits: NumPy does not know it
 
-class ItemTrie:
-    """Prefix tree over the SIDs of a catalogue; immutable, so threads may share it.
+class _Trie:
+    """What an ItemTrie and a Snapshot have in common: a search takes either.
 
-    Node ids count per depth: the root is node 0 of depth 0, the nodes of depth `num_levels` are
-    the leaves. The ids of one depth ascend with the SID prefix they stand for.
+    Nodes are numbered per level, in the order of their SID prefixes. The root is node 0 of level 0;
+    the nodes of level `num_levels` are the leaves, one for each SID.
     """
-
-    def __init__(
-        self,
-        sids: NDArray[np.int32],
-        codebook_sizes: Sequence[int],
-        *,
-        mode: Literal["fast", "compact"] = "fast",
-        num_threads: int = 1,
-    ) -> None:
-        """Builds the trie in O(num_items * num_levels).
-
-        Args:
-            sids: (num_items, num_levels) int32. Rows in any order; rows with the same SID are all
-                kept. A row's position here is its catalogue row.
-            codebook_sizes: One size per level, each in [1, 65536]; 1 to 16 levels.
-            mode: "fast" stores uint32 child pointers; "compact" bit vectors wherever these are
-                smaller, at some time per step. Results are the same.
-            num_threads: Threads to build with, in [1, 1024].
-
-        Raises:
-            TypeError: `sids` is not int32 and C-contiguous.
-            ValueError: A shape or size is wrong, or a code is outside its codebook (names the row).
-        """
 
     @property
     def num_items(self) -> int: ...
@@ -51,120 +36,143 @@ class ItemTrie:
     def codebook_sizes(self) -> tuple[int, ...]: ...
     @property
     def level_sizes(self) -> tuple[int, ...]:
-        """Number of nodes of depth 1, 2, ... num_levels; the last is the number of leaves."""
+        """Numbers of nodes of level 1, 2, ... num_levels; also of those with only removed items."""
     @property
     def nbytes(self) -> int:
-        """Bytes of all arrays, in memory or in the mapped file."""
+        """Bytes of all arrays, in memory or mapped; snapshots of one catalogue share most."""
+    def leaf_rows(self, leaves: _Int64) -> tuple[_Int64, _Int64]:
+        """Returns the rows of the items under leaves (num_leaves,); -1 stands for none.
+
+        Returns:
+            (offsets, rows): the rows of leaf i are rows[offsets[i]:offsets[i + 1]], ascending, or
+            in a Snapshot by ascending item id.
+        """
+
+class ItemTrie(_Trie):
+    """Prefix tree over the SIDs of a catalogue; immutable."""
+
+    def __init__(
+        self,
+        sids: NDArray[np.int32],
+        codebook_sizes: Sequence[int],
+        *,
+        mode: _Mode = "fast",
+        num_threads: int = 1,
+    ) -> None:
+        """Builds the trie in O(num_items * num_levels).
+
+        Args:
+            sids: (num_items, num_levels), in any order, repeats allowed; the i-th item is row i.
+            codebook_sizes: One size per level, each in [1, 65536]; 1 to 16 levels.
+            mode: "fast", or "compact" for fewer bytes and slower steps. Results are the same.
+            num_threads: Threads to build with, in [1, 1024].
+
+        Raises:
+            ValueError: A code is outside its codebook; the message names the row.
+        """
+
     def memory(self) -> dict[str, int]:
-        """Returns what `nbytes` is made of.
+        """Returns the bytes that `nbytes` adds up.
 
-        Returns:
-            Bytes of "tokens", "children" (where each node's begin), "leaves" (where each leaf's
-            rows begin), "rows" (0 if the catalogue was given in SID order, else 4 per item) and
-            "positions" (as many as "rows" once a RowSet or an exclusion has needed them).
+        They are those of "tokens", "children" (where the children of each node begin), "leaves"
+        (where the rows of each leaf begin), "rows" (0 if the catalogue was given in SID order, else
+        4 per item) and "positions" (as "rows" once a RowSet or an exclusion has needed them).
         """
-    def level(self, level: int) -> tuple[NDArray[np.int64], NDArray[np.uint8] | NDArray[np.uint16]]:
-        """Returns the step from depth `level` to the next, as arrays in CSR form.
-
-        Args:
-            level: In [0, num_levels).
+    def level(self, level: int) -> tuple[_Int64, NDArray[np.uint8] | NDArray[np.uint16]]:
+        """Returns the step from a level in [0, num_levels) to the next, as arrays in CSR form.
 
         Returns:
-            child_begin: (num_nodes + 1,) int64, a copy. The children of node j of depth `level` are
-                the nodes child_begin[j] to child_begin[j + 1] - 1 of depth `level + 1`.
-            tokens: (level_sizes[level],) uint8, or uint16 for a codebook above 256; a read-only
-                view. The code of each node of depth `level + 1`, ascending under one parent.
-
-        Raises:
-            ValueError: There is no such level.
-        """
-    def leaf_rows(self, leaves: NDArray[np.int64]) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
-        """Returns the catalogue rows under each leaf.
-
-        Args:
-            leaves: (num_leaves,) int64 nodes of depth `num_levels`; -1 stands for none.
-
-        Returns:
-            offsets: (num_leaves + 1,) int64.
-            rows: (offsets[-1],) int64; those of leaf i are rows[offsets[i]:offsets[i + 1]],
-                ascending.
-
-        Raises:
-            TypeError: `leaves` is not int64 and C-contiguous.
-            ValueError: An entry is neither a leaf nor -1.
+            child_begin: (num_nodes + 1,), a copy. The children of node j of `level` are the nodes
+                child_begin[j] to child_begin[j + 1] - 1 of `level + 1`.
+            tokens: (level_sizes[level],), a read-only view, uint16 for a codebook above 256. The
+                code of each node of `level + 1`, ascending under one parent.
         """
     def save(self, path: str | PathLike[str]) -> None:
-        """Writes the trie to one file, atomically.
+        """Writes the trie to one file.
+
+        `path` is the old file or the new one at any moment, after a power cut too.
 
         Raises:
-            OSError: The file cannot be written; an old file at `path` is then untouched.
+            OSError: The file cannot be written.
         """
     @staticmethod
     def load(path: str | PathLike[str]) -> ItemTrie:
         """Maps a saved trie; processes that load the same file share its memory.
 
-        The file must not be truncated while it is in use; replacing it through `save` is safe.
+        The file must not be truncated while it is in use; to replace it through `save` is safe.
 
         Raises:
             OSError: The file cannot be read (FileNotFoundError: there is none).
             ValueError: It is not a trie file of this version, or it is damaged.
         """
 
+class Snapshot(_Trie):
+    """The catalogue of a LiveTrie at one moment; immutable.
+
+    A search finds what it finds in a trie that is built from the same items, but node ids and rows
+    are the snapshot's own.
+    """
+
+    @property
+    def num_changes(self) -> int:
+        """Number of added and removed items that are not yet merged."""
+    def rows_of(self, item_ids: _Int64) -> _Int64:
+        """Returns the row of each item, (num_items,) int64; -1 if the item is not there."""
+    def item_ids(self, rows: _Int64) -> _Int64:
+        """Returns the item id of each row, (num_rows,) int64."""
+    def items(self) -> tuple[NDArray[np.int32], _Int64]:
+        """Returns all items: sids (num_items, num_levels) and item_ids, by SID, then item id."""
+    def compacted(self) -> tuple[ItemTrie, _Int64]:
+        """Returns all items in one trie, for readers of a trie's arrays, and their ids.
+
+        Row r of the trie is the item item_ids[r]; item_ids (num_items,) ascend, a read-only view.
+        The first call builds the trie in O(num_items * log(num_items)) with the LiveTrie's `mode`
+        and threads; later calls return the same one. The snapshot keeps it in memory.
+        """
+
 class LiveTrie:
-    """A catalogue that changes while others search it; threads may share it.
+    """A catalogue that changes while others search it.
 
     Searches take a `snapshot()` and never wait for a change. `add` and `remove` are done when they
-    return: a snapshot taken later has all of the call, one taken before nothing of it. Changes are
-    kept beside the large trie, and merged into a new one by a thread whenever there are
-    `max_changes`.
+    return: a snapshot taken later has all of the call, one taken before has nothing of it. Changes
+    are kept beside the large trie until a thread merges them. A child of fork() goes on with the
+    catalogue as it was, and merges again what was being merged.
     """
 
     def __init__(
         self,
         sids: NDArray[np.int32],
-        item_ids: NDArray[np.int64],
+        item_ids: _Int64,
         codebook_sizes: Sequence[int],
         *,
-        mode: Literal["fast", "compact"] = "fast",
+        mode: _Mode = "fast",
         num_threads: int = 1,
         max_changes: int | None = None,
     ) -> None:
         """Builds the first trie.
 
         Args:
-            sids: (num_items, num_levels) int32, in any order.
-            item_ids: (num_items,) int64, any numbers, each once.
-            codebook_sizes: As for ItemTrie, like `mode`.
-            mode: The same.
-            num_threads: Threads to build with, here and when changes are merged.
-            max_changes: How many added and removed items there may be before they are merged; by
-                default 1/64 of the items, at least 4096.
+            sids: (num_items, num_levels), in any order.
+            item_ids: (num_items,), any numbers, each once.
+            codebook_sizes: As for ItemTrie, like `mode` and `num_threads`.
+            mode: The mode of the first trie and of merged ones.
+            num_threads: Threads to build and to merge with.
+            max_changes: Number of changes to merge at; None: 1/64 of the items, at least 4096.
 
         Raises:
-            TypeError: An array is not of the dtype above or not C-contiguous.
-            ValueError: A shape, size or code is wrong, or an item id is there twice.
+            ValueError: A code is outside its codebook, or an item id is there twice.
         """
 
-    def add(self, sids: NDArray[np.int32], item_ids: NDArray[np.int64]) -> None:
-        """Adds items, in O(log num_items) for each of them and of the changes not yet merged.
-
-        Args:
-            sids: (num_items, num_levels) int32.
-            item_ids: (num_items,) int64.
+    def add(self, sids: NDArray[np.int32], item_ids: _Int64) -> None:
+        """Adds items with sids (num_items, num_levels), in O(log num_items) per unmerged item.
 
         Raises:
-            TypeError: An array is not of the dtype above or not C-contiguous.
-            ValueError: A shape or code is wrong, or an item is in the catalogue already; then
-                nothing was added. To give an item another SID, remove it first.
+            ValueError: A code is wrong, or an item is there already; then nothing was added.
         """
-    def remove(self, item_ids: NDArray[np.int64]) -> None:
-        """Removes items, in O(num_items / 64) words and what `add` takes.
-
-        Args:
-            item_ids: (num_items,) int64.
+    def remove(self, item_ids: _Int64) -> None:
+        """Removes items, in O(num_items / 64) words and the time that `add` takes.
 
         Raises:
-            TypeError: `item_ids` is not int64 and C-contiguous.
             ValueError: An item is not in the catalogue; then nothing was removed.
         """
     def compact(self) -> None:
@@ -172,61 +180,16 @@ class LiveTrie:
     def snapshot(self) -> Snapshot:
         """Returns the catalogue as it is now, in O(1)."""
 
-class Snapshot:
-    """The catalogue of a LiveTrie at one moment; immutable. It is searched like an ItemTrie.
-
-    Results are those of a trie built anew from its items, but for its node ids and rows, which are
-    the snapshot's own.
-    """
-
-    @property
-    def num_items(self) -> int: ...
-    @property
-    def num_levels(self) -> int: ...
-    @property
-    def num_changes(self) -> int:
-        """Added and removed items that are not yet merged."""
-    @property
-    def codebook_sizes(self) -> tuple[int, ...]: ...
-    @property
-    def level_sizes(self) -> tuple[int, ...]:
-        """As for ItemTrie; nodes that lead to removed items alone are counted too."""
-    @property
-    def nbytes(self) -> int:
-        """Bytes of all arrays; most are shared with other snapshots."""
-    def leaf_rows(self, leaves: NDArray[np.int64]) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
-        """Returns the rows under each leaf, as ItemTrie.leaf_rows does, but by item id."""
-    def rows_of(self, item_ids: NDArray[np.int64]) -> NDArray[np.int64]:
-        """Returns the row of each item, (num_items,) int64; -1 for one that is not there."""
-    def item_ids(self, rows: NDArray[np.int64]) -> NDArray[np.int64]:
-        """Returns the item id of each row, (num_rows,) int64.
-
-        Raises:
-            ValueError: There is no such row.
-        """
-    def items(self) -> tuple[NDArray[np.int32], NDArray[np.int64]]:
-        """Returns all items: sids (num_items, num_levels) and item_ids, by SID, then item id."""
-
 class RowSet:
     """A set of the rows of one trie or snapshot, such as the items in stock; immutable.
 
-    Build it once, give it a name, and let any number of requests share it. It takes one bit per
-    item, and one per trie node as soon as an ItemFilter uses it. `a & b`, `a | b` and `~a` are new
-    sets. All methods: O(num_items / 64), unless they say otherwise.
+    Any number of requests may share it. It takes one bit per item, and one per trie node as soon as
+    an ItemFilter uses it. `a & b`, `a | b` and `~a` are new sets, made in O(num_items / 64).
     """
 
     @staticmethod
-    def from_rows(trie: ItemTrie | Snapshot, rows: NDArray[np.int64]) -> RowSet:
-        """Returns the set of some rows.
-
-        Args:
-            trie: The catalogue that the rows are of.
-            rows: (num_rows,) int64, in any order, repeats allowed.
-
-        Raises:
-            TypeError: `rows` is not int64 and C-contiguous.
-            ValueError: `trie` has no such row.
-        """
+    def from_rows(trie: ItemTrie | Snapshot, rows: _Int64) -> RowSet:
+        """Returns the set of some rows of a catalogue, in any order, repeats allowed."""
     def __and__(self, other: RowSet) -> RowSet: ...
     def __or__(self, other: RowSet) -> RowSet: ...
     def __invert__(self) -> RowSet: ...
@@ -235,11 +198,11 @@ class RowSet:
         """Number of rows in the set."""
     @property
     def nbytes(self) -> int: ...
-    def rows(self) -> NDArray[np.int64]:
-        """Returns the rows in the set, (count,) int64, ascending. O(num_items)."""
+    def rows(self) -> _Int64:
+        """Returns the rows in the set, (count,), ascending, in O(num_items)."""
 
 class ItemFilter:
-    """Which items each request of a batch may be given; immutable."""
+    """Which items each request of a batch may get; immutable."""
 
     def __init__(
         self,
@@ -247,44 +210,30 @@ class ItemFilter:
         batch: int,
         *,
         allow: RowSet | Sequence[RowSet | None] | None = None,
-        exclude: tuple[NDArray[np.int64], NDArray[np.int64]] | None = None,
+        exclude: tuple[_Int64, _Int64] | None = None,
     ) -> None:
         """Finds the trie nodes with nothing allowed below them, for all steps of one decode.
 
-        O(num_items) for a RowSet that was in no filter yet; else O(log num_items) per excluded row.
+        O(log num_items) per excluded row, and O(num_items) for a RowSet that was in no filter yet.
 
         Args:
             trie: The catalogue.
-            batch: Number of requests.
-            allow: The rows that may be given: one set for all requests, or one per request; None
-                allows everything. What must not be given is allowed as `~denied`.
-            exclude: (offsets, rows), int64 both: request i may not be given
-                rows[offsets[i]:offsets[i + 1]], in any order, repeats allowed; `offsets` is
-                (batch + 1,). For what one request alone must not see, such as its history.
+            batch: Number of requests, at most 2^20.
+            allow: The rows that all requests may get, or one set per request; None: everything.
+            exclude: (offsets, rows): request i does not get rows[offsets[i]:offsets[i + 1]], such
+                as its history, in any order, repeats allowed; `offsets` is (batch + 1,).
 
         Raises:
-            TypeError: An array is not int64 and C-contiguous.
-            ValueError: A shape is wrong, a row does not exist, or a set is of another trie or
-                snapshot.
+            ValueError: A row does not exist, or a set is of another trie or snapshot.
         """
 
     @property
-    def num_allowed(self) -> NDArray[np.int64]:
-        """(batch,) int64, how many items each request may be given."""
-    def leaf_rows(self, leaves: NDArray[np.int64]) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
-        """Returns the allowed rows under each leaf, as ItemTrie.leaf_rows returns all.
+    def num_allowed(self) -> _Int64:
+        """(batch,) int64, the number of items that each request may get."""
+    def leaf_rows(self, leaves: _Int64) -> tuple[_Int64, _Int64]:
+        """Returns the allowed rows under leaves (batch, width), as a trie's leaf_rows returns all.
 
-        Args:
-            leaves: (batch, width) int64 nodes of depth `num_levels`; -1 stands for none.
-
-        Returns:
-            offsets: (batch * width + 1,) int64.
-            rows: (offsets[-1],) int64; those of slot j of request i begin at
-                offsets[i * width + j].
-
-        Raises:
-            TypeError: `leaves` is not int64 and C-contiguous.
-            ValueError: An entry is neither a leaf nor -1, or the shape is wrong.
+        Those of slot j of request i begin at offsets[i * width + j].
         """
 
 class BeamStep(NamedTuple):
@@ -293,184 +242,146 @@ class BeamStep(NamedTuple):
     Slots from `num_valid` on hold score -inf and parent, token and node -1.
     """
 
-    scores: NDArray[np.float32]
-    """(batch, width) float32, the beam's score + log p(code)."""
-    parents: NDArray[np.int64]
-    """(batch, width) int64, the slot of the beam that was extended."""
-    tokens: NDArray[np.int64]
-    """(batch, width) int64, the code that was added."""
-    nodes: NDArray[np.int64]
-    """(batch, width) int64, node ids of depth `level + 1`."""
-    num_valid: NDArray[np.int64]
-    """(batch,) int64."""
+    scores: _Float32  # (batch, width), the score of the beam + log p(code)
+    parents: _Int64  # (batch, width), the slot of the beam that was extended
+    tokens: _Int64  # (batch, width), the code that was added
+    nodes: _Int64  # (batch, width), nodes of `level + 1`
+    num_valid: _Int64  # (batch,)
 
 def beam_step(
     trie: ItemTrie | Snapshot,
     level: int,
-    logits: NDArray[np.float32] | NDArray[np.uint16],
-    scores: NDArray[np.float32],
-    nodes: NDArray[np.int64],
-    num_valid: NDArray[np.int64],
+    logits: _FloatOrBfloat16,
+    scores: _Float32,
+    nodes: _Int64,
+    num_valid: _Int64,
     width: int,
     *,
     item_filter: ItemFilter | None = None,
     normalize: Literal["codebook", "children"] = "codebook",
     num_threads: int = 1,
 ) -> BeamStep:
-    """Extends beams of depth `level` by one code and keeps the best `width` per request.
+    """Extends the beams of a level by one code and keeps the best `width` per request.
 
     score = scores + (logits - logsumexp(logits)), in float32. Ties go to the lower node id, that
     is the lower SID. The result is the same bits for any batch, thread count and machine. A code
-    whose logit is -inf is never chosen. Where fewer than `width` children can be reached, fewer
-    come back.
+    whose logit is -inf is never chosen. If fewer than `width` children exist, fewer come back.
 
     Args:
         trie: The items that exist.
-        level: Depth of the beams, in [0, num_levels).
-        logits: (batch, beam_width, codebook_sizes[level]) float32; or bfloat16 as its bits, uint16
-            (`logits.view(torch.uint16).numpy()`), which is widened exactly.
+        level: Level of the beams, in [0, num_levels).
+        logits: (batch, beam_width, codebook_sizes[level]); bfloat16 is widened exactly.
         scores: (batch, beam_width) float32, in any order. For the first step: zeros.
-        nodes: (batch, beam_width) int64 nodes of depth `level`. For the first step: zeros.
+        nodes: (batch, beam_width) int64 nodes of `level`. For the first step: zeros.
         num_valid: (batch,) int64; slots from num_valid on are not read.
-        width: How many to keep, at least 1; it may exceed beam_width and the codebook.
-        item_filter: What each request may be given: the result is that of a trie of these items
-            alone, but for its node ids. A prefix that leads to none of them takes no beam's place,
-            so that `width` allowed SIDs come back if there are as many. None allows everything.
-        normalize: "codebook": log-probabilities over the whole codebook, the model's likelihood.
-            "children": over the children of the node only; an only child then costs nothing.
+        width: Number of children to keep, in [1, 2^20], and batch * width at most 2^27.
+        item_filter: The items that each request may get; None allows everything. The result is that
+            of a trie of these items alone, but for its node ids: a prefix that leads to none of
+            them takes no beam's place, so `width` allowed SIDs come back if there are as many.
+        normalize: "codebook" for the model's log-probabilities over the whole codebook, or
+            "children" for those over the node's children; an only child then costs nothing.
         num_threads: Threads to share the requests among, in [1, 1024].
 
     Raises:
-        TypeError: An array is not of the dtype above or not C-contiguous.
-        ValueError: A shape or range is wrong, a valid beam holds NaN or +inf, or `item_filter` is
-            of another trie or snapshot.
+        ValueError: A valid beam holds NaN or +inf, or `item_filter` is of another trie or snapshot.
     """
 
-def only_leaves(
+def unique_leaves(
     trie: ItemTrie | Snapshot,
     level: int,
-    nodes: NDArray[np.int64],
+    nodes: _Int64,
     *,
     item_filter: ItemFilter | None = None,
-) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
-    """Finds the SID below each node where there is only one that may be given.
+) -> tuple[_Int64, _Int64]:
+    """Finds the SID below each node where there is only one that a request may get.
 
     Its other codes are forced: under normalize="children" they have log-probability 0. Items that
-    share a SID are one leaf. Per level and node O(1), or where a filter or removed items have a
-    part, at most the bits of its children: the walk down ends at the second child.
+    share a SID are one leaf. Takes O(1) per level and node; with a filter or removed items, at most
+    a look at the bits of the node's children.
 
     Args:
         trie: The items that exist.
-        level: Depth of the nodes, in [0, num_levels).
-        nodes: (batch, width) int64 nodes of depth `level`; -1 stands for none.
-        item_filter: What each request may be given. None allows everything.
+        level: Level of the nodes, in [0, num_levels).
+        nodes: (batch, width) int64 nodes of `level`; -1 stands for none.
+        item_filter: The items that each request may get. None allows everything.
 
     Returns:
-        leaves: (batch, width) int64 nodes of depth `num_levels`; -1 where several may be given, or
-            none.
+        leaves: (batch, width) int64 leaves; -1 where there are several or none.
         tokens: (batch, width) int64, the last code of each leaf's SID; -1 for none.
 
     Raises:
-        TypeError: `nodes` is not int64 and C-contiguous.
-        ValueError: A shape or range is wrong, or `item_filter` is of another trie or snapshot, or
-            another batch.
-    """
-
-def log_sum_exp(logits: NDArray[np.float32], *, target: str = "auto") -> NDArray[np.float32]:
-    """Returns what beam_step(normalize="codebook") subtracts from each row.
-
-    Args:
-        logits: (num_rows, vocab_size) float32.
-        target: One of simd_targets(); all give the same bits. "auto" is the fastest.
-
-    Returns:
-        (num_rows,) float32; NaN for a row that holds NaN or +inf, -inf for one of -inf only.
-
-    Raises:
-        TypeError: `logits` is not float32 and C-contiguous.
-        ValueError: `logits` is not 2-D, or this machine has no such target.
+        ValueError: `item_filter` is of another trie, snapshot or batch.
     """
 
 def simd_targets() -> tuple[str, ...]:
-    """Returns the instruction sets the vector kernels can use here, fastest first.
+    """Returns the instruction sets that the vector kernels can use here, fastest first.
 
-    The first is used. The environment variable STORE_ENGINE_SIMD (baseline, avx2 or avx512), read
-    once, sets an upper limit; results are the same bits under all.
+    The first is used. The environment variable STORE_ENGINE_SIMD, read once, sets an upper limit.
 
     Raises:
-        ValueError: STORE_ENGINE_SIMD names what this machine does not have.
+        ValueError: STORE_ENGINE_SIMD names no instruction set of this machine. Call this early, to
+            find that out before other work.
     """
 
 class CachedAttention:
     """Attention of new tokens to a cache of keys and values, which they first join.
 
-    The cache, `qkv` and `out` are float32, or all uint16, the bits of bfloat16; all arithmetic is
-    float32. A token of a history sees its request's slots up to its own; a beam sees the context of
-    its request and the slots that it lists. See csrc/store_engine/cached_attention.h.
+    The cache, `qkv` and `out` have one dtype; all arithmetic is float32. A token of a history sees
+    its request's slots up to its own; a beam sees the context of its request and the slots that it
+    lists. See csrc/store_engine/model/cached_attention.h.
     """
 
     def __init__(
         self,
         cache: _FloatOrBfloat16,
         num_heads: int,
-        begins: NDArray[np.int64],
-        first_slots: NDArray[np.int64],
-        num_context: NDArray[np.int64],
-        ancestors: NDArray[np.int64] | None = None,
+        begins: _Int64,
+        first_slots: _Int64,
+        num_context: _Int64,
+        ancestors: _Int64 | None = None,
         *,
         num_threads: int = 1,
     ) -> None:
         """Checks what the calls for all layers share.
 
         Args:
-            cache: (num_layers, 2, batch, num_slots, num_kv_heads, head_dim), keys, then values;
-                written to by the calls.
-            num_heads: Query heads, a multiple of num_kv_heads.
-            begins: (batch + 1,) ascending from 0, first token of each request.
+            cache: (num_layers, 2, batch, num_slots, num_kv_heads, head_dim), keys, then values.
+            num_heads: Number of query heads, a multiple of num_kv_heads, at most 65536.
+            begins: (batch + 1,) ascending from 0, the first token of each request.
             first_slots: (batch,) slot of each request's first token; the others follow it.
-            num_context: (batch,) slots that all tokens of the request see. Without `ancestors`
-                equal to `first_slots`: a token sees these and the tokens before it.
-            ancestors: (num_tokens, depth), depth in [1, 16], further slots that each token sees,
-                its own included.
+            num_context: (batch,) number of slots that all tokens of the request see; `first_slots`
+                without `ancestors`: a token then sees these and the tokens before it.
+            ancestors: (num_tokens, depth), depth in [1, 16], further slots it sees, its own too.
             num_threads: In [1, 1024], of the OpenMP runtime that the process has loaded.
-
-        Raises:
-            TypeError: A dtype or layout is wrong.
-            ValueError: A shape is wrong, a slot is outside the cache, or it is read-only.
         """
     def __call__(
         self,
         layer: int,
         qkv: _FloatOrBfloat16,
-        cosine: NDArray[np.float32],
-        sine: NDArray[np.float32],
+        cosine: _Float32,
+        sine: _Float32,
         out: _FloatOrBfloat16,
         *,
-        q_norm: NDArray[np.float32] | None = None,
-        k_norm: NDArray[np.float32] | None = None,
+        q_norm: _Float32 | None = None,
+        k_norm: _Float32 | None = None,
         norm_eps: float = 1e-6,
     ) -> None:
         """Writes the tokens' keys and values into the cache, attends, and fills `out`.
 
         Args:
-            layer: Of the cache.
+            layer: Layer of the cache.
             qkv: (num_tokens, (num_heads + 2 * num_kv_heads) * head_dim), projected.
-            cosine: (num_tokens, head_dim / 2), of RoPE's angles.
-            sine: The same.
-            out: (num_tokens, num_heads * head_dim); or (batch, ...) for each request's last token
-                alone.
+            cosine: (num_tokens, head_dim / 2), the cosines of RoPE's angles.
+            sine: (num_tokens, head_dim / 2), their sines.
+            out: (num_tokens, num_heads * head_dim), or (batch, ...) for the last tokens alone.
             q_norm: (head_dim,) weights of an RMSNorm of each query head, before RoPE.
-            k_norm: The same of each key head.
-            norm_eps: Of these norms.
-
-        Raises:
-            TypeError: A dtype or layout is wrong.
-            ValueError: A shape is wrong.
+            k_norm: (head_dim,) weights of the same norm of each key head.
+            norm_eps: The number that these norms add to the mean, not negative.
         """
 
 def rms_norm(
     x: _FloatOrBfloat16,
-    weight: NDArray[np.float32],
+    weight: _Float32,
     out: _FloatOrBfloat16,
     eps: float,
     *,
@@ -479,13 +390,9 @@ def rms_norm(
     """Normalises rows: out = x / sqrt(mean(x^2) + eps) * weight, computed in float32.
 
     Args:
-        x: (num_rows, size) float32, or uint16, the bits of bfloat16.
+        x: (num_rows, size).
         weight: (size,).
-        out: As `x`, written to.
-        eps: Added to the mean.
+        out: (num_rows, size) with the dtype of `x`, written to.
+        eps: The number added to the mean, not negative.
         num_threads: In [1, 1024].
-
-    Raises:
-        TypeError: A dtype or layout is wrong.
-        ValueError: A shape is wrong.
     """

@@ -6,17 +6,26 @@
         --config configs/tiny.toml run_dir=runs/mine recommender.lr=1e-3
 
 Everything goes into the run directory: weights, SIDs, trie, metrics, logs and checkpoints.
+Exit status: 0 done, or stopped by SIGTERM or Ctrl-C with a checkpoint; 1 the loss or a weight is
+not finite; 2 the data, the config or the machine has to be mended; 130 Ctrl-C between two stages.
 """
 
 import errno
 import logging
+import os
 import sys
 import time
 import warnings
 from pathlib import Path
 from typing import Any
 
+if __name__ == "__main__":
+    # libgomp reads it when torch is loaded: a thread that waits for the others sleeps soon. On
+    # cores that other processes keep busy, long spinning makes two threads ten times slower
+    os.environ.setdefault("GOMP_SPINCOUNT", "1000")
+
 import torch
+from deepspeed.accelerator import get_accelerator
 
 from store_engine._C import ItemTrie
 from store_engine.cli.train import parse_arguments
@@ -24,30 +33,31 @@ from store_engine.config import Config, load_config
 from store_engine.errors import InputError
 from store_engine.evaluation.evaluate_run import evaluate_run
 from store_engine.evaluation.report import print_metrics, save_metrics
-from store_engine.evaluation.scoring import split_answers
+from store_engine.evaluation.validation import Validation
 from store_engine.model.backbone import backbone_sizes
 from store_engine.model.weights import load_weights, read_weights, save_weights
-from store_engine.runs.open_run import open_run
+from store_engine.runs.open_run import RunData, begin_or_resume, read_run_data
+from store_engine.runs.run import Run
 from store_engine.runs.run_directory import RunDirectory
-from store_engine.sid.collisions import describe, resolve_collisions, sid_report
-from store_engine.sid.dense_tokenizer import ItemTexts, encode_catalog
-from store_engine.sid.quantize import fit_quantizer
+from store_engine.sid.collisions import describe, sid_report
 from store_engine.sid.sid_table import SidTable
 from store_engine.terminal import escape_unencodable_output, make_console, printable
-from store_engine.training.deepspeed_setup import (
-    exit_rank,
-    process_group,
-    read_ds_config,
-    set_threads,
-)
-from store_engine.training.interruption import InterruptedTraining
-from store_engine.training.loop import train_stage
-from store_engine.training.stages import (
-    RecommenderStage,
-    TokenizerStage,
+from store_engine.training.deepspeed_setup import read_ds_config, set_threads
+from store_engine.training.discretise import encode_over_ranks, make_sids
+from store_engine.training.initial_weights import (
     initial_recommender_weights,
     initial_tokenizer_weights,
 )
+from store_engine.training.loop import Training, train_stage
+from store_engine.training.process_group import (
+    InterruptedTraining,
+    exit_rank,
+    launched_rank,
+    process_group,
+    wait_for_first,
+)
+from store_engine.training.progress import threads_before
+from store_engine.training.stages import RecommenderStage, TokenizerStage
 
 # what a user can mend: a full disk or quota, a file beyond the limit, no permission, read-only
 _UNWRITABLE = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EACCES, errno.EPERM, errno.EROFS)
@@ -61,127 +71,134 @@ def main(argv: list[str] | None = None) -> int:
     logging.getLogger("DeepSpeed").setLevel(logging.WARNING)
     escape_unencodable_output()
     args = parse_arguments(argv)
+    place = args.config
     try:
+        rank = launched_rank()
         config = load_config(args.config, args.overrides, backbone_sizes)
+        place = config.run_dir
         ds_config = read_ds_config(args.ds_config, config.train)
+        # the data is looked at before DeepSpeed compiles, which takes a minute; other ranks wait
+        directory = begin_or_resume(config, args.resume, args.overwrite) if rank == 0 else None
         with process_group():
-            train(config, ds_config, args.resume, args.overwrite)
+            train(config, ds_config, read_run_data(config, directory))
     except InputError as error:
         print(f"error: {printable(error)}", file=sys.stderr)
         return 2
     except OSError as error:
         if error.errno not in _UNWRITABLE:
             raise
-        print(
-            f"error: {printable(config.run_dir)}: {error.strerror}; --resume goes on",
-            file=sys.stderr,
-        )
+        print(f"error: {printable(error.filename or place)}: {error.strerror}", file=sys.stderr)
         return 2
     except InterruptedTraining as stopped:
         print(f"{stopped}; --resume goes on", file=sys.stderr)
+    except KeyboardInterrupt:
+        print("interrupted; --resume goes on with what the run directory holds", file=sys.stderr)
+        return 130
     except FloatingPointError as error:
-        print(f"error: {error}; the last checkpoint is kept, lower lr", file=sys.stderr)
+        print(f"error: {error}", file=sys.stderr)
         return 1
     return 0
 
 
-def train(config: Config, ds_config: dict[str, Any], resume: bool, overwrite: bool) -> None:
-    """The whole way from a catalogue and histories to a measured recommender.
+def train(config: Config, ds_config: dict[str, Any], data: RunData) -> None:
+    """Goes the whole way from a catalogue and histories to a measured recommender.
 
     Raises:
         InputError: The data, the config or the run directory cannot be worked with.
     """
     began = time.perf_counter()
-    rank, num_ranks = torch.distributed.get_rank(), torch.distributed.get_world_size()
-    is_first = rank == 0
-    say = console.print if is_first else lambda *_, **__: None
-
-    # -- run directory and data -------------------------------------------------------------------
-    run, catalog, vocabulary, texts, histories = open_run(config, resume, overwrite, is_first)
-    run_dir = run.root
-    say(
-        f"{run_dir}: {catalog.num_items:,} items, {len(histories):,} users, "
+    run, catalog, vocabulary, texts, histories = data
+    num_ranks, is_first = torch.distributed.get_world_size(), torch.distributed.get_rank() == 0
+    log_rank0 = console.print if is_first else lambda *_, **__: None
+    log_rank0(
+        f"{run.root}: {catalog.num_items:,} items, {len(histories):,} users, "
         f"{len(histories.tokens):,} events to train on, {len(vocabulary):,} text tokens"
     )
 
-    # -- device -----------------------------------------------------------------------------------
-    threads = set_threads(config.train)
+    # -- device and threads -----------------------------------------------------------------------
+    device = torch.device(get_accelerator().current_device_name())
+    threads = set_threads(config.train, threads_before(run.checkpoints))
     dtype = "bfloat16" if ds_config["bf16"]["enabled"] else "float32"
     zero_stage = ds_config.get("zero_optimization", {}).get("stage", 0)
-    say(f"ZeRO-{zero_stage}, {num_ranks} rank(s) x {threads} thread(s), {dtype}")
+    log_rank0(
+        f"ZeRO-{zero_stage}, {num_ranks} rank(s) x {threads.num_threads} thread(s) "
+        f"({threads.reason}), {dtype}"
+    )
 
     # -- stage 1: the LLM learns to say an item in a few vectors ----------------------------------
     stage = TokenizerStage(config, texts, len(vocabulary))
+    if is_first:
+        _check_shards(config, data, stage, num_ranks * ds_config["gradient_accumulation_steps"])
     if not run.is_complete(run.tokenizer_weights):
         initial = initial_tokenizer_weights(config, len(vocabulary))
-        weights = train_stage(stage, config, ds_config, run_dir, initial)
-        _finish_stage(weights, run, run.tokenizer_weights, is_first)
+        weights = train_stage(stage, Training(config, ds_config, run.root), initial)
+        _finish_stage(run, {run.tokenizer_weights: weights})
 
     # -- discretisation: vectors become codes -----------------------------------------------------
-    if is_first and not run.is_complete(run.sids):
-        with run.writing(run.sids):
-            _tokenize_catalog(config, stage, texts, run, catalog.item_ids)
-    torch.distributed.barrier()
+    if not run.is_complete(run.sids):
+        tokenizer = stage.build()
+        load_weights(tokenizer, run.tokenizer_weights)
+        vectors = encode_over_ranks(tokenizer.to(device), texts, config.tokenizer.num_codes, device)
+        if vectors is not None:
+            with run.writing(run.sids):
+                make_sids(vectors, catalog.item_ids, config).save(run.sids)
+    wait_for_first("discretisation")
     table = SidTable.load(run.sids)
-    say(describe(sid_report(table.sids, table.codebook_sizes, config.tokenizer.num_codes)))
+    log_rank0(describe(sid_report(table.sids, table.codebook_sizes, config.tokenizer.num_codes)))
 
     # -- stage 2: the same weights learn to write the next item's codes --------------------------
     recommender = RecommenderStage(config, texts, len(vocabulary), histories, table)
     if not run.is_complete(run.model_weights):
-        start = initial_recommender_weights(config, read_weights(run.tokenizer_weights), table)
-        weights = train_stage(recommender, config, ds_config, run_dir, start.items())
-        if config.recommender.scoring:
-            weights, answers = split_answers(weights)
-            _finish_stage(answers, run, run.scoring_weights, is_first)
-        _finish_stage(weights, run, run.model_weights, is_first)
+        start = initial_recommender_weights(
+            config, read_weights(run.tokenizer_weights), table, recommender.num_labels
+        )
+        validate = Validation(Run(run), device) if config.train.eval_every else None
+        training = Training(config, ds_config, run.root, validate)
+        weights, labels = recommender.split_labels(
+            train_stage(recommender, training, start.items())
+        )
+        files = {run.scoring_weights: labels["scoring"]} if "scoring" in labels else {}
+        _finish_stage(run, {**files, run.model_weights: weights})
 
     # -- evaluation -------------------------------------------------------------------------------
     if is_first:
         if not run.is_complete(run.trie):
             with run.writing(run.trie):
                 ItemTrie(table.sids, list(table.codebook_sizes)).save(str(run.trie))
-        metrics = evaluate_run(run_dir)
+        metrics = evaluate_run(run.root)
         with run.writing(run.metrics):
             save_metrics(metrics, run.metrics)
         print_metrics(metrics, console)
-        say(f"done in {time.perf_counter() - began:.0f} s; recommend with")
-        say(f"  store-engine recommend {run_dir} --history ID,ID,ID")
-    torch.distributed.barrier()
-    run.close()
+        log_rank0(f"done in {time.perf_counter() - began:.0f} s; recommend with")
+        log_rank0(f"  store-engine recommend {run.root} --history ID,ID,ID")
+        run.close()
+    wait_for_first("evaluation")
 
 
-def _finish_stage(
-    weights: dict[str, torch.Tensor], run: RunDirectory, path: Path, is_first: bool
-) -> None:
+def _check_shards(config: Config, data: RunData, stage: TokenizerStage, num_shards: int) -> None:
+    """Refuses, before anything is trained, steps too small for all ranks and micro-batches.
+
+    Raises:
+        InputError: A step of either stage is.
+    """
+    stage.check_shards(num_shards)
+    settings, num_items = config.tokenizer, data.catalog.num_items
+    # what an item's SID will be is not known yet, but how long: it decides what a step holds
+    num_levels = settings.num_codes + (settings.collisions == "suffix")
+    sids = torch.zeros(num_items, num_levels, dtype=torch.int32).numpy()
+    sizes = (settings.codebook_size,) * num_levels
+    table = SidTable(sids, sizes, data.catalog.item_ids)
+    planned = RecommenderStage(config, data.texts, len(data.vocabulary), data.train, table)
+    planned.check_shards(num_shards)
+
+
+def _finish_stage(run: RunDirectory, files: dict[Path, dict[str, torch.Tensor]]) -> None:
     """Writes a stage's weights; once the run lists them, the stage is done."""
-    if is_first:
-        with run.writing(path):
-            save_weights(weights, path)
-    torch.distributed.barrier()
-
-
-def _tokenize_catalog(
-    config: Config,
-    stage: TokenizerStage,
-    texts: ItemTexts,
-    run: RunDirectory,
-    item_ids: tuple[str, ...],
-) -> None:
-    """Encodes every item and writes its SID."""
-    settings = config.tokenizer
-    tokenizer = stage.build()
-    load_weights(tokenizer, run.tokenizer_weights)
-    vectors = encode_catalog(tokenizer, texts, settings.num_codes)
-    quantizer = fit_quantizer(
-        vectors,
-        settings.codebook_size,
-        settings.pca_dim,
-        settings.kmeans_iterations,
-        config.train.seed,
-    )
-    codes, distances = quantizer.assign(vectors), quantizer.distances(vectors)
-    sids, sizes = resolve_collisions(codes, settings.codebook_size, distances, settings.collisions)
-    SidTable(sids, sizes, item_ids, quantizer).save(run.sids)
+    if torch.distributed.get_rank() == 0:
+        for path, weights in files.items():
+            with run.writing(path):
+                save_weights(weights, path)
+    wait_for_first(f"weights of {[path.name for path in files]}")
 
 
 if __name__ == "__main__":

@@ -1,6 +1,7 @@
 """The layering of the package: who may import whom. Change the table with care."""
 
 import ast
+import re
 from pathlib import Path
 
 ROOT = Path(__file__).parents[1]
@@ -27,6 +28,24 @@ LAYERS = [
     "cli",
 ]
 ENTRY_POINTS = {"__init__", "__main__", "train"}
+# rooms of csrc/store_engine and the rooms that each may include besides itself
+CORE_ROOMS = {
+    "base": set(),
+    "simd": {"base"},
+    "trie": {"base", "simd"},
+    "search": {"base", "simd", "trie"},
+    "model": {"base", "simd"},
+}
+# what a room may include besides the C++ standard library
+SYSTEM_HEADERS = {
+    "base": {
+        *("dlfcn.h", "fcntl.h", "link.h", "pthread.h", "unistd.h"),
+        *("sys/mman.h", "sys/stat.h"),
+    },
+    "simd": {"arm_neon.h", "immintrin.h"},
+}
+QUOTED = re.compile(r'^#(?:include|define STORE_ENGINE_KERNELS) "([^"]+)"', re.M)
+ANGLED = re.compile(r"^#include <([^>]+)>", re.M)
 FREE_OF_PACKAGE = {"numpy", "torch", "triton"}  # what a kernel may import besides its own layer
 
 
@@ -63,19 +82,40 @@ def test_layers_only_import_lower_ones():
 
 
 def test_kernels_know_torch_and_triton_alone():
-    standard = {"collections", "functools", "math", "os", "typing"}
+    standard = {"collections", "contextlib", "functools", "math", "os", "sys", "typing"}
     for path in (ROOT / "kernels").glob("*.py"):
         roots = {name.split(".")[0] for name in imports(path)}
         assert roots <= {*standard, *FREE_OF_PACKAGE, "store_engine"}, path
         assert layers_imported(path) <= {"kernels"}, path
 
 
-def test_core_is_free_of_python():
-    headers = list((ROOT / "csrc" / "store_engine").glob("*.h"))
-    assert headers
-    for header in headers:
-        includes = [line for line in header.read_text().splitlines() if line.startswith("#include")]
-        assert not any("pybind11" in i or "Python.h" in i or "torch" in i for i in includes), header
+def test_core_includes_downward_only():
+    core = ROOT / "csrc" / "store_engine"
+    assert {path.name for path in core.iterdir()} == set(CORE_ROOMS)
+    checked = 0
+    for header in core.rglob("*.h"):
+        checked += 1
+        room = header.parent.name
+        text = header.read_text(encoding="utf-8")
+        assert "detail::" not in text, header  # what another header uses is no detail
+        for name in QUOTED.findall(text):
+            assert name.startswith("store_engine/"), (header, name)
+            assert (ROOT / "csrc" / name).is_file(), (header, name)
+            assert name.split("/")[1] in {room, *CORE_ROOMS[room]}, (header, name)
+        for name in ANGLED.findall(text):  # the C++ standard's names have no ending
+            assert "." not in name or name in SYSTEM_HEADERS.get(room, set()), (header, name)
+    assert checked > 20
+
+
+def test_bindings_alone_know_python_and_no_name_is_there_twice():
+    names = [path.name for path in (ROOT / "csrc").rglob("*.h")]
+    assert len(names) == len(set(names))
+    for path in (ROOT / "csrc" / "bindings").iterdir():
+        text = path.read_text(encoding="utf-8")
+        rooms = {name.split("/")[0] for name in QUOTED.findall(text)}
+        assert rooms <= {"bindings", "store_engine"}, path
+        before = text.partition("namespace store_engine::bindings {")[0]
+        assert not re.search(r"^\s*using ", before, re.M), path
 
 
 def test_names_at_the_top_shadow_no_package():

@@ -1,36 +1,22 @@
 """Which items each request of a batch may be given, for every backend of the search.
 
-The C++ core has its own form. PyTorch counts instead: the items below a node are a range of ranks
-(see `trie_arrays`), so a node is alive iff the range holds more allowed than excluded items. Both
-numbers are differences of running counts over the ranks: a look-up for the allowed items, a binary
-search for the excluded ones. The Triton kernel reads a bitmask over the ranks.
+One filter has two forms. The C++ core's (`core`) keeps sets and exclusions apart. PyTorch and the
+Triton kernel read one bit per item, by rank (`bits`; see `trie_arrays`): the items below a node are
+a range of ranks, so a node is alive iff more allowed items stand before the range's end than before
+its beginning.
 """
 
 import functools
 from collections.abc import Sequence
-from typing import NamedTuple
 
 import numpy as np
 import torch
-import torch.nn.functional as F
 from numpy.typing import NDArray
 from torch import Tensor
 
 from store_engine import _C
 from store_engine.catalog.trie_arrays import SearchTrie, TrieArrays, require_arrays
-from store_engine.kernels import trie_topk
-
-
-class _Counts(NamedTuple):
-    """What the filter looks up in PyTorch.
-
-    The key of a request and a rank is request * (num_items + 1) + rank.
-    Requests that share an allowed set share its running count.
-    """
-
-    set_id: Tensor  # (batch,) int64, which allowed set each request has
-    num_allowed_before: Tensor  # (num_sets, num_items + 1) int64, by rank
-    excluded_keys: Tensor  # (num_excluded,) int64 ascending, of allowed but excluded items
+from store_engine.kernels.trie_topk import ItemBits, pack_items, word_ranks
 
 
 class ItemFilter:
@@ -70,11 +56,9 @@ class ItemFilter:
         Returns:
             bool, of the shape that `request` and `nodes` broadcast to.
         """
-        first_rank = self._arrays.item_begin[level]
-        end, begin = first_rank[nodes + 1], first_rank[nodes]
-        return self._num_left_before(request, end) > self._num_left_before(request, begin)
+        return self.bits(level).is_alive(request, nodes)
 
-    def only_leaves(self, level: int, nodes: Tensor) -> tuple[Tensor, Tensor]:
+    def unique_leaves(self, level: int, nodes: Tensor) -> tuple[Tensor, Tensor]:
         """Finds the SID below each node where the request may be given only one.
 
         Args:
@@ -103,66 +87,47 @@ class ItemFilter:
 
     def is_allowed(self) -> Tensor:
         """(batch, num_items) bool by rank: whether the request may be given the item."""
-        request = torch.arange(len(self._allow), device=self._arrays.device)[:, None]
-        rank = torch.arange(self._arrays.num_items + 1, device=self._arrays.device)
-        return self._num_left_before(request, rank).diff(dim=1) > 0
+        rank = torch.arange(self._arrays.num_items, device=self._arrays.device)
+        bits = self._words[:, rank >> 5] >> (rank & 31).int()
+        return (bits & 1).bool()
 
-    def bitmask(self, level: int) -> trie_topk.ItemFilter:
-        """The filter as the Triton kernel takes it.
+    def bits(self, level: int) -> ItemBits:
+        """The form that PyTorch and the Triton kernel read.
 
         Args:
             level: Level of the nodes that are candidates.
         """
-        return self._bitmask._replace(item_begin=self._arrays.item_begin[level])
-
-    @functools.cached_property
-    def _bitmask(self) -> trie_topk.ItemFilter:
-        return trie_topk.item_filter(self.is_allowed(), self._arrays.item_begin[-1])
-
-    def _num_left_before(self, request: Tensor, rank: Tensor) -> Tensor:
-        """How many items of lower rank a request may be given, but for a constant per request.
-
-        The constant is the number of items that earlier requests exclude; differences between two
-        ranks are free of it.
-        """
-        set_id, num_allowed_before, excluded_keys = self._counts
-        key = request * (self._arrays.num_items + 1) + rank
-        num_excluded_before = torch.searchsorted(excluded_keys, key)
-        return num_allowed_before[set_id[request], rank] - num_excluded_before
+        return ItemBits(self._arrays.item_begin[level], self._words, self._word_ranks)
 
     @property
     def _arrays(self) -> TrieArrays:
         return require_arrays(self._trie)
 
     @functools.cached_property
-    def _counts(self) -> _Counts:
-        return _count(self._arrays, self._allow, self._offsets, self._excluded)
+    def _words(self) -> Tensor:
+        """(batch, num_words) int32: the bits of each request's set without those it excludes."""
+        trie, sets = self._arrays, list(dict.fromkeys(self._allow))
+        device = trie.device
 
+        def ranks_of(rows: NDArray[np.int64]) -> Tensor:
+            return trie.ranks[torch.from_numpy(rows).to(device)]
 
-def _count(
-    trie: TrieArrays,
-    allow: list[_C.RowSet | None],
-    offsets: NDArray[np.int64],
-    excluded: NDArray[np.int64],
-) -> _Counts:
-    """Counts the allowed items by rank, and sorts the excluded ones."""
-    device, num_items = trie.device, trie.num_items
+        is_allowed = torch.ones(len(sets), trie.num_items, dtype=torch.bool, device=device)
+        for i, row_set in enumerate(sets):
+            if row_set is not None:
+                is_allowed[i] = False
+                is_allowed[i, ranks_of(row_set.rows())] = True
+        set_id = torch.tensor([sets.index(row_set) for row_set in self._allow], device=device)
+        words = pack_items(is_allowed)[set_id]
 
-    def ranks_of(rows: NDArray[np.int64]) -> Tensor:
-        return trie.ranks[torch.from_numpy(rows).to(device)]
+        num_excluded = torch.from_numpy(np.diff(self._offsets))
+        request = torch.arange(len(self._allow)).repeat_interleave(num_excluded).to(device)
+        bit = request * (32 * words.shape[1]) + ranks_of(self._excluded)
+        bit = bit.unique()  # an item that is excluded twice has one bit
+        mask = torch.zeros(words.numel(), dtype=torch.int64, device=device)
+        mask.index_add_(0, bit >> 5, torch.ones_like(bit) << (bit & 31))
+        return words & ~mask.int().view_as(words)
 
-    sets = list(dict.fromkeys(allow))
-    set_id = torch.tensor([sets.index(row_set) for row_set in allow], device=device)
-    is_allowed = torch.ones(len(sets), num_items, dtype=torch.bool, device=device)
-    for i, row_set in enumerate(sets):
-        if row_set is not None:
-            is_allowed[i] = False
-            is_allowed[i, ranks_of(row_set.rows())] = True
-
-    num_excluded = torch.from_numpy(np.diff(offsets))
-    request = torch.arange(len(allow)).repeat_interleave(num_excluded).to(device)
-    rank = ranks_of(excluded)
-    # an item that is not allowed anyway, or is excluded twice, must be subtracted once
-    is_subtracted = is_allowed[set_id[request], rank]
-    keys = (request * (num_items + 1) + rank)[is_subtracted].unique()
-    return _Counts(set_id, F.pad(is_allowed.cumsum(1), (1, 0)), keys)
+    @functools.cached_property
+    def _word_ranks(self) -> Tensor:
+        return word_ranks(self._words)

@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from store_engine._C import ItemTrie, Snapshot
+from store_engine.kernels.ragged import ragged_ranges
 
 
 class SearchTrie:
@@ -103,7 +104,7 @@ class TrieArrays(SearchTrie):
             begins.append(begins[-1][child_begin])
         return begins[::-1]
 
-    def only_leaves(self, level: int, nodes: Tensor) -> tuple[Tensor, Tensor]:
+    def unique_leaves(self, level: int, nodes: Tensor) -> tuple[Tensor, Tensor]:
         """Finds the SID below each node where there is only one.
 
         Args:
@@ -187,19 +188,3 @@ def require_arrays(trie: SearchTrie) -> TrieArrays:
     if not isinstance(trie, TrieArrays):
         raise TypeError("only the C++ core searches a snapshot; take CatalogView.compacted")
     return trie
-
-
-def ragged_ranges(first: Tensor, length: Tensor) -> tuple[Tensor, Tensor]:
-    """Writes the ranges first[i] : first[i] + length[i] one behind the other.
-
-    Args:
-        first: (num_ranges,) int64.
-        length: (num_ranges,) int64, none negative.
-
-    Returns:
-        owner: (total,) int64, the i each number comes from.
-        number: (total,) int64.
-    """
-    owner = torch.arange(len(first), device=first.device).repeat_interleave(length)
-    before = length.cumsum(0) - length
-    return owner, torch.arange(len(owner), device=first.device) + (first - before)[owner]

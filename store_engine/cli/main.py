@@ -197,6 +197,9 @@ def print_json(value: Any) -> None:
 
 
 def _start(verb: str, arguments: list[str]) -> int:
+    # libgomp reads it when torch is loaded: a thread that waits for the others sleeps soon. On
+    # cores that other processes keep busy, long spinning makes two threads ten times slower
+    os.environ.setdefault("GOMP_SPINCOUNT", "1000")
     status: int = importlib.import_module(f"store_engine.cli.{verb}").main(arguments)
     return status
 

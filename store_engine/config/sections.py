@@ -149,7 +149,8 @@ class TrainConfig:
     keep: Literal["best", "last"] = "last"  # the weights that stage 2 ends with
     # measurements without a better one, after which stage 2 stops; 0 = never
     patience: int = setting(0, 0, 1_000_000)
-    threads: int = setting(0, 0, 1024, is_runtime=True)  # per rank; 0 = cores / ranks
+    # per rank; 0 = OMP_NUM_THREADS, or as many as are fastest on cores / ranks
+    threads: int = setting(0, 0, 1024, is_runtime=True)
     fused_loss: bool = True  # False: materialise the logits; slower, the same losses
     # stage 2: keep the layers' inputs, recompute the rest; the same losses
     activation_checkpointing: bool = setting(False, is_runtime=True)

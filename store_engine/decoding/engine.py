@@ -2,36 +2,51 @@
 
 import contextlib
 import dataclasses
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator
 from pathlib import Path
-from typing import Literal, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from torch import Tensor
 
 from store_engine._C import ItemTrie, RowSet
 from store_engine.catalog.catalog_view import CatalogView
 from store_engine.catalog.item_filter import ItemFilter
+from store_engine.catalog.item_ids import check_histories
 from store_engine.catalog.live_catalog import LiveCatalog
-from store_engine.catalog.trie_arrays import SearchTrie, require_arrays
+from store_engine.catalog.trie_arrays import SearchTrie
 from store_engine.config import DecodingConfig
 from store_engine.data.catalog import Catalog
-from store_engine.decoding.beam import beam_search
-from store_engine.decoding.beam_step import Backend, choose_backend
+from store_engine.decoding.backends import (
+    BackendName,
+    NonFiniteLogitsError,
+    SearchSpace,
+    resolve_backend,
+)
+from store_engine.decoding.beam_search import beam_search
 from store_engine.decoding.exact import score_catalog
 from store_engine.decoding.ranking import Ranking, rank_beams, rank_scores
+from store_engine.decoding.search_options import (
+    SearchOptions,
+    sets_per_history,
+    takes_search_options,
+)
 from store_engine.errors import InputError
-from store_engine.inference.contexts import Contexts, Rows, batches, check_rows, pack
-from store_engine.inference.cpu_model import choose_dtype, for_decoding
+from store_engine.inference.decoding_model import (
+    NonFiniteWeightsError,
+    check_finite,
+    prepare_for_decoding,
+)
+from store_engine.inference.fork_guard import install_fork_guard, report_fork
 from store_engine.inference.kv_cache import KVCache
+from store_engine.inference.prefill_batch import PrefillBatch, batches, check_rows
 from store_engine.inference.prefix_cache import PrefixCache
+from store_engine.model.dtype import Dtype, choose_dtype
 from store_engine.model.store_model import StoreModel
 from store_engine.runs.run import Run, load_run
 
-# an expression over defined item sets, for all histories or one per history; None: all items
-Sets = str | Sequence[str | None] | None
+_MAX_BEAMS = 1 << 17  # of all requests of a batch
 
 
 class Recommendation(NamedTuple):
@@ -46,7 +61,8 @@ class Engine:
 
     Args:
         model: The recommender, on the device and in the dtype to decode in; put in eval mode. On a
-            CPU its layers are copied in another layout: later changes of them have no part.
+            CPU the engine decodes with a copy of its layers in another layout, which later changes
+            of the layers do not reach.
         catalog: The items, in row order.
         sids: (num_items, num_levels) int32, each row's SID.
         bos: Id of the text token that every history begins with.
@@ -54,10 +70,12 @@ class Engine:
         config: Defaults of the search: beam width, normalisation, batch size, exclusion; and the
             memory for the contexts of earlier requests, with which a user's next request computes
             its new items only. The dtype is the model's.
-        backend: Which beam step runs: "cpp", "torch", or "auto" (cpp on the CPU).
+        backend: Which implementation searches: "cpp", "torch", "triton", or "auto": cpp on a CPU,
+            on a GPU triton where it can run, else torch.
         trie: The trie of `sids`, when it is already built.
 
     Raises:
+        InputError: A weight is NaN or infinite.
         ValueError: The parts do not fit each other.
     """
 
@@ -70,7 +88,7 @@ class Engine:
         bos: int,
         max_history: int = 50,
         config: DecodingConfig | None = None,
-        backend: Backend = "auto",
+        backend: BackendName = "auto",
         trie: ItemTrie | None = None,
     ) -> None:
         want = (catalog.num_items, len(model.codebook_sizes))
@@ -82,20 +100,19 @@ class Engine:
                 f"the trie must hold {want[0]} items of {want[1]} levels, "
                 f"got {trie.num_items} of {trie.num_levels}"
             )
-        self.model = model.eval()
-        self._model = for_decoding(model)
+        check_finite(model)
+        self._model = prepare_for_decoding(model)
         self.max_history = max_history
         self.config = config or DecodingConfig()
-        self.backend = backend
-        weight = model.code_head.weight
-        self.device, self._dtype = weight.device, weight.dtype
-        choose_backend(backend, self.device)  # refuses an unknown name now, not at the first call
+        self.device = self._model.device
+        self._backend = resolve_backend(backend, self.device)
         self._bos = bos
         offsets = torch.tensor(model.vocabulary.level_offsets, device=self.device)
         self._items = LiveCatalog(catalog, sids, trie, offsets)
-        room = self.config.prefix_cache_mib
-        self._prefixes = PrefixCache(room, trie.num_levels) if room else None
+        budget = self.config.prefix_cache_mib
+        self._prefixes = PrefixCache(budget, trie.num_levels) if budget else None
         self._idle_caches: list[KVCache] = []
+        install_fork_guard()
 
     @classmethod
     def load(
@@ -103,8 +120,8 @@ class Engine:
         run_dir: str | Path | Run,
         *,
         device: str = "auto",
-        dtype: Literal["auto", "float32", "bfloat16"] | None = None,
-        backend: Backend = "auto",
+        dtype: Dtype | None = None,
+        backend: BackendName = "auto",
         prefix_cache_mib: float | None = None,
     ) -> "Engine":
         """Loads a finished run.
@@ -112,14 +129,15 @@ class Engine:
         Args:
             run_dir: What training wrote; or a run that is open, whose model is taken over.
             device: "cpu", "cuda", or "auto": cuda where there is one.
-            dtype: Of the weights; by default the run's config. "auto": bfloat16 where the machine
-                computes in it, else float32.
+            dtype: Dtype of the weights; by default the run's config. "auto": bfloat16 where the
+                device computes in it, else float32.
             backend: See the class.
             prefix_cache_mib: Memory for the contexts of earlier requests; by default the run's
                 config, 0 keeps none. The results are the same.
 
         Raises:
-            InputError: The directory is missing, unfinished, damaged or of another format.
+            InputError: The directory is missing, unfinished, damaged or of another format, or its
+                weights are NaN or infinite.
         """
         run = run_dir if isinstance(run_dir, Run) else load_run(run_dir)
         if device == "auto":
@@ -127,16 +145,24 @@ class Engine:
         config = run.config.decoding
         if prefix_cache_mib is not None:
             config = dataclasses.replace(config, prefix_cache_mib=prefix_cache_mib)
-        return cls(
-            run.model.to(device, choose_dtype(dtype or config.dtype, device)),
-            run.catalog,
-            run.sid_table.sids,
-            bos=run.vocabulary.bos_id,
-            max_history=run.config.data.max_history,
-            config=config,
-            backend=backend,
-            trie=run.trie,
-        )
+        try:
+            return cls(
+                run.model.to(device, choose_dtype(dtype or config.dtype, device)),
+                run.catalog,
+                run.sid_table.sids,
+                bos=run.vocabulary.bos_id,
+                max_history=run.config.data.max_history,
+                config=config,
+                backend=backend,
+                trie=run.trie,
+            )
+        except NonFiniteWeightsError as error:
+            raise NonFiniteWeightsError(f"{run.directory.model_weights}: {error}") from error
+
+    @property
+    def model(self) -> StoreModel:
+        """The trained model."""
+        return self._model.source
 
     @property
     def catalog(self) -> Catalog:
@@ -190,167 +216,132 @@ class Engine:
         """
         self._items.define(name, item_ids)
 
+    @takes_search_options
     def recommend(
-        self,
-        histories: Sequence[Sequence[str]],
-        k: int = 10,
-        *,
-        allow: Sets = None,
-        deny: Sets = None,
-        exclude: Sequence[Sequence[str]] | None = None,
-        exclude_history: bool | None = None,
-        beam_width: int | None = None,
-        exact: bool = False,
-        backend: Backend | None = None,
+        self, histories: Iterable[Iterable[str]], options: SearchOptions
     ) -> list[list[Recommendation]]:
         """Finds the k items most likely to follow each history.
 
         Args:
             histories: Item ids of each user, oldest first. An empty history is allowed.
-            k: Items wanted.
-            allow: Recommend items of this set only: an expression over names that were given to
-                `define`, such as "in_stock & (books | games)"; or one per history, None for all.
-            deny: Recommend no item of this set; of the same form.
-            exclude: Per history, items not to recommend, such as those on the page already.
-            exclude_history: Never recommend an item of the history; by default as the run's config.
-            beam_width: Prefixes kept while searching, at least k; wider is closer to exact. By
-                default the run's, or k where that is larger.
-            exact: Score the whole catalogue instead of searching with a beam. Slow.
-            backend: "cpp" or "torch"; by default the engine's.
+            options: The fields of `SearchOptions`, as arguments of their own: `k` first or by
+                name, the others by name.
 
         Returns:
             Per history k items, best first, or as many as it may be given.
 
         Raises:
-            InputError: An item id is not in the catalogue, an item set is not defined, or
-                beam_width < k.
-            TypeError: `histories` is not a list of lists.
+            InputError: An item id is not in the catalogue, an item set is not defined, or an
+                option is out of its range.
+            TypeError: `histories` is not a list of lists, or an option is of another type.
         """
-        if isinstance(histories, str) or any(isinstance(history, str) for history in histories):
-            raise TypeError("histories must be a list of lists of item ids: [['50', '181'], ...]")
-        found, logprobs = self.recommend_rows(
-            self._rows_of(histories),
-            k,
-            allow=allow,
-            deny=deny,
-            exclude=None if exclude is None else self._rows_of(exclude),
-            exclude_history=exclude_history,
-            beam_width=beam_width,
-            exact=exact,
-            backend=backend,
-        )
+        rows = self._rows_of(histories, "histories")
+        if options.exclude is not None:
+            excluded = self._rows_of(options.exclude, "exclude", is_ordered=False)
+            options = dataclasses.replace(options, exclude=excluded)
+        found, logprobs = self._search(rows, options)
         name = self._items.item_id
         return [
             [Recommendation(name(r), p) for r, p in zip(one, scores, strict=True) if r >= 0]
             for one, scores in zip(found.tolist(), logprobs.tolist(), strict=True)
         ]
 
-    def _rows_of(self, lists: Sequence[Sequence[str]]) -> list[list[int]]:
-        return [[self._items.row_of(item_id) for item_id in item_ids] for item_ids in lists]
+    def _rows_of(
+        self, lists: Iterable[Iterable[str]], what: str, *, is_ordered: bool = True
+    ) -> list[list[int]]:
+        rows = []
+        known = self._items.view.table
+        checked = check_histories(lists, what, known=known, is_ordered=is_ordered)
+        for i, item_ids in enumerate(checked):
+            try:
+                rows.append([self._items.row_of(item_id) for item_id in item_ids])
+            except InputError as error:
+                raise InputError(f"{what}[{i}]: {error}") from error
+        return rows
 
-    @torch.inference_mode()
-    def recommend_rows(
-        self,
-        histories: Sequence[Rows],
-        k: int = 10,
-        *,
-        allow: Sets = None,
-        deny: Sets = None,
-        exclude: Sequence[Rows] | None = None,
-        exclude_history: bool | None = None,
-        beam_width: int | None = None,
-        exact: bool = False,
-        backend: Backend | None = None,
-    ) -> Ranking:
-        """Like `recommend`, in catalogue rows.
+    @takes_search_options
+    def recommend_rows(self, histories: Iterable[Iterable[int]], options: SearchOptions) -> Ranking:
+        """Finds catalogue rows as `recommend` finds items.
 
         Args:
             histories: Catalogue rows of each user, oldest first.
-            k: As in `recommend`, like all that follow.
-            allow: The same.
-            deny: The same.
-            exclude: The same, in catalogue rows.
-            exclude_history: The same.
-            beam_width: The same.
-            exact: The same.
-            backend: The same.
+            options: The fields of `SearchOptions` as `recommend` takes them, with rows in
+                `exclude`.
 
         Returns:
             Rows (num_histories, k), -1 where a history may be given fewer than k items, and their
             log-probabilities, -inf there.
 
         Raises:
-            InputError: A row is not in the catalogue, an item set is not defined, or
-                beam_width < k.
+            InputError: A row is not in the catalogue, an item set is not defined, or an option is
+                out of its range.
+            TypeError: A history is not a list of rows, or an option is of another type.
         """
-        if k < 1:
-            raise InputError(f"k must be at least 1, got {k}")
-        width = max(self.config.beam_width, k) if beam_width is None else beam_width
-        if width < k:
-            raise InputError(f"beam_width must be at least k, got beam_width {width} < k {k}")
-        num, view, backend = len(histories), self._items.view, backend or self.backend
-        if exact or choose_backend(backend, self.device) != "cpp":
+        return self._search(histories, options)
+
+    @torch.inference_mode()
+    def _search(self, histories: Iterable[Iterable[int]], options: SearchOptions) -> Ranking:
+        report_fork()
+        view, backend = self._items.view, self._backend
+        if options.backend is not None:
+            backend = resolve_backend(options.backend, self.device)
+        if options.exact or backend.reads_arrays:
             view = view.compacted
         checked = check_rows(histories, len(view.tokens), "history")
-        allowed = self._allowed(view, allow, deny, num)
-        excluded = self._excluded(view, checked, exclude, exclude_history)
+        num, k, width = len(checked), options.k, options.width(self.config.beam_width)
+        allowed = self._allowed(view, options, num)
+        excluded = self._excluded(view, options, checked)
 
         rows = np.full((num, k), -1, dtype=np.int64)
         logprobs = np.full((num, k), -np.inf, dtype=np.float32)
-        for ids in batches(checked, self.config.batch_size):
+        # more beams than that at once would take too much memory for keys and values
+        batch_size = max(1, min(self.config.batch_size, _MAX_BEAMS // width))
+        for ids in batches(checked, batch_size):
             item_filter = None
             if any(allowed[i] is not None or len(excluded[i]) for i in ids):
                 item_filter = ItemFilter(
                     view.trie, [allowed[i] for i in ids], [excluded[i] for i in ids]
                 )
-            contexts = self._contexts(view, [checked[i] for i in ids])
-            if exact:
-                scores = self._score(view, contexts, item_filter)
-                found = rank_scores(require_arrays(view.trie), scores, k, item_filter)
-            else:
-                with self._cache() as cache:
-                    beams = beam_search(
-                        self._model,
-                        view.trie,
-                        cache,
-                        contexts,
-                        width,
-                        normalize=self.config.normalize,
-                        backend=backend,
-                        item_filter=item_filter,
-                    )
-                found = rank_beams(view.trie, beams, k, item_filter)
+            normalize = options.normalize or self.config.normalize
+            space = SearchSpace(view.trie, item_filter, normalize)
+            batch = self._prefill_batch(view, [checked[i] for i in ids])
+            with self._cache(ids) as cache:
+                if options.exact:
+                    scores = score_catalog(self._model, space, cache, batch)
+                    found = rank_scores(space, scores, k)
+                else:
+                    beams = beam_search(self._model, space, cache, batch, width, backend)
+                    found = rank_beams(space, beams, k)
             rows[ids], logprobs[ids] = view.rows(found[0]), found[1]
         return rows, logprobs
 
     @staticmethod
-    def _allowed(view: CatalogView, allow: Sets, deny: Sets, num: int) -> list[RowSet | None]:
+    def _allowed(view: CatalogView, options: SearchOptions, num: int) -> list[RowSet | None]:
         """Per history the set of the trie's rows it may be given; None: everything."""
-        both = zip(_per_history("allow", allow, num), _per_history("deny", deny, num), strict=True)
-        return [view.sets.resolve(*pair) for pair in both]
+        allow = sets_per_history("allow", options.allow, num)
+        deny = sets_per_history("deny", options.deny, num)
+        return [view.sets.resolve(*pair) for pair in zip(allow, deny, strict=True)]
 
     def _excluded(
-        self,
-        view: CatalogView,
-        histories: list[NDArray[np.int64]],
-        exclude: Sequence[Rows] | None,
-        exclude_history: bool | None,
+        self, view: CatalogView, options: SearchOptions, histories: list[NDArray[np.int64]]
     ) -> list[NDArray[np.int64]]:
         """Per history the trie's rows it may not be given."""
         excluded = [np.zeros(0, dtype=np.int64)] * len(histories)
-        if exclude is not None:
-            if len(exclude) != len(histories):
+        if options.exclude is not None:
+            excluded = check_rows(options.exclude, len(view.tokens), "exclude")
+            if len(excluded) != len(histories):
                 raise InputError(
-                    f"exclude must hold one list per history ({len(histories)}), got {len(exclude)}"
+                    f"exclude must hold one list per history ({len(histories)}), "
+                    f"got {len(excluded)}"
                 )
-            excluded = check_rows(exclude, len(view.tokens), "exclude")
+        exclude_history = options.exclude_history
         if self.config.exclude_history if exclude_history is None else exclude_history:
             pairs = zip(excluded, histories, strict=True)
             excluded = [np.concatenate(pair) for pair in pairs]
         return [view.trie_rows(rows) for rows in excluded]
 
     @torch.inference_mode()
-    def score_rows(self, histories: Sequence[Rows]) -> NDArray[np.float32]:
+    def score_rows(self, histories: Iterable[Iterable[int]]) -> NDArray[np.float32]:
         """Scores the whole catalogue exactly, without a beam. Slow: for evaluation and tests.
 
         Args:
@@ -361,47 +352,41 @@ class Engine:
 
         Raises:
             InputError: A row is not in the catalogue.
+            TypeError: A history is not a list of rows.
         """
+        report_fork()
         view = self._items.view.compacted
-        scores = np.full((len(histories), len(view.tokens)), -np.inf, dtype=np.float32)
         checked = check_rows(histories, len(view.tokens), "history")
+        scores = np.full((len(checked), len(view.tokens)), -np.inf, dtype=np.float32)
         rows = view.rows(np.arange(view.trie.num_items))
+        space = SearchSpace(view.trie, normalize=self.config.normalize)
         for ids in batches(checked, self.config.batch_size):
-            found = self._score(view, self._contexts(view, [checked[i] for i in ids]))
+            batch = self._prefill_batch(view, [checked[i] for i in ids])
+            with self._cache(ids) as cache:
+                found = score_catalog(self._model, space, cache, batch)
             scores[np.ix_(ids, rows)] = found.cpu()
         return scores
 
-    def _score(
-        self, view: CatalogView, contexts: Contexts, item_filter: ItemFilter | None = None
-    ) -> Tensor:
-        with self._cache() as cache:
-            return score_catalog(
-                self._model,
-                require_arrays(view.trie),
-                cache,
-                contexts,
-                normalize=self.config.normalize,
-                item_filter=item_filter,
-            )
-
-    def _contexts(self, view: CatalogView, histories: list[NDArray[np.int64]]) -> Contexts:
+    def _prefill_batch(self, view: CatalogView, histories: list[NDArray[np.int64]]) -> PrefillBatch:
         kept = [history[-self.max_history :] for history in histories]
-        return pack(kept, view.tokens, self._bos)
+        return PrefillBatch.from_histories(kept, view.tokens, self._bos)
 
     @contextlib.contextmanager
-    def _cache(self) -> Iterator[KVCache]:
-        """Lends a cache that no other thread holds; one whose batch fails is dropped."""
+    def _cache(self, ids: NDArray[np.int64]) -> Iterator[KVCache]:
+        """Lends a cache that no other thread holds; one whose batch fails is dropped.
+
+        Args:
+            ids: The histories of the batch, which an error about one of them names.
+        """
         try:
             cache = self._idle_caches.pop()
         except IndexError:
-            cache = KVCache(self.model.config, self.device, self._dtype, self._prefixes)
-        yield cache
+            cache = KVCache(self._model.config, self.device, self._model.dtype, self._prefixes)
+        try:
+            yield cache
+        except NonFiniteLogitsError as error:
+            if self._prefixes is not None:  # it may hold what led to them
+                self._prefixes.clear()
+            histories = sorted(int(ids[request]) for request in error.requests)
+            raise NonFiniteLogitsError(histories, error.detail, what="history") from None
         self._idle_caches.append(cache)
-
-
-def _per_history(name: str, sets: Sets, num: int) -> Sequence[str | None]:
-    if sets is None or isinstance(sets, str):
-        return [sets] * num
-    if len(sets) != num:
-        raise InputError(f"{name} must hold one item set per history ({num}), got {len(sets)}")
-    return sets

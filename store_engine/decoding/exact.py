@@ -10,53 +10,44 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from store_engine.catalog.item_filter import ItemFilter
-from store_engine.catalog.trie_arrays import TrieArrays
-from store_engine.decoding.beam import prefill
-from store_engine.decoding.beam_step import Normalize, segment_logsumexp
-from store_engine.inference.contexts import Contexts
+from store_engine.decoding.backends import NonFiniteLogitsError, SearchSpace
+from store_engine.inference.cache_attention import TreeAttention
+from store_engine.inference.decoding_model import DecodingModel
 from store_engine.inference.kv_cache import KVCache
-from store_engine.model.store_model import StoreModel
+from store_engine.inference.prefill import prefill
+from store_engine.inference.prefill_batch import PrefillBatch
+from store_engine.kernels.ragged import segment_logsumexp
+
+_CHUNK_TOKENS = 4096  # prefixes per forward pass, over the whole batch
 
 
 def score_catalog(
-    model: StoreModel,
-    trie: TrieArrays,
-    cache: KVCache,
-    contexts: Contexts,
-    *,
-    normalize: Normalize = "codebook",
-    item_filter: ItemFilter | None = None,
-    chunk_tokens: int = 4096,
+    model: DecodingModel, space: SearchSpace, cache: KVCache, batch: PrefillBatch
 ) -> Tensor:
     """Scores all items.
 
     Args:
-        model: In eval mode.
-        trie: The catalogue.
+        model: The model.
+        space: What may be found; a SID with no item that a request may be given scores -inf.
         cache: Overwritten.
-        contexts: The histories.
-        normalize: Over which codes a softmax runs; see `beam_step`.
-        item_filter: Which items each request may be given; a SID with none of them scores -inf.
-        chunk_tokens: Prefixes per forward pass, over the whole batch.
+        batch: The histories.
 
     Returns:
         (batch, num_items) float32 log-probabilities by catalogue row. Items that share a SID have
         the same.
 
     Raises:
-        ValueError: Logits are NaN.
+        NonFiniteLogitsError: The model gave NaN or +inf for some of the requests.
     """
-    batch = len(contexts.lengths)
-    chunk = max(1, chunk_tokens // batch)
-    cache.start(contexts.lengths, num_tree_slots=chunk * (trie.num_levels - 1))
-    logits = model.level_logits(prefill(model, cache, contexts), 0)[:, None]
-    leaf_scores = logits.new_empty(batch, trie.level_sizes[-1], dtype=torch.float32)
-    lengths = contexts.lengths.to(logits.device)
-    walk = _Walk(model, trie, cache, lengths, normalize, item_filter, chunk, leaf_scores)
+    trie, size = space.arrays, len(batch.lengths)
+    chunk = max(1, _CHUNK_TOKENS // size)
+    cache.start(batch.lengths, num_tree_slots=chunk * (trie.num_levels - 1))
+    logits = model.level_logits(prefill(model, cache, batch), 0)[:, None]
+    leaf_scores = logits.new_empty(size, trie.level_sizes[-1], dtype=torch.float32)
+    walk = _Walk(model, space, cache, chunk, leaf_scores)
     root = torch.zeros(1, dtype=torch.int64, device=logits.device)
     no_slots = root.new_zeros(1, 0)
-    walk.descend(0, root, logits.float(), logits.new_zeros(batch, 1).float(), no_slots)
+    walk.descend(0, root, logits.float(), logits.new_zeros(size, 1).float(), no_slots)
     leaf = torch.searchsorted(trie.item_begin[-1], trie.ranks, right=True) - 1
     return leaf_scores[:, leaf]
 
@@ -65,12 +56,9 @@ def score_catalog(
 class _Walk:
     """What a depth-first walk carries along."""
 
-    model: StoreModel
-    trie: TrieArrays
+    model: DecodingModel
+    space: SearchSpace
     cache: KVCache
-    lengths: Tensor  # (batch,)
-    normalize: Normalize
-    item_filter: ItemFilter | None
     chunk: int
     leaf_scores: Tensor  # (batch, num_leaves), filled on the way
 
@@ -80,28 +68,31 @@ class _Walk:
         """Scores everything below a chunk of nodes of depth `level`.
 
         Args:
-            level: Of the codes that continue the nodes.
+            level: Level of the codes that continue the nodes.
             nodes: (num_nodes,) int64.
             logits: (batch, num_nodes, codebook_size) float32 of that level.
             scores: (batch, num_nodes) float32.
             ancestors: (num_nodes, level) int64, the tree's slots of each node's prefix.
         """
-        if bool(logits.isnan().any()):
-            raise ValueError(f"level {level}: logits NaN")
-        parent, child = self.trie.children(level, nodes)
-        code = self.trie.token[level][child]
+        is_bad = ~(logits.amax((1, 2)) < torch.inf)
+        if bool(is_bad.any()):
+            requests = is_bad.cpu().nonzero()[:, 0].tolist()
+            raise NonFiniteLogitsError(requests, f"level {level}: logits NaN or +inf")
+        trie, item_filter = self.space.arrays, self.space.item_filter
+        parent, child = trie.children(level, nodes)
+        code = trie.token[level][child]
         chosen = logits[:, parent, code]  # (batch, num_children)
-        if self.item_filter is not None:
+        if item_filter is not None:
             request = torch.arange(len(chosen), device=child.device)[:, None]
-            is_alive = self.item_filter.is_alive(level + 1, request, child)
+            is_alive = item_filter.is_alive(level + 1, request, child)
             chosen = chosen.masked_fill(~is_alive, -torch.inf)
-        if self.normalize == "codebook":
+        if self.space.normalize == "codebook":
             log_sum = logits.logsumexp(-1)
         else:
             log_sum = torch.stack([segment_logsumexp(x, parent, len(nodes)) for x in chosen])
-            log_sum = log_sum.clamp(min=torch.finfo(log_sum.dtype).min)  # -inf: no child is left
+        log_sum = log_sum.masked_fill(log_sum == -torch.inf, torch.inf)  # all -inf: none is left
         scores = scores[:, parent] + (chosen - log_sum[:, parent])
-        if level + 1 == self.trie.num_levels:
+        if level + 1 == trie.num_levels:
             self.leaf_scores[:, child] = scores
             return
         for begin in range(0, len(child), self.chunk):
@@ -113,11 +104,11 @@ class _Walk:
 
     def _forward(self, level: int, codes: Tensor, seen: Tensor) -> Tensor:
         """Runs the codes of one level after their prefixes -> the next level's float32 logits."""
-        model, batch, width = self.model, len(self.lengths), len(codes)
-        attend = self.cache.decode(seen.expand(batch, -1, -1), begin=level * self.chunk)
-        embeddings = model.code_embedding(
-            (codes + model.vocabulary.code_offsets[level]).repeat(batch)
-        )
-        positions = (self.lengths + level).repeat_interleave(width)
+        model, lengths = self.model, self.cache.device_lengths
+        batch, width = len(lengths), len(codes)
+        ancestors = seen.expand(batch, -1, -1)
+        attend = TreeAttention(self.cache, ancestors, begin=level * self.chunk)
+        embeddings = model.embed_codes(codes.repeat(batch), level)
+        positions = (lengths + level).repeat_interleave(width)
         hidden = model.transformer(embeddings, positions, attend)
         return model.level_logits(hidden, level + 1).view(batch, width, -1).float()

@@ -6,23 +6,23 @@ import torch.nn.functional as F
 from numpy.typing import NDArray
 from torch import Tensor
 
-from store_engine.catalog.item_filter import ItemFilter
-from store_engine.catalog.trie_arrays import SearchTrie, TrieArrays
-from store_engine.decoding.beam_step import Beams, top_columns
+from store_engine.decoding.backends import SearchSpace
+from store_engine.kernels.ragged import top_columns
+from store_engine.kernels.trie_topk import Beams
 
 # rows, -1 where a request has fewer than k left, and their log-probabilities, -inf there;
 # (batch, k) both
 Ranking = tuple[NDArray[np.int64], NDArray[np.float32]]
 
 
-def rank_beams(trie: SearchTrie, beams: Beams, k: int, item_filter: ItemFilter | None) -> Ranking:
-    """The items under the best leaves; those that share a SID follow in row order."""
+def rank_beams(space: SearchSpace, beams: Beams, k: int) -> Ranking:
+    """Takes the items under the best leaves; those that share a SID follow in row order."""
     leaves = beams.nodes.cpu().numpy()
     batch, width = leaves.shape
-    if item_filter is None:
-        offsets, row = trie.item_trie.leaf_rows(leaves.reshape(-1))
+    if space.item_filter is None:
+        offsets, row = space.trie.item_trie.leaf_rows(leaves.reshape(-1))
     else:
-        offsets, row = item_filter.core.leaf_rows(leaves)
+        offsets, row = space.item_filter.core.leaf_rows(leaves)
     beam = np.arange(batch * width).repeat(np.diff(offsets))
     request = beam // width
     rank = np.arange(len(row)) - np.searchsorted(request, request)
@@ -35,10 +35,9 @@ def rank_beams(trie: SearchTrie, beams: Beams, k: int, item_filter: ItemFilter |
     return rows, logprobs
 
 
-def rank_scores(
-    trie: TrieArrays, scores: Tensor, k: int, item_filter: ItemFilter | None
-) -> Ranking:
-    """The best of scores (batch, num_items) by row; of equals the lower SID, then row, first."""
+def rank_scores(space: SearchSpace, scores: Tensor, k: int) -> Ranking:
+    """Takes the best of scores (batch, num_items) by row; of equals the lower SID, then row."""
+    trie, item_filter = space.arrays, space.item_filter
     scores = scores[:, trie.rows]
     if item_filter is not None:
         scores = scores.masked_fill(~item_filter.is_allowed(), -torch.inf)

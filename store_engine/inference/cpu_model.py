@@ -6,7 +6,6 @@ those products. All else of a layer is the C++ core's: RMSNorm, and from q, k an
 result in one call (`cache_attention`).
 """
 
-import copy
 from dataclasses import dataclass
 from typing import Literal
 
@@ -18,50 +17,14 @@ from torch import Tensor, nn
 
 from store_engine import _C
 from store_engine.config import ModelConfig
-from store_engine.inference.cache_attention import (
-    HeadNorms,
-    PrefillAttention,
-    TreeAttention,
-    as_numpy,
-)
+from store_engine.inference.cache_attention import PrefillAttention, QKNormRope, TreeAttention
+from store_engine.inference.numpy_view import as_numpy
+from store_engine.model.dtype import computes_in_bfloat16
 from store_engine.model.layer_ops import RMSNorm
-from store_engine.model.store_model import Head, StoreModel
 from store_engine.model.transformer import Block, Transformer, rope_frequencies
 
 # entries of a block that one thread normalises before a second is worth its wake-up
 _ENTRIES_PER_THREAD = 1 << 14
-
-
-def for_decoding(model: StoreModel) -> StoreModel:
-    """Makes the copy of a model that decodes fast on a CPU; embeddings are shared.
-
-    Args:
-        model: On any device. The copy does not follow later changes of its layers and heads, and
-            attends to a `KVCache` only.
-
-    Returns:
-        The copy; or the model itself, where it is not on a CPU or in neither float32 nor bfloat16.
-    """
-    weight = model.code_head.weight
-    if weight.device.type != "cpu" or weight.dtype not in (torch.float32, torch.bfloat16):
-        return model
-    memo: dict[int, object] = {id(x): x for x in (*model.parameters(), *model.buffers())}
-    memo[id(model.transformer)] = CpuTransformer(model.transformer)
-    memo[id(model.code_head)] = _LevelHeads(model)
-    return copy.deepcopy(model, memo)
-
-
-def choose_dtype(dtype: Literal["auto", "float32", "bfloat16"], device: str) -> torch.dtype:
-    """Resolves "auto": bfloat16 on a GPU, and on a CPU that computes in it; else float32."""
-    if dtype == "auto":
-        is_fast = not device.startswith("cpu") or computes_in_bfloat16()
-        dtype = "bfloat16" if is_fast else "float32"
-    return torch.bfloat16 if dtype == "bfloat16" else torch.float32
-
-
-def computes_in_bfloat16() -> bool:
-    """True if this CPU has instructions for bfloat16 products."""
-    return torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported()
 
 
 class CpuTransformer(nn.Module):
@@ -83,27 +46,30 @@ class CpuTransformer(nn.Module):
         x: Tensor,
         positions: Tensor,
         attend: PrefillAttention | TreeAttention,
-        wanted: Tensor | None = None,
+        output_indices: Tensor | None = None,
     ) -> Tensor:
-        """As `Transformer.forward`; `wanted` are the last tokens of each context, or None."""
+        """Runs the layers as `Transformer.forward` does.
+
+        `output_indices` are the last tokens of each context, with a `PrefillAttention`, or None.
+        """
         config = self.config
         cosine, sine = self._rope.rows(positions)
         normed = torch.empty_like(x)
         attended = x.new_empty(len(x), config.num_heads * config.head_dim)
         for layer_id, layer in enumerate(self._layers):
             qkv = layer.qkv_proj(layer.attention_norm(x, normed))
-            if wanted is not None and layer_id + 1 == config.num_layers:
-                x, num = x[wanted], len(wanted)
+            if output_indices is not None and layer_id + 1 == config.num_layers:
+                x, num = x[output_indices], len(output_indices)
                 normed, attended = normed[:num], attended[:num]
-            norms = HeadNorms(cosine, sine, layer.q_norm, layer.k_norm, config.norm_eps)
-            attend.fused(layer_id, qkv, norms, attended)
+            norm_rope = QKNormRope(cosine, sine, layer.q_norm, layer.k_norm, config.norm_eps)
+            attend.fused(layer_id, qkv, norm_rope, attended)
             x = layer.o_proj.plus(attended, x)
             gate = layer.gate_proj(layer.mlp_norm(x, normed), "swish")
             x = layer.down_proj.plus(layer.up_proj.times(normed, gate), x)
         return self._norm(x, normed)
 
 
-class _Linear:
+class PackedLinear:
     """A linear layer with the epilogues that oneDNN can add to it."""
 
     def __init__(self, weight: Tensor, bias: Tensor | None = None) -> None:
@@ -114,7 +80,7 @@ class _Linear:
             self._weight = torch.ops.mkldnn._reorder_linear_weight(self._weight)
 
     def __call__(self, x: Tensor, activation: Literal["none", "swish"] = "none") -> Tensor:
-        """x (num_tokens, in_features) -> (num_tokens, out_features)."""
+        """Maps x (num_tokens, in_features) to (num_tokens, out_features)."""
         if not self._is_packed:
             y = F.linear(x, self._weight, self._bias)
             return F.silu(y) if activation == "swish" else y
@@ -124,11 +90,11 @@ class _Linear:
         return packed
 
     def times(self, x: Tensor, factor: Tensor) -> Tensor:
-        """The same, times `factor` (num_tokens, out_features)."""
+        """Maps x and multiplies by `factor` (num_tokens, out_features)."""
         return self._binary(x, factor, "mul") if self._is_packed else self(x) * factor
 
     def plus(self, x: Tensor, summand: Tensor) -> Tensor:
-        """The same, plus `summand` (num_tokens, out_features)."""
+        """Maps x and adds `summand` (num_tokens, out_features)."""
         return self._binary(x, summand, "add") if self._is_packed else self(x) + summand
 
     def _binary(self, x: Tensor, other: Tensor, operation: str) -> Tensor:
@@ -139,7 +105,7 @@ class _Linear:
 
 
 def _can_pack(dtype: torch.dtype) -> bool:
-    """True if oneDNN has kernels for weights in a layout of its own: x86, in a dtype it is for."""
+    """Says whether oneDNN has kernels for packed weights: on x86, in a dtype it supports."""
     is_x86 = torch.backends.cpu.get_cpu_capability().startswith("AVX")
     if not (is_x86 and torch.backends.mkldnn.is_available()):
         return False
@@ -147,7 +113,7 @@ def _can_pack(dtype: torch.dtype) -> bool:
 
 
 class _Norm:
-    """RMSNorm."""
+    """RMSNorm by the C++ core."""
 
     def __init__(self, norm: RMSNorm) -> None:
         self._weight, self._eps = _float_array(norm.weight), norm.eps
@@ -164,14 +130,14 @@ class _Layer:
     """The parts of one `Block`."""
 
     attention_norm: _Norm
-    qkv_proj: _Linear
+    qkv_proj: PackedLinear
     q_norm: NDArray[np.float32] | None
     k_norm: NDArray[np.float32] | None
-    o_proj: _Linear
+    o_proj: PackedLinear
     mlp_norm: _Norm
-    gate_proj: _Linear
-    up_proj: _Linear
-    down_proj: _Linear
+    gate_proj: PackedLinear
+    up_proj: PackedLinear
+    down_proj: PackedLinear
 
     @classmethod
     def of(cls, block: nn.Module) -> "_Layer":
@@ -184,32 +150,15 @@ class _Layer:
         )
         return cls(
             attention_norm=_Norm(block.attention_norm),
-            qkv_proj=_Linear(attention.qkv_proj.weight, attention.qkv_proj.bias),
+            qkv_proj=PackedLinear(attention.qkv_proj.weight, attention.qkv_proj.bias),
             q_norm=q_norm,
             k_norm=k_norm,
-            o_proj=_Linear(attention.o_proj.weight, attention.o_proj.bias),
+            o_proj=PackedLinear(attention.o_proj.weight, attention.o_proj.bias),
             mlp_norm=_Norm(block.mlp_norm),
-            gate_proj=_Linear(gate),
-            up_proj=_Linear(up),
-            down_proj=_Linear(mlp.down_proj.weight),
+            gate_proj=PackedLinear(gate),
+            up_proj=PackedLinear(up),
+            down_proj=PackedLinear(mlp.down_proj.weight),
         )
-
-
-class _LevelHeads(Head):
-    """The semantic head, one packed matrix per level."""
-
-    def __init__(self, model: StoreModel) -> None:
-        super().__init__(model.code_head.weight)
-        sizes = model.codebook_sizes
-        begins = model.vocabulary.code_offsets
-        self._levels = {
-            begin: _Linear(self.weight[begin : begin + size])
-            for begin, size in zip(begins, sizes, strict=True)
-        }
-
-    def logits(self, hidden: Tensor, begin: int, size: int) -> Tensor:
-        """As `Head.logits`, of a whole level."""
-        return self._levels[begin](hidden)
 
 
 class _RopeTable:
@@ -220,7 +169,7 @@ class _RopeTable:
         self._table = self._make(256)
 
     def rows(self, positions: Tensor) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
-        """(num_tokens,) int64 -> cosines and sines (num_tokens, head_dim / 2)."""
+        """Looks up positions (num_tokens,) int64: cosines and sines (num_tokens, head_dim / 2)."""
         table, longest = self._table, int(positions.max()) + 1
         if longest > len(table[0]):
             self._table = table = self._make(2 * longest)

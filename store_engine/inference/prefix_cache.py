@@ -1,10 +1,10 @@
 """Keys and values of histories seen before: a user's next request computes the new items only.
 
 The memory is split by item: a block holds the tokens of one item, for all layers, and is found by
-the SHA-256 of all tokens up to its end. So histories that begin alike share their blocks, whoever's
-they are, and no history can be made up that finds another's. The block that was not used for the
-longest time goes first; of one history's blocks, the last item's. What a block holds depends on the
-model's weights: new weights need a new cache.
+the SHA-256 of all tokens up to its end. So two users whose histories begin alike share those
+blocks, and nobody can construct a history that matches the blocks of a different one. The block
+that was not used for the longest time goes first; of one history's blocks, the last item's. What a
+block holds depends on the model's weights: new weights need a new cache.
 Source: Kwon et al. 2023 (vLLM's prefix caching), https://arxiv.org/abs/2309.06180.
 """
 
@@ -17,20 +17,20 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from store_engine.inference.contexts import Contexts
+from store_engine.inference.prefill_batch import PrefillBatch
 
 
-class Restored(NamedTuple):
-    """What `restore` did.
+class PrefixMatch(NamedTuple):
+    """What `match_prefix` found.
 
     Attributes:
         num_known: (batch,) int64 on the CPU, how many of each context's first tokens are known.
             Always fewer than it has, because the state at its last token is still to be computed.
-        keys: Per context the keys of its blocks, for `store`.
+        block_hashes: Per context the hashes of its blocks, for `insert`.
     """
 
     num_known: Tensor
-    keys: list[list[bytes]]
+    block_hashes: list[list[bytes]]
 
 
 class PrefixCache:
@@ -52,73 +52,79 @@ class PrefixCache:
             raise ValueError(f"max_mib must be positive, got {max_mib}")
         self._max_bytes = int(max_mib * 2**20)
         self._num_levels = num_levels
-        # by key: (num_layers, 2, num_tokens, num_kv_heads, head_dim), oldest use first
+        # by hash: (num_layers, 2, num_tokens, num_kv_heads, head_dim), oldest use first
         self._blocks: OrderedDict[bytes, Tensor] = OrderedDict()
         self._lock = threading.Lock()
         self.nbytes = 0
 
-    def restore(self, contexts: Contexts, layers: Tensor) -> Restored:
+    def match_prefix(self, batch: PrefillBatch, layers: Tensor) -> PrefixMatch:
         """Copies what is known of each context into its slots.
 
         Args:
-            contexts: The histories.
+            batch: The histories.
             layers: `KVCache.layers`, started for them; their first slots are written.
         """
-        num_known, keys = torch.zeros_like(contexts.lengths), self._keys(contexts)
-        for request, (length, own) in enumerate(zip(contexts.lengths.tolist(), keys, strict=True)):
+        num_known, hashes = torch.zeros_like(batch.lengths), self._hash_blocks(batch)
+        for request, (length, own) in enumerate(zip(batch.lengths.tolist(), hashes, strict=True)):
             blocks = self._find(own)
             if blocks:
                 known = torch.cat(blocks, dim=2)[:, :, : length - 1]
                 num_known[request] = known.shape[2]
                 layers[:, :, request, : known.shape[2]] = known
-        return Restored(num_known, keys)
+        return PrefixMatch(num_known, hashes)
 
-    def store(self, keys: list[list[bytes]], layers: Tensor) -> None:
-        """Keeps a copy of every block of a batch, which prefill has written or restored.
+    def insert(self, block_hashes: list[list[bytes]], layers: Tensor) -> None:
+        """Keeps a copy of every block of a batch, which prefill has written or copied.
 
         Args:
-            keys: What `restore` gave for the batch.
+            block_hashes: What `match_prefix` gave for the batch.
             layers: `KVCache.layers`, filled.
         """
         with self._lock:
-            for request, own in enumerate(keys):
+            for request, own in enumerate(block_hashes):
                 # an earlier item's block is useful without the later ones, so it is used last
-                for item, key in reversed(list(enumerate(own))):
-                    block = self._blocks.pop(key, None)
+                for item, block_hash in reversed(list(enumerate(own))):
+                    block = self._blocks.pop(block_hash, None)
                     if block is None:
                         block = layers[:, :, request, self._slots(item)].clone()
-                        self.nbytes += _nbytes(key, block)
-                    self._blocks[key] = block
+                        self.nbytes += _nbytes(block_hash, block)
+                    self._blocks[block_hash] = block
             while self.nbytes > self._max_bytes:
                 self.nbytes -= _nbytes(*self._blocks.popitem(last=False))
+
+    def clear(self) -> None:
+        """Forgets everything."""
+        with self._lock:
+            self._blocks.clear()
+            self.nbytes = 0
 
     def _slots(self, item: int) -> slice:
         """Where a context holds its n-th item. <bos> joins the first."""
         end = 1 + self._num_levels * (item + 1)
         return slice(end - self._num_levels if item else 0, end)
 
-    def _keys(self, contexts: Contexts) -> list[list[bytes]]:
+    def _hash_blocks(self, batch: PrefillBatch) -> list[list[bytes]]:
         """Per context, per item: the SHA-256 of all tokens up to the item's last."""
-        tokens, keys = contexts.tokens.cpu().numpy(), []
-        for context in np.split(tokens, contexts.lengths.cumsum(0)[:-1].numpy()):
+        tokens, hashes = batch.tokens.cpu().numpy(), []
+        for context in np.split(tokens, batch.lengths.cumsum(0)[:-1].numpy()):
             digest, own = hashlib.sha256(), []
             for item in range((len(context) - 1) // self._num_levels):
                 digest.update(context[self._slots(item)].tobytes())
                 own.append(digest.digest())  # of all so far: going on needs no second pass
-            keys.append(own)
-        return keys
+            hashes.append(own)
+        return hashes
 
-    def _find(self, keys: list[bytes]) -> list[Tensor]:
+    def _find(self, block_hashes: list[bytes]) -> list[Tensor]:
         """The blocks of the first items, until one is missing."""
         blocks: list[Tensor] = []
         with self._lock:
-            for key in keys:
-                block = self._blocks.get(key)
+            for block_hash in block_hashes:
+                block = self._blocks.get(block_hash)
                 if block is None:
                     break
                 blocks.append(block)
         return blocks
 
 
-def _nbytes(key: bytes, block: Tensor) -> int:
-    return len(key) + block.nbytes
+def _nbytes(block_hash: bytes, block: Tensor) -> int:
+    return len(block_hash) + block.nbytes

@@ -23,7 +23,7 @@ from store_engine.model.unified_vocabulary import UnifiedVocabulary
 class TrieLogitsProcessor(LogitsProcessor):
     """Leaves only codes that lead to an item, with their log-probability within the level.
 
-    Scores then equal those of `decoding.beam_search(normalize="codebook")`. Unlike transformers'
+    Scores then equal those of an engine with `normalize="codebook"`. Unlike transformers'
     own prefix hook it makes no Python call per beam, and a beam without continuation stays at -inf
     instead of failing the batch.
 

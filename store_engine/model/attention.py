@@ -18,9 +18,11 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from store_engine.kernels.grouped_heads import fold_heads, unfold_heads
+
 # attend(layer_id, q, k, v): q (num_tokens, num_heads, head_dim), k and v (num_tokens,
 # num_kv_heads, head_dim), RoPE applied -> (num_tokens, num_heads, head_dim)
-Attend = Callable[[int, Tensor, Tensor, Tensor], Tensor]
+AttentionFn = Callable[[int, Tensor, Tensor, Tensor], Tensor]
 
 # a group may be padded up to this multiple of its tokens; measured flat between 1.1 and 1.5
 _MAX_PADDED = 1.25
@@ -39,7 +41,7 @@ class _Group(NamedTuple):
 
 
 class PackedSequences:
-    """Causal attention within each sequence of one packed batch; serves as `Attend`.
+    """Causal attention within each sequence of one packed batch; serves as `AttentionFn`.
 
     Args:
         cu_seqlens: (num_sequences + 1,) int64 on the CPU, from 0 to num_tokens, ascending.
@@ -113,8 +115,8 @@ class PackedSequences:
         def padded(x: Tensor) -> Tensor:  # -> (num_sequences, length, heads, head_dim)
             x = x[group.begin : group.end]
             if group.slots is not None:
-                room = x.new_zeros(group.num_sequences * group.length, *x.shape[1:])
-                x = room.index_copy(0, group.slots, x)
+                buffer = x.new_zeros(group.num_sequences * group.length, *x.shape[1:])
+                x = buffer.index_copy(0, group.slots, x)
             return x.view(group.num_sequences, group.length, *x.shape[1:])
 
         attend = _sdpa if q.is_cuda or group.length > _MAX_PRODUCTS else _products
@@ -133,15 +135,13 @@ def _products(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
     """As `_sdpa`, by batched matrix products; the query heads of a group share one product."""
     batch, length, num_heads, head_dim = q.shape
     num_kv_heads = k.shape[2]
-    group = num_heads // num_kv_heads
     # (batch * num_kv_heads, group * length, head_dim) and (batch * num_kv_heads, length, head_dim)
-    rows = q.unflatten(2, (num_kv_heads, group)).permute(0, 2, 3, 1, 4).flatten(2, 3).flatten(0, 1)
+    rows = fold_heads(q, num_kv_heads).flatten(0, 1)
     keys, values = (x.transpose(1, 2).flatten(0, 1) for x in (k, v))
-    bias = _causal_bias(length, group, q.dtype).expand(len(rows), -1, -1)
+    bias = _causal_bias(length, num_heads // num_kv_heads, q.dtype).expand(len(rows), -1, -1)
     scores = torch.baddbmm(bias, rows, keys.transpose(1, 2), alpha=head_dim**-0.5)
-    out = torch.bmm(scores.softmax(-1), values)
-    out = out.view(batch, num_kv_heads, group, length, head_dim).permute(0, 3, 1, 2, 4)
-    return out.flatten(2, 3)
+    out = torch.bmm(scores.softmax(-1), values).unflatten(0, (batch, num_kv_heads))
+    return unfold_heads(out, length)
 
 
 @functools.lru_cache(maxsize=16)

@@ -13,7 +13,7 @@ from store_engine.config import ModelConfig
 from store_engine.kernels.linear_cross_entropy import linear_cross_entropy
 from store_engine.kernels.masked_softmax import masked_softmax
 from store_engine.model.attention import PackedSequences
-from store_engine.model.transformer import INIT_STD, Transformer
+from store_engine.model.transformer import INIT_STD, Block, CheckpointedBlock, Transformer
 from store_engine.model.unified_vocabulary import UnifiedVocabulary
 
 IGNORE = -100  # a position without a target
@@ -34,12 +34,13 @@ class Head(nn.Module):
 
     Args:
         weight: (vocab_size, hidden_size).
+        is_fused: False materialises the logits: slower, the same losses.
     """
 
-    def __init__(self, weight: nn.Parameter) -> None:
+    def __init__(self, weight: nn.Parameter, is_fused: bool = True) -> None:
         super().__init__()
         self.weight = weight
-        self.is_fused = True  # False materialises the logits: slower, the same losses
+        self.is_fused = is_fused
 
     def forward(self, hidden: Tensor, targets: Tensor, start: Tensor, length: Tensor) -> Tensor:
         """Cross-entropy of each row over weight[start : start + length] -> (num_rows,) float32."""
@@ -63,23 +64,32 @@ class StoreModel(nn.Module):
         config: Sizes.
         text_vocab_size: Number of text tokens.
         codebook_sizes: Codes per level; empty while items have no codes yet (stage 1).
+        fused_loss: False materialises the logits of a loss: slower, the same losses.
+        activation_checkpointing: Keep the layers' inputs alone and compute the rest again.
     """
 
     def __init__(
-        self, config: ModelConfig, text_vocab_size: int, codebook_sizes: tuple[int, ...] = ()
+        self,
+        config: ModelConfig,
+        text_vocab_size: int,
+        codebook_sizes: tuple[int, ...] = (),
+        *,
+        fused_loss: bool = True,
+        activation_checkpointing: bool = False,
     ) -> None:
         super().__init__()
         self.config = config
         self.vocabulary = UnifiedVocabulary(text_vocab_size, codebook_sizes)
         self.text_embedding = Embedding(text_vocab_size, config.hidden_size)
-        self.transformer = Transformer(config)
+        block = CheckpointedBlock if activation_checkpointing else Block
+        self.transformer = Transformer(config, block)
         if config.tie_text_head:
-            self.text_head = Head(self.text_embedding.weight)
+            self.text_head = Head(self.text_embedding.weight, fused_loss)
         else:
-            self.text_head = _head(text_vocab_size, config.hidden_size)
+            self.text_head = _head(text_vocab_size, config.hidden_size, fused_loss)
         if codebook_sizes:
             self.code_embedding = Embedding(sum(codebook_sizes), config.hidden_size)
-            self.code_head = _head(sum(codebook_sizes), config.hidden_size)
+            self.code_head = _head(sum(codebook_sizes), config.hidden_size, fused_loss)
         self.dropout = nn.Dropout(config.dropout)
 
     @property
@@ -150,6 +160,6 @@ class StoreModel(nn.Module):
         return self.code_head(hidden, codes, starts[level], sizes[level])
 
 
-def _head(vocab_size: int, hidden_size: int) -> Head:
+def _head(vocab_size: int, hidden_size: int, is_fused: bool) -> Head:
     weight = torch.empty(vocab_size, hidden_size)
-    return Head(nn.Parameter(nn.init.normal_(weight, std=INIT_STD)))
+    return Head(nn.Parameter(nn.init.normal_(weight, std=INIT_STD)), is_fused)

@@ -7,13 +7,16 @@ the keys and values, decoding attends from beams to a cache. Every other line is
 Source: Touvron et al. 2023, https://arxiv.org/abs/2302.13971; layout as in Hugging Face's Llama.
 """
 
+import functools
 import math
+from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
 
 from store_engine.config import ModelConfig
-from store_engine.model.attention import Attend
+from store_engine.model.attention import AttentionFn
 from store_engine.model.layer_ops import RMSNorm, rotate, swiglu
 
 INIT_STD = 0.02
@@ -37,7 +40,7 @@ class Rope:
     Args:
         positions: (num_tokens,) int64.
         config: Head size and frequencies.
-        dtype: Of q and k.
+        dtype: Dtype of q and k.
     """
 
     def __init__(self, positions: Tensor, config: ModelConfig, dtype: torch.dtype) -> None:
@@ -87,14 +90,14 @@ class Attention(nn.Module):
         )
 
     def forward(
-        self, x: Tensor, rope: Rope, attend: Attend, wanted: Tensor | None = None
+        self, x: Tensor, rope: Rope, attend: AttentionFn, output_indices: Tensor | None = None
     ) -> Tensor:
-        """x (num_tokens, hidden_size) -> the same, or (num_wanted, hidden_size)."""
+        """x (num_tokens, hidden_size) -> the same, or (num_outputs, hidden_size)."""
         qkv = self.qkv_proj(x).unflatten(-1, (-1, self.head_dim))
         q, k, v = qkv.split(self.heads, dim=1)
         q, k = rope(self.q_norm(q)), rope(self.k_norm(k))
-        if wanted is not None:
-            q = q[wanted]
+        if output_indices is not None:
+            q = q[output_indices]
         return self.o_proj(attend(self.layer_id, q, k, v).flatten(1))
 
 
@@ -124,25 +127,44 @@ class Block(nn.Module):
         self.dropout = nn.Dropout(config.dropout)
 
     def forward(
-        self, x: Tensor, rope: Rope, attend: Attend, wanted: Tensor | None = None
+        self, x: Tensor, rope: Rope, attend: AttentionFn, output_indices: Tensor | None = None
     ) -> Tensor:
-        """x (num_tokens, hidden_size) -> the same, or (num_wanted, hidden_size)."""
-        attended = self.dropout(self.attention(self.attention_norm(x), rope, attend, wanted))
-        x = attended + (x if wanted is None else x[wanted])
+        """x (num_tokens, hidden_size) -> the same, or (num_outputs, hidden_size)."""
+        attended = self.dropout(
+            self.attention(self.attention_norm(x), rope, attend, output_indices)
+        )
+        x = attended + (x if output_indices is None else x[output_indices])
         return x + self.dropout(self.mlp(self.mlp_norm(x)))
+
+
+class CheckpointedBlock(Block):
+    """A layer that keeps its inputs alone; the backward pass computes what is inside again."""
+
+    def forward(self, *args: Any, **kwargs: Any) -> Tensor:
+        """Takes and returns what `Block` does."""
+        if not torch.is_grad_enabled():
+            return super().forward(*args, **kwargs)
+        # reentrant, because ZeRO-3 may let go of a weight only between recomputing and using it
+        forward = functools.partial(super().forward, **kwargs)
+        output: Tensor = checkpoint(forward, *args, use_reentrant=True)
+        return output
 
 
 class Transformer(nn.Module):
     """All layers and the final norm."""
 
-    def __init__(self, config: ModelConfig) -> None:
+    def __init__(self, config: ModelConfig, block: type[Block] = Block) -> None:
         super().__init__()
         self.config = config
-        self.blocks = nn.ModuleList(Block(config, i) for i in range(config.num_layers))
+        self.blocks = nn.ModuleList(block(config, i) for i in range(config.num_layers))
         self.norm = RMSNorm(config.hidden_size, eps=config.norm_eps)
 
     def forward(
-        self, x: Tensor, positions: Tensor, attend: Attend, wanted: Tensor | None = None
+        self,
+        x: Tensor,
+        positions: Tensor,
+        attend: AttentionFn,
+        output_indices: Tensor | None = None,
     ) -> Tensor:
         """Runs the layers.
 
@@ -150,15 +172,15 @@ class Transformer(nn.Module):
             x: (num_tokens, hidden_size) input embeddings, packed.
             positions: (num_tokens,) int64, restarting with each sequence.
             attend: How queries meet keys; called once per layer.
-            wanted: (num_wanted,) int64 tokens whose result is asked for; None: all. The last layer
-                makes keys and values of every token, and all else of these alone: its `attend` gets
-                their queries only.
+            output_indices: (num_outputs,) int64 tokens whose result is returned; None: all. The
+                last layer makes keys and values of every token, and all else of these alone: its
+                `attend` gets their queries only.
 
         Returns:
-            (num_tokens, hidden_size), after the final norm; or (num_wanted, hidden_size).
+            (num_tokens, hidden_size), after the final norm; or (num_outputs, hidden_size).
         """
         rope = Rope(positions, self.config, x.dtype)
         *blocks, last = self.blocks
         for block in blocks:
             x = block(x, rope, attend)
-        return self.norm(last(x, rope, attend, wanted))
+        return self.norm(last(x, rope, attend, output_indices))

@@ -7,8 +7,6 @@ behind, and from then on the run needs nothing but itself.
 from pathlib import Path
 from typing import NamedTuple
 
-import torch
-
 from store_engine.config import Config, changes
 from store_engine.data.catalog import Catalog
 from store_engine.data.load import Dataset, load_dataset
@@ -38,14 +36,16 @@ class RunData(NamedTuple):
     train: TokenFile  # what may be learnt from: catalogue rows, one document per user; on disk
 
 
-def open_run(config: Config, resume: bool, overwrite: bool, is_first: bool) -> RunData:
-    """Begins a run, or opens one to go on with.
+def begin_or_resume(config: Config, resume: bool, overwrite: bool) -> RunDirectory:
+    """Begins a run, or opens one to go on with; the first rank calls it, before the others read.
 
     Args:
         config: The run's config.
         resume: Go on with a run that was interrupted; a new one is begun if there is none.
         overwrite: Replace the run that is there, once the new one has read its data.
-        is_first: This is rank 0, which writes; the others wait for it.
+
+    Returns:
+        The run, whose lock this process holds.
 
     Raises:
         InputError: The data cannot be read (the message names file, row and what was expected);
@@ -53,14 +53,22 @@ def open_run(config: Config, resume: bool, overwrite: bool, is_first: bool) -> R
             trains it; or it has another format, config or data; or the directory cannot be
             written.
     """
-    root = _place(config.run_dir)
-    if is_first:
-        directory = _begin_or_resume(config, root, resume, overwrite)
-    torch.distributed.barrier()
-    if not is_first:
-        directory = RunDirectory.open(root)
+    return _begin_or_resume(config, _place(config.run_dir), resume, overwrite)
+
+
+def read_run_data(config: Config, directory: RunDirectory | None = None) -> RunData:
+    """Reads what a run trains on.
+
+    Args:
+        config: The run's config.
+        directory: What `begin_or_resume` gave to the first rank; None on the others.
+
+    Raises:
+        InputError: The run has another config, or is damaged.
+    """
+    directory = directory or RunDirectory.open(_place(config.run_dir))
     run = Run(directory)
-    _check_same_config(config, run.config, root)
+    _check_same_config(config, run.config, directory.root)
     written, max_tokens = TokenFile(directory.item_texts), config.data.max_text_tokens
     texts = ItemTexts(run.catalog, run.vocabulary, max_tokens, written)
     return RunData(directory, run.catalog, run.vocabulary, texts, TokenFile(directory.train_rows))

@@ -123,10 +123,10 @@ def content_batch(
 ) -> tuple[Tensor, PackedSequences, Tensor]:
     """Pass (a) of the given items: tokens, sequences and palette slots, in the order of `rows`."""
     contents = [texts.content(row) + [0] * num_codes for row in rows]
-    ends = torch.tensor([len(c) for c in contents]).cumsum(0)
-    slots = (ends[:, None] - num_codes + torch.arange(num_codes)).flatten()
+    lengths = torch.tensor([len(content) for content in contents])
+    slots = (lengths.cumsum(0)[:, None] - num_codes + torch.arange(num_codes)).flatten()
     tokens = torch.tensor([token for content in contents for token in content])
-    return tokens, PackedSequences(F.pad(ends, (1, 0))), slots
+    return tokens, PackedSequences.from_lengths(lengths), slots
 
 
 def tokenizer_batch(texts: ItemTexts, rows: Sequence[int], num_codes: int) -> TokenizerBatch:
@@ -146,6 +146,9 @@ def tokenizer_batch(texts: ItemTexts, rows: Sequence[int], num_codes: int) -> To
             targets = np.array([IGNORE] * (head - 1) + text, dtype=np.int64)
             documents.append(Document(tokens, targets, field_id))
             items.append(i)
+    if not documents:  # no item has text: the pass still runs, as it does on every other rank
+        nothing = np.full(num_codes, IGNORE, dtype=np.int64)
+        documents, items = [Document(np.zeros_like(nothing), nothing, 0)], [0]
     # pack() sorts by length and is stable: the same order for the documents' items
     order = sorted(range(len(documents)), key=lambda d: len(documents[d].tokens), reverse=True)
     text_batch = pack(documents)

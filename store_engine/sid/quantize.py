@@ -7,11 +7,14 @@ Source: STORE and LAMIA, https://arxiv.org/abs/2409.07276.
 from dataclasses import dataclass
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
 
 from store_engine.errors import InputError
 
 Vectors = NDArray[np.float32]
+
+_LARGEST = 1e15  # of a component: squared distances stay finite in float32
 
 
 @dataclass(frozen=True)
@@ -57,7 +60,8 @@ def fit_quantizer(
         seed: Of k-means.
 
     Raises:
-        InputError: There are fewer items than codes, or a vector is not finite.
+        InputError: There are fewer items than codes, or a vector is not finite, or so large that
+            squared distances are not.
     """
     num_items, num_codes, hidden_size = vectors.shape
     if codebook_size > num_items:
@@ -65,8 +69,12 @@ def fit_quantizer(
             f"tokenizer.codebook_size must not exceed the number of items, "
             f"got {codebook_size} > {num_items}"
         )
-    if not np.isfinite(vectors).all():
-        raise InputError("the dense tokens are not finite: stage 1 diverged, lower tokenizer.lr")
+    is_bad = ~(np.abs(vectors) < _LARGEST).all((1, 2))  # a NaN is not smaller either
+    if is_bad.any():
+        raise InputError(
+            f"the dense tokens of {int(is_bad.sum()):,} of {num_items:,} items, first of row "
+            f"{int(is_bad.argmax())}, are not finite or above {_LARGEST:.0e}"
+        )
     pca_dim = min(pca_dim, hidden_size, num_items)
     mean = vectors.mean(0)
     components = np.stack(
@@ -91,8 +99,9 @@ def _principal_axes(centred: Vectors, dim: int) -> Vectors:
 
 
 def _kmeans(points: Vectors, num_clusters: int, iterations: int, seed: int) -> Vectors:
-    import faiss  # here, because who recommends does not need it
+    import faiss  # here, so that what only assigns codes does not need it
 
+    faiss.omp_set_num_threads(torch.get_num_threads())  # it has an OpenMP of its own
     kmeans = faiss.Kmeans(
         points.shape[1],
         num_clusters,

@@ -2,51 +2,57 @@
 
 A checkpoint exists from the moment `latest.json` names it; the file is replaced atomically after
 everything else is on disk, so a kill at any moment leaves the one before. A checkpoint holds
-optimiser state and is read by the training that wrote it, only after its checksums are verified;
-everything else reads safetensors.
+optimiser state and is read by the training that wrote it, only after its checksums are verified,
+and by an unpickler that makes tensors and a short list of DeepSpeed's own classes.
 
-ZeRO's optimiser state is cut for the number of ranks that wrote it. Another number of ranks reads
-it through DeepSpeed's universal checkpoint: every parameter's state put together again, then cut
-anew.
+ZeRO's optimiser state is sharded for the number of ranks that wrote it. Another number of ranks
+reads it through DeepSpeed's universal checkpoint: every parameter's state put together again, then
+sharded anew.
 """
 
-import json
 import os
 import shutil
 import subprocess
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import torch
+from deepspeed.runtime.fp16.loss_scaler import DynamicLossScaler, LossScaler
+from deepspeed.runtime.zero.config import ZeroStageEnum
+from deepspeed.utils.tensor_fragment import fragment_address
+from torch import Tensor
 
 from store_engine.errors import InputError
-from store_engine.files.atomic import atomic_open
 from store_engine.files.digest import sha256
-from store_engine.files.json_file import read_json
+from store_engine.model.weights import read_weights, save_weights
+from store_engine.training.progress import (
+    MANIFEST,
+    Manifest,
+    TrainProgress,
+    best_weights_name,
+    checkpoint_files,
+    read_manifest,
+    read_progress,
+    write_manifest,
+)
 
-_MANIFEST = "latest.json"
 _UNIVERSAL = "universal"  # folder of the state put together again, while it is read
+# what an optimiser's state holds beside tensors, numbers, strings and containers
+_CLASSES = (LossScaler, DynamicLossScaler, ZeroStageEnum, fragment_address)
+# torch.load then reads nothing but tensors and listed classes, whatever its caller asks for
+_FORCE = "TORCH_FORCE_WEIGHTS_ONLY_LOAD"
 
 
-class Position(NamedTuple):
-    """Where a training stands."""
-
-    stage: str
-    step: int  # steps done
-    num_ranks: int
-    zero_stage: int
-
-
-def save_checkpoint(engine: Any, directory: Path, position: Position) -> None:
+def save_checkpoint(engine: Any, directory: Path, progress: TrainProgress) -> None:
     """Writes a checkpoint and removes the one before. Every rank calls it.
 
     Raises:
         InputError: The disk is full or cannot be written; the checkpoint before stays.
     """
-    tag = f"{position.stage}-{position.step:08d}"
+    tag = progress.tag
     rank = torch.distributed.get_rank()
     if rank == 0:  # what a killed run left here, perhaps of more ranks
         shutil.rmtree(directory / tag, ignore_errors=True)
@@ -54,22 +60,12 @@ def save_checkpoint(engine: Any, directory: Path, position: Position) -> None:
     with _write_errors(directory, tag):
         engine.save_checkpoint(str(directory), tag=tag, save_latest=False)
     torch.distributed.barrier()
-    paths = sorted(path for path in (directory / tag).rglob("*") if path.is_file())
-    files = _checksums(directory, [str(path.relative_to(directory)) for path in paths])
+    checksums = _checksums(directory, checkpoint_files(directory, progress))
     if rank == 0:
-        manifest = {**position._asdict(), "tag": tag, "files": files}
-        with _write_errors(directory, tag), atomic_open(directory / _MANIFEST) as file:
-            file.write(json.dumps(manifest, indent=1).encode())
-        for old in directory.iterdir():
-            if old.is_dir() and old.name != tag:
-                shutil.rmtree(old)
+        with _write_errors(directory, tag):
+            write_manifest(directory, Manifest(progress, checksums))
+        _remove_others(directory, progress)
     torch.distributed.barrier()
-
-
-def last_position(directory: Path) -> Position | None:
-    """Where the last checkpoint stands; None if there is none."""
-    manifest = _read_manifest(directory)
-    return None if manifest is None else Position(*(manifest[name] for name in Position._fields))
 
 
 def load_checkpoint(engine: Any, directory: Path) -> None:
@@ -80,27 +76,26 @@ def load_checkpoint(engine: Any, directory: Path) -> None:
         directory: The stage's checkpoints.
 
     Raises:
-        InputError: A file is missing or differs from what was written.
+        InputError: A file is missing, differs from what was written, is not listed in the manifest
+            or holds something that a checkpoint of ours does not.
     """
-    manifest = _read_manifest(directory)
+    manifest = read_manifest(directory)
     if manifest is None:
         raise InputError(f"{directory}: holds no checkpoint")
-    found = _checksums(directory, sorted(manifest["files"]))
-    for name, checksum in manifest["files"].items():
-        if found[name] != checksum:
-            raise InputError(
-                f"{directory / name}: missing or damaged (its checksum differs from {_MANIFEST})"
-            )
+    _verify(directory, manifest)
+    tag = manifest.progress.tag
     if not engine.load_universal_checkpoint():
-        engine.load_checkpoint(str(directory), tag=manifest["tag"])
+        with _tensors_only(directory / tag):
+            engine.load_checkpoint(str(directory), tag=tag)
         return
     is_first = torch.distributed.get_rank() == 0
     if is_first:
-        _put_together(directory / manifest["tag"], directory / _UNIVERSAL)
+        _put_together(directory / tag, directory / _UNIVERSAL)
     torch.distributed.barrier()
     groups = engine.optimizer.param_groups
     settings = [{k: v for k, v in group.items() if k != "params"} for group in groups]
-    engine.load_checkpoint(str(directory), tag=_UNIVERSAL)
+    with _tensors_only(directory / _UNIVERSAL):
+        engine.load_checkpoint(str(directory), tag=_UNIVERSAL)
     # DeepSpeed 0.19 gives every group the settings of the first, its weight decay too, and all
     # of them one and the same step tensor, which would then be counted up once per group
     for group, stated in zip(engine.optimizer.param_groups, settings, strict=True):
@@ -112,25 +107,106 @@ def load_checkpoint(engine: Any, directory: Path) -> None:
         shutil.rmtree(directory / _UNIVERSAL)
 
 
+def save_best_weights(weights: Mapping[str, Tensor], directory: Path, step: int) -> None:
+    """Writes the weights that a validation measured; rank 0 calls it.
+
+    They count once a checkpoint's manifest names them, which removes those before.
+
+    Raises:
+        InputError: The disk is full or cannot be written.
+    """
+    name = best_weights_name(step)
+    try:
+        directory.mkdir(parents=True, exist_ok=True)
+        save_weights(weights, directory / name)
+    except OSError as error:
+        raise InputError(
+            f"{directory / name}: cannot be written: {error.strerror}; {_what_is_kept(directory)}"
+        ) from error
+
+
+def read_best_weights(directory: Path, step: int) -> dict[str, Tensor]:
+    """Reads what `save_best_weights` wrote.
+
+    Raises:
+        InputError: The file is missing or damaged.
+    """
+    return read_weights(directory / best_weights_name(step))
+
+
 def universal_config(
-    ds_config: dict[str, Any], position: Position, num_ranks: int
+    ds_config: dict[str, Any], progress: TrainProgress, num_ranks: int
 ) -> dict[str, Any]:
-    """DeepSpeed's config for an engine that will load the checkpoint of `position`.
+    """DeepSpeed's config for an engine that will load the checkpoint of `progress`.
 
     Without ZeRO every rank holds the whole state, and any number of ranks can read it as it is.
     """
-    if position.num_ranks == num_ranks or position.zero_stage == 0:
+    if progress.num_ranks == num_ranks or progress.zero_stage == 0:
         return ds_config
     return ds_config | {"checkpoint": ds_config.get("checkpoint", {}) | {"load_universal": True}}
+
+
+def _verify(directory: Path, manifest: Manifest) -> None:
+    """Refuses a checkpoint whose files are not exactly those that were written."""
+    present, listed = checkpoint_files(directory, manifest.progress), sorted(manifest.files)
+    if unlisted := set(present) - set(listed):
+        raise InputError(f"{directory / min(unlisted)}: not part of the checkpoint ({MANIFEST})")
+    found = _checksums(directory, listed)
+    for name, checksum in manifest.files.items():
+        if found[name] != checksum:
+            raise InputError(
+                f"{directory / name}: missing or damaged (its checksum differs from {MANIFEST})"
+            )
+
+
+def _remove_others(directory: Path, progress: TrainProgress) -> None:
+    """Removes what is no part of the checkpoint: the one before, and leftovers of killed runs."""
+    kept = {progress.tag}
+    if progress.best is not None:
+        kept.add(best_weights_name(progress.best.step))
+    for old in directory.iterdir():
+        if old.is_dir() and old.name not in kept:
+            shutil.rmtree(old)
+        elif old.match("best-*.safetensors") and old.name not in kept:
+            old.unlink()
+
+
+@contextmanager
+def _tensors_only(source: Path) -> Iterator[None]:
+    """Lets DeepSpeed, which asks `torch.load` for any pickle, read tensors and its own classes.
+
+    Raises:
+        InputError: A file holds something else.
+    """
+    before = os.environ.get(_FORCE)
+    os.environ[_FORCE] = "1"
+    try:
+        with torch.serialization.safe_globals(list(_CLASSES)):
+            yield
+    except Exception as error:
+        if "Weights only load failed" not in str(error):
+            raise
+        raise InputError(
+            f"{source}: holds objects that no checkpoint of this engine has"
+        ) from error
+    finally:
+        os.environ.pop(_FORCE)
+        if before is not None:
+            os.environ[_FORCE] = before
 
 
 def _put_together(source: Path, target: Path) -> None:
     """Writes ZeRO's shards as one file per parameter and state, by DeepSpeed's own tool."""
     shutil.rmtree(target, ignore_errors=True)
-    command = [sys.executable, "-m", "deepspeed.checkpoint.ds_to_universal"]
+    lines = [f"from {c.__module__} import {c.__name__}" for c in _CLASSES]
+    lines += ["import torch", "from deepspeed.checkpoint import ds_to_universal as tool"]
+    lines += [f"torch.serialization.add_safe_globals([{', '.join(c.__name__ for c in _CLASSES)}])"]
+    lines += ["tool.main(tool.parse_arguments())"]
+    command = [sys.executable, "-c", "\n".join(lines)]
     command += ["--input_folder", str(source), "--output_folder", str(target)]
     command += ["--num_extract_workers", "1", "--num_merge_workers", "1", "--inject_missing_state"]
-    done = subprocess.run(command, capture_output=True, text=True)
+    environment = {**os.environ, _FORCE: "1"}
+    done = subprocess.run(command, capture_output=True, text=True, env=environment)
     if done.returncode:
         shutil.rmtree(target, ignore_errors=True)
         last_line = done.stderr.strip().splitlines()[-1:] or ["no message"]
@@ -151,12 +227,16 @@ def _write_errors(directory: Path, tag: str) -> Iterator[None]:
         shutil.rmtree(directory / tag, ignore_errors=True)
         if reason is None:
             raise
-        position = last_position(directory)
-        kept = f"the one of step {position.step} is kept" if position else "there is none before it"
         raise InputError(
-            f"{directory / tag}: the checkpoint cannot be written: {reason.strerror}; {kept}, "
-            f"--resume goes on"
+            f"{directory / tag}: the checkpoint cannot be written: {reason.strerror}; "
+            f"{_what_is_kept(directory)}"
         ) from error
+
+
+def _what_is_kept(directory: Path) -> str:
+    progress = read_progress(directory)
+    kept = f"the one of step {progress.step} is kept" if progress else "there is none before it"
+    return f"{kept}, --resume goes on"
 
 
 def _write_error(directory: Path) -> OSError | None:
@@ -173,28 +253,18 @@ def _write_error(directory: Path) -> OSError | None:
     return None
 
 
-def _read_manifest(directory: Path) -> dict[str, Any] | None:
-    path = directory / _MANIFEST
-    if not path.exists():
-        return None
-    manifest = read_json(path)
-    if missing := {*Position._fields, "tag", "files"} - set(manifest):
-        raise InputError(f"{path}: lacks {', '.join(sorted(missing))}")
-    return manifest
-
-
 def _checksums(directory: Path, names: Sequence[str]) -> dict[str, str]:
     """SHA-256 of files, "" where one is missing; the ranks share the work."""
     rank, num_ranks = torch.distributed.get_rank(), torch.distributed.get_world_size()
     own = {name: _durable_sha256(directory / name) for name in names[rank::num_ranks]}
-    shares: list[dict[str, str]] = [{}] * num_ranks
-    torch.distributed.all_gather_object(shares, own)
-    return {name: checksum for share in shares for name, checksum in share.items()}
+    gathered: list[dict[str, str]] = [{}] * num_ranks
+    torch.distributed.all_gather_object(gathered, own)
+    return {name: checksum for own in gathered for name, checksum in own.items()}
 
 
 def _durable_sha256(path: Path) -> str:
     """The file's checksum, once it is on the disk and not only in the system's memory."""
-    if not path.is_file():
+    if path.is_symlink() or not path.is_file():
         return ""
     with path.open("rb") as file:
         os.fsync(file.fileno())

@@ -1,49 +1,28 @@
-"""DeepSpeed around a module: the config's "auto" values, the process group, the engine."""
+"""DeepSpeed around a module: the config, checked and completed, and the engine."""
 
-import contextlib
+import copy
+import math
 import os
-import sys
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import Any
 
 import deepspeed
 import torch
 from deepspeed.ops.op_builder import AsyncIOBuilder
+from deepspeed.runtime.config import DeepSpeedConfig
 from torch import Tensor, nn
 
 from store_engine.config import TrainConfig
 from store_engine.errors import InputError
 from store_engine.files.json_file import read_json
+from store_engine.model import dtype
+from store_engine.model.threads import ThreadChoice, choose_threads, environment_threads
 
-
-@contextlib.contextmanager
-def process_group() -> Iterator[None]:
-    """Joins the launcher's process group, or makes one of this process, and leaves it at the end.
-
-    Its threads may outlive it, as ZeRO-3's parameters hold on to their group: a program that ends
-    after it does so by `exit_rank`.
-    """
-    alone = {"RANK": "0", "LOCAL_RANK": "0", "WORLD_SIZE": "1"}
-    alone |= {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": "0"}
-    if "RANK" not in os.environ:
-        os.environ.update(alone)
-    deepspeed.init_distributed(verbose=False)
-    try:
-        yield
-    finally:
-        deepspeed.comm.destroy_process_group()
-
-
-def exit_rank(status: int) -> NoReturn:
-    """Ends this process at once, with what was printed but without Python's teardown.
-
-    A thread of Gloo may still hold the last work's tensors, and aborts the process ("terminate
-    called without an active exception") if it lets go of them while Python tears itself down.
-    """
-    sys.stdout.flush()
-    sys.stderr.flush()
-    os._exit(status)
+# what the run's config says, or the number of ranks
+_OURS = ("optimizer", "scheduler", "train_batch_size")
+_OFFLOADS = ("offload_optimizer", "offload_param")
+_SECTIONS = ("bf16", "fp16", "zero_optimization", "checkpoint", "aio", "activation_checkpointing")
 
 
 def read_ds_config(path: str | Path, train: TrainConfig) -> dict[str, Any]:
@@ -61,14 +40,16 @@ def read_ds_config(path: str | Path, train: TrainConfig) -> dict[str, Any]:
         config = read_json(Path(path))
     except InputError as error:
         raise InputError(f"--ds_config {error}") from error
-    for name in ("optimizer", "scheduler"):
+    where = f"--ds_config {path}"
+    for name in _OURS:
         if name in config:
-            raise InputError(f"--ds_config {path}: '{name}' is set by the run's config, remove it")
+            raise InputError(f"{where}: '{name}' is set by the run's config, remove it")
+    _check_types(config, where)
     zero = config.get("zero_optimization", {})
-    devices = {zero.get(name, {}).get("device") for name in ("offload_optimizer", "offload_param")}
+    devices = {zero.get(name, {}).get("device") for name in _OFFLOADS}
     if "nvme" in devices and not AsyncIOBuilder().is_compatible():
         raise InputError(
-            f"--ds_config {path}: offload to NVMe needs the library libaio and its headers, "
+            f"{where}: offload to NVMe needs the library libaio and its headers, "
             f"on Debian libaio-dev"
         )
     bf16 = config.setdefault("bf16", {})
@@ -79,26 +60,69 @@ def read_ds_config(path: str | Path, train: TrainConfig) -> dict[str, Any]:
     config["train_micro_batch_size_per_gpu"] = 1  # a micro-batch is one packed batch
     config.setdefault("gradient_accumulation_steps", 1)
     config.setdefault("steps_per_print", 1 << 30)  # progress is ours
+    try:
+        DeepSpeedConfig(copy.deepcopy(config))
+    except Exception as error:  # whatever its parsers raise: nothing else runs in there
+        reason = " ".join(str(error).split("For further information")[0].split())
+        raise InputError(f"{where}: DeepSpeed refuses it: {reason[:300]}") from error
     return config
+
+
+def _check_types(config: dict[str, Any], where: str) -> None:
+    """Refuses values of another type than ours; what DeepSpeed alone reads, it checks itself."""
+    zero = config.get("zero_optimization", {})
+    sections = {name: config.get(name, {}) for name in _SECTIONS}
+    if isinstance(zero, dict):
+        sections |= {f"zero_optimization.{name}": zero.get(name, {}) for name in _OFFLOADS}
+    for name, section in sections.items():
+        if not isinstance(section, dict):
+            raise InputError(f"{where}: '{name}' must be a section {{...}}, is {section!r}")
+    enabled = config.get("bf16", {}).get("enabled", "auto")
+    clip = config.get("gradient_clipping", "auto")
+    is_number = type(clip) in (int, float) and 0 <= clip < math.inf
+    accumulation = config.get("gradient_accumulation_steps", 1)
+    for is_right, name, wanted, value in (
+        (enabled in (True, False, "auto"), "bf16.enabled", 'true, false or "auto"', enabled),
+        (is_number or clip == "auto", "gradient_clipping", 'a number or "auto"', clip),
+        (
+            type(accumulation) is int and accumulation > 0,
+            "gradient_accumulation_steps",
+            "a whole number of at least 1",
+            accumulation,
+        ),
+        (
+            type(zero.get("stage", 0)) is int and 0 <= zero.get("stage", 0) <= 3,
+            "zero_optimization.stage",
+            "0, 1, 2 or 3",
+            zero.get("stage"),
+        ),
+    ):
+        if not is_right:
+            raise InputError(f"{where}: '{name}' must be {wanted}, is {value!r}")
 
 
 def choose_dtype(train: TrainConfig) -> torch.dtype:
     """The dtype of the weights in training: `auto` takes bf16 where the machine computes in it."""
-    if train.dtype == "auto":
-        if torch.cuda.is_available():
-            return torch.bfloat16 if torch.cuda.is_bf16_supported() else torch.float32
-        has_bf16 = torch.cpu._is_amx_tile_supported() or torch.cpu._is_avx512_bf16_supported()
-        return torch.bfloat16 if has_bf16 else torch.float32
-    return torch.bfloat16 if train.dtype == "bfloat16" else torch.float32
+    return dtype.choose_dtype(train.dtype, "cuda" if torch.cuda.is_available() else "cpu")
 
 
-def set_threads(train: TrainConfig) -> int:
-    """Gives this rank its share of the cores: oversubscribed threads cost a factor of ten."""
-    local_ranks = int(os.environ.get("LOCAL_WORLD_SIZE", os.environ.get("LOCAL_SIZE", "1")))
-    cores = len(os.sched_getaffinity(0))
-    threads = train.threads or max(1, cores // local_ranks)
-    torch.set_num_threads(threads)
-    return threads
+def set_threads(train: TrainConfig, before: int = 0) -> ThreadChoice:
+    """Chooses this rank's threads and computes with them from now on.
+
+    Args:
+        train: `threads`, if it is not 0, and OMP_NUM_THREADS come first.
+        before: Threads that the training computed with before it was interrupted, 0 if it begins.
+            Sums over another number of threads differ in their last bits.
+    """
+    ranks = os.environ.get("LOCAL_WORLD_SIZE", os.environ.get("LOCAL_SIZE", "1"))
+    is_stated = train.threads or environment_threads()[0]
+    choice = choose_threads(
+        train.threads if is_stated else before, max(1, int(ranks)) if ranks.isdecimal() else 1
+    )
+    if before and not is_stated:
+        choice = choice._replace(reason="as before the interruption")
+    torch.set_num_threads(choice.num_threads)
+    return choice
 
 
 def zero_init(ds_config: dict[str, Any]) -> Any:

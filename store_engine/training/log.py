@@ -1,19 +1,32 @@
-"""What training tells: a progress bar for the eye, train_log.jsonl and TensorBoard for the rest."""
+"""What training tells: a progress bar for the eye, train_log.jsonl and TensorBoard for the rest.
 
+A line of train_log.jsonl holds the metrics of one step: `loss`, the loss of every task or text
+field as `loss/NAME`, and metrics of the log's own. Users choose the names of text fields: the
+prefix keeps them apart from the log's.
+"""
+
+import contextlib
 import json
+import math
+import os
 import time
+from collections.abc import Iterator
 from pathlib import Path
 from typing import IO, Any
 
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
 from store_engine.errors import InputError
-from store_engine.files.atomic import atomic_open
+from store_engine.files.json_file import parse_json, write_json_lines
+from store_engine.files.regular import open_regular
 from store_engine.terminal import make_console, printable
 
 _LINE_EVERY_S = 20.0  # without a terminal: one plain line this often
-# figures of a step that are no task's loss
-NO_LOSS = ("lr", "grad_norm", "tokens_per_s", "share_of_peak", "fill", "wall_s")
+VALIDATION = "valid_ndcg@10"
+# metrics of a step that are no loss
+NO_LOSS = ("lr", "tokens_per_s", "share_of_peak", "wall_s", VALIDATION)
+_ALWAYS = ("loss", "tokens_per_s", "wall_s")  # of every entry
+_MAX_LINE_BYTES = 1 << 20
 
 
 class TrainLog:
@@ -23,7 +36,7 @@ class TrainLog:
         path: The run's train_log.jsonl, shared by its stages.
         stage: Name of the stage.
         first_step: Steps done before; later entries of the stage are dropped, they will come again.
-        num_steps: Of the whole stage.
+        num_steps: Steps of the whole stage.
         is_silent: Write and print nothing.
         tensorboard: Write events too, into `tensorboard/STAGE` beside the log.
 
@@ -55,12 +68,12 @@ class TrainLog:
             BarColumn(bar_width=20),
             MofNCompleteColumn(),
             TimeRemainingColumn(),
-            TextColumn("{task.fields[figures]}", markup=False),  # names of the user's columns
+            TextColumn("{task.fields[metrics]}", markup=False),
             console=self._console,
             disable=is_silent or not self._console.is_terminal,
         )
         self._task = self._progress.add_task(
-            stage, total=num_steps, completed=first_step, figures=""
+            stage, total=num_steps, completed=first_step, metrics=""
         )
 
     def __enter__(self) -> "TrainLog":
@@ -74,52 +87,95 @@ class TrainLog:
         if self._events is not None:
             self._events.close()
 
-    def step(self, step: int, figures: dict[str, float]) -> None:
-        """Records the figures of step number `step`, counted from 1."""
+    def step(self, step: int, metrics: dict[str, float]) -> None:
+        """Records the metrics of step number `step`, counted from 1."""
         if self._file is None:
             return
-        self._file.write(json.dumps({"stage": self._stage, "step": step} | figures) + "\n")
+        self._file.write(json.dumps({"stage": self._stage, "step": step} | metrics) + "\n")
         self._file.flush()
         if self._events is not None:
-            for name, value in figures.items():
-                self._events.add_scalar(name if name in NO_LOSS else f"loss/{name}", value, step)
-        text = in_words(figures)
-        self._progress.update(self._task, completed=step, figures=text)
+            for name, value in metrics.items():
+                self._events.add_scalar(name, value, step)
+        text = in_words(metrics)
+        self._progress.update(self._task, completed=step, metrics=text)
         is_due = time.monotonic() - self._last_line > _LINE_EVERY_S or step == self._num_steps
         if not self._console.is_terminal and is_due:
             self._last_line = time.monotonic()
-            self._console.print(f"{self._stage} {step}/{self._num_steps}  {text}")
+            self.say(f"{self._stage} {step}/{self._num_steps}  {text}")
+
+    @contextlib.contextmanager
+    def paused(self) -> Iterator[None]:
+        """Takes the progress bar away while something else shows its own."""
+        self._progress.stop()
+        yield
+        self._progress.start()
+
+    def say(self, line: str) -> None:
+        """Prints a line above the progress bar."""
+        if self._file is not None:
+            self._console.print(line)
 
 
-def in_words(figures: dict[str, float]) -> str:
-    """A step's figures for the eye: every loss, the throughput, the share of the peak."""
+def in_words(metrics: dict[str, float]) -> str:
+    """Puts a step's metrics into words: every loss, the throughput, the share of the peak."""
     words = [
-        f"{printable(name)} {value:.3f}" for name, value in figures.items() if name not in NO_LOSS
+        f"{printable(name.removeprefix('loss/'))} {value:.3f}"
+        for name, value in metrics.items()
+        if name not in NO_LOSS
     ]
-    if "tokens_per_s" in figures:
-        words.append(f"{figures['tokens_per_s']:,.0f} tokens/s")
-    if "share_of_peak" in figures:
-        words.append(f"{figures['share_of_peak']:.0%} of peak")
+    if VALIDATION in metrics:
+        words.append(f"{VALIDATION} {metrics[VALIDATION]:.4f}")
+    if "tokens_per_s" in metrics:
+        words.append(f"{metrics['tokens_per_s']:,.0f} tokens/s")
+    if "share_of_peak" in metrics:
+        words.append(f"{metrics['share_of_peak']:.0%} of peak")
     return "  ".join(words)
 
 
 def read_log(path: Path) -> list[dict[str, Any]]:
-    """Entries of a train_log.jsonl; a last line that a kill cut short is left out."""
-    if not path.exists():
-        return []
-    entries = []
-    for line in path.read_text(encoding="utf-8").splitlines():
-        try:
-            entries.append(json.loads(line))
-        except ValueError:
-            break
-    return entries
+    """Reads the entries of a train_log.jsonl, none if there is no such file.
+
+    A line that a kill cut short, or that is damaged, is left out.
+
+    Raises:
+        InputError: It is no regular file, or cannot be read.
+    """
+    return _read_entries(path)[0]
+
+
+def _read_entries(path: Path) -> tuple[list[dict[str, Any]], int]:
+    """Entries, and the number of whole lines that are none."""
+    entries: list[dict[str, Any]] = []
+    if not os.path.lexists(path):
+        return entries, 0
+    num_damaged = 0
+    with open_regular(path) as file:
+        while line := file.readline(_MAX_LINE_BYTES):
+            try:
+                entry = parse_json(line, str(path))
+            except InputError:
+                entry = None
+            if _is_entry(entry):
+                entries.append(entry)
+            elif line.endswith(b"\n"):
+                num_damaged += 1
+    return entries, num_damaged
+
+
+def _is_entry(entry: Any) -> bool:
+    """Whether a parsed line is one that `TrainLog.step` wrote."""
+    if not isinstance(entry, dict) or not isinstance(entry.get("stage"), str):
+        return False
+    metrics = [value for name, value in entry.items() if name not in ("stage", "step")]
+    are_numbers = all(type(value) in (int, float) and math.isfinite(value) for value in metrics)
+    return type(entry.get("step")) is int and are_numbers and set(_ALWAYS) <= set(entry)
 
 
 def _drop_later_entries(path: Path, stage: str, first_step: int) -> None:
-    kept = [e for e in read_log(path) if e["stage"] != stage or e["step"] <= first_step]
-    with atomic_open(path) as file:
-        file.write("".join(json.dumps(e) + "\n" for e in kept).encode())
+    entries, num_damaged = _read_entries(path)
+    if num_damaged:
+        print(f"{path}: {num_damaged} damaged line(s) are dropped")
+    write_json_lines(path, [e for e in entries if e["stage"] != stage or e["step"] <= first_step])
 
 
 def _event_writer(folder: Path, first_step: int) -> Any:

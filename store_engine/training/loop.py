@@ -1,12 +1,13 @@
 """The training loop, one for both stages."""
 
+import contextlib
 import math
 import time
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
 from torch import Tensor
 
@@ -15,9 +16,9 @@ from store_engine.errors import InputError
 from store_engine.model.attention import PackedSequences
 from store_engine.model.lora import add_lora, merge_lora
 from store_engine.training.checkpoint import (
-    Position,
-    last_position,
     load_checkpoint,
+    read_best_weights,
+    save_best_weights,
     save_checkpoint,
     universal_config,
 )
@@ -27,86 +28,144 @@ from store_engine.training.deepspeed_setup import (
     initialize,
     zero_init,
 )
-from store_engine.training.interruption import InterruptedTraining, StopRequest
-from store_engine.training.log import TrainLog
+from store_engine.training.log import VALIDATION, TrainLog
+from store_engine.training.process_group import (
+    InterruptedTraining,
+    StopRequest,
+    wait_for_first,
+)
+from store_engine.training.progress import Best, TrainProgress, read_progress
+from store_engine.training.randomness import seed_torch
 from store_engine.training.stages import Stage
 from store_engine.training.throughput import matmul_peak
 
+Weights = dict[str, Tensor]  # whole and float32, by name
+
+
+@dataclass(frozen=True)
+class Training:
+    """What a stage's training needs beside the stage.
+
+    Args:
+        config: The run's config.
+        ds_config: DeepSpeed's config, complete (`read_ds_config`).
+        run_dir: The run directory; checkpoints and the log go there.
+        validate: Measures weights on validation data, the higher the better; rank 0 calls it every
+            `train.eval_every` steps. None measures nothing.
+    """
+
+    config: Config
+    ds_config: dict[str, Any]
+    run_dir: Path
+    validate: Callable[[Weights], float] | None = None
+
+    def checkpoints(self, stage: Stage) -> Path:
+        """The folder of a stage's checkpoints."""
+        return self.run_dir / "checkpoints" / stage.name
+
 
 def train_stage(
-    stage: Stage,
-    config: Config,
-    ds_config: dict[str, Any],
-    run_dir: Path,
-    initial: Iterable[tuple[str, Tensor]] = (),
-) -> dict[str, Tensor]:
+    stage: Stage, training: Training, initial: Iterable[tuple[str, Tensor]] = ()
+) -> Weights:
     """Trains a stage to its end, going on from its last checkpoint if there is one.
 
     Args:
         stage: Batches and losses.
-        config: The run's config.
-        ds_config: DeepSpeed's config, complete (`read_ds_config`).
-        run_dir: The run directory; checkpoints and the log go there.
+        training: Everything else.
         initial: Weights to start from, with their names; others keep their initialisation.
 
     Returns:
-        The trained weights by name, whole and float32, on every rank.
+        The trained weights by name, whole and float32, on every rank: the last ones, or with
+        `train.keep = "best"` those that measured best.
 
     Raises:
         InputError: The last checkpoint is damaged or was written under another ZeRO stage, or
             the next one cannot be written.
         FloatingPointError: The loss or a weight is not finite; the last checkpoint stays.
-        InterruptedTraining: SIGTERM came; a checkpoint was saved.
+        InterruptedTraining: SIGTERM or SIGINT came; a checkpoint was saved.
     """
-    rank, num_ranks = torch.distributed.get_rank(), torch.distributed.get_world_size()
-    checkpoints = run_dir / "checkpoints" / stage.name
-    position = last_position(checkpoints)
-    zero_stage = ds_config.get("zero_optimization", {}).get("stage", 0)
-    if position is not None:
-        if position.zero_stage != zero_stage:
-            raise InputError(
-                f"{checkpoints}: written under ZeRO-{position.zero_stage}, resumed with "
-                f"ZeRO-{zero_stage}; go on with the --ds_config of before"
-            )
-        ds_config = universal_config(ds_config, position, num_ranks)
-    torch.manual_seed(config.train.seed)
-    with zero_init(ds_config):
-        module = stage.build()
-    fill_parameters(module, initial)
-    if config.train.lora_rank:
-        add_lora(module, config.train)
-    engine = initialize(module, ds_config, config.train, stage.lr)
-    first_step = 0
-    if position is not None:
-        load_checkpoint(engine, checkpoints)
-        first_step = position.step
+    train, checkpoints = training.config.train, training.checkpoints(stage)
+    engine, progress = _open_engine(stage, training, initial)
     engine.train()
     log = TrainLog(
-        run_dir / "train_log.jsonl",
+        training.run_dir / "train_log.jsonl",
         stage.name,
-        first_step,
+        progress.step,
         stage.num_steps,
-        is_silent=rank > 0,
-        tensorboard=config.train.tensorboard,
+        is_silent=torch.distributed.get_rank() > 0,
+        tensorboard=train.tensorboard,
     )
-    with log, StopRequest(engine.device) as stop:
-        for step in range(first_step, stage.num_steps):
-            log.step(step + 1, train_step(engine, stage, config, step))
-            is_due = (step + 1) % config.train.save_every == 0 or step + 1 == stage.num_steps
+    with log, StopRequest(engine.device) as stop, _say_what_is_kept(checkpoints):
+        while progress.step < stage.num_steps and not _is_hopeless(progress, train):
+            metrics = train_step(engine, stage, training.config, progress.step)
+            progress = progress._replace(step=progress.step + 1)
+            is_last = progress.step == stage.num_steps
+            if training.validate and (progress.step % train.eval_every == 0 or is_last):
+                with log.paused():
+                    progress, score = _validate(engine, training, checkpoints, progress)
+                metrics[VALIDATION] = score
+            log.step(progress.step, metrics)
+            is_last = is_last or _is_hopeless(progress, train)
             must_stop = stop.is_asked()
-            if is_due or must_stop:
-                _check_weights(engine, f"{stage.name}: after step {step + 1}")
-                position = Position(stage.name, step + 1, num_ranks, zero_stage)
-                save_checkpoint(engine, checkpoints, position)
+            if progress.step % train.save_every == 0 or is_last or must_stop:
+                _check_weights(engine, progress)
+                save_checkpoint(engine, checkpoints, progress)
             if must_stop:
-                raise InterruptedTraining(f"{stage.name}: stopped after step {step + 1}, saved")
-    weights = merge_lora(full_weights(engine), config.train)
+                raise InterruptedTraining(
+                    f"{stage.name}: stopped after step {progress.step}, saved"
+                )
+        if progress.best is not None:
+            log.say(_in_words(progress, stage, train))
+    if train.keep == "best" and progress.best is not None:
+        weights = read_best_weights(checkpoints, progress.best.step)
+    else:
+        weights = merge_lora(full_weights(engine), train)
     engine.destroy()
     return weights
 
 
+@contextlib.contextmanager
+def _say_what_is_kept(checkpoints: Path) -> Iterator[None]:
+    """Adds to the news of a loss or weight that is not finite what there is to go back to."""
+    try:
+        yield
+    except FloatingPointError as error:
+        saved = read_progress(checkpoints)
+        kept = f"the checkpoint of step {saved.step} is kept" if saved else "there is no checkpoint"
+        raise FloatingPointError(f"{error}; {kept}") from error
+
+
+def _open_engine(
+    stage: Stage, training: Training, initial: Iterable[tuple[str, Tensor]]
+) -> tuple[Any, TrainProgress]:
+    """Builds the engine, and loads the last checkpoint if there is one."""
+    train, ds_config = training.config.train, training.ds_config
+    zero_stage = ds_config.get("zero_optimization", {}).get("stage", 0)
+    num_ranks, checkpoints = torch.distributed.get_world_size(), training.checkpoints(stage)
+    now = TrainProgress(stage.name, 0, num_ranks, zero_stage, torch.get_num_threads())
+    saved = read_progress(checkpoints)
+    if saved is not None:
+        if (saved.stage, saved.zero_stage) != (stage.name, zero_stage):
+            raise InputError(
+                f"{checkpoints}: stage {saved.stage}, written under ZeRO-{saved.zero_stage}, "
+                f"resumed with ZeRO-{zero_stage}; go on with the --ds_config of before"
+            )
+        ds_config = universal_config(ds_config, saved, num_ranks)
+    torch.manual_seed(train.seed)
+    with zero_init(ds_config):
+        module = stage.build()
+    fill_parameters(module, initial)
+    if train.lora_rank:
+        add_lora(module, train)
+    engine = initialize(module, ds_config, train, stage.lr)
+    if saved is None:
+        return engine, now
+    load_checkpoint(engine, checkpoints)
+    return engine, now._replace(step=saved.step, best=saved.best)
+
+
 def train_step(engine: Any, stage: Stage, config: Config, step: int) -> dict[str, float]:
-    """One optimiser step; returns its figures, the same on every rank.
+    """Does one optimiser step; returns its metrics, the same on every rank.
 
     Raises:
         FloatingPointError: The loss is not finite.
@@ -114,21 +173,20 @@ def train_step(engine: Any, stage: Stage, config: Config, step: int) -> dict[str
     began = time.perf_counter()
     rank, num_ranks = torch.distributed.get_rank(), torch.distributed.get_world_size()
     accumulation = engine.gradient_accumulation_steps()
-    num_parts = num_ranks * accumulation
-    # the step's randomness is a function of the step: resuming needs no saved generator
-    seeds = np.random.SeedSequence([config.train.seed, *stage.name.encode(), step, rank])
-    torch.manual_seed(int(seeds.generate_state(1)[0]))
+    num_shards = num_ranks * accumulation
     rate = learning_rate(config.train, stage.lr, step, stage.num_steps)
     for group in engine.optimizer.param_groups:
         group["lr"] = rate
     peak = matmul_peak(next(engine.module.parameters()).dtype, engine.device)
-    totals = torch.zeros(3 + 2 * len(stage.tasks), dtype=torch.float64)
+    totals = torch.zeros(3 + 2 * len(stage.losses), dtype=torch.float64)
+    # the step's randomness is a function of the step: resuming needs no saved generator
+    seed_torch(config.train.seed, stage.name, step, rank)
     for i in range(accumulation):
-        batch = _to_device(stage.batch(step, i * num_ranks + rank, num_parts), engine.device)
-        loss = stage.loss(engine, batch, num_parts)
+        batch = _to_device(stage.batch(step, i * num_ranks + rank, num_shards), engine.device)
+        loss = stage.loss(engine, batch, num_shards)
         engine.backward(loss.total)
         engine.step()
-        totals[0] += loss.total.item() / num_parts
+        totals[0] += loss.total.item() / num_shards
         totals[1] += loss.num_tokens
         totals[2] += loss.num_flops
         totals[3:] += torch.cat([loss.sums, loss.counts]).cpu()
@@ -140,25 +198,16 @@ def train_step(engine: Any, stage: Stage, config: Config, step: int) -> dict[str
         raise FloatingPointError(f"{stage.name}: the loss of step {step + 1} is {mean_loss}")
     sums, counts = totals[3:].view(2, -1)
     wall_s = time.perf_counter() - began
-    by_task = zip(stage.tasks, (sums / counts.clamp(min=1)).tolist(), counts.tolist(), strict=True)
+    means = (sums / counts.clamp(min=1)).tolist()
+    parts = zip(stage.losses, means, counts.tolist(), strict=True)
     return {
         "loss": mean_loss,
-        **{task: loss for task, loss, count in by_task if count},
+        **{name: loss for name, loss, count in parts if count},
         "lr": rate,
         "tokens_per_s": num_tokens / wall_s,
         "share_of_peak": num_flops / wall_s / (num_ranks * peak),
         "wall_s": wall_s,
     }
-
-
-def _to_device(batch: Any, device: torch.device) -> Any:
-    """Moves the tensors and sequences of a batch, a tuple of tuples, to where the model is."""
-    if isinstance(batch, Tensor | PackedSequences):
-        return batch.to(device)
-    if isinstance(batch, tuple):
-        moved = [_to_device(part, device) for part in batch]
-        return type(batch)(*moved) if hasattr(batch, "_fields") else tuple(moved)
-    return batch
 
 
 def learning_rate(train: TrainConfig, peak: float, step: int, num_steps: int) -> float:
@@ -179,15 +228,75 @@ def learning_rate(train: TrainConfig, peak: float, step: int, num_steps: int) ->
     return peak * (train.min_lr + (1 - train.min_lr) * height)
 
 
-def _check_weights(engine: Any, when: str) -> None:
+def _validate(
+    engine: Any, training: Training, checkpoints: Path, progress: TrainProgress
+) -> tuple[TrainProgress, float]:
+    """Measures the weights, and keeps them if they are the best so far. Every rank calls it."""
+    assert training.validate is not None
+    train, best = training.config.train, progress.best
+    _check_weights(engine, progress)
+    weights = merge_lora(full_weights(engine), train)
+    score = torch.zeros((), dtype=torch.float64)
+    if torch.distributed.get_rank() == 0:
+        score.fill_(training.validate(weights))
+        is_better = best is None or score.item() > best.score
+        if is_better and train.keep == "best":
+            save_best_weights(weights, checkpoints, progress.step)
+    wait_for_first(f"validation/{progress.stage}/{progress.step}")
+    score = score.to(engine.device)
+    torch.distributed.broadcast(score, 0)
+    if best is None or score.item() > best.score:
+        best = Best(progress.step, score.item(), num_worse=0)
+    else:
+        best = best._replace(num_worse=best.num_worse + 1)
+    return progress._replace(best=best), score.item()
+
+
+def _is_hopeless(progress: TrainProgress, train: TrainConfig) -> bool:
+    """Whether validation has not improved for `train.patience` measurements."""
+    return bool(train.patience and progress.best and progress.best.num_worse >= train.patience)
+
+
+def _in_words(progress: TrainProgress, stage: Stage, train: TrainConfig) -> str:
+    """How the validation ended."""
+    assert progress.best is not None
+    words = f"{stage.name}: {VALIDATION} was best after step {progress.best.step}"
+    words += f" ({progress.best.score:.4f})"
+    if _is_hopeless(progress, train):
+        words += f", stopped after step {progress.step} of {stage.num_steps}"
+    return f"{words}; the {train.keep} weights are kept"
+
+
+def _to_device(batch: Any, device: torch.device) -> Any:
+    """Moves the tensors and sequences of a batch, a tuple of tuples, to where the model is."""
+    if isinstance(batch, Tensor | PackedSequences):
+        return batch.to(device)
+    if isinstance(batch, tuple):
+        moved = [_to_device(part, device) for part in batch]
+        return type(batch)(*moved) if hasattr(batch, "_fields") else tuple(moved)
+    return batch
+
+
+def _check_weights(engine: Any, progress: TrainProgress) -> None:
     """Refuses weights that are not finite: a loss shows them a step too late to keep them out.
 
     Raises:
         FloatingPointError: On every rank.
     """
-    # under ZeRO-3 the rank's own part; what lies on NVMe is left to the loss
-    held = (getattr(p, "ds_tensor", p) for p in engine.module.parameters())
-    is_bad = torch.stack([~tensor.detach().isfinite().all() for tensor in held]).any().float()
+    is_bad = torch.tensor(float(not _are_finite(engine.module.parameters())), device=engine.device)
     torch.distributed.all_reduce(is_bad)
     if is_bad.item() > 0:
-        raise FloatingPointError(f"{when} a weight is not finite")
+        raise FloatingPointError(
+            f"{progress.stage}: after step {progress.step} a weight is not finite"
+        )
+
+
+def _are_finite(parameters: Iterable[Tensor]) -> bool:
+    """Whether all weights that this process holds are finite; one wait per device."""
+    flags: dict[torch.device, list[Tensor]] = {}
+    for parameter in parameters:
+        # under ZeRO-3 the rank's own shard, on the CPU if it is offloaded; what lies on NVMe is
+        # left to the loss
+        held = getattr(parameter, "ds_tensor", parameter).detach()
+        flags.setdefault(held.device, []).append(held.isfinite().all())
+    return all(bool(torch.stack(own).all()) for own in flags.values())

@@ -48,7 +48,11 @@ def matmul_peak(dtype: torch.dtype, device: torch.device) -> float:
     Takes a tenth of a second. It is what this process' threads reach while the other ranks run too.
     """
     size = 8192 if device.type == "cuda" else 768
-    a, b = (torch.randn(size, size, dtype=dtype, device=device) for _ in range(2))
+    # a generator of its own: the global one has been seeded for the step's dropout
+    generator = torch.Generator(device).manual_seed(0)
+    a, b = (
+        torch.randn(size, size, dtype=dtype, device=device, generator=generator) for _ in range(2)
+    )
     durations = []
     with torch.no_grad():
         for _ in range(8):

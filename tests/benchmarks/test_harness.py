@@ -1,29 +1,16 @@
 import csv
-import importlib.util
 import re
 import sys
 import time
-from pathlib import Path
 
 import pytest
 import torch
 
-ROOT = Path(__file__).resolve().parents[2]
-
-
-@pytest.fixture(scope="module")
-def harness():
-    # benchmarks/ is not installed, and its folder on sys.path would hide packages
-    path = ROOT / "benchmarks" / "harness.py"
-    spec = importlib.util.spec_from_file_location("benchmark_harness", path)
-    module = sys.modules[spec.name] = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    yield module
-    del sys.modules[spec.name]
+from benchmarks import gpu_clock, harness
 
 
 @pytest.fixture
-def make_options(harness, tmp_path, monkeypatch):
+def make_options(tmp_path, monkeypatch):
     def make(*args):
         monkeypatch.setattr(sys, "argv", ["bench.py", "--out", str(tmp_path / "x.csv"), *args])
         monkeypatch.setattr(torch, "set_num_threads", lambda n: None)
@@ -56,7 +43,7 @@ def test_options(make_options, tmp_path):
     assert options.out == tmp_path / "x.csv"
 
 
-def test_rows_have_the_schema_and_are_appended(harness, make_options, capsys):
+def test_rows_have_the_schema_and_are_appended(make_options, capsys):
     options = make_options("--threads", "2")
     for latency in (1.5, 2.5):
         report = harness.Report("bench", options)
@@ -75,7 +62,7 @@ def test_rows_have_the_schema_and_are_appended(harness, make_options, capsys):
     assert "2.500" in capsys.readouterr().out
 
 
-def test_ratio_is_above_one_for_the_faster(harness, make_options):
+def test_ratio_is_above_one_for_the_faster(make_options):
     report = harness.Report("bench", make_options())
     report.add("ours", "n=1", "latency_ms", "ms", harness.Quantiles(1, 2, 9))
     report.add("theirs", "n=1", "latency_ms", "ms", 6.0)
@@ -87,7 +74,7 @@ def test_ratio_is_above_one_for_the_faster(harness, make_options):
         report.add_ratio("ours", "theirs", "n=2", "latency_ms")
 
 
-def test_every_run_is_repeated_until_its_own_time_is_spent(harness, make_options, monkeypatch):
+def test_every_run_is_repeated_until_its_own_time_is_spent(make_options, monkeypatch):
     now, calls = 0.0, []
 
     def run(name, seconds):
@@ -103,7 +90,7 @@ def test_every_run_is_repeated_until_its_own_time_is_spent(harness, make_options
     assert calls == ["slow", "fast"] * 4 + ["fast"] * 7
 
 
-def test_quantiles_of_the_repetitions(harness, make_options, monkeypatch):
+def test_quantiles_of_the_repetitions(make_options, monkeypatch):
     durations = iter([9.0, *range(1, 12)])  # the warm-up does not count
     now = 0.0
 
@@ -114,3 +101,88 @@ def test_quantiles_of_the_repetitions(harness, make_options, monkeypatch):
     monkeypatch.setattr(time, "perf_counter", lambda: now)
     figures = harness.measure(run, make_options(), min_repeats=11, budget_s=1)
     assert figures == pytest.approx((3e3, 6e3, 9e3))
+
+
+@pytest.mark.parametrize(
+    ("args", "want"),
+    [
+        (("--cases", "("), "--cases"),
+        (("--threads", "0"), "--threads must be at least 1, got 0"),
+        (("--device", "gpu"), "--device must be cpu or cuda, got gpu"),
+        (("--device", "cuda"), "finds no CUDA device"),
+    ],
+    ids=["regex", "threads", "device", "no-gpu"],
+)
+def test_a_wrong_command_line_is_refused_in_one_line(make_options, monkeypatch, capsys, args, want):
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    with pytest.raises(SystemExit):
+        make_options(*args)
+    assert want in capsys.readouterr().err.splitlines()[-1]
+
+
+def test_a_benchmark_of_the_cpu_refuses_a_gpu(monkeypatch, capsys):
+    monkeypatch.setattr(sys, "argv", ["bench.py", "--device", "cuda"])
+    with pytest.raises(SystemExit):
+        harness.parse_options("bench", "About it.", has_gpu=False)
+    assert "bench times what runs on a CPU alone" in capsys.readouterr().err
+
+
+def test_no_matching_case_writes_nothing(make_options, capsys):
+    options = make_options("--cases", "x=1")
+    harness.Report("bench", options).finish()
+    assert "no case matches --cases x=1" in capsys.readouterr().out
+    assert not options.out.exists()
+
+
+def test_table_columns_are_as_wide_as_their_cells(capsys):
+    harness.print_table(("name", "ms"), [("a", "1.5"), ("longer", "100.0")])
+    assert capsys.readouterr().out == "name    ms\na         1.5\nlonger  100.0\n"
+
+
+class FakeCuda:
+    """A device that runs what is launched one after the other, each for a time of its own."""
+
+    def __init__(self, monkeypatch):
+        self.now_ms, self.launched = 0.0, []
+        fake = self
+
+        class Event:
+            def __init__(self, enable_timing):
+                assert enable_timing
+
+            def record(self):
+                self.at = fake.now_ms
+
+            def elapsed_time(self, end):
+                return end.at - self.at
+
+        monkeypatch.setattr(torch.cuda, "Event", Event)
+        monkeypatch.setattr(torch.cuda, "synchronize", lambda: None)
+        monkeypatch.setattr(torch.cuda, "_sleep", lambda cycles: self.run("busy", 1.0))
+        empty = torch.empty
+        monkeypatch.setattr(
+            gpu_clock.torch, "empty", lambda size, dtype, device: self.flush(empty(1, dtype=dtype))
+        )
+
+    def run(self, name, milliseconds):
+        self.now_ms += milliseconds
+        self.launched.append(name)
+
+    def flush(self, buffer):
+        outer = self
+
+        class Flush:
+            def zero_(self):
+                outer.run("flush", 0.1)
+
+        return Flush()
+
+
+def test_the_device_clock_times_the_work_alone(monkeypatch):
+    cuda = FakeCuda(monkeypatch)
+    durations = iter([50.0, 20.0, 1.0, 2.0, 3.0])
+    times = gpu_clock.device_milliseconds(
+        lambda: cuda.run("work", next(durations)), budget_s=0, min_repeats=3
+    )
+    assert times == pytest.approx([1.0, 2.0, 3.0])
+    assert cuda.launched == ["work"] * 2 + ["flush", "busy", "work"] * 3

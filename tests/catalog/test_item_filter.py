@@ -5,9 +5,8 @@ import torch
 from store_engine._C import ItemTrie, RowSet
 from store_engine.catalog.item_filter import ItemFilter
 from store_engine.catalog.trie_arrays import TrieArrays
-from store_engine.decoding.beam import beam_search
-from store_engine.decoding.beam_step import beam_step, root_beams
-from store_engine.decoding.exact import score_catalog
+from store_engine.decoding.backends import SearchSpace, resolve_backend
+from store_engine.kernels.trie_topk import root_beams
 
 EVERY = np.arange(60)
 ALLOWED = [None, None, EVERY[::3].copy(), EVERY[:1], EVERY[:0], EVERY[10:50], None]
@@ -32,15 +31,14 @@ def make_filter(trie):
 def test_equals_a_trie_of_the_allowed_items(make_bench, backend, beam_width, normalize):
     bench = make_bench(num_items=60)
     history, options = [3, 1, 4], {"normalize": normalize, "backend": backend}
-    search = (bench.model, bench.trie, bench.cache, bench.contexts([history] * len(LEFT)))
-    got = beam_search(*search, beam_width, item_filter=make_filter(bench.trie), **options)
+    item_filter = make_filter(bench.trie)
+    got = bench.search([history] * len(LEFT), beam_width, item_filter=item_filter, **options)
     for i, left in enumerate(LEFT):
         if not len(left):
             assert int(got.num_valid[i]) == 0
             continue
         trie = TrieArrays(ItemTrie(bench.sids[left], list(bench.trie.codebook_sizes)))
-        contexts = bench.contexts([history])
-        want = beam_search(bench.model, trie, bench.cache, contexts, beam_width, **options)
+        want = bench.search([history], beam_width, trie=trie, **options)
         n = int(want.num_valid[0])
         assert int(got.num_valid[i]) == n
         torch.testing.assert_close(got.scores[i, :n], want.scores[0, :n], atol=1e-5, rtol=1e-5)
@@ -61,9 +59,9 @@ def sid_of(bench, trie, leaves, catalogue=None):
 def test_a_wide_beam_equals_exact_scoring(make_bench, normalize):
     bench = make_bench(num_items=60)
     item_filter = make_filter(bench.trie)
-    search = (bench.model, bench.trie, bench.cache, bench.contexts([[3, 1, 4]] * len(LEFT)))
-    scores = score_catalog(*search, normalize=normalize, item_filter=item_filter)
-    beams = beam_search(*search, 100, normalize=normalize, item_filter=item_filter)
+    histories, space = [[3, 1, 4]] * len(LEFT), {"normalize": normalize, "item_filter": item_filter}
+    scores = bench.scores(histories, **space)
+    beams = bench.search(histories, 100, **space)
     offsets, rows = item_filter.core.leaf_rows(beams.nodes.numpy())
     found = beams.scores.flatten().repeat_interleave(torch.from_numpy(np.diff(offsets)))
     request = torch.arange(beams.nodes.numel()) // beams.nodes.shape[1]
@@ -92,15 +90,9 @@ def test_a_leaf_lives_while_one_of_its_items_does():
 def test_nothing_allowed(backend):
     trie = TrieArrays(ItemTrie(np.array([[1], [0]], dtype=np.int32), [2]))
     item_filter = ItemFilter(trie, [None], [np.array([0, 1])])
-    got = beam_step(
-        trie,
-        0,
-        torch.zeros(1, 1, 2),
-        root_beams(1, torch.device("cpu")),
-        3,
-        backend=backend,
-        item_filter=item_filter,
-    )
+    backend = resolve_backend(backend, torch.device("cpu"))
+    space = SearchSpace(trie, item_filter)
+    got = backend.beam_step(space, 0, torch.zeros(1, 1, 2), root_beams(1, "cpu"), 3)
     assert got.num_valid.tolist() == [0]
     assert got.nodes.tolist() == got.parents.tolist() == got.tokens.tolist() == [[-1] * 3]
     assert got.scores.tolist() == [[-np.inf] * 3]

@@ -3,7 +3,7 @@ import pytest
 import torch
 
 from store_engine._C import ItemTrie
-from store_engine.catalog.trie_arrays import TrieArrays, ragged_ranges
+from store_engine.catalog.trie_arrays import TrieArrays
 
 SIDS = np.array([[2, 0], [0, 1], [2, 0], [2, 3], [0, 0]], dtype=np.int32)
 
@@ -34,11 +34,11 @@ def test_leaves_below():
     begins = [begin.tolist() for begin in trie.leaf_begin]
     assert begins == [[0, 5], [0, 2, 3, 5], [0, 1, 2, 3, 5], [0, 1, 2, 3, 4, 5]]
     nodes = torch.tensor([[0, 1], [2, -1]])
-    leaves, tokens = trie.only_leaves(1, nodes)
+    leaves, tokens = trie.unique_leaves(1, nodes)
     assert (leaves.tolist(), tokens.tolist()) == ([[-1, 2], [-1, -1]], [[-1, 0], [-1, -1]])
-    leaves, tokens = trie.only_leaves(2, nodes + 1)
+    leaves, tokens = trie.unique_leaves(2, nodes + 1)
     assert (leaves.tolist(), tokens.tolist()) == ([[1, 2], [-1, 0]], [[1, 0], [-1, 2]])
-    assert trie.only_leaves(3, nodes)[0].tolist() == nodes.tolist()
+    assert trie.unique_leaves(3, nodes)[0].tolist() == nodes.tolist()
 
 
 def test_find(trie):
@@ -46,9 +46,3 @@ def test_find(trie):
     assert trie.find(prefixes).tolist() == [3, 0, -1, -1, -1, -1]
     assert trie.find(prefixes[:, :1]).tolist() == [1, 0, -1, 1, 1, -1]
     assert trie.find(prefixes[:, :0]).tolist() == [0] * 6
-
-
-def test_ragged_ranges():
-    owner, number = ragged_ranges(torch.tensor([5, 0, 7]), torch.tensor([2, 0, 3]))
-    assert owner.tolist() == [0, 0, 2, 2, 2]
-    assert number.tolist() == [5, 6, 7, 8, 9]

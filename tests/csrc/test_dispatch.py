@@ -40,10 +40,34 @@ def test_every_instruction_set_finds_the_same(simd):
     assert run(simd).stdout == searches()
 
 
-def test_an_unknown_instruction_set_is_refused():
-    failed = run("mmx")
-    assert failed.returncode != 0
-    assert b"STORE_ENGINE_SIMD must be baseline or up to" in failed.stderr
+@pytest.mark.parametrize("name", ["mmx", "AVX2", "avx512,avx2", " baseline"])
+@pytest.mark.parametrize(
+    "call",
+    [
+        "_C.simd_targets()",
+        "_C.ItemTrie(np.zeros((1, 1), np.int32), [1])",
+        "x = np.ones((1, 1), np.float32); _C.rms_norm(x, x[0], x, 1e-5)",
+    ],
+    ids=["simd_targets", "ItemTrie", "rms_norm"],
+)
+def test_an_unknown_instruction_set_is_one_clear_error(name, call):
+    environment = {**os.environ, "STORE_ENGINE_SIMD": name}
+    code = f"import numpy as np; from store_engine import _C; {call}"
+    failed = subprocess.run([sys.executable, "-c", code], env=environment, capture_output=True)
+    last = failed.stderr.decode().strip().splitlines()[-1]
+    assert failed.returncode == 1
+    known = ", ".join(reversed(simd_targets()))
+    assert last.startswith("ValueError: STORE_ENGINE_SIMD must be one of baseline")
+    assert last.endswith(f"got '{name}'")
+    assert known in last or "STORE_ENGINE_SIMD" in os.environ
+
+
+def test_the_variable_is_an_upper_limit():
+    environment = {**os.environ, "STORE_ENGINE_SIMD": "baseline"}
+    code = "from store_engine._C import simd_targets; print(*simd_targets())"
+    done = subprocess.run([sys.executable, "-c", code], env=environment, capture_output=True)
+    assert done.stdout.split() == [b"baseline"]
+    assert simd_targets()[-1] == "baseline"
 
 
 if __name__ == "__main__":

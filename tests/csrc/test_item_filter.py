@@ -128,7 +128,10 @@ def test_threads_may_share_a_set_from_its_first_use(assert_searches_as_fresh_tri
     [
         ({"allow": [None]}, ValueError, "allow must be one RowSet or 2, got 1"),
         ({"allow": row_set(ItemTrie(SIDS, SIZES), [0])}, ValueError, "another catalogue"),
-        ({"allow": np.zeros(2, np.int64)}, TypeError, "incompatible"),
+        ({"allow": np.zeros(2, np.int64)}, TypeError, "allow must be a RowSet, None or a seq"),
+        ({"allow": "ab"}, TypeError, "RowSet, None or a sequence of these, got str"),
+        ({"allow": [None, 5]}, TypeError, "RowSet, None or a sequence of these, got int"),
+        ({"batch": 2**40}, ValueError, r"batch must be in \[0, 1048576\]"),
         ({"exclude": (np.zeros(2, np.int64), NO_ROWS)}, ValueError, r"\(batch \+ 1,\)"),
         ({"exclude": (np.array([0, 2, 1]), NO_ROWS)}, ValueError, "must rise"),
         ({"exclude": (np.array([0, 2, 1]), NO_ROWS + 1)}, ValueError, "must rise"),

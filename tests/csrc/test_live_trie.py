@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from store_engine._C import ItemFilter, LiveTrie, RowSet, beam_step
+from store_engine._C import ItemFilter, ItemTrie, LiveTrie, RowSet, beam_step
 
 SIDS = np.array([[3, 1], [0, 2], [0, 1], [3, 1]], dtype=np.int32)
 IDS = np.array([70, 50, 60, -1], dtype=np.int64)
@@ -17,6 +17,23 @@ def sorted_items(items):
     """A dictionary of item id -> SID as arrays, by SID, then id."""
     pairs = sorted((sid, item_id) for item_id, sid in items.items())
     return [sid for sid, _ in pairs], [item_id for _, item_id in pairs]
+
+
+def arrays_of(trie):
+    """All arrays of a trie, as lists."""
+    leaves = np.arange(trie.level_sizes[-1], dtype=np.int64)
+    levels = [array.tolist() for level in range(trie.num_levels) for array in trie.level(level)]
+    return [*levels, *(array.tolist() for array in trie.leaf_rows(leaves))]
+
+
+def assert_compacted(snapshot, items):
+    """The compacted trie is one that is built from the items by ascending id."""
+    trie, item_ids = snapshot.compacted()
+    assert item_ids.tolist() == sorted(items)
+    sids = np.array([items[item_id] for item_id in sorted(items)], dtype=np.int32)
+    fresh = ItemTrie(sids.reshape(-1, snapshot.num_levels), list(snapshot.codebook_sizes))
+    assert trie.codebook_sizes == snapshot.codebook_sizes
+    assert arrays_of(trie) == arrays_of(fresh)
 
 
 @pytest.fixture(scope="module")
@@ -43,6 +60,7 @@ def assert_equals_a_fresh_trie(assert_searches_as_fresh_tries):
             kept = list(is_allowed & ~is_excluded)
         catalogues = [(known[is_kept], known_sids[is_kept]) for is_kept in kept]
         assert_searches_as_fresh_tries(snapshot, item_filter, catalogues, rng, snapshot.item_ids)
+        assert_compacted(snapshot, items)
 
     return check
 
@@ -207,3 +225,36 @@ def test_snapshots_outlive_the_catalogue():
     assert snapshot.items()[1].tolist() == [60, 50, -1, 5, 70]
     assert snapshot.num_changes == 1
     assert snapshot.nbytes > 0
+
+
+@pytest.mark.parametrize("num_changes", [0, 1])
+def test_the_compacted_trie_is_made_once_and_outlives_its_snapshot(num_changes):
+    rng = np.random.default_rng(0)
+    sids = rng.integers(0, 9, (5000, 3), np.int32)
+    live = LiveTrie(sids, 7 * np.arange(5000), [9] * 3, max_changes=10**6)
+    live.remove(7 * np.arange(num_changes))
+    snapshot = live.snapshot()
+    nbytes = snapshot.nbytes
+    with ThreadPoolExecutor(8) as pool:
+        calls = [pool.submit(snapshot.compacted) for _ in range(16)]
+    tries = {call.result()[0] for call in calls}
+    assert len(tries) == 1
+    trie, item_ids = snapshot.compacted()
+    assert trie in tries
+    assert snapshot.nbytes == nbytes + trie.nbytes + item_ids.nbytes
+    assert not item_ids.flags.writeable
+    del live, snapshot, tries, calls
+    assert item_ids.tolist() == (7 * np.arange(num_changes, 5000)).tolist()
+    assert arrays_of(trie) == arrays_of(ItemTrie(sids[num_changes:].copy(), [9] * 3))
+
+
+def test_the_compacted_trie_keeps_the_mode():
+    sids = np.random.default_rng(0).integers(0, 60, (20_000, 4), np.int32)
+    sizes = {
+        mode: LiveTrie(sids, np.arange(len(sids)), [60] * 4, mode=mode)
+        .snapshot()
+        .compacted()[0]
+        .memory()["children"]
+        for mode in ("fast", "compact")
+    }
+    assert sizes["compact"] < sizes["fast"]

@@ -127,4 +127,26 @@ def test_file_errors_are_os_errors(tmp_path):
         ItemTrie.load(tmp_path)
     with pytest.raises(IsADirectoryError):
         ItemTrie(SIDS, SIZES).save(tmp_path)
-    assert list(tmp_path.parent.glob("*.part-*")) == []
+    assert list(tmp_path.parent.rglob("*part-*")) == []
+
+
+@pytest.mark.parametrize("name", ["t" * 255, ".", "trie", "a b\n"], ids=len)
+def test_a_name_may_be_any_that_the_file_system_takes(tmp_path, monkeypatch, name):
+    monkeypatch.chdir(tmp_path)
+    if name == ".":
+        with pytest.raises(OSError):
+            ItemTrie(SIDS, SIZES).save(name)
+    else:
+        ItemTrie(SIDS, SIZES).save(name)  # without a folder: into the current one
+        assert ItemTrie.load(name).num_items == len(SIDS)
+    assert [p.name for p in tmp_path.iterdir()] == [name] * (name != ".")
+
+
+def test_a_link_is_replaced_and_what_it_names_left_alone(tmp_path):
+    victim, path = tmp_path / "victim", tmp_path / "trie.bin"
+    victim.write_text("precious")
+    path.symlink_to(victim)
+    ItemTrie(SIDS, SIZES).save(path)
+    assert victim.read_text() == "precious"
+    assert not path.is_symlink()
+    assert ItemTrie.load(path).num_items == len(SIDS)

@@ -1,11 +1,17 @@
+import subprocess
+import sys
 from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 
+from store_engine.decoding.beam_search import beam_search
 from store_engine.decoding.engine import Engine
 from store_engine.errors import InputError
+from store_engine.model.weights import save_weights
+from store_engine.runs.run_directory import RunDirectory
 
 
 @pytest.mark.parametrize("backend", ["cpp", "torch"])
@@ -115,7 +121,7 @@ def test_k_items_come_back_when_there_are_k(make_engine, histories, k):
         ({"allow": "books"}, "unknown item set 'books'; defined: none"),
         ({"deny": ["books", None]}, r"deny must hold one item set per history \(1\), got 2"),
         ({"exclude": []}, r"exclude must hold one list per history \(1\), got 0"),
-        ({"exclude": [["nobody"]]}, "unknown item id 'nobody'"),
+        ({"exclude": [["nobody"]]}, r"exclude\[0\]: unknown item id 'nobody'"),
     ],
     ids=["name", "sets", "lists", "item"],
 )
@@ -184,7 +190,7 @@ def test_the_default_beam_grows_with_k(make_engine):
 @pytest.mark.parametrize(
     ("histories", "options", "message"),
     [
-        ([["item 1", "nobody"]], {}, "nobody"),
+        ([[], ["item 1", "nobody"]], {}, r"histories\[1\]: unknown item id 'nobody'"),
         ([["item 1"]], {"k": 10, "beam_width": 9}, "at least k, got beam_width 9 < k 10"),
         ([["item 1"]], {"k": 0}, "k must be at least 1, got 0"),
     ],
@@ -197,7 +203,7 @@ def test_refuses(make_engine, histories, options, message):
 
 @pytest.mark.parametrize("histories", ["item 1", ["item 1"]])
 def test_refuses_a_flat_list(make_engine, histories):
-    with pytest.raises(TypeError, match="list of lists"):
+    with pytest.raises(TypeError, match="list of lists of item ids"):
         make_engine().recommend(histories)
 
 
@@ -233,3 +239,178 @@ def test_a_failed_batch_leaves_nothing_behind(make_engine, histories):
     weight.copy_(healthy)
     got, _ = engine.recommend_rows(histories, 8)
     np.testing.assert_array_equal(got, want)
+
+
+FORMS = {
+    "list": lambda x: x,
+    "tuple": tuple,
+    "generator": lambda x: (one for one in x),
+    "iterator": iter,
+    "array": np.array,
+}
+
+
+@pytest.mark.parametrize("inner", FORMS)
+@pytest.mark.parametrize("outer", ["list", "tuple", "generator", "iterator"])
+def test_any_iterable_is_read_once(make_engine, inner, outer):
+    engine = make_engine()
+    plain, excluded = [[3, 1, 4], [2, 7]], [[5], [6, 8]]
+    rows = engine.recommend_rows(plain, 6, exclude=excluded)[0].tolist()
+    ids = [[engine.catalog.item_ids[row] for row in one] for one in rows]
+
+    def form(lists, make=lambda row: row):
+        return FORMS[outer]([FORMS[inner]([make(row) for row in one]) for one in lists])
+
+    got = engine.recommend_rows(form(plain), 6, exclude=form(excluded))[0]
+    assert got.tolist() == rows
+
+    def named(row):
+        return f"item {row}"
+
+    found = engine.recommend(form(plain, named), 6, exclude=form(excluded, named))
+    assert [[item.item_id for item in one] for one in found] == ids
+
+
+def test_a_table_of_rows(make_engine):
+    engine, table = make_engine(), np.arange(12).reshape(4, 3)
+    want = engine.recommend_rows(table.tolist(), 5)[0]
+    np.testing.assert_array_equal(engine.recommend_rows(table, 5)[0], want)
+    np.testing.assert_array_equal(engine.recommend_rows(torch.from_numpy(table), 5)[0], want)
+
+
+@pytest.mark.parametrize(
+    ("history", "shown"),
+    [
+        ("12", "'12'"),
+        (["12"], r"\['12'\]"),
+        ([1.0], r"\[1.0\]"),
+        ([True], r"\[True\]"),
+        ([[1]], r"\[\[1\]\]"),
+        ([None], r"\[None\]"),
+        (b"12", "b'12'"),
+        (np.array(3), r"array\(3\)"),
+    ],
+    ids=str,
+)
+@pytest.mark.parametrize("what", ["history", "exclude"])
+def test_refuses_what_is_no_list_of_rows(make_engine, what, history, shown):
+    options = {} if what == "history" else {"exclude": [[], history]}
+    histories = [[0], history] if what == "history" else [[0], [1]]
+    with pytest.raises(TypeError, match=f"{what} 1 must be a list of catalogue rows, got {shown}"):
+        make_engine().recommend_rows(histories, **options)
+
+
+@pytest.mark.parametrize("exclude", ["12", ["item 1"], [["item 1"], "item 2"], [[1], [2]], 7])
+def test_refuses_an_exclude_that_is_no_list_of_lists_of_ids(make_engine, exclude):
+    with pytest.raises(TypeError, match=r"exclude(\[\d\])?( must be|: item ids are text)"):
+        make_engine().recommend([["item 1"], []], exclude=exclude)
+
+
+def test_excluded_ids_may_be_a_set(make_engine):
+    found = make_engine().recommend([["item 1"]], 60, exclude=[{"item 3", "item 5"}])
+    assert {"item 3", "item 5"}.isdisjoint(item.item_id for item in found[0])
+
+
+@pytest.mark.parametrize("normalize", ["codebook", "children"])
+def test_normalize_of_a_call(make_engine, histories, normalize):
+    want = make_engine(normalize=normalize).recommend_rows(histories, 8)
+    torch.manual_seed(0)  # the same weights
+    got = make_engine().recommend_rows(histories, 8, normalize=normalize)
+    for a, b in zip(got, want, strict=True):
+        np.testing.assert_array_equal(a, b)
+
+
+@pytest.mark.parametrize("bad", [torch.nan, torch.inf, -torch.inf])
+@pytest.mark.parametrize("name", ["code_embedding", "code_head", "transformer.blocks.1.mlp_norm"])
+def test_refuses_weights_that_are_no_numbers(make_engine, name, bad):
+    engine = make_engine()
+    weight = engine.model.get_parameter(f"{name}.weight")
+    weight.flatten()[[1, 3]] = bad
+    num = weight.numel()
+    with pytest.raises(InputError, match=rf"{name}.weight holds NaN or infinity: 2 of {num} num"):
+        Engine(engine.model, engine.catalog, engine.sids, bos=1)
+
+
+def test_a_run_whose_weights_are_no_numbers_is_refused_at_load(run_dir):
+    weights = Engine.load(run_dir, device="cpu", dtype="float32").model.state_dict()
+    weights["text_embedding.weight"][0, 0] = torch.nan
+    with (
+        RunDirectory.open_to_write(run_dir) as run,
+        run.writing(run.model_weights),
+    ):
+        save_weights(weights, run.model_weights)
+    with pytest.raises(InputError, match=r"model.safetensors: weight text_embedding.weight holds"):
+        Engine.load(run_dir, device="cpu")
+
+
+@pytest.mark.parametrize("how", [{}, {"backend": "torch"}, {"exact": True}], ids=str)
+@pytest.mark.parametrize("batch_size", [2, 64])
+def test_a_bad_request_is_named_and_touches_no_other(make_engine, histories, how, batch_size):
+    """One item's last code, which only histories read, makes the states of its histories NaN."""
+    sids = np.array([[i % 6, i % 5, i % 3] for i in range(20)], dtype=np.int32)
+    sids[13, 2] = 6
+    engine = make_engine(sids=sids, batch_size=batch_size, prefix_cache_mib=1)
+    requests = [[3, 1, 4], [2], [], [7, 13], [5, 1, 8, 2, 9, 4]]
+    good = [requests[i] for i in (0, 1, 2, 4)]
+    want = engine.recommend_rows(good, 8, **how)
+    row = engine.model.vocabulary.code_offsets[2] + 6
+    healthy = engine.model.code_embedding.weight[row].clone()
+    engine.model.code_embedding.weight[row] = torch.nan
+    with pytest.raises(ValueError, match=r"^history 3: (level 0: )?logits NaN or \+inf$"):
+        engine.recommend_rows(requests, 8, **how)
+    for a, b in zip(engine.recommend_rows(good, 8, **how), want, strict=True):
+        np.testing.assert_array_equal(a, b)
+    engine.model.code_embedding.weight[row] = healthy  # and nothing of it is kept
+    assert (engine.recommend_rows(requests, 8, **how)[0] >= 0).all()
+
+
+FORK = """
+import os, sys, torch
+sys.path.insert(0, "tests/fixtures")
+from engines import catalog_of, random_model, random_sids
+from store_engine.config import DecodingConfig
+from store_engine.decoding.beam_search import beam_search
+from store_engine.decoding.engine import Engine
+
+torch.set_num_threads(2)
+sids = random_sids(60)
+engine = Engine(random_model(), catalog_of(60), sids, bos=1, config=DecodingConfig(beam_width=20))
+def run():
+    torch.randn(1 << 20).add(1).sum()
+    return engine.recommend_rows([[1, 2, 3]] * 40, 5)[0].tolist()
+want = run()
+pid = os.fork()
+if pid == 0:
+    ok = run() == want and run() == want
+    os._exit(0 if ok and torch.get_num_threads() == 1 else 1)
+status = os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])
+assert run() == want and torch.get_num_threads() == 2  # the parent goes on as it was
+sys.exit(status)
+"""
+
+
+def test_an_engine_in_a_forked_child_works_with_one_thread():
+    root = Path(__file__).parents[2]
+    command = [sys.executable, "-c", FORK]
+    done = subprocess.run(command, cwd=root, capture_output=True, text=True, timeout=120)
+    assert done.returncode == 0, done.stderr
+    assert done.stderr.count("forked from one with 2 threads") == 1
+
+
+def test_wide_beams_are_searched_in_smaller_batches(make_engine, histories, monkeypatch):
+    engine, sizes = make_engine(), []
+    want = engine.recommend_rows(histories, 5, beam_width=50)
+    monkeypatch.setattr("store_engine.decoding.engine._MAX_BEAMS", 100)
+    search = "store_engine.decoding.engine.beam_search"
+
+    def count(model, space, cache, batch, *rest):
+        sizes.append(len(batch.lengths))
+        return beam_search(model, space, cache, batch, *rest)
+
+    monkeypatch.setattr(search, count)
+    got = engine.recommend_rows(histories, 5, beam_width=50)
+    assert sizes == [2, 2, 1]
+    np.testing.assert_array_equal(got[0], want[0])
+    np.testing.assert_allclose(got[1], want[1], atol=1e-5)
+    assert len(engine.recommend_rows(histories, 5, beam_width=1000)[0]) == len(histories)
+    assert sizes[3:] == [1] * 5

@@ -2,7 +2,6 @@ import numpy as np
 import pytest
 import torch
 
-from store_engine.decoding.exact import score_catalog
 from store_engine.model.attention import PackedSequences
 
 
@@ -20,18 +19,17 @@ def naive_scores(bench, history):
 
 
 @pytest.mark.parametrize("chunk_tokens", [1, 16, 63, 4096])
-def test_equals_scoring_every_item_alone(make_bench, histories, chunk_tokens):
+def test_equals_scoring_every_item_alone(make_bench, histories, chunk_tokens, monkeypatch):
+    monkeypatch.setattr("store_engine.decoding.exact._CHUNK_TOKENS", chunk_tokens)
     bench = make_bench(num_items=40)
-    args = (bench.model, bench.trie, bench.cache, bench.contexts(histories))
-    got = score_catalog(*args, chunk_tokens=chunk_tokens)
+    got = bench.scores(histories)
     want = torch.stack([naive_scores(bench, history) for history in histories])
     torch.testing.assert_close(got, want, atol=1e-4, rtol=1e-4)
 
 
 def test_children_normalisation_is_a_distribution_over_sids(make_bench, histories):
     bench = make_bench(num_items=150)
-    args = (bench.model, bench.trie, bench.cache, bench.contexts(histories))
-    scores = score_catalog(*args, normalize="children")
+    scores = bench.scores(histories, normalize="children")
     _, first = np.unique(bench.sids, axis=0, return_index=True)  # one item per SID
     torch.testing.assert_close(scores[:, first].exp().sum(1), torch.ones(len(histories)))
 
@@ -39,7 +37,7 @@ def test_children_normalisation_is_a_distribution_over_sids(make_bench, historie
 def test_items_of_one_sid_score_the_same(make_bench):
     sids = np.array([[1, 2, 3], [0, 0, 0], [1, 2, 3]], dtype=np.int32)
     bench = make_bench(sids=sids)
-    scores = score_catalog(bench.model, bench.trie, bench.cache, bench.contexts([[1], []]))
+    scores = bench.scores([[1], []])
     assert torch.equal(scores[:, 0], scores[:, 2])
 
 
@@ -47,4 +45,4 @@ def test_refuses_nan(make_bench):
     bench = make_bench()
     bench.model.code_head.weight[-1] = torch.nan
     with pytest.raises(ValueError, match="level 2: logits NaN"):
-        score_catalog(bench.model, bench.trie, bench.cache, bench.contexts([[1]]))
+        bench.scores([[1]])

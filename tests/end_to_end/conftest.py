@@ -1,4 +1,5 @@
 import contextlib
+import fcntl
 import os
 import shutil
 import signal
@@ -50,11 +51,31 @@ def _train_until_killed(run_dir, stage, step, *arguments, signum=signal.SIGKILL)
 
 
 @pytest.fixture(scope="session")
-def tiny_run(tmp_path_factory):
+def train_once(tmp_path_factory):
+    """train_once(name, *arguments) is a finished run, made by whoever of the workers comes first.
+
+    Read it only: all tests of the session share it.
+    """
+    folder = tmp_path_factory.getbasetemp()
+    if "PYTEST_XDIST_WORKER" in os.environ:  # each worker has a folder of its own below this one
+        folder = folder.parent
+
+    def run(name, *arguments):
+        run_dir = folder / "shared_runs" / name
+        run_dir.parent.mkdir(exist_ok=True)
+        with run_dir.with_suffix(".lock").open("w") as lock:
+            fcntl.flock(lock, fcntl.LOCK_EX)
+            if not (run_dir / "metrics.json").exists():
+                _train(run_dir, *arguments)
+        return run_dir
+
+    return run
+
+
+@pytest.fixture(scope="session")
+def tiny_run(train_once):
     """A finished run of tiny.toml; read it only."""
-    run_dir = tmp_path_factory.mktemp("runs") / "tiny"
-    _train(run_dir)
-    return run_dir
+    return train_once("tiny")
 
 
 @pytest.fixture

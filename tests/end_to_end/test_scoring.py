@@ -15,8 +15,9 @@ def test_all_tasks_train_together(tmp_path, train):
     overrides = ["recommender.scoring=1", "recommender.reconstruction=1", "recommender.epochs=2"]
     assert "scoring, one random item beside each target: auc 0." in train(run_dir, *overrides)
     last = read_log(run_dir / "train_log.jsonl")[-1]
-    assert {"next_item", "alignment", "reconstruction", "scoring"} <= set(last)
-    # the recommender knows items alone, and a question's answer does not depend on the others
+    tasks = ("next_item", "alignment", "reconstruction", "scoring")
+    assert {f"loss/{task}" for task in tasks} <= set(last)
+    # the recommender knows items alone, and an example's label does not depend on the others
     assert len(Engine.load(run_dir).model.codebook_sizes) == 3
     scorer, histories = Scorer(run_dir), Histories.load(run_dir / "histories.npz")
     asked, candidates = [histories[user] for user in range(9)], np.arange(9)

@@ -1,5 +1,6 @@
 """The main job as a user starts it, on tiny.toml."""
 
+import contextlib
 import json
 import signal
 from pathlib import Path
@@ -8,9 +9,13 @@ import numpy as np
 import pytest
 from safetensors.torch import load_file
 
+import store_engine.train as entry
+from store_engine.config import Config
+from store_engine.errors import InputError
 from store_engine.sid.sid_table import SidTable
-from store_engine.training.checkpoint import last_position
 from store_engine.training.log import read_log
+from store_engine.training.process_group import InterruptedTraining
+from store_engine.training.progress import read_progress
 
 
 def last_losses(run_dir):
@@ -39,7 +44,7 @@ def test_a_run_is_complete_and_measured(tiny_run):
     }  # fmt: skip
     assert not [name for name in names if name.endswith(".tmp")]
     for stage in ("tokenizer", "recommender"):
-        position = last_position(tiny_run / "checkpoints" / stage)
+        position = read_progress(tiny_run / "checkpoints" / stage)
         assert position.step == metrics["train"][stage]["num_steps"]
 
 
@@ -50,6 +55,22 @@ def test_both_stages_learn(tiny_run):
     for stage in stages(entries):
         losses = [entry["loss"] for entry in entries if entry["stage"] == stage]
         assert losses[-1] < 0.8 * losses[0], stage
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("stage", "first", "last"),
+    [
+        ("tokenizer", 6.322957515716553, 4.264669418334961),
+        ("recommender", 2.515071392059326, 1.5638495683670044),
+    ],
+)
+def test_the_losses_of_tiny_are_golden(stage, first, last, tiny_run):
+    """In float32. Sums in another order, on another processor, differ in the seventh digit."""
+    losses = [e["loss"] for e in read_log(tiny_run / "train_log.jsonl") if e["stage"] == stage]
+    assert losses[0] == pytest.approx(first, rel=1e-5)
+    # 30 and 48 steps, each of which carries the differences on
+    assert losses[-1] == pytest.approx(last, rel=1e-4)
 
 
 @pytest.mark.slow
@@ -74,12 +95,13 @@ def test_killed_and_resumed_reaches_the_same_end(
 
 
 @pytest.mark.slow
-def test_sigterm_saves_and_ends_well(tmp_path, train_until_killed):
+@pytest.mark.parametrize("signum", [signal.SIGTERM, signal.SIGINT], ids=["SIGTERM", "SIGINT"])
+def test_a_request_to_stop_saves_and_ends_well(signum, tmp_path, train_until_killed):
     run_dir = tmp_path / "run"
-    train_until_killed(run_dir, "tokenizer", 3, signum=signal.SIGTERM)
+    train_until_killed(run_dir, "tokenizer", 3, signum=signum)
     last_step = read_log(run_dir / "train_log.jsonl")[-1]["step"]
     assert last_step < 30
-    assert last_position(run_dir / "checkpoints" / "tokenizer").step == last_step
+    assert read_progress(run_dir / "checkpoints" / "tokenizer").step == last_step
 
 
 @pytest.mark.slow
@@ -123,3 +145,40 @@ def test_a_disk_that_takes_no_checkpoint_is_one_line(tmp_path, refused):
     (error,) = [line for line in stderr.splitlines() if line.startswith("error:")]
     assert "tokenizer-00000010: the checkpoint cannot be written: File too large" in error
     assert [path.name for path in (run_dir / "checkpoints" / "tokenizer").glob("tokenizer-*")] == []
+
+
+@pytest.mark.parametrize(
+    ("name", "error", "status", "message"),
+    [
+        ("load_config", PermissionError(13, "Permission denied", "/x"), 2, "/x: Permission denied"),
+        ("load_config", PermissionError(13, "Permission denied"), 2, "c.toml: Permission denied"),
+        ("load_config", InputError("no such key"), 2, "error: no such key"),
+        ("begin_or_resume", OSError(28, "No space left on device"), 2, "No space left on device"),
+        ("begin_or_resume", KeyboardInterrupt(), 130, "interrupted; --resume goes on"),
+        ("train", FloatingPointError("the loss of step 3 is nan"), 1, "the loss of step 3 is nan"),
+        ("train", InterruptedTraining("stopped after step 3"), 0, "stopped after step 3; --resume"),
+    ],
+    ids=["file", "place", "input", "disk", "Ctrl-C", "NaN", "stopped"],
+)
+def test_every_end_is_one_line_and_a_status(name, error, status, message, monkeypatch, capsys):
+    def fail(*arguments):
+        raise error
+
+    for other in ("launched_rank", "load_config", "read_ds_config", "begin_or_resume", "train"):
+        monkeypatch.setattr(entry, other, lambda *arguments: Config())
+    monkeypatch.setattr(entry, "read_run_data", lambda *arguments: None)
+    monkeypatch.setattr(entry, "launched_rank", lambda: 0)
+    monkeypatch.setattr(entry, "process_group", contextlib.nullcontext)
+    monkeypatch.setattr(entry, name, fail)
+    assert entry.main(["--config", "c.toml", "--ds_config", "d.json"]) == status
+    (line,) = capsys.readouterr().err.splitlines()
+    assert message in line
+
+
+def test_an_error_of_ours_stays_an_error(monkeypatch):
+    def fail(*arguments):
+        raise OSError(9, "Bad file descriptor")
+
+    monkeypatch.setattr(entry, "load_config", fail)
+    with pytest.raises(OSError, match="Bad file descriptor"):
+        entry.main(["--ds_config", "d.json"])

@@ -3,10 +3,11 @@ import copy
 import pytest
 import torch
 
-from store_engine.decoding.beam import prefill
-from store_engine.inference.contexts import Contexts
-from store_engine.inference.cpu_model import computes_in_bfloat16, for_decoding
+from store_engine.inference.cache_attention import TreeAttention
+from store_engine.inference.decoding_model import DecodingModel, prepare_for_decoding
 from store_engine.inference.kv_cache import KVCache
+from store_engine.inference.prefill import prefill
+from store_engine.inference.prefill_batch import PrefillBatch
 
 LENGTHS = [1, 63, 100]
 SHAPES = {
@@ -23,9 +24,9 @@ def run_both_kinds(model, dtype):
     cache = KVCache(model.config, torch.device("cpu"), dtype)
     generator = torch.Generator().manual_seed(0)
     lengths = torch.tensor(LENGTHS)
-    tokens = torch.randint(model.text_vocab_size + 18, (sum(LENGTHS),), generator=generator)
+    tokens = torch.randint(model.source.text_vocab_size + 18, (sum(LENGTHS),), generator=generator)
     cache.start(lengths, num_tree_slots=7)
-    states = [prefill(model, cache, Contexts(tokens, lengths))]
+    states = [prefill(model, cache, PrefillBatch(tokens, lengths))]
     first = torch.arange(3).expand(3, -1)[:, :, None]
     second = torch.tensor([[0, 3], [2, 4], [0, 5], [1, 6]]).expand(3, -1, -1)
     for level, (ancestors, begin) in enumerate([(first, 0), (second, 3)]):
@@ -33,7 +34,7 @@ def run_both_kinds(model, dtype):
         x = torch.randn(3 * width, model.config.hidden_size, generator=generator)
         x = x.bfloat16().to(dtype)
         positions = (lengths + level).repeat_interleave(width)
-        states.append(model.transformer(x, positions, cache.decode(ancestors, begin)))
+        states.append(model.transformer(x, positions, TreeAttention(cache, ancestors, begin)))
     return [*states, model.level_logits(states[0], 1), cache.layers]
 
 
@@ -43,12 +44,10 @@ def test_computes_what_the_model_does(make_model, shape, is_packed, monkeypatch)
     model = make_model(**SHAPES[shape])
     if not is_packed:
         monkeypatch.setattr("torch.backends.cpu.get_cpu_capability", lambda: "DEFAULT")
-    fast = for_decoding(model)
-    assert fast is not model
+    forms = DecodingModel.for_torch(model), prepare_for_decoding(model)
+    assert forms[1].transformer is not model.transformer
     with torch.inference_mode():
-        for want, got in zip(
-            *(run_both_kinds(m, torch.float32) for m in (model, fast)), strict=True
-        ):
+        for want, got in zip(*(run_both_kinds(form, torch.float32) for form in forms), strict=True):
             torch.testing.assert_close(got, want, atol=2e-5, rtol=1e-5)
 
 
@@ -59,9 +58,11 @@ def test_is_as_exact_in_bfloat16_as_the_model(make_model, shape, is_packed, monk
     if not is_packed:
         monkeypatch.setattr("torch.backends.cpu.get_cpu_capability", lambda: "DEFAULT")
     with torch.inference_mode():
-        truth = run_both_kinds(copy.deepcopy(model).float(), torch.float32)
+        exact = DecodingModel.for_torch(copy.deepcopy(model).float())
+        truth = run_both_kinds(exact, torch.float32)
         of_model, of_fast = (
-            run_both_kinds(m, torch.bfloat16) for m in (model, for_decoding(model))
+            run_both_kinds(form, torch.bfloat16)
+            for form in (DecodingModel.for_torch(model), prepare_for_decoding(model))
         )
     for want, theirs, ours in zip(truth, of_model, of_fast, strict=True):
         assert ours.dtype == torch.bfloat16
@@ -72,18 +73,13 @@ def test_is_as_exact_in_bfloat16_as_the_model(make_model, shape, is_packed, monk
 def test_the_model_stays_as_it_was_and_shares_the_embeddings(make_model):
     model = make_model()
     before = {name: weight.clone() for name, weight in model.state_dict().items()}
-    fast = for_decoding(model)
-    assert fast.code_embedding.weight is model.code_embedding.weight
+    fast = prepare_for_decoding(model)
+    assert fast.source is model
     with torch.inference_mode():
         run_both_kinds(fast, torch.float32)
     assert all(torch.equal(weight, before[name]) for name, weight in model.state_dict().items())
 
 
 def test_a_dtype_the_core_has_no_kernels_for_is_left_alone(make_model):
-    assert for_decoding(model := make_model().half()) is model
-
-
-def test_bfloat16_needs_instructions_for_it(monkeypatch):
-    monkeypatch.setattr("torch.cpu._is_avx512_bf16_supported", lambda: False)
-    monkeypatch.setattr("torch.cpu._is_amx_tile_supported", lambda: False)
-    assert not computes_in_bfloat16()
+    model = make_model().half()
+    assert prepare_for_decoding(model).transformer is model.transformer

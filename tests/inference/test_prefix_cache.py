@@ -4,9 +4,9 @@ import numpy as np
 import pytest
 import torch
 
-from store_engine.decoding.beam import prefill
-from store_engine.inference.contexts import Contexts
 from store_engine.inference.kv_cache import KVCache
+from store_engine.inference.prefill import prefill
+from store_engine.inference.prefill_batch import PrefillBatch
 from store_engine.inference.prefix_cache import PrefixCache
 
 MIB = 2**20
@@ -27,15 +27,15 @@ def run(make_bench):
             )
 
         def __call__(self, *histories):
-            contexts = bench.contexts(histories)
+            batch = bench.batch(histories)
             num_tokens = []
             layer = bench.model.transformer.blocks[0]
             hook = layer.register_forward_hook(lambda _, args, out: num_tokens.append(len(args[0])))
-            self.cache.start(contexts.lengths, 0)
-            hidden = prefill(bench.model, self.cache, contexts)
+            self.cache.start(batch.lengths, 0)
+            hidden = prefill(bench.decoder, self.cache, batch)
             hook.remove()
-            bench.cache.start(contexts.lengths, 0)
-            want = prefill(bench.model, bench.cache, contexts)
+            bench.cache.start(batch.lengths, 0)
+            want = prefill(bench.decoder, bench.cache, batch)
             torch.testing.assert_close(hidden, want, atol=1e-5, rtol=1e-5)
             return num_tokens[0]
 
@@ -58,24 +58,24 @@ def test_nothing_is_shared_from_the_first_different_token_on(position, num_known
     prefixes = PrefixCache(1, 3)
     tokens, lengths = torch.arange(31), torch.tensor([31])  # <bos> and ten items
     written = torch.randn(2, 2, 1, 31, 2, 8)
-    _, keys = prefixes.restore(Contexts(tokens, lengths), torch.zeros_like(written))
-    prefixes.store(keys, written)
+    _, hashes = prefixes.match_prefix(PrefillBatch(tokens, lengths), torch.zeros_like(written))
+    prefixes.insert(hashes, written)
     tokens[position] += 100
     layers = torch.zeros_like(written)
-    assert prefixes.restore(Contexts(tokens, lengths), layers).num_known == num_known
+    assert prefixes.match_prefix(PrefillBatch(tokens, lengths), layers).num_known == num_known
     assert torch.equal(layers[:, :, :, :num_known], written[:, :, :, :num_known])
     assert not layers[:, :, :, num_known:].any()
 
 
 @pytest.mark.parametrize("num_levels", [1, 2, 5])
-def test_keys_are_as_many_as_items(num_levels):
+def test_hashes_are_as_many_as_items(num_levels):
     lengths = torch.tensor([1 + 7 * num_levels, 1, 1 + num_levels])
-    contexts = Contexts(torch.ones(int(lengths.sum()), dtype=torch.int64), lengths)
+    batch = PrefillBatch(torch.ones(int(lengths.sum()), dtype=torch.int64), lengths)
     layers = torch.zeros(1, 2, 3, int(lengths.max()), 1, 1)
-    _, keys = PrefixCache(1, num_levels).restore(contexts, layers)
-    assert [len(own) for own in keys] == [7, 0, 1]
-    assert keys[0][0] == keys[2][0]
-    assert len(set(keys[0])) == 7  # the same item, but not the same place
+    _, hashes = PrefixCache(1, num_levels).match_prefix(batch, layers)
+    assert [len(own) for own in hashes] == [7, 0, 1]
+    assert hashes[0][0] == hashes[2][0]
+    assert len(set(hashes[0])) == 7  # the same item, but not the same place
 
 
 @pytest.mark.parametrize("num_items", [1, 50])

@@ -4,9 +4,11 @@ import torch
 
 from store_engine._C import ItemTrie
 from store_engine.catalog.trie_arrays import TrieArrays
-from store_engine.decoding.beam import beam_search
-from store_engine.inference.contexts import pack
+from store_engine.decoding.backends import CppBackend, SearchSpace
+from store_engine.decoding.beam_search import beam_search
+from store_engine.inference.decoding_model import prepare_for_decoding
 from store_engine.inference.kv_cache import KVCache
+from store_engine.inference.prefill_batch import PrefillBatch
 from store_engine.integrations.huggingface import export_huggingface
 from store_engine.integrations.logits_processor import TrieLogitsProcessor, prefix_allowed_tokens_fn
 
@@ -53,9 +55,10 @@ def test_generate_equals_our_beam_search(make_model, sids, item_trie, beam_width
     trie = TrieArrays(item_trie)
     item_tokens = model.vocabulary.to_id_tensor(torch.from_numpy(sids).long())
     histories = [np.array([3, 1, 4]), np.array([5]), np.array([], dtype=np.int64)]
-    contexts = pack(histories, item_tokens, BOS)
+    batch = PrefillBatch.from_histories(histories, item_tokens, BOS)
     cache = KVCache(model.config, torch.device("cpu"), torch.float32)
-    beams = beam_search(model, trie, cache, contexts, beam_width)
+    decoder, space = prepare_for_decoding(model), SearchSpace(trie)
+    beams = beam_search(decoder, space, cache, batch, beam_width, CppBackend())
 
     prompts = [[BOS, *item_tokens[rows].flatten().tolist()] for rows in histories]
     longest = max(map(len, prompts))

@@ -2,6 +2,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 
+from store_engine.kernels._dispatch import device_guard
 from store_engine.kernels.beam_attention import beam_attention, beam_attention_ref
 
 BACKENDS = ["torch", "triton"]
@@ -62,6 +63,27 @@ def test_scale_and_strided_cache(backend, device):
     views = layers[:, 0], layers[:, 1]
     got = beam_attention(q, *views, *rest, scale=0.5, backend=backend)
     torch.testing.assert_close(got, beam_attention_ref(q, keys, values, *rest, scale=0.5))
+
+
+def test_launches_on_the_device_of_its_tensors(device, monkeypatch):
+    """Triton launches on the current device, which may be another one."""
+    guarded = []
+
+    def guard(x):
+        guarded.append(x)
+        return device_guard(x)
+
+    monkeypatch.setattr("store_engine.kernels.beam_attention.device_guard", guard)
+    q, *rest = make((1, 1, 1, 1, 1, 1, 1), torch.float32, device)
+    beam_attention(q, *rest, backend="triton")
+    assert guarded == [q]
+
+
+@pytest.mark.parametrize("backend", BACKENDS)
+@pytest.mark.parametrize(("batch", "width"), [(0, 3), (2, 0)])
+def test_no_queries(backend, batch, width, device):
+    args = make((batch, width, 4, 2, 8, 5, 3), torch.float32, device)
+    assert beam_attention(*args, backend=backend).shape == (batch, width, 4, 8)
 
 
 @pytest.mark.parametrize("backend", BACKENDS)

@@ -10,9 +10,9 @@ CONFIG = ModelConfig(
 )
 
 
-@pytest.mark.parametrize("wanted", [[0], [3, 5], [5, 0, 5], list(range(6))])
-def test_only_the_wanted_tokens(wanted):
-    body, x, wanted = Transformer(CONFIG).eval(), torch.randn(6, 32), torch.tensor(wanted)
+@pytest.mark.parametrize("outputs", [[0], [3, 5], [5, 0, 5], list(range(6))])
+def test_only_the_outputs_asked_for(outputs):
+    body, x, outputs = Transformer(CONFIG).eval(), torch.randn(6, 32), torch.tensor(outputs)
     sequences = PackedSequences(torch.tensor([0, 4, 6]))
     seen = {}
 
@@ -21,10 +21,10 @@ def test_only_the_wanted_tokens(wanted):
         seen[layer_id] = len(q), len(k)
         if len(q) == len(k):
             return sequences(layer_id, q, k, v)
-        every_q = k.new_zeros(len(k), *q.shape[1:]).index_copy(0, wanted, q)
-        return sequences(layer_id, every_q, k, v)[wanted]
+        every_q = k.new_zeros(len(k), *q.shape[1:]).index_copy(0, outputs, q)
+        return sequences(layer_id, every_q, k, v)[outputs]
 
-    want = body(x, sequences.positions, sequences)[wanted]
-    got = body(x, sequences.positions, attend, wanted)
+    want = body(x, sequences.positions, sequences)[outputs]
+    got = body(x, sequences.positions, attend, outputs)
     torch.testing.assert_close(got, want)
-    assert seen == {0: (6, 6), 1: (len(wanted), 6)}
+    assert seen == {0: (6, 6), 1: (len(outputs), 6)}

@@ -6,7 +6,7 @@ import pytest
 
 from store_engine.config import load_config
 from store_engine.errors import InputError
-from store_engine.runs.open_run import open_run
+from store_engine.runs.open_run import begin_or_resume, read_run_data
 
 pytestmark = pytest.mark.usefixtures("process_group")
 
@@ -25,7 +25,7 @@ def config(tmp_path):
 
 def open_again(config, resume=True, overwrite=False):
     """Opens the run and gives its lock back at once."""
-    data = open_run(config, resume, overwrite, is_first=True)
+    data = read_run_data(config, begin_or_resume(config, resume, overwrite))
     data.directory.close()
     return data
 
@@ -81,7 +81,7 @@ def test_data_that_moved_is_welcome_and_compared(config, tmp_path):
 
 @pytest.mark.parametrize("name", ["model.safetensors", "sids.npz", "metrics.json"])
 def test_what_a_later_stage_made_can_be_made_again(name, config, tmp_path):
-    directory = open_run(config, True, False, is_first=True).directory
+    directory = begin_or_resume(config, resume=True, overwrite=False)
     with directory:
         with directory.writing(tmp_path / "run" / name):
             (tmp_path / "run" / name).write_bytes(b"made")
@@ -161,7 +161,7 @@ def test_run_time_keys_may_change_and_identity_may_not(change, is_taken, config,
 
 
 def test_a_second_trainer_is_refused(config):
-    with open_run(config, True, False, is_first=True).directory:
+    with begin_or_resume(config, resume=True, overwrite=False):
         for how in ({"resume": True}, {"resume": False, "overwrite": True}):
             with pytest.raises(InputError, match=r"run: in use by process \d+ on "):
                 open_again(config, **how)

@@ -56,10 +56,11 @@ def test_rejects_more_codes_than_items():
         fit_quantizer(vectors, 6, 4, 20, 0)
 
 
-def test_rejects_vectors_that_are_not_finite():
+@pytest.mark.parametrize("bad", [np.nan, np.inf, -np.inf, 1e30], ids=str)
+def test_rejects_vectors_that_are_not_finite(bad):
     vectors, _ = clustered()
-    vectors[3, 1, 2] = np.nan
-    with pytest.raises(InputError, match="not finite"):
+    vectors[3, 1, 2] = vectors[7, 0, 0] = bad
+    with pytest.raises(InputError, match="of 2 of 60 items, first of row 3, are not finite"):
         fit_quantizer(vectors, 4, 4, 20, 0)
 
 

@@ -32,13 +32,33 @@ def make_stages(overrides=()):
     )
 
 
-@pytest.fixture
+ALL_TASKS = ("recommender.reconstruction=0.5", "recommender.scoring=2", "recommender.alignment=1.5")
+
+
+@pytest.fixture(scope="session")
 def stages():
     return make_stages()
 
 
-@pytest.fixture
+@pytest.fixture(scope="session")
+def stages_with():
+    """stages_with(*overrides) makes both stages of another config."""
+    return lambda *overrides: make_stages(overrides)
+
+
+@pytest.fixture(scope="session")
 def all_tasks():
     """The second stage with all four tasks."""
-    overrides = ["recommender.reconstruction=0.5", "recommender.scoring=2"]
-    return make_stages([*overrides, "recommender.alignment=1.5"])[2]
+    return make_stages(ALL_TASKS)[2]
+
+
+@pytest.fixture(scope="session")
+def task_named(all_tasks):
+    """task_named(name) is one of the four tasks."""
+    return {task.name: task for task in all_tasks.mixture.tasks}.__getitem__
+
+
+@pytest.fixture(scope="session")
+def task_data(all_tasks):
+    """What the four tasks' documents are made of."""
+    return all_tasks.mixture._data

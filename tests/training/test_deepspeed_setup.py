@@ -1,7 +1,5 @@
 import itertools
 import json
-import subprocess
-import sys
 
 import pytest
 import torch
@@ -9,7 +7,7 @@ from deepspeed.ops.op_builder import AsyncIOBuilder
 
 from store_engine.config import TrainConfig
 from store_engine.errors import InputError
-from store_engine.training.deepspeed_setup import choose_dtype, read_ds_config
+from store_engine.training.deepspeed_setup import choose_dtype, read_ds_config, set_threads
 from store_engine.training.loop import learning_rate
 
 
@@ -51,12 +49,45 @@ def test_what_the_user_states_stays(tmp_path):
         ("{", "not valid JSON"),
         ("[]", "must hold a JSON object"),
         ('{"optimizer": {}}', "'optimizer' is set by the run's config"),
+        ('{"train_batch_size": 8}', "'train_batch_size' is set by the run's config"),
+        ('{"bf16": true}', "'bf16' must be a section"),
+        ('{"bf16": {"enabled": "yes"}}', "'bf16.enabled' must be true, false or"),
+        ('{"bf16": {"enabled": 1.5}}', "'bf16.enabled' must be true, false or"),
+        ('{"fp16": []}', "'fp16' must be a section"),
+        ('{"zero_optimization": []}', "'zero_optimization' must be a section"),
+        ('{"zero_optimization": 3}', "'zero_optimization' must be a section"),
+        ('{"zero_optimization": {"stage": "3"}}', "'zero_optimization.stage' must be 0, 1, 2 or 3"),
+        ('{"zero_optimization": {"stage": 7}}', "'zero_optimization.stage' must be 0, 1, 2 or 3"),
+        ('{"zero_optimization": {"stage": true}}', "'zero_optimization.stage' must be"),
+        (
+            '{"zero_optimization": {"stage": 3, "offload_param": "cpu"}}',
+            "'zero_optimization.offload_param' must be a section",
+        ),
+        (
+            '{"zero_optimization": {"stage": 3, "reduce_bucket_size": "big"}}',
+            "DeepSpeed refuses it: .*reduce_bucket_size",
+        ),
+        ('{"zero_optimization": {"stage": 3, "nonsense": 1}}', "DeepSpeed refuses it: .*nonsense"),
+        ('{"gradient_accumulation_steps": "2"}', "must be a whole number of at least 1, is '2'"),
+        ('{"gradient_accumulation_steps": 0}', "must be a whole number of at least 1, is 0"),
+        ('{"gradient_accumulation_steps": 1.5}', "must be a whole number of at least 1, is 1.5"),
+        ('{"gradient_clipping": "x"}', "'gradient_clipping' must be a number"),
+        ('{"gradient_clipping": -1}', "'gradient_clipping' must be a number"),
+        ('{"gradient_clipping": [1]}', "'gradient_clipping' must be a number"),
+        ('{"checkpoint": 3}', "'checkpoint' must be a section"),
+        ('{"aio": []}', "'aio' must be a section"),
+        ('{"activation_checkpointing": [1]}', "'activation_checkpointing' must be a section"),
+        ('{"flops_profiler": []}', "DeepSpeed refuses it"),
+        ('{"tensorboard": 1}', "DeepSpeed refuses it: .*tensorboard"),
+        ('{"communication_data_type": 3}', "DeepSpeed refuses it"),
     ],
-    ids=["json", "list", "optimizer"],
+    ids=lambda x: x if x.startswith("{") or x.startswith("[") else "",
 )
 def test_bad_configs_are_refused(text, message, tmp_path):
-    with pytest.raises(InputError, match=message):
+    with pytest.raises(InputError, match=message) as caught:
         read_ds_config(write(tmp_path, text), TrainConfig())
+    assert "\n" not in str(caught.value)
+    assert str(caught.value).startswith("--ds_config")
 
 
 def test_a_missing_config_is_named(tmp_path):
@@ -87,10 +118,19 @@ def test_wsd_stays_at_the_peak_and_falls_at_the_end():
     assert rates[-1] == pytest.approx(0.1 + 2.0 * 0.95 / 20)
 
 
-def test_a_rank_ends_without_pythons_teardown():
-    code = "import atexit, sys; from store_engine.training.deepspeed_setup import exit_rank\n"
-    code += "atexit.register(print, 'torn down'); print('said', end=''); exit_rank(3)"
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
-    assert done.returncode == 3
-    assert "said" in done.stdout
-    assert "torn down" not in done.stdout
+@pytest.mark.parametrize(
+    ("threads", "stated", "before", "num_threads", "reason"),
+    [
+        (3, "2", 4, 3, "as requested"),
+        (0, "2", 4, 2, "OMP_NUM_THREADS"),
+        (0, "", 4, 4, "as before the interruption"),
+        (0, "abc", 4, 4, "as before the interruption"),
+    ],
+    ids=["config", "environment", "resumed", "resumed, bad environment"],
+)
+def test_threads_are_chosen_once(threads, stated, before, num_threads, reason, monkeypatch):
+    monkeypatch.setenv("OMP_NUM_THREADS", stated)
+    set_to = []
+    monkeypatch.setattr(torch, "set_num_threads", set_to.append)
+    assert set_threads(TrainConfig(threads=threads), before) == (num_threads, reason)
+    assert set_to == [num_threads]

@@ -8,8 +8,8 @@ import pytest
 import torch
 
 from store_engine.model.weights import read_weights
-from store_engine.training.checkpoint import last_position
-from store_engine.training.log import read_log
+from store_engine.training.log import VALIDATION, read_log
+from store_engine.training.progress import read_progress
 
 ROOT = Path(__file__).parents[2]
 DEEPSPEED = Path(sys.executable).with_name("deepspeed")
@@ -41,13 +41,20 @@ def run_dirs(tmp_path_factory):
 @pytest.mark.parametrize("zero_stage", ZERO_STAGES)
 def test_two_ranks_then_one_then_two_reach_the_same_end(zero_stage, run_dirs):
     whole, changed = (run_dir / f"zero{zero_stage}" for run_dir in run_dirs)
-    position = last_position(changed / "checkpoints" / "recommender")
-    assert position.num_ranks == 2
+    progress = read_progress(changed / "checkpoints" / "recommender")
+    assert progress.num_ranks == 2
     want, got = (read_log(run_dir / "train_log.jsonl") for run_dir in (whole, changed))
-    assert len(want) == position.step > 12
+    assert len(want) == progress.step > 12
     assert [entry["step"] for entry in got] == [entry["step"] for entry in want]
     for ours, theirs in zip(got, want, strict=True):
         assert ours["loss"] == pytest.approx(theirs["loss"], abs=1e-4)
+        assert (
+            (VALIDATION in ours)
+            == (VALIDATION in theirs)
+            == (ours["step"] % 3 == 0 or ours["step"] == progress.step)
+        )
+        if VALIDATION in ours:
+            assert ours[VALIDATION] == pytest.approx(theirs[VALIDATION], abs=1e-4)
     want, got = (read_weights(run_dir / "model.safetensors") for run_dir in (whole, changed))
     for name, tensor in want.items():
         torch.testing.assert_close(got[name], tensor, atol=1e-3, rtol=0, msg=name)

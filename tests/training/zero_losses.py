@@ -14,14 +14,14 @@ sys.path.insert(0, str(Path(__file__).parent))
 from conftest import make_stages
 
 from store_engine.training.deepspeed_setup import (
-    exit_rank,
     full_weights,
     initialize,
-    process_group,
     read_ds_config,
     zero_init,
 )
+from store_engine.training.discretise import encode_over_ranks
 from store_engine.training.loop import train_step
+from store_engine.training.process_group import exit_rank, process_group
 
 parser = argparse.ArgumentParser()
 parser.add_argument("--local_rank")
@@ -47,6 +47,12 @@ with process_group():
         ]
         norms[stage.name] = {n: w.norm().item() for n, w in full_weights(engine).items()}
         engine.destroy()
+    tokenizer_stage = stages[0]
+    torch.manual_seed(0)
+    tokenizer = tokenizer_stage.build()
+    vectors = encode_over_ranks(tokenizer, tokenizer_stage.texts, 2, torch.device("cpu"))
     if torch.distributed.get_rank() == 0:
-        args.out.write_text(json.dumps({"losses": losses, "norms": norms}))
+        args.out.write_text(
+            json.dumps({"losses": losses, "norms": norms, "vectors": vectors.tolist()})
+        )
 exit_rank(0)

@@ -10,7 +10,7 @@
 #include <vector>
 
 #include "inputs.h"
-#include "store_engine/cached_attention.h"
+#include "store_engine/model/cached_attention.h"
 
 // What the model's dtype stands for, and the way back: bfloat16 cuts the lower half off.
 inline double to_double(float x) { return x; }

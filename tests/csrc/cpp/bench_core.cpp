@@ -14,7 +14,7 @@
 #include "attention.h"
 #include "inputs.h"
 #include "search.h"
-#include "store_engine/live_trie.h"
+#include "store_engine/trie/live_trie.h"
 
 using namespace store_engine;
 
@@ -87,13 +87,13 @@ void step(benchmark::State& state, Codes codes, bool is_compact, Filter filtered
   BeamSlots slots(kBatch, 1), next(kBatch, kBeamWidth);
   for (int64_t level = 0; level < state.range(0); ++level) {
     const std::vector<float> logits = draw_logits(slots);
-    beam_step(snapshot, level, slots.beams(logits), filter, Normalize::kCodebook, 1, next.children());
+    beam_step(snapshot, level, slots.beams(logits), filter, Normalize::kCodebook, 1, next.out());
     slots = next;
   }
   const std::vector<float> logits = draw_logits(slots);
   for (auto _ : state) {
     beam_step(snapshot, state.range(0), slots.beams(logits), filter, Normalize::kCodebook, 1,
-              next.children());
+              next.out());
   }
   if (next.num_valid != std::vector<int64_t>(kBatch, kBeamWidth)) {
     state.SkipWithError("a beam is not full");

@@ -10,7 +10,7 @@
 #include <vector>
 
 #include "inputs.h"
-#include "store_engine/beam_search.h"
+#include "store_engine/search/beam_search.h"
 
 // A check for other threads and for the fuzz target, where doctest's do not serve. What it throws
 // is not what the core throws.
@@ -57,7 +57,7 @@ struct BeamSlots {
     return {batch,   width,         vocab_size,   logits.data(),
             nullptr, scores.data(), nodes.data(), num_valid.data()};
   }
-  store_engine::Children children() {
+  store_engine::BeamStepOut out() {
     return {width, scores.data(), parents.data(), tokens.data(), nodes.data(), num_valid.data()};
   }
 
@@ -81,7 +81,7 @@ inline std::vector<Found> search(const store_engine::Snapshot& snapshot, const L
     }
     BeamSlots next(batch, width);
     store_engine::beam_step(snapshot, level, slots.beams(of_slots), filter,
-                            store_engine::Normalize::kCodebook, num_threads, next.children());
+                            store_engine::Normalize::kCodebook, num_threads, next.out());
     std::vector<std::vector<int32_t>> longer;
     for (int64_t slot = 0; slot < next.num_valid[0]; ++slot) {
       longer.push_back(prefixes[next.parents[slot]]);
@@ -95,14 +95,14 @@ inline std::vector<Found> search(const store_engine::Snapshot& snapshot, const L
     slots = next;
   }
   std::vector<Found> found;
-  const int64_t depth = num_levels + 1;
+  const int64_t level = num_levels + 1;
   for (int64_t slot = 0; slot < slots.num_valid[0]; ++slot) {
     std::vector<int64_t> rows;
     if (filter == nullptr) {
-      snapshot.append_leaf_rows(slots.nodes[slot], {snapshot.alive_nodes(depth)}, {}, rows);
+      snapshot.append_leaf_rows(slots.nodes[slot], {snapshot.alive_nodes(level)}, {}, rows);
     } else {
-      snapshot.append_leaf_rows(slots.nodes[slot], filter->base_mask(0, depth),
-                                filter->delta_mask(0, depth), rows);
+      snapshot.append_leaf_rows(slots.nodes[slot], filter->base_mask(0, level),
+                                filter->delta_mask(0, level), rows);
     }
     require(!rows.empty(), "every leaf that is found has a row that is allowed");
     for (const int64_t row : rows) found.push_back({slots.scores[slot], prefixes[slot], row});
@@ -114,7 +114,7 @@ inline std::vector<Found> search(const store_engine::Snapshot& snapshot, const L
 template <typename IsAllowed>
 std::vector<Found> score_all(const store_engine::Snapshot& snapshot, const Logits& logits,
                              const IsAllowed& is_allowed) {
-  const auto kernels = store_engine::softmax_kernels().front();
+  const auto& kernels = store_engine::simd::kernels<store_engine::SoftmaxKernels>();
   const store_engine::SortedItems items = snapshot.items();
   std::vector<Found> found;
   for (int64_t i = 0; i < items.size(); ++i) {

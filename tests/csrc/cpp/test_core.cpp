@@ -3,17 +3,20 @@
 #include <doctest/doctest.h>
 #include <unistd.h>
 
+#include <cerrno>
+#include <filesystem>
 #include <memory>
 #include <numeric>
 #include <set>
 #include <stdexcept>
 #include <string>
+#include <system_error>
 
 #include "each_round.h"
 #include "inputs.h"
 #include "search.h"
-#include "store_engine/live_trie.h"
-#include "store_engine/only_leaves.h"
+#include "store_engine/search/unique_leaves.h"
+#include "store_engine/trie/live_trie.h"
 
 using namespace store_engine;
 
@@ -33,9 +36,9 @@ void check_walks(const ItemTrie& trie, const std::vector<int32_t>& sids) {
     REQUIRE(std::equal(sorted[i].begin(), sorted[i].end(), walked.begin() + i * num_levels));
     REQUIRE(trie.position_of(trie.row_at(i)) == i);
   }
-  for (int64_t depth = 0; depth <= num_levels; ++depth) {
-    CAPTURE(depth);
-    const ChildIndex& index = trie.index(depth);
+  for (int64_t level = 0; level <= num_levels; ++level) {
+    CAPTURE(level);
+    const ChildIndex& index = trie.index(level);
     int64_t next = 0;
     index.for_each([&](int64_t node, Range children) {
       REQUIRE(children.begin == next);
@@ -43,7 +46,7 @@ void check_walks(const ItemTrie& trie, const std::vector<int32_t>& sids) {
       REQUIRE(index.children(node).end == children.end);
       for (next = children.begin; next < children.end; ++next) REQUIRE(index.parent(next) == node);
     });
-    REQUIRE(next == trie.num_nodes(depth + 1));
+    REQUIRE(next == trie.num_nodes(level + 1));
   }
 }
 
@@ -157,10 +160,10 @@ void check_filtered_search(Random& random, const Snapshot& snapshot) {
 using Sid = std::vector<int32_t>;
 
 // The first codes of some SIDs, each once and in the order of its node.
-std::vector<Sid> prefixes_of(const std::set<Sid>& sids, int64_t depth) {
+std::vector<Sid> prefixes_of(const std::set<Sid>& sids, int64_t level) {
   std::set<Sid> prefixes;
-  if (depth == 0) prefixes.insert(Sid());  // the root, of an empty catalogue too
-  for (const Sid& sid : sids) prefixes.emplace(sid.begin(), sid.begin() + depth);
+  if (level == 0) prefixes.insert(Sid());  // the root, of an empty catalogue too
+  for (const Sid& sid : sids) prefixes.emplace(sid.begin(), sid.begin() + level);
   return {prefixes.begin(), prefixes.end()};
 }
 
@@ -175,8 +178,8 @@ const Sid* only_sid(const std::set<Sid>& sids, const Sid& prefix) {
   return only;
 }
 
-// All nodes of every depth, for a request that may be given everything and one that may not.
-void check_only_leaves(Random& random, const Snapshot& snapshot) {
+// All nodes of every level, for a request that may be given everything and one that may not.
+void check_unique_leaves(Random& random, const Snapshot& snapshot) {
   const int64_t num_levels = snapshot.num_levels();
   const Restriction restriction(random, snapshot);
   ItemFilter filter(snapshot, 2);
@@ -194,13 +197,13 @@ void check_only_leaves(Random& random, const Snapshot& snapshot) {
     known.emplace(code, code + num_levels);
   }
   const std::vector<Sid> all_leaves(known.begin(), known.end());
-  for (int64_t depth = 0; depth < num_levels; ++depth) {
-    const std::vector<Sid> prefixes = prefixes_of(known, depth);
-    const int64_t num_nodes = snapshot.num_nodes(depth), width = num_nodes + 1;
+  for (int64_t level = 0; level < num_levels; ++level) {
+    const std::vector<Sid> prefixes = prefixes_of(known, level);
+    const int64_t num_nodes = snapshot.num_nodes(level), width = num_nodes + 1;
     REQUIRE(num_nodes == static_cast<int64_t>(prefixes.size()));
     std::vector<int64_t> nodes(static_cast<size_t>(2 * width)), leaves(nodes), tokens(nodes);
     for (int64_t i = 0; i < 2; ++i) std::iota(&nodes[i * width], &nodes[i * width] + width, -1);
-    only_leaves(filter, depth, nodes.data(), width, leaves.data(), tokens.data());
+    unique_leaves(filter, level, nodes.data(), width, leaves.data(), tokens.data());
     for (int64_t i = 0; i < 2 * width; ++i) {
       const Sid* only = nodes[i] < 0 ? nullptr : only_sid(given[i / width], prefixes[nodes[i]]);
       REQUIRE((leaves[i] < 0) == (only == nullptr));
@@ -225,6 +228,25 @@ TEST_CASE("a trie, built or loaded, walks through the SIDs it was built from") {
     check_walks(ItemTrie::load(path), sids);
     ::unlink(path.c_str());
   });
+}
+
+TEST_CASE("a file in the making has a name that nobody can foresee, and is new") {
+  const std::string folder = std::filesystem::temp_directory_path();
+  std::set<std::string> names;
+  for (int i = 0; i < 20; ++i) {
+    std::string part;
+    const FileDescriptor fd(create_part(folder, part));
+    REQUIRE(fd.get() >= 0);
+    CHECK(folder_of(part) == folder);
+    CHECK(std::filesystem::is_empty(part));
+    names.insert(part);
+  }
+  CHECK(names.size() == 20);
+  for (const std::string& name : names) ::unlink(name.c_str());
+  std::string part;
+  CHECK(create_part(folder + "/not there", part) < 0);
+  CHECK(errno == ENOENT);
+  CHECK_THROWS_AS(sync_folder(folder + "/not there"), std::system_error);
 }
 
 TEST_CASE("a live catalogue has the items that were added and not removed") {
@@ -258,6 +280,6 @@ TEST_CASE("a search finds what scoring every item finds") {
 TEST_CASE("the only leaf below a node is the only SID that begins so") {
   for_each_round(200, [](Random& random) {
     for_each_change(
-        random, [&](const History& history) { check_only_leaves(random, *history.snapshot()); });
+        random, [&](const History& history) { check_unique_leaves(random, *history.snapshot()); });
   });
 }

@@ -9,7 +9,7 @@
 
 #include "inputs.h"
 #include "search.h"
-#include "store_engine/live_trie.h"
+#include "store_engine/trie/live_trie.h"
 
 using namespace store_engine;
 

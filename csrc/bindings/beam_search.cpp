@@ -1,0 +1,134 @@
+// store_engine._C.beam_step, unique_leaves and simd_targets
+#include "store_engine/search/beam_search.h"
+
+#include <type_traits>
+
+#include "bindings/bindings.h"
+#include "bindings/objects.h"
+#include "store_engine/search/unique_leaves.h"
+#include "store_engine/simd/dispatch.h"
+
+namespace store_engine::bindings {
+namespace {
+
+// The filter of a batch, or null for None: everything is allowed.
+const ItemFilter* filter_of(py::handle item_filter, const Snapshot& snapshot, int64_t batch) {
+  if (item_filter.is_none()) return nullptr;
+  if (!holds<ItemFilter>(item_filter)) {
+    throw_type_error("item_filter must be an ItemFilter or None", item_filter);
+  }
+  const auto& filter = item_filter.cast<const ItemFilter&>();
+  if (!(filter.snapshot() == snapshot)) {
+    throw py::value_error("item_filter is of another catalogue or snapshot");
+  }
+  if (filter.batch() != batch) {
+    throw py::value_error("item_filter is for a batch of " + std::to_string(filter.batch()) +
+                          ", got " + std::to_string(batch));
+  }
+  return &filter;
+}
+
+Normalize normalize_of(const std::string& name) {
+  if (name == "codebook") return Normalize::kCodebook;
+  if (name == "children") return Normalize::kChildren;
+  throw py::value_error("normalize must be 'codebook' or 'children', got '" + name + "'");
+}
+
+void check_width(int64_t batch, int64_t width) {
+  if (width < 1) throw py::value_error("width must be at least 1, got " + std::to_string(width));
+  require_in("width", width, 1, kMaxWidth);
+  require_in("batch * width", batch * width, 0, kMaxSlots);  // both are small enough to multiply
+}
+
+// Logit: float, or uint16_t for the bits of bfloat16, which NumPy does not know.
+template <typename Logit>
+py::object call_beam_step(const py::object& trie, int64_t level, const NumpyArray<Logit>& logits,
+                          const NumpyArray<float>& scores, const NumpyArray<int64_t>& nodes,
+                          const NumpyArray<int64_t>& num_valid, int64_t width,
+                          const py::object& item_filter, const std::string& normalize,
+                          int64_t num_threads) {
+  const Snapshot snapshot = snapshot_of(trie);
+  const int64_t vocab_size = snapshot.codebook_size(checked_level(snapshot, level));
+  if (scores.ndim() != 2) throw py::value_error("scores must be 2-D (batch, beam_width)");
+  const int64_t batch = scores.shape(0), beam_width = scores.shape(1);
+  require_shape(logits, "logits", {batch, beam_width, vocab_size},
+                "(batch, beam_width, codebook_size) = (" + std::to_string(batch) + ", " +
+                    std::to_string(beam_width) + ", " + std::to_string(vocab_size) + ")");
+  require_shape(nodes, "nodes", {batch, beam_width}, "(batch, beam_width) as scores");
+  require_shape(num_valid, "num_valid", {batch}, "(batch,) as scores");
+  require_in("batch", batch, 0, kMaxBatch);
+  check_width(batch, width);
+  check_num_threads(num_threads);
+  const Normalize over = normalize_of(normalize);
+  const ItemFilter* filter = filter_of(item_filter, snapshot, batch);
+  Beams beams{batch,   beam_width,    vocab_size,   nullptr,
+              nullptr, scores.data(), nodes.data(), num_valid.data()};
+  if constexpr (std::is_same_v<Logit, float>) {
+    beams.logits = logits.data();
+  } else {
+    beams.bfloat16 = logits.data();
+  }
+  const std::vector<py::ssize_t> shape{batch, width};
+  py::array_t<float> out_scores(shape);
+  py::array_t<int64_t> parents(shape), tokens(shape), out_nodes(shape), out_num_valid(batch);
+  const BeamStepOut out{width,
+                        out_scores.mutable_data(),
+                        parents.mutable_data(),
+                        tokens.mutable_data(),
+                        out_nodes.mutable_data(),
+                        out_num_valid.mutable_data()};
+  {
+    py::gil_scoped_release release;
+    beam_step(snapshot, level, beams, filter, over, num_threads, out);
+  }
+  return py::module_::import("store_engine._C")
+      .attr("BeamStep")(out_scores, parents, tokens, out_nodes, out_num_valid);
+}
+
+py::tuple call_unique_leaves(const py::object& trie, int64_t level,
+                             const NumpyArray<int64_t>& nodes, const py::object& item_filter) {
+  const Snapshot snapshot = snapshot_of(trie);
+  checked_level(snapshot, level);
+  if (nodes.ndim() != 2) throw py::value_error("nodes must be 2-D (batch, width)");
+  const int64_t batch = nodes.shape(0), width = nodes.shape(1);
+  require_in("batch", batch, 0, kMaxBatch);
+  const ItemFilter* filter = filter_of(item_filter, snapshot, batch);
+  const std::vector<py::ssize_t> shape{batch, width};
+  py::array_t<int64_t> leaves(shape), tokens(shape);
+  const int64_t* of_level = nodes.data();
+  int64_t *found = leaves.mutable_data(), *last = tokens.mutable_data();
+  {
+    py::gil_scoped_release release;
+    const ItemFilter everything(snapshot, batch);
+    unique_leaves(filter == nullptr ? everything : *filter, level, of_level, width, found, last);
+  }
+  return py::make_tuple(leaves, tokens);
+}
+
+py::tuple simd_targets() {
+  py::list names;
+  for (int i = static_cast<int>(simd::chosen_target()); i >= 0; --i) {
+    names.append(simd::kTargetNames[i]);
+  }
+  return py::tuple(names);
+}
+
+}  // namespace
+
+void bind_beam_search(py::module_& m) {
+  m.attr("BeamStep") = py::module_::import("collections")
+                           .attr("namedtuple")("BeamStep", "scores parents tokens nodes num_valid",
+                                               "module"_a = "store_engine._C");
+  const auto def_beam_step = [&m](auto function) {
+    m.def("beam_step", function, "trie"_a, integer("level"), "logits"_a, "scores"_a, "nodes"_a,
+          "num_valid"_a, integer("width"), py::kw_only(), "item_filter"_a = py::none(),
+          "normalize"_a = "codebook", integer("num_threads") = 1);
+  };
+  def_beam_step(&call_beam_step<float>);
+  def_beam_step(&call_beam_step<uint16_t>);
+  m.def("unique_leaves", &call_unique_leaves, "trie"_a, integer("level"), "nodes"_a, py::kw_only(),
+        "item_filter"_a = py::none());
+  m.def("simd_targets", &simd_targets);
+}
+
+}  // namespace store_engine::bindings

@@ -1,0 +1,152 @@
+"""Trie-constrained beam search: prefill once per history, then one small forward pass per level.
+
+The codes of the best items are found level by level. A level's beams are a block of queries over
+[context | beam tree] in the cache; the model's head computes that level's codes alone. A history's
+tokens stand at positions 0, 1, ...; the code of level l stands l + 1 after the last of them.
+"""
+
+import torch
+from torch import Tensor
+
+from store_engine.decoding.backends import Backend, SearchSpace, check_beams
+from store_engine.inference.decoding_model import DecodingModel
+from store_engine.inference.kv_cache import KVCache
+from store_engine.inference.prefill import prefill
+from store_engine.inference.prefill_batch import PrefillBatch
+from store_engine.kernels.trie_topk import Beams, root_beams
+
+
+def beam_search(
+    model: DecodingModel,
+    space: SearchSpace,
+    cache: KVCache,
+    batch: PrefillBatch,
+    beam_width: int,
+    backend: Backend,
+) -> Beams:
+    """Finds the most likely SIDs of the catalogue after each history.
+
+    Args:
+        model: The model.
+        space: What may be found. A prefix that leads to no item that a request may be given takes
+            no beam's place.
+        cache: Overwritten.
+        batch: The histories.
+        beam_width: Prefixes kept at each level. A level with fewer nodes keeps them all.
+        backend: The implementation of the steps.
+
+    Returns:
+        The leaves, best first: `nodes` are the trie's leaves, `scores` sums of log-probabilities.
+
+    Raises:
+        NonFiniteLogitsError: The model gave NaN or +inf for some of the requests.
+    """
+    trie = space.trie
+    widths = [min(beam_width, size) for size in trie.level_sizes[1:]]
+    cache.start(batch.lengths, num_tree_slots=sum(widths[:-1]))
+    logits = model.level_logits(prefill(model, cache, batch), 0)[:, None]
+    beams = root_beams(len(batch.lengths), logits.device)
+    tree = _BeamTree(model, cache, backend)
+    for level, width in enumerate(widths):
+        beams = backend.beam_step(space, level, logits, beams, width)
+        if level + 1 == trie.num_levels:
+            break
+        needs_forward = None
+        if space.normalize == "children":
+            leaves, tokens = backend.unique_leaves(space, level + 1, beams.nodes)
+            needs_forward = (beams.nodes >= 0) & (leaves < 0)
+            if not bool(needs_forward.any()):
+                beams = _leaves_below(beams, leaves, tokens)
+                break
+        logits = tree.logits(level + 1, beams, needs_forward)
+    check_beams(beams)
+    return beams
+
+
+class _BeamTree:
+    """Runs the beams of one level after the other through the model.
+
+    Args:
+        model: The model.
+        cache: Filled by prefill.
+        backend: Gives the attention.
+    """
+
+    def __init__(self, model: DecodingModel, cache: KVCache, backend: Backend) -> None:
+        self._model, self._cache, self._backend = model, cache, backend
+        # (batch, width) int64, each beam's index in the last block; None: they stand in order
+        self._block_index: Tensor | None = None
+        # (batch, num_run, depth) int64, the tree's slots that the last block's beams see
+        self._ancestors: Tensor | None = None
+        self._num_slots = 0
+
+    def logits(self, level: int, beams: Beams, needs_forward: Tensor | None) -> Tensor:
+        """Computes what may follow each beam.
+
+        Args:
+            level: Level of the codes that follow, at least 1.
+            beams: Those of the level before.
+            needs_forward: (batch, width) bool, the beams to run; None runs them all. A beam that is
+                not run must have no descendant that is.
+
+        Returns:
+            (batch, width, codebook_size), zeros for a beam that was not run.
+        """
+        model, (batch, width) = self._model, beams.nodes.shape
+        codes, parents = beams.tokens.clamp(min=0), beams.parents.clamp(min=0)
+        num_run = width if needs_forward is None else int(needs_forward.sum(1).max())
+        slots = None
+        if needs_forward is not None and num_run < width:  # as many as the fullest request has
+            order = needs_forward.long().argsort(dim=1, descending=True, stable=True)
+            slots = order[:, :num_run]
+            codes, parents = codes.gather(1, slots), parents.gather(1, slots)
+        ancestors = self._grow(parents)
+        attend = self._backend.tree_attention(
+            self._cache, ancestors, begin=self._num_slots - num_run
+        )
+        embeddings = model.embed_codes(codes.flatten(), level - 1)
+        positions = (self._cache.device_lengths + level - 1).repeat_interleave(num_run)
+        hidden = model.transformer(embeddings, positions, attend)
+        logits = model.level_logits(hidden, level).view(batch, num_run, -1)
+        self._block_index = None
+        if slots is None:
+            return logits
+        index = torch.arange(num_run, device=slots.device).expand_as(slots)
+        self._block_index = torch.zeros_like(beams.nodes).scatter_(1, slots, index)
+        buffer = logits.new_zeros(batch, width, logits.shape[2])
+        return buffer.scatter_(1, slots[:, :, None].expand_as(logits), logits)
+
+    def _grow(self, parents: Tensor) -> Tensor:
+        """Appends a block of beams; each sees what its parent sees, and itself.
+
+        Args:
+            parents: (batch, num_run) int64, beams of the level before.
+
+        Returns:
+            (batch, num_run, depth) int64, see `TreeAttention`.
+        """
+        (batch, num_run), first = parents.shape, self._num_slots
+        if self._block_index is not None:
+            parents = self._block_index.gather(1, parents)
+        self._num_slots += num_run
+        itself = torch.arange(first, self._num_slots, device=parents.device)
+        itself = itself.expand(batch, -1)[:, :, None]
+        if self._ancestors is None:  # the root's children
+            self._ancestors = itself
+        else:
+            seen = parents[:, :, None].expand(-1, -1, self._ancestors.shape[2])
+            self._ancestors = torch.cat([self._ancestors.gather(1, seen), itself], dim=2)
+        return self._ancestors
+
+
+def _leaves_below(beams: Beams, leaves: Tensor, tokens: Tensor) -> Beams:
+    """Goes to the leaves, where every beam has but one below it: its log-probability is 0.
+
+    Args:
+        beams: Those of any level.
+        leaves: (batch, width) int64, the leaf below each beam; -1 where there is no beam.
+        tokens: (batch, width) int64, the last code of each leaf's SID; -1 likewise.
+    """
+    slots = torch.arange(leaves.shape[1], device=leaves.device).expand_as(leaves)
+    parents = slots.masked_fill(leaves < 0, -1)
+    return beams._replace(parents=parents, tokens=tokens, nodes=leaves)

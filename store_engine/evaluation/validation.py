@@ -1,0 +1,67 @@
+"""Validation while stage 2 trains: the real decoder on a fixed sample of users."""
+
+import dataclasses
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from store_engine.data.split import Examples, leave_one_out
+from store_engine.decoding.engine import Engine
+from store_engine.evaluation.evaluate_run import rank_all
+from store_engine.evaluation.metrics import ranking_metrics
+from store_engine.model.store_model import StoreModel
+from store_engine.runs.run import Run
+from store_engine.training.randomness import rng
+
+_K = 10
+
+
+class Validation:
+    """NDCG@10 on the validation split, where the event before a user's last is the target.
+
+    Args:
+        run: Its data and SIDs; it need not be finished.
+        device: Where to decode.
+    """
+
+    def __init__(self, run: Run, device: torch.device | str = "cpu") -> None:
+        self._run, self._device = run, device
+        train = run.config.train
+        valid = leave_one_out(run.histories).valid
+        self.examples = sample_examples(valid, train.eval_users, train.seed)
+
+    @torch.no_grad()
+    def __call__(self, weights: dict[str, Tensor]) -> float:
+        """Measures weights.
+
+        Args:
+            weights: Tensors by the names of `StoreModel`. Rows of the codes' tables behind those
+                of the items are left out: a recommender of items has no use for them.
+
+        Returns:
+            NDCG@10 of the run's own decoding, in float32.
+        """
+        run, table = self._run, self._run.sid_table
+        model = StoreModel(run.config.model, len(run.vocabulary), table.codebook_sizes)
+        for name, parameter in model.named_parameters():
+            parameter.copy_(weights[name][: len(parameter)])
+        engine = Engine(
+            model.to(self._device).requires_grad_(False),
+            run.catalog,
+            table.sids,
+            bos=run.vocabulary.bos_id,
+            max_history=run.config.data.max_history,
+            config=dataclasses.replace(run.config.decoding, prefix_cache_mib=0.0),
+        )
+        rankings = rank_all(engine, self.examples, _K, exact=False)
+        return ranking_metrics(rankings, self.examples.targets, (_K,))[f"ndcg@{_K}"]
+
+
+def sample_examples(examples: Examples, num_users: int, seed: int) -> Examples:
+    """Draws users, always the same ones: all if there are not more."""
+    count = len(examples.targets)
+    if num_users >= count:
+        return examples
+    users = np.sort(rng(seed, "validation").choice(count, num_users, replace=False))
+    return Examples([examples.histories[user] for user in users], examples.targets[users])

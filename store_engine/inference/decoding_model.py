@@ -1,0 +1,129 @@
+"""The model as decoding runs it: embeddings, the transformer and one head per level."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Protocol
+
+import torch
+from torch import Tensor
+
+from store_engine.config import ModelConfig
+from store_engine.errors import InputError
+from store_engine.inference.cache_attention import PrefillAttention, TreeAttention
+from store_engine.inference.cpu_model import CpuTransformer, PackedLinear
+from store_engine.model.store_model import StoreModel
+from store_engine.model.unified_vocabulary import UnifiedVocabulary
+
+
+class TransformerBody(Protocol):
+    """All layers and the final norm, attending to a KV cache; see `Transformer.forward`."""
+
+    def __call__(
+        self,
+        x: Tensor,
+        positions: Tensor,
+        attend: PrefillAttention | TreeAttention,
+        output_indices: Tensor | None = None,
+    ) -> Tensor:
+        """Runs the layers: (num_tokens, hidden_size) -> the same, or (num_outputs, ...)."""
+
+
+@dataclass(frozen=True)
+class DecodingModel:
+    """One form of a trained model. Make it with `for_torch`, `for_cpu` or `prepare_for_decoding`.
+
+    Args:
+        source: The trained model in eval mode, whose embeddings serve.
+        transformer: Its layers.
+        level_heads: Per level (..., hidden_size) -> logits (..., codebook_size).
+    """
+
+    source: StoreModel
+    transformer: TransformerBody
+    level_heads: tuple[Callable[[Tensor], Tensor], ...]
+
+    @classmethod
+    def for_torch(cls, model: StoreModel) -> "DecodingModel":
+        """Takes the model's own layers and heads, on any device and in any dtype."""
+
+        def head(level: int) -> Callable[[Tensor], Tensor]:
+            return lambda hidden: model.level_logits(hidden, level)
+
+        return cls(model, model.transformer, tuple(map(head, range(len(model.codebook_sizes)))))
+
+    @classmethod
+    def for_cpu(cls, model: StoreModel) -> "DecodingModel":
+        """Packs layers and heads for a CPU; later changes of the model's layers do not reach them.
+
+        Args:
+            model: On a CPU, in float32 or bfloat16.
+        """
+        offsets, sizes = model.vocabulary.code_offsets, model.codebook_sizes
+        weights = (
+            model.code_head.weight[begin : begin + size]
+            for begin, size in zip(offsets, sizes, strict=True)
+        )
+        heads = tuple(PackedLinear(weight) for weight in weights)
+        return cls(model, CpuTransformer(model.transformer), heads)
+
+    @property
+    def config(self) -> ModelConfig:
+        """Sizes."""
+        return self.source.config
+
+    @property
+    def vocabulary(self) -> UnifiedVocabulary:
+        """Unified ids of text and codes."""
+        return self.source.vocabulary
+
+    @property
+    def device(self) -> torch.device:
+        """Where the weights are."""
+        return self.source.code_head.weight.device
+
+    @property
+    def dtype(self) -> torch.dtype:
+        """Dtype of the weights."""
+        return self.source.code_head.weight.dtype
+
+    def embed(self, tokens: Tensor) -> Tensor:
+        """Input embeddings: unified ids (num_tokens,) int64 -> (num_tokens, hidden_size)."""
+        return self.source.embed(tokens)
+
+    def embed_codes(self, codes: Tensor, level: int) -> Tensor:
+        """Input embeddings of one level's codes: (num_tokens,) int64 -> (..., hidden_size)."""
+        embedded: Tensor = self.source.code_embedding(codes + self.vocabulary.code_offsets[level])
+        return embedded
+
+    def level_logits(self, hidden: Tensor, level: int) -> Tensor:
+        """Logits over one level's codes: (..., hidden_size) -> (..., codebook_sizes[level])."""
+        return self.level_heads[level](hidden)
+
+
+def prepare_for_decoding(model: StoreModel) -> DecodingModel:
+    """Chooses the fastest form of a model: packed on a CPU, where its dtype has kernels."""
+    model = model.eval()
+    weight = model.code_head.weight
+    is_packed = weight.device.type == "cpu" and weight.dtype in (torch.float32, torch.bfloat16)
+    return DecodingModel.for_cpu(model) if is_packed else DecodingModel.for_torch(model)
+
+
+class NonFiniteWeightsError(InputError):
+    """A model's weights are NaN or infinite."""
+
+
+def check_finite(model: StoreModel) -> None:
+    """Refuses weights with which every answer would be wrong.
+
+    Raises:
+        NonFiniteWeightsError: A weight is NaN or infinite; names the first one, and how many of
+            its numbers are.
+    """
+    named = list(model.named_parameters())
+    is_finite = torch.stack([weight.isfinite().all() for _, weight in named]).cpu()
+    for (name, weight), is_good in zip(named, is_finite.tolist(), strict=True):
+        if not is_good:
+            num_bad = int((~weight.isfinite()).sum())
+            raise NonFiniteWeightsError(
+                f"weight {name} holds NaN or infinity: {num_bad} of {weight.numel()} numbers"
+            )

@@ -1,0 +1,45 @@
+"""Token to text: `<bos>`, an item's codes, then its text and <eos>, which are the targets."""
+
+import numpy as np
+
+from store_engine.data.packing import IntArray
+from store_engine.model.store_model import IGNORE
+from store_engine.training.tasks.task import TaskData, draw_passes
+
+
+class Reconstruction:
+    """Items whose codes say their text. A key is a catalogue row.
+
+    Args:
+        data: What documents are made of.
+        passes: Passes over the catalogue per epoch.
+    """
+
+    name = "reconstruction"
+    loss_group = "tokens"
+    num_labels = 0
+
+    def __init__(self, data: TaskData, passes: float) -> None:
+        self._data, self._passes = data, passes
+
+    def sample(self, epoch: int) -> IntArray:
+        """Draws items."""
+        generator = self._data.rng(epoch, self.name)
+        return draw_passes(self._data.texts.num_items, self._passes, generator)[:, None]
+
+    def lengths(self, keys: IntArray) -> IntArray:
+        """Counts <bos>, the codes and the text without <eos>."""
+        return self.num_targets(keys) + self._data.num_levels
+
+    def num_targets(self, keys: IntArray) -> IntArray:
+        """Counts the text's tokens and <eos>: the content has <bos> in its place."""
+        content: IntArray = self._data.texts.content_lengths[keys[:, 0]]
+        return content
+
+    def document(self, key: IntArray) -> tuple[IntArray, IntArray]:
+        """Writes the item's codes and text."""
+        (row,) = key.tolist()
+        texts, codes = self._data.texts, self._data.item_tokens[row]
+        text = np.r_[texts.content(row)[1:], texts.eos_id]  # without <bos>
+        targets = np.r_[np.full(len(codes), IGNORE), text]
+        return np.r_[texts.bos_id, codes, text[:-1]], targets

@@ -1,0 +1,91 @@
+"""Click-through: `<bos>`, a history, a candidate's codes, `<eos>` -> the label NO or YES.
+
+The labels are a level of codes of their own, so that the softmax over them is the binary
+cross-entropy; <eos> asks for the label.
+"""
+
+import numpy as np
+from numpy.typing import NDArray
+
+from store_engine.data.packing import IntArray
+from store_engine.errors import InputError
+from store_engine.model.store_model import IGNORE
+from store_engine.training.tasks.task import TaskData, draw_passes
+
+NUM_LABELS = 2  # 0 = NO, 1 = YES
+
+
+class Scoring:
+    """CTR examples: a history up to a cut, and a positive or a negative as the candidate.
+
+    The positive is the event at the cut, the negative another item, drawn at random; each is the
+    candidate of about half of the examples. A key is the history's first event, the cut index and
+    the candidate's row.
+
+    Args:
+        data: What documents are made of.
+        passes: CTR examples per user and epoch.
+        first_label: Unified id of NO; YES is the next one.
+
+    Raises:
+        InputError: The catalogue has one item, so there is no negative.
+    """
+
+    name = "scoring"
+    loss_group = "labels"
+    num_labels = NUM_LABELS
+
+    def __init__(self, data: TaskData, passes: float, first_label: int) -> None:
+        if data.texts.num_items < 2:
+            raise InputError("recommender.scoring needs at least 2 items, got 1")
+        self._data, self._passes, self.first_label = data, passes, first_label
+
+    def sample(self, epoch: int) -> IntArray:
+        """Draws users, cut indices and candidates."""
+        generator, num_items = self._data.rng(epoch, self.name), self._data.texts.num_items
+        offsets, rows = self._data.histories.offsets, self._data.histories.tokens
+        users = np.flatnonzero(np.diff(offsets) > 1)
+        if not len(users):
+            return np.empty((0, 3), np.int64)
+        sampled = users[draw_passes(len(users), self._passes, generator)]
+        cut = generator.integers(offsets[sampled] + 1, offsets[sampled + 1])
+        begin = np.maximum(offsets[sampled], cut - self._data.max_history)
+        positive = np.asarray(rows[cut], dtype=np.int64)
+        negative = (positive + generator.integers(1, num_items, len(sampled))) % num_items
+        candidate = np.where(generator.random(len(sampled)) < 0.5, positive, negative)
+        return np.stack([begin, cut, candidate], axis=1)
+
+    def lengths(self, keys: IntArray) -> IntArray:
+        """Counts <bos>, the codes of the history and the candidate, and <eos>."""
+        lengths: IntArray = (keys[:, 1] - keys[:, 0] + 1) * self._data.num_levels + 2
+        return lengths
+
+    def num_targets(self, keys: IntArray) -> IntArray:
+        """Counts the label."""
+        return np.ones(len(keys), dtype=np.int64)
+
+    def document(self, key: IntArray) -> tuple[IntArray, IntArray]:
+        """Writes a CTR example."""
+        begin, cut, candidate = key.tolist()
+        rows, texts = self._data.histories.tokens, self._data.texts
+        tokens = ctr_example(
+            self._data.item_tokens, rows[begin:cut], candidate, texts.bos_id, texts.eos_id
+        )
+        targets = np.full(len(tokens), IGNORE)
+        targets[-1] = self.first_label + (candidate == rows[cut])
+        return tokens, targets
+
+
+def ctr_example(
+    item_tokens: IntArray, history: NDArray[np.int32], candidate: int, bos_id: int, eos_id: int
+) -> IntArray:
+    """Writes the tokens of a CTR example; the label follows the last.
+
+    Args:
+        item_tokens: (num_items, num_levels) unified ids of the codes.
+        history: Catalogue rows, oldest first.
+        candidate: Catalogue row.
+        bos_id: Begins the example.
+        eos_id: Asks for the label.
+    """
+    return np.r_[bos_id, item_tokens[history].ravel(), item_tokens[candidate], eos_id]

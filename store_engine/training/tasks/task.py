@@ -1,0 +1,90 @@
+"""What a task of stage 2 is: it samples documents, says how long they are, and writes them.
+
+An epoch's documents are planned by their keys and lengths alone; a document is written when its
+step comes. To add a task, write a class like those beside this file and name it in `mixture.py`.
+"""
+
+from dataclasses import dataclass
+from typing import Protocol
+
+import numpy as np
+
+from store_engine.data.packing import IntArray
+from store_engine.files.token_file import TokenFile
+from store_engine.model.unified_vocabulary import UnifiedVocabulary
+from store_engine.sid.dense_tokenizer import ItemTexts
+from store_engine.training.randomness import rng
+
+
+class Task(Protocol):
+    """One kind of documents. Everything is a function of the seed and the epoch."""
+
+    @property
+    def name(self) -> str:
+        """The task's name in logs."""
+
+    @property
+    def loss_group(self) -> str:
+        """Targets of all tasks of a group have the same weight; the groups' mean losses add up."""
+
+    @property
+    def num_labels(self) -> int:
+        """Codes that the task needs for itself, in a level behind the items' codes."""
+
+    def sample(self, epoch: int) -> IntArray:
+        """Draws the epoch's documents: their keys, (num_documents, key_size) int64."""
+
+    def lengths(self, keys: IntArray) -> IntArray:
+        """Counts the tokens of each document: (num_documents,) int64."""
+
+    def num_targets(self, keys: IntArray) -> IntArray:
+        """Counts the targets of each document: (num_documents,) int64."""
+
+    def document(self, key: IntArray) -> tuple[IntArray, IntArray]:
+        """Writes a document.
+
+        Returns:
+            (length,) int64 unified ids, and for each position the id that should follow, or IGNORE.
+        """
+
+
+@dataclass(frozen=True)
+class TaskData:
+    """What the tasks' documents are made of.
+
+    Args:
+        texts: The catalogue's texts.
+        histories: What may be learnt from, one document of catalogue rows per user.
+        vocabulary: Text tokens and the items' codes.
+        item_tokens: (num_items, num_levels) unified ids of the items' codes.
+        max_history: Items of history that the recommender sees.
+        seed: The run's seed.
+    """
+
+    texts: ItemTexts
+    histories: TokenFile
+    vocabulary: UnifiedVocabulary
+    item_tokens: IntArray
+    max_history: int
+    seed: int
+
+    @property
+    def num_levels(self) -> int:
+        """Codes per item."""
+        return self.vocabulary.num_levels
+
+    def rng(self, epoch: int, purpose: str) -> np.random.Generator:
+        """Makes the generator of one purpose in one epoch."""
+        return rng(self.seed, "recommender", epoch, purpose)
+
+    def history_tokens(self, begin: int, end: int) -> IntArray:
+        """Reads the codes of the events [begin, end), one behind the other."""
+        tokens: IntArray = self.item_tokens[self.histories.tokens[begin:end]].ravel()
+        return tokens
+
+
+def draw_passes(count: int, passes: float, generator: np.random.Generator) -> IntArray:
+    """Draws `passes` passes over `count` things; part of a pass is a random part of them."""
+    num_chosen = round(passes * count)
+    orders = [generator.permutation(count) for _ in range(-(-num_chosen // count))]
+    return np.concatenate([*orders, np.empty(0, np.int64)])[:num_chosen].astype(np.int64)

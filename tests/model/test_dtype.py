@@ -1,0 +1,25 @@
+import pytest
+import torch
+
+from store_engine.model.dtype import choose_dtype, computes_in_bfloat16
+
+
+@pytest.fixture(params=[True, False], ids=["bfloat16", "float32-only"])
+def has_bfloat16(request, monkeypatch):
+    monkeypatch.setattr("torch.cpu._is_avx512_bf16_supported", lambda: request.param)
+    monkeypatch.setattr("torch.cpu._is_amx_tile_supported", lambda: False)
+    monkeypatch.setattr("torch.cuda.is_bf16_supported", lambda: request.param)
+    return request.param
+
+
+@pytest.mark.parametrize("device", ["cpu", torch.device("cpu"), "cuda", "cuda:1"])
+def test_auto_takes_bfloat16_where_the_device_computes_in_it(device, has_bfloat16):
+    assert computes_in_bfloat16(device) == has_bfloat16
+    want = torch.bfloat16 if has_bfloat16 else torch.float32
+    assert choose_dtype("auto", device) == want
+
+
+@pytest.mark.parametrize("device", ["cpu", "cuda"])
+def test_a_name_is_taken_as_it_is(device, has_bfloat16):
+    assert choose_dtype("float32", device) == torch.float32
+    assert choose_dtype("bfloat16", device) == torch.bfloat16

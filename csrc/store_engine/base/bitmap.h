@@ -1,4 +1,4 @@
-// A fixed number of bits.
+// A bitmap of a fixed size.
 #pragma once
 
 #include <cstddef>
@@ -21,11 +21,11 @@ class Bitmap {
 
   // Bits 64 * i to 64 * i + 63; those past the end are 0.
   const uint64_t* words() const { return words_.data(); }
-  // Those of word i that are in the range, which reaches into it.
+  // Returns the bits of word i that are in the range, which overlaps the word.
   uint64_t bits_of(int64_t i, Range range) const { return words_[i] & bits_within(i * 64, range); }
   size_t nbytes() const { return words_.size() * sizeof(uint64_t); }
 
-  // Whether a bit of the range, which is not empty, is set.
+  // Returns whether a bit of the range is set; the range is not empty.
   bool any(Range range) const {
     const int64_t first = range.begin / 64, last = (range.end - 1) / 64;
     const uint64_t head = ~uint64_t{0} << (range.begin % 64);
@@ -35,7 +35,7 @@ class Bitmap {
     for (int64_t i = first + 1; i < last && found == 0; ++i) found = words_[i];
     return found != 0;
   }
-  // The first bit of the range that is set, or the range's end.
+  // Returns the first bit of the range that is set, or the end of the range.
   int64_t first(Range range) const {
     for (int64_t word = range.begin / 64; word * 64 < range.end; ++word) {
       const uint64_t bits = bits_of(word, range);
@@ -43,7 +43,7 @@ class Bitmap {
     }
     return range.end;
   }
-  // How many bits of the range are set.
+  // Returns the number of bits of the range that are set.
   int64_t count(Range range) const {
     int64_t count = 0;
     for (int64_t word = range.begin / 64; word * 64 < range.end; ++word) {
@@ -64,7 +64,7 @@ class Bitmap {
     }
   }
 
-  // Bit by bit, of bitmaps of one size.
+  // These work bit by bit; both bitmaps have the same size.
   Bitmap operator&(const Bitmap& other) const {
     Bitmap result = *this;
     for (size_t i = 0; i < words_.size(); ++i) result.words_[i] &= other.words_[i];

@@ -1,7 +1,7 @@
-// The children that one request may use, of any node of one level of a Snapshot.
+// The children of the nodes of one level of a Snapshot that one request may use.
 //
-// A child may be used if something below it is alive and allowed; in the base, in the delta, or in
-// both, for a node that both have is one child.
+// A request may use a child if there is an item below it that was not removed and that it may get,
+// in the base or in the delta. A node that both tries have is one child.
 #pragma once
 
 #include <algorithm>
@@ -16,7 +16,7 @@ class AllowedChildren {
  public:
   static constexpr int64_t kMaxSelected = 64;  // codes that select() is shown at once
 
-  // The children of the nodes of `level`; the masks are of nodes one deeper.
+  // `level` is that of the parents; the masks are those of the level below.
   AllowedChildren(const Snapshot& snapshot, int64_t level, NodeMask base_mask, NodeMask delta_mask)
       : level_(level + 1),
         base_tokens_(snapshot.base->tokens<Token>(level)),
@@ -36,8 +36,8 @@ class AllowedChildren {
       __builtin_prefetch(base_mask_.alive->words() + children.base.begin / 64);
     }
   }
-  // Calls use(node, code), in any order, for each child that select(codes, size) wants: bit i of
-  // its result, of `size` bits, speaks for codes[i].
+  // Calls use(node, code), in any order, for each child that select(codes, size) selects: bit i of
+  // its result says whether it selects codes[i].
   template <typename Select, typename Use>
   void for_each_selected(const ChildRanges& children, const Select& select, const Use& use) const;
   // Calls use(code) for each child, ascending.
@@ -45,7 +45,7 @@ class AllowedChildren {
   void for_each_code(const ChildRanges& children, const Use& use) const;
 
  private:
-  // Whether a child may be used in the delta, and not already in the base.
+  // Returns whether the request may use a child in the delta, but not its twin in the base.
   bool is_only_in_delta(int64_t child) const {
     return delta_mask_[child] && (delta_->overlay.is_new(level_, child) ||
                                   !base_mask_[delta_->overlay.base_node(level_, child)]);

@@ -1,13 +1,13 @@
-// One step of beam search over the trie of a Snapshot: log-softmax, children only, top-k, in one
-// pass.
+// One step of beam search over the trie of a Snapshot: log-softmax, the children that exist, and
+// top-k, in one pass.
 //
 // Beams are taken in descending score. As log p <= 0, no child scores above its beam: once a beam
-// is below the width-th best candidate, it and all after it are skipped. Cost per request is one
-// log-sum-exp and the real children of each beam looked at, never beams * codebook. Candidates are
-// ordered by score, then by node id, which is SID order, then by parent slot: results depend
-// neither on threads nor on the batch.
+// is below the width-th best candidate, it and all after it are skipped. Each beam that is not
+// skipped costs one log-sum-exp and a look at its children. Candidates are ordered by score, then
+// by node id, which is SID order, then by parent slot, so results depend neither on the threads nor
+// on the batch.
 //
-// Children with nothing below them that an ItemFilter allows, or that is still alive, do not exist:
+// Only children with an item below them that was not removed and that the ItemFilter allows count:
 // the result is that of a trie of the allowed items alone, but for its node ids.
 #pragma once
 
@@ -51,7 +51,7 @@ struct BeamStepOut {
   int64_t* num_valid;  // (batch,)
 };
 
-// The scratch memory of one thread, and the work on one request.
+// The work on one request, with the scratch memory of one thread.
 class RequestStep {
  public:
   RequestStep(const Snapshot& snapshot, int64_t level, const Beams& beams, const ItemFilter* filter,
@@ -211,7 +211,7 @@ inline void RequestStep::run(int64_t request, const BeamStepOut& out) {
   }
 }
 
-// Extends every beam of level `level` to its children and keeps the out.width best per request.
+// Extends every beam of `level` to its children and keeps the out.width best per request.
 // Throws std::invalid_argument for NaN or +inf in what a valid beam reads, and for bad nodes.
 inline void beam_step(const Snapshot& snapshot, int64_t level, const Beams& beams,
                       const ItemFilter* filter, Normalize normalize, int64_t num_threads,

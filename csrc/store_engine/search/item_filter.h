@@ -1,9 +1,9 @@
-// Which items each request of a batch may be given, exact, and what that means for every node.
+// Says exactly which items each request of a batch may get, and which nodes lead to them.
 //
-// A node is dead for a request iff nothing it may be given is below. Two parts say so: the bits of
-// a RowSet, which any number of requests share, and for the items that one request excludes a short
-// sorted list per level of the nodes that die with them. The lists are made once per batch, in
-// O(excluded * levels * log nodes); a step then reads no row and no position.
+// A node is dead for a request if there is no item below it that the request may get. Two parts say
+// so: the bits of a RowSet, which any number of requests share, and a short sorted list per level
+// of the nodes that die because of the items that this request excludes. The lists are made once
+// per batch in O(excluded * levels * log nodes). A step then reads neither rows nor positions.
 #pragma once
 
 #include <algorithm>
@@ -24,8 +24,8 @@ class ItemFilter {
   ItemFilter(Snapshot snapshot, int64_t batch)
       : snapshot_(std::move(snapshot)), requests_(static_cast<size_t>(batch)) {}
 
-  // Gives one request what is in `allow` (null: everything) but not among the excluded rows, which
-  // may repeat. Throws std::invalid_argument for another snapshot's set or a row out of range.
+  // Allows one request the rows in `allow` (null: all) that are not excluded; excluded rows may
+  // repeat. Throws std::invalid_argument for another snapshot's set or a row out of range.
   void restrict(int64_t request, std::shared_ptr<const RowSet> allow, const int64_t* exclude,
                 int64_t num_excluded);
 
@@ -36,7 +36,8 @@ class ItemFilter {
     const int64_t num_rows = of.allow == nullptr ? snapshot_.num_items() : of.allow->count();
     return num_rows - of.num_excluded;
   }
-  // The base's and the delta's nodes of a level in [1, num_levels + 1], the last the positions.
+  // Return the nodes of the base and of the delta that a request may use, of a level in
+  // [1, num_levels + 1]; the last level has the positions.
   NodeMask base_mask(int64_t request, int64_t level) const {
     const Request& of = requests_[request];
     const Bitmap* alive =

@@ -1,5 +1,5 @@
-// Sets of catalogue rows, such as the items in stock: one bit per row, composed word by word with
-// &, | and ~. The first search within a set makes its NodeSets, once.
+// Sets of catalogue rows, such as the items in stock. A set has one bit per row; &, | and ~ work
+// word by word. The first filter that uses a set makes its NodeSets.
 #pragma once
 
 #include <algorithm>
@@ -41,11 +41,11 @@ class RowSet {
   std::shared_ptr<RowSet> operator|(const RowSet& other) const;
   std::shared_ptr<RowSet> operator~() const;
 
-  // The nodes that lead to rows of the set; of the delta only if the snapshot has one. The first
-  // call makes them.
+  // Return the nodes that lead to rows of the set; there are delta nodes only if the snapshot has a
+  // delta. The first call makes both.
   const NodeSet& base_nodes() const { return nodes()[0]; }
   const NodeSet& delta_nodes() const { return nodes()[1]; }
-  // Bytes, those of the nodes only once they are made.
+  // Returns the bytes of all bits, those of the nodes only once these are made.
   size_t nbytes() const;
 
  private:

@@ -53,8 +53,8 @@ class ItemTrie {
     return level == 0 ? 1 : steps_[level - 1].num_tokens;
   }
 
-  // Where the children of the nodes of a level begin; at level num_levels: where the positions of
-  // the leaves begin.
+  // Returns where the children of the nodes of a level begin; for level num_levels, where the
+  // positions under the leaves begin.
   const ChildIndex& index(int64_t level) const {
     return level == num_levels() ? leaves_ : steps_[level].index;
   }

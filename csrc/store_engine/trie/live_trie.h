@@ -1,10 +1,11 @@
 // A catalogue that changes while others search it.
 //
 // Searches read snapshots (snapshot.h), which never change. add() and remove() make the next one
-// from the last in O(changes since the last merge) + O(num_items / 64) bits, and publish it by
-// exchanging a pointer: readers never wait for writers, and see all of a call or nothing of it.
-// Once there are `max_changes`, a thread merges them into a new base; what happens meanwhile is
-// carried over. Whatever the history, a snapshot searches as a trie built anew from its items.
+// from the last, in O(changes since the last merge) and O(num_items / 64) words, and publish it by
+// exchanging a pointer. So readers never wait for a change, and see all of a call or nothing of it.
+// Once there are `max_changes`, a thread merges them into a new base and carries over what happens
+// meanwhile. Whatever the history, a search in a snapshot finds what it finds in a trie that is
+// built from the same items.
 //
 // In a forked child the catalogue is as it was in the parent at the moment of the fork. A merge
 // that was under way there is forgotten: its changes stay where they are, and the next change or
@@ -44,8 +45,8 @@ class LiveTrie {
     if (sync_->merger.joinable()) sync_->merger.join();
   }
 
-  // Both change nothing if they throw std::invalid_argument: for a code out of range, an item that
-  // is there already, or one that is not there.
+  // Throw std::invalid_argument for a code out of range, an item that is there already, or one that
+  // is not there; then nothing has changed.
   void add(const int32_t* sids, const int64_t* ids, int64_t num_items);
   void remove(const int64_t* ids, int64_t num_items);
   // Merges all changes now, and returns when that is done.
@@ -61,9 +62,9 @@ class LiveTrie {
   using Lock = std::unique_lock<std::mutex>;
 
   Snapshot make_base(const SortedItems& items) const;
-  // `last` with other items in its delta.
+  // Returns `last` with other items in its delta.
   Snapshot with_delta(Snapshot last, SortedItems items) const;
-  // `last` without these rows of its base.
+  // Returns `last` without these rows of its base.
   Snapshot without(Snapshot last, std::vector<uint32_t> rows) const;
   void publish(Snapshot next) {
     next.compacted_items = std::make_shared<LazyCompactedItems>(codebook_sizes_, options_.trie);

@@ -1,8 +1,8 @@
-// Which nodes of a trie lead to an item of a set: one bit per node of every level.
+// Marks the nodes of a trie that lead to an item of a set: one bit per node of every level.
 //
-// Asking costs one look, at any level and however few items are in the set, and the children of a
-// node are neighbouring bits. A NodeSet takes O(nodes) to make, and at most 0.4 bytes per item for
-// four levels of uniform codes.
+// A question about a node reads one bit, whatever its level and however few items are in the set;
+// the children of a node are neighbouring bits. To make a NodeSet takes O(nodes). It has at most
+// 0.4 bytes per item for four levels of uniform codes.
 #pragma once
 
 #include <algorithm>
@@ -17,27 +17,28 @@
 
 namespace store_engine {
 
-// Nodes per level from 0 to num_levels + 1, ascending; those of the last are positions.
+// Nodes per level from 0 to num_levels + 1, ascending; the last level has the positions.
 using NodeLists = std::vector<std::vector<uint32_t>>;
 
 class NodeSet {
  public:
-  // The nodes with some of `positions` below them.
+  // Marks the nodes that have some of `positions` below them.
   NodeSet(const ItemTrie& trie, std::shared_ptr<const Bitmap> positions);
 
-  // The nodes of a level in [1, num_levels + 1]; those of the last are the positions.
+  // Returns the nodes of a level in [1, num_levels + 1]; the last level has the positions.
   const Bitmap& at(int64_t level) const { return *nodes_[level]; }
-  // This set less some positions of it, which ascend. A copy of the bits, and O(log) per position.
+  // Returns this set without some of its positions, which ascend. Copies the bits, and takes
+  // O(log nodes) per position.
   NodeSet without(const ItemTrie& trie, std::vector<uint32_t> positions) const;
-  // Bytes, the positions included.
+  // Returns the bytes of all bits, those of the positions included.
   size_t nbytes() const;
 
  private:
   std::vector<std::shared_ptr<const Bitmap>> nodes_;  // [0] is null; shared where they are equal
 };
 
-// The nodes that lose their last item when the items at `positions` go. `positions` ascend, each
-// once, and are in `allowed`; null: all are.
+// Returns the nodes that lose their last item when the items at `positions` are removed. The
+// positions ascend, differ and are in `allowed`; null: every position is.
 inline NodeLists dead_nodes(const ItemTrie& trie, const NodeSet* allowed,
                             std::vector<uint32_t> positions) {
   NodeLists dead(trie.num_levels() + 2);
@@ -98,7 +99,7 @@ inline size_t NodeSet::nbytes() const {
   return total;
 }
 
-// The nodes of one level that a request may use: those with their bit set, less `dead`.
+// The nodes of one level that a request may use: those whose bit is set, except `dead`.
 struct NodeMask {
   const Bitmap* alive = nullptr;                // null: all
   const std::vector<uint32_t>* dead = nullptr;  // null: none
@@ -108,7 +109,7 @@ struct NodeMask {
     return (alive == nullptr || (*alive)[node]) &&
            (dead == nullptr || !std::binary_search(dead->begin(), dead->end(), node));
   }
-  // The first node of a range that may be used, or the range's end.
+  // Returns the first node of a range that may be used, or the end of the range.
   int64_t first(Range range) const {
     for (int64_t node = range.begin;; ++node) {
       if (alive != nullptr) node = alive->first({node, range.end});

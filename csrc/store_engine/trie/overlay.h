@@ -1,9 +1,10 @@
-// The nodes of two tries numbered together: as in one trie of the items of both.
+// Numbers the nodes of two tries as one trie of the items of both would number them.
 //
 // A catalogue that changes is a large trie, the base, and a small one beside it, the delta. A node
-// that both have is one node. Together they keep SID order, so that ties fall as in one trie, and
-// the number of a base node is its own plus how many nodes only the delta has before it. Kept are
-// three words per delta node; nothing grows with the base. Making it is O(delta nodes * log).
+// that both have is one node. The numbers keep SID order, so ties fall as in one trie. The number
+// of a base node is its own plus the number of nodes before it that only the delta has. The overlay
+// holds three words per delta node and nothing that grows with the base. To make it takes O(delta
+// nodes * log(base nodes)).
 #pragma once
 
 #include <algorithm>
@@ -20,10 +21,10 @@ class Overlay {
  public:
   Overlay(const ItemTrie& base, const ItemTrie& delta);
 
-  // How many nodes of a level in [0, num_levels] the delta has and the base has not.
+  // Returns the number of nodes of a level in [0, num_levels] that only the delta has.
   int64_t num_new(int64_t level) const { return levels_[level].new_before.back(); }
 
-  // The first delta node numbered `node` or higher; one past the last if there is none.
+  // Returns the first delta node numbered `node` or higher; one past the last if there is none.
   int64_t lower_bound(int64_t level, int64_t node) const {
     const Level& nodes = levels_[level];
     const auto begin = nodes.number.begin();
@@ -34,7 +35,7 @@ class Overlay {
   int64_t number(int64_t level, int64_t delta_node) const {
     return levels_[level].number[delta_node];
   }
-  // Of the delta nodes before this one, which may be one past the last.
+  // Returns how many of the delta nodes before this one are new; it may be one past the last.
   int64_t num_new_before(int64_t level, int64_t delta_node) const {
     return levels_[level].new_before[delta_node];
   }
@@ -42,12 +43,13 @@ class Overlay {
     const std::vector<uint32_t>& before = levels_[level].new_before;
     return before[delta_node + 1] > before[delta_node];
   }
-  // The same node in the base; or, if it is new, the first base node after it.
+  // Returns the same node in the base; if it is new, the first base node after it.
   int64_t base_node(int64_t level, int64_t delta_node) const {
     return number(level, delta_node) - num_new_before(level, delta_node);
   }
-  // The number of a base node; `siblings`: the delta nodes under the same parent, or where they
-  // would be. It is cut down to those after the node, so that asking for the next one is quick.
+  // Returns the number of a base node. `siblings` are the delta nodes under the same parent, or the
+  // place where they would be; the call cuts them down to those after the node, so that the next
+  // base node is found faster.
   int64_t number_of_base(int64_t level, int64_t node, Range& siblings) const {
     for (int64_t step = 1; siblings.begin < siblings.end; step *= 2) {  // far ahead, if need be
       const int64_t last = std::min(siblings.begin + step, siblings.end) - 1;
@@ -78,7 +80,7 @@ class Overlay {
 
     void index(int64_t num_nodes);  // of base and delta together
   };
-  // The first of some delta nodes that comes after a base node, or the end.
+  // Returns the first of some delta nodes that comes after a base node, or the end.
   int64_t first_after(int64_t level, int64_t node, Range range) const {
     while (range.begin < range.end) {
       const int64_t middle = range.begin + range.size() / 2;

@@ -1,11 +1,11 @@
-// What a search sees: a trie, and on a live catalogue what has changed since that was built.
+// What a search reads: a trie and, for a live catalogue, the changes since that was built.
 //
-// Nothing in a snapshot ever changes, so that any number of threads read one without a lock.
+// Nothing in a snapshot ever changes, so any number of threads may read one without a lock.
 //   base    the trie of most items;
-//   alive   which of them are still there, as a NodeSet;
+//   alive   a NodeSet of the items of the base that were not removed;
 //   delta   a small trie of the items added since, and its Overlay on the base.
-// Nodes are numbered as in one trie of both, dead ones included. Rows: those of the base, then
-// those of the delta.
+// Nodes are numbered as in one trie of both, including nodes with only removed items. The rows of
+// the base come first, then those of the delta.
 #pragma once
 
 #include <algorithm>
@@ -56,23 +56,23 @@ struct Snapshot {
   std::shared_ptr<const ItemTrie> base;
   std::shared_ptr<const NodeSet> alive = nullptr;  // null: all
   std::shared_ptr<const Delta> delta = nullptr;    // null: none
-  std::shared_ptr<const IdTable> ids = nullptr;    // of the base; null: its rows have none
-  int64_t num_dead = 0;                            // items of the base
+  std::shared_ptr<const IdTable> ids = nullptr;    // of the base; null: rows have no ids
+  int64_t num_dead = 0;                            // removed items of the base
   std::shared_ptr<LazyCompactedItems> compacted_items = nullptr;  // null: the base has no ids
 
   // The children of a node of a level in [0, num_levels]; at the last these are positions.
   ChildRanges children(int64_t level, int64_t node) const;
-  // The last code of the SID prefix that a node of a level in [1, num_levels] stands for.
+  // Returns the last code of the SID prefix of a node of a level in [1, num_levels].
   int64_t code(int64_t level, int64_t node) const;
 
   int64_t num_items() const { return num_rows() - num_dead; }
   int64_t num_rows() const { return base->num_items() + num_added(); }
   int64_t num_added() const { return delta == nullptr ? 0 : delta->items.size(); }
-  // Since the base was built.
+  // Counts items that were added or removed since the base was built.
   int64_t num_changes() const { return num_added() + num_dead; }
   int64_t num_levels() const { return base->num_levels(); }
   int64_t codebook_size(int64_t level) const { return base->codebook_size(level); }
-  // Of a level in [0, num_levels].
+  // Counts the nodes of a level in [0, num_levels].
   int64_t num_nodes(int64_t level) const {
     return base->num_nodes(level) + (delta == nullptr ? 0 : delta->overlay.num_new(level));
   }
@@ -80,17 +80,17 @@ struct Snapshot {
   const Bitmap* alive_nodes(int64_t level) const {
     return alive == nullptr ? nullptr : &alive->at(level);
   }
-  // Appends the rows under a leaf that the masks of positions allow; by id if they have ids, else
-  // ascending.
+  // Appends the rows under a leaf whose positions the masks allow, by ascending id if they have
+  // ids, else by row.
   void append_leaf_rows(int64_t leaf, NodeMask base_mask, NodeMask delta_mask,
                         std::vector<int64_t>& rows) const;
-  // Bytes of all that searches and look-ups read.
+  // Returns the bytes of all arrays.
   size_t nbytes() const {
     return base->nbytes() + (alive == nullptr ? 0 : alive->nbytes()) +
            (delta == nullptr ? 0 : delta->nbytes()) + (ids == nullptr ? 0 : ids->nbytes()) +
            (compacted_items == nullptr ? 0 : compacted_items->nbytes());
   }
-  // Whether a row in [0, num_rows) has not been removed.
+  // Returns whether the item of a row in [0, num_rows) is still there.
   bool has(int64_t row) const {
     if (alive == nullptr || row >= base->num_items()) return true;
     return alive->at(num_levels() + 1)[base->position_of(row)];
@@ -101,7 +101,7 @@ struct Snapshot {
 
   // The rest is for snapshots of live catalogues: their base has ids.
 
-  // The row of an item, or -1.
+  // Returns the row of an item, or -1.
   int64_t find(int64_t id) const {
     const int64_t added = delta == nullptr ? -1 : delta->ids.find(id);
     if (added >= 0) return base->num_items() + added;

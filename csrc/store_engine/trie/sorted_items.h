@@ -1,5 +1,5 @@
-// Items in SID order, those with the same SID by item id: the one order of a set of items, whatever
-// the history of additions and removals that led to it.
+// Items in SID order, items with the same SID by item id. A set of items has only this order,
+// whatever the additions and removals that led to it.
 #pragma once
 
 #include <algorithm>
@@ -31,7 +31,7 @@ struct SortedItems {
   }
 };
 
-// Puts items that come in any order into theirs. The codes must have been checked.
+// Sorts items. The codes must have been checked.
 inline SortedItems sort_items(const Sids& sids, const int64_t* ids, int64_t num_threads) {
   const int64_t size = sids.num_items, num_levels = sids.num_levels();
   SortedItems by_id{num_levels, {}, {}};
@@ -55,7 +55,7 @@ inline SortedItems sort_items(const Sids& sids, const int64_t* ids, int64_t num_
   return sorted;
 }
 
-// Both together; they have no item in common.
+// Merges two lists that have no item in common.
 inline SortedItems merge_items(const SortedItems& a, const SortedItems& b) {
   SortedItems merged{a.num_levels, {}, {}};
   merged.reserve(a.size() + b.size());
@@ -75,7 +75,7 @@ inline SortedItems merge_items(const SortedItems& a, const SortedItems& b) {
   return merged;
 }
 
-// The items that `stays(i)` is true of.
+// Returns the items i for which stays(i) is true.
 template <typename Stays>
 SortedItems keep_items(const SortedItems& items, const Stays& stays) {
   SortedItems kept{items.num_levels, {}, {}};

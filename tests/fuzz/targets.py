@@ -45,9 +45,9 @@ from store_engine.sid.quantize import ParallelQuantizer
 from store_engine.sid.sid_table import SidTable
 from store_engine.text.text_vocabulary import TextVocabulary
 from store_engine.text.vocabulary import backbone_vocabulary
-from store_engine.training.checkpoint import last_position
 from store_engine.training.deepspeed_setup import read_ds_config
 from store_engine.training.log import read_log
+from store_engine.training.progress import Manifest, TrainProgress, read_manifest, write_manifest
 
 HAS_TOKENIZERS = importlib.util.find_spec("tokenizers") is not None
 HAS_GGUF = importlib.util.find_spec("gguf") is not None
@@ -224,13 +224,16 @@ def _our_files() -> Iterator[Target]:
         write(ds_config),
         *tree,
     )
-    latest = {"stage": "tokenizer", "step": 3, "num_ranks": 1, "zero_stage": 0, "tag": "t-00000003"}
-    latest["files"] = {"t-00000003/x.pt": "0" * 64}
+
+    def manifest(path: Path) -> None:
+        progress = TrainProgress("tokenizer", 3, 1, 0)
+        write_manifest(path.parent, Manifest(progress, {f"{progress.tag}/x.pt": "0" * 64}))
+
     yield one(
         "checkpoint manifest",
         "latest.json",
-        lambda path: last_position(path.parent),
-        write(latest),
+        lambda path: read_manifest(path.parent),
+        manifest,
         *tree,
     )
 

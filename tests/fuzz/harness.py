@@ -30,8 +30,8 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import NamedTuple
 
-import targets as all_targets
-from targets import Target
+from target import Target, broken
+from targets import available
 
 _CHUNK = 250  # mutants per child: what a loader leaks does not add up for long
 _ADDRESS_SPACE = 2 << 30  # bytes beyond what the child has at its start
@@ -245,8 +245,8 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--keep", type=Path, help="with --mutant: a new folder for its files")
     options = parser.parse_args(arguments)
 
-    real = {target.name: target for target in all_targets.available()}
-    known = real | {target.name: target for target in all_targets.broken()}
+    real = {target.name: target for target in available()}
+    known = real | {target.name: target for target in broken()}
     names = list(real) if options.target == "all" else options.target.split(",")
     if unknown := set(names) - set(known):
         parser.error(f"unknown target {', '.join(unknown)}; there are {', '.join(known)}")

@@ -103,15 +103,31 @@ def _hf_folder() -> Target:
 
 
 def _sentencepiece() -> Target:
-    def write(path: Path) -> None:
-        TextVocabulary.train([TEXT, "Title é 日本"] * 10, 300).save(path.parent)
+    def make_seeds(root: Path) -> None:
+        import sentencepiece
 
-    def load(path: Path) -> None:
-        vocabulary = TextVocabulary.load(path)
-        vocabulary.decode(vocabulary.encode(TEXT))
+        texts = [TEXT, "Title é 日本", "ﬁ ½ ²"] * 10
+        for name in ("ours", "theirs"):
+            (root / name).mkdir()
+        TextVocabulary.train(texts, 300).save(root / "ours")
+        sentencepiece.SentencePieceTrainer.train(  # with a table that normalises
+            sentence_iterator=iter(texts),
+            model_prefix=str(root / "theirs" / "text"),
+            vocab_size=300,
+            model_type="unigram",
+            normalization_rule_name="nmt_nfkc",
+            byte_fallback=True,
+            hard_vocab_limit=False,
+            minloglevel=2,
+        )
+        (root / "theirs" / "text.vocab").unlink()
+
+    def load(folder: Path) -> None:
+        vocabulary = TextVocabulary.load(folder / "text.model")
+        vocabulary.decode(vocabulary.encode(TEXT + " ﬁ ½ ²"))
         vocabulary.encode("")
 
-    return one("SentencePiece model", "text.model", load, write, m.blind)
+    return Target("SentencePiece model", load, make_seeds, {"text.model": (m.blind,)})
 
 
 def _tokenizer_json() -> Target:

@@ -27,6 +27,7 @@ sanitize: test-cpp ## the same at length: 10^6 damaged files, 2,000 catalogues a
 	build/address/fuzz_load 1000000
 	ROUNDS=2000 build/address/test_core
 	ROUNDS=2000 build/address/test_attention
+	ROUNDS=2000 build/address/test_fork
 	ROUNDS=20000 build/thread/test_threads
 	ROUNDS=500 build/thread/test_attention
 check: lint type test-cpp test ## everything CI runs

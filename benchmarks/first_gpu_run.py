@@ -58,7 +58,7 @@ class Result:
 
 @dataclass(frozen=True)
 class Prediction:
-    """A figure that was estimated without a GPU (docs/adr/005-first-gpu-run.md)."""
+    """A figure that was estimated without a GPU (docs/adr/006-first-gpu-run.md)."""
 
     what: str
     part: str

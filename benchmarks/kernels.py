@@ -36,7 +36,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from benchmarks.harness import Options, Report, measure, parse_options
-from benchmarks.memory import peak_mib, start_peak
+from benchmarks.memory import ExtraPeak
 from store_engine.kernels import beam_attention as attention
 from store_engine.kernels import linear_cross_entropy as lce
 from store_engine.kernels import masked_softmax as softmax
@@ -318,7 +318,9 @@ def run_case(case: Case, options: Options, report: Report) -> None:
             torch.autograd.grad(out, work.inputs, work.dout)
 
     for provider, op in providers.items():
-        peak = extra_peak_mib(partial(step, op), options.device) - gradients_mib
+        memory = ExtraPeak(options.device)
+        step(op)
+        peak = memory.mib() - gradients_mib
         report.add(provider, case.name, "extra_peak_mib", "MiB", peak, dtype)
         duration = measure(partial(step, op), options, min_repeats=3 if case.is_slow else 5)
         report.add(provider, case.name, metric, "ms", duration, dtype)
@@ -329,18 +331,6 @@ def run_case(case: Case, options: Options, report: Report) -> None:
         if other != "ours":
             report.add_ratio("ours", other, case.name, metric)
     report.add("floor", case.name, "h100_roofline_ms", "ms", print_roofline(case, work), dtype)
-
-
-def extra_peak_mib(run: Callable[[], object], device: str) -> float:
-    """Memory that one run needs beyond what is there before it, in MiB."""
-    if device.startswith("cuda"):
-        torch.cuda.reset_peak_memory_stats()
-        before = torch.cuda.memory_allocated()
-        run()
-        return (torch.cuda.max_memory_allocated() - before) / 2**20
-    resident = start_peak()
-    run()
-    return peak_mib() - resident
 
 
 # ------------------------------------------------------------------------------------------ main

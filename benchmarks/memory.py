@@ -1,20 +1,34 @@
-"""Peak resident memory of this process, from the kernel's own counter."""
+"""The most memory that some work needs, of this process or of its GPU, by their own counters."""
 
 import ctypes
 import re
 from pathlib import Path
 
-
-def start_peak() -> float:
-    """Starts the peak anew; returns the resident memory there is, in MiB."""
-    ctypes.CDLL(None).malloc_trim(0)  # what was freed before would hide what comes
-    Path("/proc/self/clear_refs").write_text("5")
-    return _status_mib("VmRSS")
+import torch
 
 
-def peak_mib() -> float:
-    """The most that was resident since `start_peak`, in MiB."""
-    return _status_mib("VmHWM")
+class ExtraPeak:
+    """The most memory there is at any moment from now on, above what is there now.
+
+    Args:
+        device: "cpu": resident memory of this process; else what PyTorch allocated on the GPU.
+    """
+
+    def __init__(self, device: str) -> None:
+        self._on_gpu = device != "cpu"
+        if self._on_gpu:
+            torch.cuda.reset_peak_memory_stats()
+            self._before = torch.cuda.memory_allocated() / 2**20
+        else:
+            ctypes.CDLL(None).malloc_trim(0)  # what was freed before would hide what comes
+            Path("/proc/self/clear_refs").write_text("5")
+            self._before = _status_mib("VmRSS")
+
+    def mib(self) -> float:
+        """The most until now, in MiB."""
+        if self._on_gpu:
+            return torch.cuda.max_memory_allocated() / 2**20 - self._before
+        return _status_mib("VmHWM") - self._before
 
 
 def _status_mib(field: str) -> float:

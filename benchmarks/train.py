@@ -45,7 +45,7 @@ import torch
 from torch import Tensor, nn
 
 from benchmarks.harness import ROOT, Options, Quantiles, Report, parse_options
-from benchmarks.memory import peak_mib, start_peak
+from benchmarks.memory import ExtraPeak
 from store_engine.config import DataConfig, ModelConfig, TrainConfig
 from store_engine.data.load import load_dataset
 from store_engine.data.packing import Document, history_windows, pack
@@ -261,8 +261,8 @@ def engine_of(task: Task, module: nn.Module) -> Iterator[Any]:
         return
     # DeepSpeed takes a GPU where there is one, unless this says otherwise
     os.environ["DS_ACCELERATOR"] = torch.device(task.device).type
-    from store_engine.training.deepspeed_setup import initialize, read_ds_config
-    from store_engine.training.process_group import process_group
+    from store_engine.training.distributed.deepspeed_setup import initialize, read_ds_config
+    from store_engine.training.distributed.process_group import process_group
 
     train = TrainConfig(dtype=task.dtype)  # type: ignore[arg-type]
     with process_group():
@@ -271,21 +271,6 @@ def engine_of(task: Task, module: nn.Module) -> Iterator[Any]:
         )
         engine.train()
         yield engine
-
-
-class Memory:
-    """The memory that a process, or its GPU, needs above what is there at first."""
-
-    def __init__(self, device: str) -> None:
-        self._on_gpu = device != "cpu"
-        if self._on_gpu:
-            torch.cuda.reset_peak_memory_stats()
-        self._before = torch.cuda.memory_allocated() / 2**20 if self._on_gpu else start_peak()
-
-    def extra_peak_mib(self) -> float:
-        """The most since then, above what was there, in MiB."""
-        peak = torch.cuda.max_memory_allocated() / 2**20 if self._on_gpu else peak_mib()
-        return peak - self._before
 
 
 class Measured(NamedTuple):
@@ -320,7 +305,7 @@ def measure(task: Task) -> Measured:
                 raise FloatingPointError(f"loss {loss.item()}")
 
         step(documents[:1])  # makes the optimiser's state
-        memory = Memory(task.device)
+        memory = ExtraPeak(task.device)
         step(steps[0])  # warms up
         durations = []
         for _ in range(task.passes):
@@ -330,7 +315,7 @@ def measure(task: Task) -> Measured:
             durations.append(time.perf_counter() - began)
         return Measured(
             durations,
-            memory.extra_peak_mib(),
+            memory.mib(),
             sum(len(d.tokens) for d in documents),
             sum(len(part) * max(len(d.tokens) for d in part) for part in steps),
             useful_flops(task, documents),

@@ -211,9 +211,13 @@ class CsrTorch:
 
     def _extend_dense(self, level: int, logprobs: Tensor) -> tuple[Tensor, ...]:
         """Scores, parents, tokens and nodes of the best beams, whose slots are all codes."""
-        is_child = self._is_child[level][self._nodes if level else 0]
-        logprobs, code = torch.where(is_child, logprobs, -torch.inf), None
-        if level and not self._has_one_topk:
+        if level == 0:
+            logprobs = torch.where(self._is_child[0], logprobs[:, 0], -torch.inf)
+            scores, tokens = best(logprobs, self._width)
+            return scores, torch.zeros_like(tokens), tokens, self._dense[0][0, tokens].long()
+        logprobs = torch.where(self._is_child[level][self._nodes], logprobs, -torch.inf)
+        code = None
+        if not self._has_one_topk:
             logprobs, code = logprobs.topk(min(self._width, logprobs.shape[2]), dim=2)
         scores, index = best((self._scores[:, :, None] + logprobs).flatten(1), self._width)
         parents, tokens = index // logprobs.shape[2], index % logprobs.shape[2]

@@ -42,7 +42,7 @@ def choose_backend(
     if backend == "torch":
         return "torch"
     if backend == "triton":
-        reason = None if _INTERPRET else _why_no_triton(device)
+        reason = _why_no_triton(device)
         if reason is not None:
             raise RuntimeError(f"backend='triton' needs {reason}")
         return "triton"
@@ -75,6 +75,8 @@ def _choose_for_gpu(device: torch.device) -> Choice:
 
 def _why_no_triton(device: torch.device) -> str | None:
     """What Triton would need to run on a device; None where it can run."""
+    if _INTERPRET:
+        return None
     if device.type != "cuda":
         return f"a CUDA tensor, got one on {device}"
     if torch.version.hip is None and torch.cuda.get_device_capability(device) < _MIN_CAPABILITY:

@@ -362,6 +362,7 @@ class CachedAttention:
         sine: _Float32,
         out: _FloatOrBfloat16,
         *,
+        last_only: bool = False,
         q_norm: _Float32 | None = None,
         k_norm: _Float32 | None = None,
         norm_eps: float = 1e-6,
@@ -373,7 +374,8 @@ class CachedAttention:
             qkv: (num_tokens, (num_heads + 2 * num_kv_heads) * head_dim), projected.
             cosine: (num_tokens, head_dim / 2), the cosines of RoPE's angles.
             sine: (num_tokens, head_dim / 2), their sines.
-            out: (num_tokens, num_heads * head_dim), or (batch, ...) for the last tokens alone.
+            out: (num_tokens, num_heads * head_dim); (batch, ...) if `last_only`.
+            last_only: Compute the result of each request's last token alone.
             q_norm: (head_dim,) weights of an RMSNorm of each query head, before RoPE.
             k_norm: (head_dim,) weights of the same norm of each key head.
             norm_eps: The number that these norms add to the mean, not negative.

@@ -42,21 +42,21 @@ from store_engine.runs.run_directory import RunDirectory
 from store_engine.sid.collisions import describe, sid_report
 from store_engine.sid.sid_table import SidTable
 from store_engine.terminal import escape_unencodable_output, make_console, printable
-from store_engine.training.deepspeed_setup import read_ds_config, set_threads
 from store_engine.training.discretise import encode_over_ranks, make_sids
-from store_engine.training.initial_weights import (
-    initial_recommender_weights,
-    initial_tokenizer_weights,
-)
-from store_engine.training.loop import Training, train_stage
-from store_engine.training.process_group import (
+from store_engine.training.distributed.deepspeed_setup import read_ds_config, set_threads
+from store_engine.training.distributed.process_group import (
     InterruptedTraining,
     exit_rank,
     launched_rank,
     process_group,
     wait_for_first,
 )
-from store_engine.training.progress import threads_before
+from store_engine.training.distributed.progress import threads_before
+from store_engine.training.initial_weights import (
+    initial_recommender_weights,
+    initial_tokenizer_weights,
+)
+from store_engine.training.loop import Training, train_stage
 from store_engine.training.stages import RecommenderStage, TokenizerStage
 
 # what a user can mend: a full disk or quota, a file beyond the limit, no permission, read-only

@@ -55,7 +55,7 @@ class AttentionOf {
   }
 
   void run(int64_t layer, const NumpyArray<T>& qkv, const NumpyArray<float>& cosine,
-           const NumpyArray<float>& sine, NumpyArray<T>& out,
+           const NumpyArray<float>& sine, NumpyArray<T>& out, bool last_only,
            const std::optional<NumpyArray<float>>& q_norm,
            const std::optional<NumpyArray<float>>& k_norm, float norm_eps) {
     const int64_t num_tokens = block_.num_tokens(), batch = block_.batch();
@@ -74,9 +74,9 @@ class AttentionOf {
                       std::to_string(num_tokens) + ", " + std::to_string(num_columns_) + ")");
     require_shape(cosine, "cosine", {num_tokens, head_dim / 2}, "(num_tokens, head_dim / 2)");
     require_shape(sine, "sine", {num_tokens, head_dim / 2}, "(num_tokens, head_dim / 2)");
-    const bool is_last_only = out.ndim() == 2 && out.shape(0) != num_tokens;
-    require_shape(out, "out", {is_last_only ? batch : num_tokens, heads * head_dim},
-                  "(num_tokens or batch, num_heads * head_dim)");
+    require_shape(out, "out", {last_only ? batch : num_tokens, heads * head_dim},
+                  last_only ? "(batch, num_heads * head_dim), as last_only is set"
+                            : "(num_tokens, num_heads * head_dim)");
     const auto norm = [head_dim](const std::optional<NumpyArray<float>>& weight, const char* name) {
       if (!weight) return static_cast<const float*>(nullptr);
       require_shape(*weight, name, {head_dim}, "(head_dim,)");
@@ -92,7 +92,7 @@ class AttentionOf {
                                  norm(q_norm, "q_norm"),
                                  norm(k_norm, "k_norm"),
                                  norm_eps,
-                                 is_last_only,
+                                 last_only,
                                  out.mutable_data()};
     py::gil_scoped_release release;
     store_engine::attend(shape_, block_, call, num_threads_);
@@ -177,11 +177,12 @@ namespace {
 template <typename T>
 void call_attention(CachedAttention& self, int64_t layer, const NumpyArray<T>& qkv,
                     const NumpyArray<float>& cosine, const NumpyArray<float>& sine,
-                    NumpyArray<T>& out, const std::optional<NumpyArray<float>>& q_norm,
+                    NumpyArray<T>& out, bool last_only,
+                    const std::optional<NumpyArray<float>>& q_norm,
                     const std::optional<NumpyArray<float>>& k_norm, float norm_eps) {
   auto* attention = std::get_if<AttentionOf<T>>(&self.attention);
   if (attention == nullptr) throw py::type_error("qkv and out must have the dtype of the cache");
-  attention->run(layer, qkv, cosine, sine, out, q_norm, k_norm, norm_eps);
+  attention->run(layer, qkv, cosine, sine, out, last_only, q_norm, k_norm, norm_eps);
 }
 
 // What takes a dtype, once for each: an argument of neither is a TypeError.
@@ -198,7 +199,8 @@ void def_attention_of(py::module_& m, py::class_<CachedAttention>& attention) {
            "cache"_a, integer("num_heads"), "begins"_a, "first_slots"_a, "num_context"_a,
            "ancestors"_a = py::none(), py::kw_only(), integer("num_threads") = 1)
       .def("__call__", &call_attention<T>, integer("layer"), "qkv"_a, "cosine"_a, "sine"_a, "out"_a,
-           py::kw_only(), "q_norm"_a = py::none(), "k_norm"_a = py::none(), "norm_eps"_a = 1e-6f);
+           py::kw_only(), py::arg("last_only").noconvert() = false, "q_norm"_a = py::none(),
+           "k_norm"_a = py::none(), "norm_eps"_a = 1e-6f);
   m.def("rms_norm", &rms_norm<T>, "x"_a, "weight"_a, "out"_a, "eps"_a, py::kw_only(),
         integer("num_threads") = 1);
 }

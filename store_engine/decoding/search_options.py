@@ -3,7 +3,7 @@
 import functools
 import inspect
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import KW_ONLY, dataclass
 from numbers import Integral
 from typing import Any, Concatenate, Literal, ParamSpec, TypeVar, get_args
 
@@ -45,6 +45,7 @@ class SearchOptions:
     """
 
     k: int = 10
+    _: KW_ONLY
     beam_width: int | None = None
     exact: bool = False
     backend: BackendName | None = None
@@ -131,6 +132,8 @@ def _with_keywords_of(
     [Callable[[Self, Histories, SearchOptions], Result]],
     Callable[Concatenate[Self, Histories, P], Result],
 ]:
+    """Makes the decorator below; `P` becomes the parameters of `make`."""
+
     def decorate(
         method: Callable[[Self, Histories, SearchOptions], Result],
     ) -> Callable[Concatenate[Self, Histories, P], Result]:

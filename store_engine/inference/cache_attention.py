@@ -59,7 +59,9 @@ class PrefillAttention:
 
         Fills `out` (num_tokens, num_heads * head_dim), in the last layer (batch, ...).
         """
-        self._core(layer_id, as_numpy(qkv), out=as_numpy(out), **norm_rope._asdict())
+        is_last = layer_id == self._last_layer
+        arrays = norm_rope._asdict()
+        self._core(layer_id, as_numpy(qkv), out=as_numpy(out), last_only=is_last, **arrays)
 
     @functools.cached_property
     def _core(self) -> _C.CachedAttention:

@@ -15,26 +15,26 @@ from store_engine.config import Config, TrainConfig
 from store_engine.errors import InputError
 from store_engine.model.attention import PackedSequences
 from store_engine.model.lora import add_lora, merge_lora
-from store_engine.training.checkpoint import (
+from store_engine.training.distributed.checkpoint import (
     load_checkpoint,
     read_best_weights,
     save_best_weights,
     save_checkpoint,
     universal_config,
 )
-from store_engine.training.deepspeed_setup import (
+from store_engine.training.distributed.deepspeed_setup import (
     fill_parameters,
     full_weights,
     initialize,
     zero_init,
 )
-from store_engine.training.log import VALIDATION, TrainLog
-from store_engine.training.process_group import (
+from store_engine.training.distributed.process_group import (
     InterruptedTraining,
     StopRequest,
     wait_for_first,
 )
-from store_engine.training.progress import Best, TrainProgress, read_progress
+from store_engine.training.distributed.progress import Best, TrainProgress, read_progress
+from store_engine.training.log import VALIDATION, TrainLog
 from store_engine.training.randomness import seed_torch
 from store_engine.training.stages import Stage
 from store_engine.training.throughput import matmul_peak

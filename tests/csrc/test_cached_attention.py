@@ -86,18 +86,20 @@ class Case:
             weights = 0.5 + torch.rand(2, shape[2], generator=generator)
             self.norms = {"q_norm": weights[0], "k_norm": weights[1]}
 
-    def run(self, num_rows=None, num_threads=1):
+    def run(self, last_only=False, num_threads=1):
         """Layer 1 of the core: its result, and the cache afterwards."""
         dtype = self.cache.dtype
         cache = self.cache.clone()
         attend = CachedAttention(
             to_numpy(cache), self.num_heads, *self.block.arrays(), num_threads=num_threads
         )
-        shape = (num_rows or len(self.qkv), self.num_heads * self.head_dim)
+        num_rows = self.cache.shape[2] if last_only else len(self.qkv)
+        shape = (num_rows, self.num_heads * self.head_dim)
         out = torch.full(shape, torch.nan, dtype=dtype)
         norms = {name: weight.numpy() for name, weight in self.norms.items()}
         rope = self.cosine.numpy(), self.sine.numpy()
-        attend(1, to_numpy(self.qkv), *rope, to_numpy(out), **norms, norm_eps=1e-5)
+        options = norms | {"norm_eps": 1e-5, "last_only": last_only}
+        attend(1, to_numpy(self.qkv), *rope, to_numpy(out), **options)
         return out, cache
 
     def expected(self):
@@ -153,7 +155,7 @@ def test_equals_the_definition(block, shape, dtype, has_norms):
 @pytest.mark.parametrize("block", ["contexts", "known contexts"])
 def test_the_last_tokens_alone(block, dtype):
     case = Case((9, 3, 64), dtype, BLOCKS[block])
-    every, last = case.run()[0], case.run(num_rows=3)[0]
+    every, last = case.run()[0], case.run(last_only=True)[0]
     assert torch.equal(last, every[case.block.begins[1:] - 1])
 
 
@@ -297,6 +299,12 @@ def test_rejects_wrong_calls():
             attend(0, **(right | {name: array[:2]}))
         with pytest.raises(TypeError):
             attend(0, **(right | {name: array.astype(np.float64)}))
+    num_requests = 3
+    with pytest.raises(ValueError, match=r"out must have shape \(num_tokens, num_heads"):
+        attend(0, **(right | {"out": zeros(num_requests, 32)}))
+    with pytest.raises(ValueError, match=r"out must have shape \(batch, .*as last_only is set"):
+        attend(0, **right, last_only=True)
+    attend(0, **(right | {"out": zeros(num_requests, 32)}), last_only=True)
     bits = {name: right[name].astype(np.uint16) for name in ("qkv", "out")}
     with pytest.raises(TypeError, match="dtype of the cache"):
         attend(0, **(right | bits))

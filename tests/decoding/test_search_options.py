@@ -76,7 +76,7 @@ def test_accepts(options):
     [(10, None, 20, 20), (30, None, 20, 30), (10, 15, 20, 15), (10, 50, 20, 50)],
 )
 def test_width(k, beam_width, default, width):
-    assert SearchOptions(k, beam_width).width(default) == width
+    assert SearchOptions(k, beam_width=beam_width).width(default) == width
 
 
 def test_sets_per_history():
@@ -94,9 +94,12 @@ def test_methods_take_the_fields_as_arguments(name, make_engine):
     fields = inspect.signature(SearchOptions).parameters.values()
     assert own.name == "self"
     assert [(p.name, p.default) for p in options[1:]] == [(p.name, p.default) for p in fields]
+    assert [p.kind.name for p in options[2:]] == ["KEYWORD_ONLY"] * 8
     method, history = getattr(make_engine(), name), {"recommend": ["item 1"]}.get(name, [1])
     by_name = method([history], k=3, exclude_history=True)
     assert str(by_name) == str(method([history], 3, exclude_history=True))
     assert str(by_name) == str(method(histories=[history], k=3, exclude_history=True))
     with pytest.raises(TypeError, match="no_such"):
         method([history], no_such=1)
+    with pytest.raises(TypeError, match="positional"):
+        method([history], 3, 20)  # is it a beam width?

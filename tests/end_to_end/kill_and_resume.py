@@ -33,8 +33,8 @@ from safetensors.numpy import load_file
 from store_engine.config import load_config
 from store_engine.sid.sid_table import SidTable
 from store_engine.train import main
+from store_engine.training.distributed.progress import read_progress
 from store_engine.training.log import read_log
-from store_engine.training.progress import read_progress
 
 ROOT = Path(__file__).parents[2]
 STAGES = ("tokenizer", "recommender")

@@ -13,9 +13,9 @@ import store_engine.train as entry
 from store_engine.config import Config
 from store_engine.errors import InputError
 from store_engine.sid.sid_table import SidTable
+from store_engine.training.distributed.process_group import InterruptedTraining
+from store_engine.training.distributed.progress import read_progress
 from store_engine.training.log import read_log
-from store_engine.training.process_group import InterruptedTraining
-from store_engine.training.progress import read_progress
 
 
 def last_losses(run_dir):

@@ -16,9 +16,13 @@ sys.path.insert(0, str(Path(__file__).parent))
 from conftest import make_stages
 
 from store_engine.model.weights import save_weights
-from store_engine.training.deepspeed_setup import read_ds_config
+from store_engine.training.distributed.deepspeed_setup import read_ds_config
+from store_engine.training.distributed.process_group import (
+    InterruptedTraining,
+    exit_rank,
+    process_group,
+)
 from store_engine.training.loop import Training, train_stage
-from store_engine.training.process_group import InterruptedTraining, exit_rank, process_group
 
 parser = argparse.ArgumentParser()
 parser.add_argument("--local_rank")

@@ -19,9 +19,13 @@ sys.path.insert(0, str(Path(__file__).parent))
 from conftest import ALL_TASKS, make_stages
 
 from store_engine.model.weights import save_weights
-from store_engine.training.deepspeed_setup import read_ds_config
+from store_engine.training.distributed.deepspeed_setup import read_ds_config
+from store_engine.training.distributed.process_group import (
+    InterruptedTraining,
+    exit_rank,
+    process_group,
+)
 from store_engine.training.loop import Training, train_stage
-from store_engine.training.process_group import InterruptedTraining, exit_rank, process_group
 
 STOP_AFTER = 5
 ALWAYS = (*ALL_TASKS, "model.dropout=0.2", "recommender.epochs=1", "train.save_every=4")

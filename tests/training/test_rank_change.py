@@ -8,8 +8,8 @@ import pytest
 import torch
 
 from store_engine.model.weights import read_weights
+from store_engine.training.distributed.progress import read_progress
 from store_engine.training.log import VALIDATION, read_log
-from store_engine.training.progress import read_progress
 
 ROOT = Path(__file__).parents[2]
 DEEPSPEED = Path(sys.executable).with_name("deepspeed")

@@ -6,6 +6,7 @@ from store_engine.config import ModelConfig
 from store_engine.model.attention import PackedSequences
 from store_engine.model.store_model import IGNORE, StoreModel
 from store_engine.model.unified_vocabulary import UnifiedVocabulary
+from store_engine.training import throughput
 from store_engine.training.throughput import head_columns, matmul_peak, training_flops
 
 CODEBOOKS = (5, 7)
@@ -38,6 +39,16 @@ def test_head_columns_are_those_of_each_targets_own_vocabulary():
     assert head_columns(targets, UnifiedVocabulary(11, CODEBOOKS)) == 2 * 11 + 2 * 5 + 2 * 7
 
 
-def test_the_peak_is_a_rate():
+def test_the_peak_is_that_of_the_fastest_product(monkeypatch):
+    """Eight products of 768 x 768, each with a clock of its own; the first warms up."""
+    seconds = [4.0, 2.0, 3.0, 0.5, 2.0, 2.0, 2.0, 2.0]
+    ticks = iter([tick for i, s in enumerate(seconds) for tick in (10.0 * i, 10.0 * i + s)])
+    shapes, mm = [], torch.mm
+    monkeypatch.setattr(throughput.time, "perf_counter", lambda: next(ticks))
+    monkeypatch.setattr(torch, "mm", lambda a, b: (shapes.append((a.shape, b.shape)), mm(a, b))[1])
+    matmul_peak.cache_clear()
     peak = matmul_peak(torch.float32, torch.device("cpu"))
-    assert 1e8 < peak < 1e16
+    assert peak == 2 * 768**3 / 0.5
+    assert shapes == [((768, 768), (768, 768))] * len(seconds)
+    assert matmul_peak(torch.float32, torch.device("cpu")) == peak  # measured once
+    matmul_peak.cache_clear()

@@ -13,15 +13,15 @@ import torch
 sys.path.insert(0, str(Path(__file__).parent))
 from conftest import make_stages
 
-from store_engine.training.deepspeed_setup import (
+from store_engine.training.discretise import encode_over_ranks
+from store_engine.training.distributed.deepspeed_setup import (
     full_weights,
     initialize,
     read_ds_config,
     zero_init,
 )
-from store_engine.training.discretise import encode_over_ranks
+from store_engine.training.distributed.process_group import exit_rank, process_group
 from store_engine.training.loop import train_step
-from store_engine.training.process_group import exit_rank, process_group
 
 parser = argparse.ArgumentParser()
 parser.add_argument("--local_rank")

@@ -7,7 +7,11 @@ from deepspeed.ops.op_builder import AsyncIOBuilder
 
 from store_engine.config import TrainConfig
 from store_engine.errors import InputError
-from store_engine.training.deepspeed_setup import choose_dtype, read_ds_config, set_threads
+from store_engine.training.distributed.deepspeed_setup import (
+    choose_dtype,
+    read_ds_config,
+    set_threads,
+)
 from store_engine.training.loop import learning_rate
 
 

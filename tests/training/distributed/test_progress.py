@@ -4,7 +4,7 @@ import os
 import pytest
 
 from store_engine.errors import InputError
-from store_engine.training.progress import (
+from store_engine.training.distributed.progress import (
     Best,
     Manifest,
     TrainProgress,

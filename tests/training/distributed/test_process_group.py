@@ -11,19 +11,19 @@ import torch
 from torch.distributed import DistNetworkError, DistStoreError
 
 from store_engine.errors import InputError
-from store_engine.training import process_group as module
-from store_engine.training.process_group import (
+from store_engine.training.distributed import process_group as module
+from store_engine.training.distributed.process_group import (
     StopRequest,
     clear_stale_lock,
     launched_rank,
     wait_for_first,
 )
 
-ROOT = Path(__file__).parents[2]
+ROOT = Path(__file__).parents[3]
 
 
 def test_a_rank_ends_without_pythons_teardown():
-    code = "import atexit, sys; from store_engine.training.process_group import exit_rank\n"
+    code = "import atexit; from store_engine.training.distributed.process_group import exit_rank\n"
     code += "atexit.register(print, 'torn down'); print('said', end=''); exit_rank(3)"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
     assert done.returncode == 3
@@ -70,7 +70,7 @@ def test_half_a_launcher_is_one_line(name, value, message, monkeypatch):
 
 JOIN = """
 from store_engine.errors import InputError
-from store_engine.training.process_group import exit_rank, process_group
+from store_engine.training.distributed.process_group import exit_rank, process_group
 try:
     with process_group():
         print("joined")

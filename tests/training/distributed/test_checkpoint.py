@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from store_engine.errors import InputError
-from store_engine.training.checkpoint import (
+from store_engine.training.distributed.checkpoint import (
     _tensors_only,
     load_checkpoint,
     read_best_weights,
@@ -15,7 +15,7 @@ from store_engine.training.checkpoint import (
     save_checkpoint,
     universal_config,
 )
-from store_engine.training.progress import Best, TrainProgress, read_progress
+from store_engine.training.distributed.progress import Best, TrainProgress, read_progress
 
 pytestmark = pytest.mark.usefixtures("process_group")
 

@@ -28,7 +28,7 @@ from torch import Tensor
 from store_engine.errors import InputError
 from store_engine.files.digest import sha256
 from store_engine.model.weights import read_weights, save_weights
-from store_engine.training.progress import (
+from store_engine.training.distributed.progress import (
     MANIFEST,
     Manifest,
     TrainProgress,

@@ -82,8 +82,7 @@ def check_weight(tensor: Tensor, name: str, path: str | Path) -> Tensor:
     if not bool(tensor.isfinite().all()):
         bad = int(tensor.numel() - tensor.isfinite().sum())
         raise InputError(
-            f"{path}: tensor '{name}' must hold finite weights, {bad:,} of {tensor.numel():,} are "
-            f"NaN or infinite"
+            f"{path}: tensor '{name}' holds NaN or infinity: {bad} of {tensor.numel()} numbers"
         )
     return tensor
 

@@ -31,9 +31,14 @@ from store_engine.runs.inspect_run import inspect_run
 from store_engine.runs.run_directory import RunDirectory, RunOrigin
 from store_engine.sid.quantize import ParallelQuantizer
 from store_engine.sid.sid_table import SidTable
-from store_engine.training.deepspeed_setup import read_ds_config
+from store_engine.training.distributed.deepspeed_setup import read_ds_config
+from store_engine.training.distributed.progress import (
+    Manifest,
+    TrainProgress,
+    read_manifest,
+    write_manifest,
+)
 from store_engine.training.log import read_log
-from store_engine.training.progress import Manifest, TrainProgress, read_manifest, write_manifest
 
 IDS = tuple(f"item {n}" for n in range(12))
 

@@ -144,8 +144,8 @@ def set_first(value):
         (lambda x: x.long(), "must be of type F32, BF16, F16, is I64"),
         (lambda x: x.to(torch.complex64), "must be of type F32, BF16, F16, is C64"),
         (lambda x: x.double(), "must be of type F32, BF16, F16, is F64"),
-        (set_first(float("nan")), "must hold finite weights, 1 of"),
-        (set_first(float("inf")), "must hold finite weights, 1 of"),
+        (set_first(float("nan")), "holds NaN or infinity: 1 of"),
+        (set_first(float("inf")), "holds NaN or infinity: 1 of"),
     ],
     ids=["int64", "complex64", "float64", "nan", "inf"],
 )

@@ -90,9 +90,7 @@ def test_weights_that_are_not_finite_are_named(value, make_theirs, write_gguf):
     theirs = make_theirs()
     with torch.no_grad():
         theirs.model.norm.weight[3] = value
-    with pytest.raises(
-        InputError, match=r"tensor 'model\.norm\.weight' must hold finite weights, 1"
-    ):
+    with pytest.raises(InputError, match=r"tensor 'model\.norm\.weight' holds NaN or infinity: 1"):
         list(Backbone(write_gguf(theirs)).weights(50))
 
 

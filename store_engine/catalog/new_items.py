@@ -39,6 +39,8 @@ def check_new_items(
     item_ids = check_item_ids(items.item_ids, "items.item_ids")
     if "" in item_ids or len(set(item_ids)) < len(item_ids):
         raise InputError("the new items' ids must not be empty or appear twice")
+    for item_id in item_ids:
+        _check_encodable(item_id, f"item id {item_id!r}")
     if items.fields.keys() != set(fields):
         raise InputError(
             f"the new items' fields must be {', '.join(fields)}, got {', '.join(items.fields)}"
@@ -56,7 +58,15 @@ def _check_texts(field: str, texts: Sequence[str], item_ids: list[str]) -> list[
             raise InputError(
                 f"item {item_id!r}: field {field} must be text, got {type(text).__name__}"
             )
+        _check_encodable(text, f"item {item_id!r}: field {field}")
     return copied
+
+
+def _check_encodable(text: str, what: str) -> None:
+    try:
+        text.encode()
+    except UnicodeEncodeError as error:
+        raise InputError(f"{what}: must not hold half of a surrogate pair") from error
 
 
 def _check_sids(

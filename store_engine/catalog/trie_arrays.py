@@ -171,12 +171,10 @@ class SnapshotTrie(SearchTrie):
     def compacted(self) -> tuple[TrieArrays, NDArray[np.int64]]:
         """A trie of the same items in row order, and their catalogue rows, ascending.
 
-        O(num_items) when it is first asked for.
+        O(num_items * log(num_items)) when it is first asked for.
         """
-        sids, rows = self.item_trie.items()
-        order = np.argsort(rows)
-        trie = ItemTrie(np.ascontiguousarray(sids[order]), list(self.codebook_sizes))
-        return TrieArrays(trie, self._device), rows[order]
+        trie, rows = self.item_trie.compacted()
+        return TrieArrays(trie, self._device), rows
 
 
 def require_arrays(trie: SearchTrie) -> TrieArrays:

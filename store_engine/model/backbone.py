@@ -34,14 +34,12 @@ class Backbone:
 
     def __init__(self, path: str | Path) -> None:
         self.path = Path(path)
-        if self.path.is_dir():
-            self._checkpoint: HFFolder | GGUFBackbone = HFFolder(self.path)
-        elif self.path.suffix == ".gguf":
-            self._checkpoint = GGUFBackbone(self.path)
-        else:
-            raise InputError(f"{path}: a backbone is a Hugging Face folder or a .gguf file")
+        self._checkpoint = _open(self.path)
         self.sizes: dict[str, Any] = self._checkpoint.sizes
-        self._config = ModelConfig(**self.sizes)
+        try:
+            self._config = ModelConfig(**self.sizes)
+        except InputError as error:
+            raise InputError(f"{path}: {error}") from error
         self.vocab_size = self._check_shapes()
 
     def weights(self, text_vocab_size: int) -> Iterator[tuple[str, Tensor]]:
@@ -52,6 +50,7 @@ class Backbone:
 
         Raises:
             ValueError: The backbone has fewer rows.
+            InputError: A tensor holds what no weight can be: another type, NaN or infinity.
         """
         if text_vocab_size > self.vocab_size:
             raise ValueError(
@@ -100,6 +99,19 @@ class Backbone:
         if unknown:
             raise InputError(f"{self.path}: tensor '{unknown[0]}' has no place in our model")
         return vocab_size
+
+
+def _open(path: Path) -> HFFolder | GGUFBackbone:
+    try:
+        if path.is_dir():
+            return HFFolder(path)
+    except OSError as error:  # a folder above it may not be looked into
+        raise InputError(f"{path}: {error.strerror}") from error
+    except ValueError as error:
+        raise error if isinstance(error, InputError) else InputError(f"{path}: {error}") from error
+    if path.suffix == ".gguf":
+        return GGUFBackbone(path)
+    raise InputError(f"{path}: a backbone is a Hugging Face folder or a .gguf file")
 
 
 def backbone_sizes(path: str) -> dict[str, Any]:

@@ -11,6 +11,7 @@ from torch import Tensor
 from store_engine.config import ModelConfig
 from store_engine.errors import InputError
 from store_engine.model.transformer import rope_frequencies
+from store_engine.model.weights import check_weight
 from store_engine.text.gguf_file import GGUFFile
 
 _ARCHITECTURES = ("llama", "qwen2", "qwen3")
@@ -52,8 +53,12 @@ class GGUFBackbone:
         self.sizes = self._sizes()
 
     def read(self, name: str) -> Tensor:
-        """A tensor in float32, by Hugging Face's name."""
-        tensor = self._file.read(self._names[name])
+        """A tensor in float32, by Hugging Face's name.
+
+        Raises:
+            InputError: It cannot be dequantised, or holds NaN or infinity.
+        """
+        tensor = check_weight(self._file.read(self._names[name]), name, self.path)
         is_rotated = name.rpartition(".")[0].endswith(("q_proj", "k_proj"))
         if not is_rotated or self._file.get("general.architecture") != "llama":
             return tensor
@@ -67,7 +72,7 @@ class GGUFBackbone:
         if family not in _ARCHITECTURES:
             raise InputError(
                 f"{self.path}: architecture must be one of {', '.join(_ARCHITECTURES)}, "
-                f"got {family}"
+                f"got {str(family)[:100]}"
             )
 
         def get(key: str, *default: Any) -> Any:
@@ -77,9 +82,18 @@ class GGUFBackbone:
             value = get(key, *default)
             if type(value) is not int or value <= 0:
                 raise InputError(
-                    f"{self.path}: {family}.{key} must be a positive integer, got {value!r}"
+                    f"{self.path}: {family}.{key} must be a positive integer, "
+                    f"got {repr(value)[:50]}"
                 )
             return value
+
+        def number(key: str, *default: float) -> float:
+            value = get(key, *default)
+            if type(value) not in (int, float) or not 0 < value < 1e15:
+                raise InputError(
+                    f"{self.path}: {family}.{key} must be a positive number, got {repr(value)[:50]}"
+                )
+            return float(value)
 
         if get("expert_count", 0):
             raise InputError(f"{self.path}: a mixture of experts is not supported")
@@ -95,16 +109,16 @@ class GGUFBackbone:
             "head_dim": head_dim,
             "intermediate_size": count("feed_forward_length"),
             # stored in float32: its shortest decimal is what the model's config.json said
-            "norm_eps": float(str(np.float32(get("attention.layer_norm_rms_epsilon")))),
+            "norm_eps": float(str(np.float32(number("attention.layer_norm_rms_epsilon")))),
             "attention_bias": self._attention_bias(),
             "qk_norm": "model.layers.0.self_attn.q_norm.weight" in self.shapes,
             "tie_text_head": "lm_head.weight" not in self.shapes,
-            "rope_theta": float(get("rope.freq_base", 10000.0)),
+            "rope_theta": number("rope.freq_base", 10000.0),
             "rope_scaling": "none",
         }
         kind = get("rope.scaling.type", "none")
         if kind != "none":
-            raise InputError(f"{self.path}: RoPE scaling {kind!r} is not supported")
+            raise InputError(f"{self.path}: RoPE scaling {str(kind)[:100]!r} is not supported")
         return sizes | self._llama3_scaling(sizes) if _ROPE_FREQS in self._file.shapes else sizes
 
     def _attention_bias(self) -> str:
@@ -115,9 +129,12 @@ class GGUFBackbone:
 
     def _llama3_scaling(self, sizes: dict[str, Any]) -> dict[str, Any]:
         """A GGUF keeps the factors of Llama 3's frequencies, not what they were made from."""
-        factors = self._file.read(_ROPE_FREQS)
+        factors = check_weight(self._file.read(_ROPE_FREQS), _ROPE_FREQS, self.path)
         scaling = {"rope_scaling": "llama3", "rope_factor": float(factors.max())}
-        plain, ours = ModelConfig(**sizes), ModelConfig(**(sizes | scaling))
+        try:
+            plain, ours = ModelConfig(**sizes), ModelConfig(**(sizes | scaling))
+        except InputError as error:  # a number outside of its range
+            raise InputError(f"{self.path}: {error}") from error
         wanted = rope_frequencies(plain) / rope_frequencies(ours)
         if wanted.shape != factors.shape or not torch.allclose(wanted, factors, rtol=1e-4):
             raise InputError(f"{self.path}: {_ROPE_FREQS} does not hold the factors of Llama 3")

@@ -7,6 +7,8 @@ import torch
 from torch import Tensor
 
 from store_engine.errors import InputError
+from store_engine.files.regular import parse_errors
+from store_engine.text.gguf_header import check_header
 
 _MISSING = object()
 
@@ -28,12 +30,10 @@ class GGUFFile:
             raise InputError(f"{path}: GGUF files need gguf: pip install gguf") from error
         self.path = path
         self._dequantize = gguf.dequantize
-        try:
+        sizes = gguf.GGML_QUANT_SIZES.items()
+        check_header(path, {int(kind): block for kind, block in sizes})
+        with parse_errors(path, "a readable GGUF file"):
             self._reader = gguf.GGUFReader(path)
-        except OSError as error:
-            raise InputError(f"{path}: {error.strerror}") from error
-        except (ValueError, KeyError, IndexError, UnicodeDecodeError, OverflowError) as error:
-            raise InputError(f"{path}: not a readable GGUF file: {error}") from error
         self._tensors = {tensor.name: tensor for tensor in self._reader.tensors}
         self.shapes = {
             name: tuple(reversed(tensor.shape.tolist())) for name, tensor in self._tensors.items()
@@ -43,11 +43,12 @@ class GGUFFile:
         """A value of the metadata.
 
         Raises:
-            InputError: It is not there, and there is no default.
+            InputError: It is damaged, or not there and there is no default.
         """
         field = self._reader.get_field(key)
         if field is not None:
-            return field.contents()
+            with parse_errors(self.path, f"a readable GGUF file ({key})"):
+                return field.contents()
         if default is _MISSING:
             raise InputError(f"{self.path}: its metadata lack {key}")
         return default
@@ -59,9 +60,7 @@ class GGUFFile:
             InputError: `gguf` cannot dequantise its type.
         """
         tensor = self._tensors[name]
-        try:
+        with parse_errors(self.path, f"readable (tensor '{name}')"):
             values = self._dequantize(tensor.data, tensor.tensor_type)
-        except NotImplementedError as error:
-            raise InputError(f"{self.path}: tensor '{name}': {error}") from error
         # a copy: what is mapped read-only must not become a writable tensor
         return torch.tensor(values, dtype=torch.float32).view(self.shapes[name])

@@ -8,20 +8,28 @@ for a space, comes back as one.)
 import io
 import re
 import warnings
-from collections.abc import Iterable
+from collections import Counter
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 import sentencepiece
 
 from store_engine.errors import InputError
 from store_engine.files.atomic import atomic_open
+from store_engine.files.regular import read_regular
+from store_engine.text.token_ids import check_ids
+
+_MAX_MODEL_BYTES = 1 << 27  # the largest known ones have 4 MB
+_SPACE = "\u2581"  # how SentencePiece writes a space
+_NUM_FIXED_PIECES = 4 + 256  # control and byte pieces
+_SMALLEST_SIZE = _NUM_FIXED_PIECES + 4
+_LIBRARY_ERRORS = (RuntimeError, ValueError, TypeError, LookupError, OSError, MemoryError)
 
 
 class TextVocabulary:
     """A SentencePiece model, kept as its bytes.
 
     Attributes:
-        pad_id: 0 in ours; the eos id in models without one (Llama 2).
         bos_id: Before a text; 1 in ours.
         eos_id: After a text; 2 in ours.
     """
@@ -37,19 +45,24 @@ class TextVocabulary:
         self.model = model
         try:
             self._processor = sentencepiece.SentencePieceProcessor(model_proto=model)
-            self.pad_id: int = self._processor.pad_id()
             self.bos_id: int = self._processor.bos_id()
             self.eos_id: int = self._processor.eos_id()
-        except RuntimeError as error:
+            # a damaged model can load and fail at its first piece that is no text
+            for piece_id in range(len(self)):
+                self._processor.id_to_piece(piece_id)
+            self._processor.decode(self._processor.encode("a \u2603"))
+        except _LIBRARY_ERRORS as error:
             raise InputError("not a SentencePiece model") from error
-        if not model or min(self.bos_id, self.eos_id) < 0:
+        if not model or not 0 <= min(self.bos_id, self.eos_id) < len(self):
             raise InputError("not a SentencePiece model with bos and eos tokens")
-        if self.pad_id < 0:
-            self.pad_id = self.eos_id
 
     @classmethod
     def train(cls, texts: Iterable[str], vocab_size: int) -> "TextVocabulary":
         """Learns a vocabulary; the same texts in the same order give the same bytes.
+
+        Where the texts have more different letters than the vocabulary has room for, as Chinese,
+        Japanese or Korean ones can, half of the room is for the commonest letters, and the others
+        are written as their bytes.
 
         Args:
             texts: The catalogue's texts.
@@ -57,31 +70,21 @@ class TextVocabulary:
                 fewer different pieces give a smaller vocabulary, with a warning.
 
         Raises:
-            InputError: The texts are empty, or `vocab_size` has no room for their letters.
+            InputError: The texts are empty, or `vocab_size` leaves no room beside the bytes.
         """
-        model = io.BytesIO()
-        try:
-            sentencepiece.SentencePieceTrainer.train(
-                sentence_iterator=iter(texts),
-                model_writer=model,
-                vocab_size=vocab_size,
-                model_type="bpe",
-                byte_fallback=True,
-                hard_vocab_limit=False,
-                normalization_rule_name="identity",
-                remove_extra_whitespaces=False,
-                required_chars="\u2581",  # the space; without it, rare spaces would not come back
-                max_sentence_length=1 << 24,  # bytes; longer texts would be skipped in silence
-                num_threads=1,
-                pad_id=0,
-                bos_id=1,
-                eos_id=2,
-                unk_id=3,
-                minloglevel=2,
+        if vocab_size < _SMALLEST_SIZE:
+            raise InputError(
+                f"text_vocab_size must be at least {_SMALLEST_SIZE} (260 of them are bytes and "
+                f"control tokens), got {vocab_size}"
             )
+        texts = [text.replace("\0", " ") for text in texts]  # a text with NUL would be skipped
+        try:
+            model = _train(texts, vocab_size)
         except RuntimeError as error:
-            raise InputError(_explain(str(error), vocab_size)) from error
-        vocabulary = cls(model.getvalue())
+            if not re.search(r"smaller than required_chars", str(error)):
+                raise InputError(_explain(str(error), vocab_size)) from error
+            model = _train_common_letters(texts, vocab_size)
+        vocabulary = cls(model)
         if len(vocabulary) < vocab_size:
             warnings.warn(
                 f"the text gives {len(vocabulary)} pieces, fewer than text_vocab_size = "
@@ -119,32 +122,60 @@ class TextVocabulary:
         """Reads a SentencePiece model.
 
         Raises:
-            InputError: The file is missing or no SentencePiece model.
+            InputError: The file is missing, no regular file, or no SentencePiece model.
         """
+        model = read_regular(path, _MAX_MODEL_BYTES)
         try:
-            return cls(Path(path).read_bytes())
-        except OSError as error:
-            raise InputError(f"{path}: {error.strerror}") from error
+            return cls(model)
         except InputError as error:
             raise InputError(f"{path}: {error}") from error
 
 
-def check_ids(ids: Iterable[int], vocab_size: int) -> list[int]:
-    """Token ids as a list.
+def _train(texts: Iterable[str], vocab_size: int) -> bytes:
+    model = io.BytesIO()
+    sentencepiece.SentencePieceTrainer.train(
+        sentence_iterator=iter(texts),
+        model_writer=model,
+        vocab_size=vocab_size,
+        model_type="bpe",
+        byte_fallback=True,
+        hard_vocab_limit=False,
+        normalization_rule_name="identity",
+        remove_extra_whitespaces=False,
+        required_chars=_SPACE,  # without it, rare spaces would not come back
+        max_sentence_length=1 << 24,  # bytes; longer texts would be skipped in silence
+        num_threads=1,
+        pad_id=0,
+        bos_id=1,
+        eos_id=2,
+        unk_id=3,
+        minloglevel=2,
+    )
+    return model.getvalue()
 
-    Raises:
-        ValueError: An id is not in the vocabulary.
+
+def _train_common_letters(texts: list[str], vocab_size: int) -> bytes:
+    """Trains on the texts without their rarer letters, which then have no piece of their own.
+
+    SentencePiece's own option for this, character_coverage, ends at 98 %.
     """
-    checked = [int(i) for i in ids]
-    if checked and not 0 <= min(checked) <= max(checked) < vocab_size:
-        raise ValueError(f"ids must be in [0, {vocab_size}), got {min(checked)} to {max(checked)}")
-    return checked
+    counts = Counter(letter for text in texts for letter in text if not letter.isspace())
+    num_common = (vocab_size - _NUM_FIXED_PIECES) // 2 - 1  # one is the space
+    # of equally common letters the first in Unicode, so that the order of the texts has no part
+    by_count = sorted(counts, key=lambda letter: (-counts[letter], letter))
+    rare = re.compile("[" + "".join(map(re.escape, by_count[num_common:])) + "]+")
+
+    def common() -> Iterator[str]:
+        return (rare.sub(" ", text) for text in texts)
+
+    try:
+        return _train(common(), vocab_size)
+    except RuntimeError as error:
+        raise InputError(_explain(str(error), vocab_size)) from error
 
 
 def _explain(message: str, vocab_size: int) -> str:
     """What SentencePiece's complaint means for the one who wrote the config."""
-    if needed := re.search(r"smaller than required_chars\. \d+ vs (\d+)", message):
-        return f"text_vocab_size must be at least {needed[1]} for this text, got {vocab_size}"
     if "sentences_.empty()" in message:
         return "a text vocabulary needs text, got none: every text field is empty"
     return f"SentencePiece could not learn a vocabulary of {vocab_size}: {message}"

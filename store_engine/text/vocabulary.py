@@ -11,7 +11,6 @@ from store_engine.text.text_vocabulary import TextVocabulary
 class Vocabulary(Protocol):
     """Text <-> token ids."""
 
-    pad_id: int
     bos_id: int  # before a text
     eos_id: int  # after a text
 
@@ -47,7 +46,7 @@ def backbone_vocabulary(path: str | Path) -> Vocabulary:
         InputError: There is none, it is damaged, or of a kind that is not known.
     """
     path = Path(path)
-    if path.is_file() or (path / "tokenizer.json").exists():
+    if path.suffix == ".gguf" or (path / "tokenizer.json").exists():
         return _json_vocabulary(path)
     if (path / "tokenizer.model").exists():
         return TextVocabulary.load(path / "tokenizer.model")
@@ -59,4 +58,5 @@ def _json_vocabulary(path: Path) -> Vocabulary:
         from store_engine.text.json_vocabulary import JsonVocabulary
     except ImportError as error:
         raise InputError(f"{path}: needs tokenizers: pip install tokenizers") from error
-    return JsonVocabulary.from_gguf(path) if path.is_file() else JsonVocabulary.load(path)
+    is_gguf = path.suffix == ".gguf"
+    return JsonVocabulary.from_gguf(path) if is_gguf else JsonVocabulary.load(path)

@@ -7,7 +7,6 @@ prefix keeps them apart from the log's.
 
 import contextlib
 import json
-import math
 import os
 import time
 from collections.abc import Iterator
@@ -167,7 +166,8 @@ def _is_entry(entry: Any) -> bool:
     if not isinstance(entry, dict) or not isinstance(entry.get("stage"), str):
         return False
     metrics = [value for name, value in entry.items() if name not in ("stage", "step")]
-    are_numbers = all(type(value) in (int, float) and math.isfinite(value) for value in metrics)
+    # finite, and no integer that is beyond every float
+    are_numbers = all(type(value) in (int, float) and abs(value) < 1e308 for value in metrics)
     return type(entry.get("step")) is int and are_numbers and set(_ALWAYS) <= set(entry)
 
 

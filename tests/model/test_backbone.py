@@ -1,7 +1,9 @@
 import json
+import os
 
 import pytest
 import torch
+from safetensors.torch import load_file, save_file
 from transformers import AutoModelForCausalLM
 
 from store_engine.config import load_config
@@ -96,6 +98,22 @@ def test_rows_beyond_the_tokenizer_are_left_out(folder):
         ({"num_hidden_layers": 3}, r"no tensor 'model\.layers\.2\."),
         ({"num_hidden_layers": 1}, r"tensor 'model\.layers\.1\..*' has no place in our model"),
         ({"model_type": "qwen2"}, r"no tensor 'model\.layers\.0\.self_attn\.q_proj\.bias'"),
+        ({"num_hidden_layers": 10**9}, r"model\.num_layers must be in \[1, 1024\], got 1000000000"),
+        ({"num_hidden_layers": 10**400}, "num_hidden_layers must be a positive number, got 1000"),
+        ({"num_attention_heads": 0}, "num_attention_heads must be a positive number, got 0"),
+        ({"num_attention_heads": True}, "num_attention_heads must be a positive number, got True"),
+        ({"hidden_size": 1e308}, "hidden_size must be a positive number"),
+        ({"head_dim": 7}, "head_dim"),
+        ({"rope_parameters": {"rope_theta": 0}}, "rope_theta must be a positive number, got 0"),
+        ({"rope_parameters": {"rope_theta": 1e-9}}, r"model\.rope_theta must be in"),
+        ({"rope_parameters": {"rope_theta": "1e4"}}, "rope_theta must be a positive number"),
+        ({"rope_parameters": [1]}, "rope_parameters must be an object"),
+        ({"rms_norm_eps": -1e-6}, "rms_norm_eps must be a positive number, got -1e-06"),
+        ({"rms_norm_eps": 5.0}, r"model\.norm_eps must be in"),
+        ({"attention_bias": "no"}, "attention_bias must be true or false, got 'no'"),
+        ({"tie_word_embeddings": 1}, "tie_word_embeddings must be true or false, got '1'"),
+        ({"model_type": ["llama"]}, "model_type must be one of"),
+        ({"model_type": "llama\n\x1b[31m"}, r"got llama\\n\\x1b\[31m"),
     ],
     ids=lambda value: str(value)[:40],
 )
@@ -103,6 +121,87 @@ def test_what_ours_does_not_compute_is_refused(changes, message, folder):
     edit(folder / "config.json", **changes)
     with pytest.raises(InputError, match=message):
         Backbone(folder)
+
+
+def change_tensor(folder, name, change):
+    path = folder / "model.safetensors"
+    tensors = load_file(path)
+    tensors[name] = change(tensors[name])
+    save_file(tensors, path)
+
+
+def set_first(value):
+    def change(tensor):
+        tensor.view(-1)[0] = value
+        return tensor
+
+    return change
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (lambda x: x.long(), "must be of type F32, BF16, F16, is I64"),
+        (lambda x: x.to(torch.complex64), "must be of type F32, BF16, F16, is C64"),
+        (lambda x: x.double(), "must be of type F32, BF16, F16, is F64"),
+        (set_first(float("nan")), "holds NaN or infinity: 1 of"),
+        (set_first(float("inf")), "holds NaN or infinity: 1 of"),
+    ],
+    ids=["int64", "complex64", "float64", "nan", "inf"],
+)
+@pytest.mark.parametrize(
+    "name", ["model.norm.weight", "model.embed_tokens.weight", "model.layers.1.mlp.up_proj.weight"]
+)
+def test_what_no_weight_can_be_is_refused(folder, name, change, message):
+    change_tensor(folder, name, change)
+    with pytest.raises(InputError, match=rf"tensor '{name}' {message}"):
+        list(Backbone(folder).weights(50))
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        *("../a.safetensors", "/etc/a.safetensors", "b/a.safetensors", "..", "a.bin", ""),
+        *("a\0.safetensors", "\ud800.safetensors", 5, None, ["a.safetensors"]),
+    ],
+    ids=range(11),
+)
+def test_an_index_names_files_beside_it(folder, name):
+    index = json.dumps({"weight_map": {"model.norm.weight": name}})
+    (folder / "model.safetensors.index.json").write_text(index)
+    with pytest.raises(
+        InputError, match=r"model\.safetensors\.index\.json|No such file|not a path"
+    ):
+        Backbone(folder)
+
+
+def test_a_tensor_in_two_shards(folder):
+    (folder / "b.safetensors").write_bytes((folder / "model.safetensors").read_bytes())
+    names = {"x": "model.safetensors", "y": "b.safetensors"}
+    (folder / "model.safetensors.index.json").write_text(json.dumps({"weight_map": names}))
+    with pytest.raises(InputError, match=r"tensor '.*' is in b\.safetensors too"):
+        Backbone(folder)
+
+
+@pytest.mark.parametrize("name", ["config.json", "model.safetensors"])
+@pytest.mark.parametrize("kind", ["fifo", "folder", "device"])
+def test_what_is_no_regular_file_is_refused(folder, name, kind):
+    path = folder / name
+    path.unlink()
+    if kind == "folder":
+        path.mkdir()
+    elif kind == "fifo":
+        os.mkfifo(path)
+    else:
+        path.symlink_to("/dev/zero")
+    with pytest.raises(InputError, match=r"regular file|holds neither model"):
+        Backbone(folder)
+
+
+@pytest.mark.parametrize("path", ["a\0b", "x" * 5000, "none", "config.json"], ids=range(4))
+def test_what_is_no_backbone(folder, path):
+    with pytest.raises(InputError):
+        Backbone(folder / path)
 
 
 def test_a_pickle_is_never_opened(folder):

@@ -69,6 +69,31 @@ def test_what_ours_does_not_compute_is_refused(changes, message, make_theirs, wr
         Backbone(path)
 
 
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"block_count": 2**31}, "llama|tensor"),
+        ({"block_count": "2"}, r"llama\.block_count must be a positive integer, got '2'"),
+        ({"attention.head_count": 2**31}, "llama"),
+        ({"embedding_length": 2**31}, "llama"),
+    ],
+    ids=["layers", "text", "heads", "hidden"],
+)
+def test_numbers_out_of_range(changes, message, make_theirs, write_gguf):
+    path = write_gguf(make_theirs(), changes)
+    with pytest.raises(InputError, match=message):
+        Backbone(path)
+
+
+@pytest.mark.parametrize("value", [float("nan"), float("inf")])
+def test_weights_that_are_not_finite_are_named(value, make_theirs, write_gguf):
+    theirs = make_theirs()
+    with torch.no_grad():
+        theirs.model.norm.weight[3] = value
+    with pytest.raises(InputError, match=r"tensor 'model\.norm\.weight' holds NaN or infinity: 1"):
+        list(Backbone(write_gguf(theirs)).weights(50))
+
+
 def test_other_frequency_factors_are_refused(make_theirs, write_gguf):
     scaling = LLAMA3 | {"low_freq_factor": 2.0, "original_max_position_embeddings": 8192}
     path = write_gguf(make_theirs(rope_parameters=scaling))

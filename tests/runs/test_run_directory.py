@@ -418,7 +418,7 @@ def test_weights_that_are_no_floats_are_refused(run_dir, dtype):
         weights = load_file(run.model_weights)
         weights["transformer.norm.weight"] = weights["transformer.norm.weight"].to(dtype)
         save_file(weights, run.model_weights)
-    with pytest.raises(InputError, match=r"norm\.weight' must be of floats, is torch"):
+    with pytest.raises(InputError, match=r"norm\.weight' must be of type F32, BF16, F16, is "):
         _ = load_run(run_dir).model
 
 

@@ -75,7 +75,10 @@ def test_special_tokens(named, numbered, want, tmp_path):
     (tmp_path / "config.json").write_text(json.dumps(numbered))
     vocabulary = backbone_vocabulary(tmp_path)
     (pad,) = vocabulary.encode(want[2]) if isinstance(want[2], str) else (want[2],)
-    assert (vocabulary.bos_id, vocabulary.eos_id, vocabulary.pad_id) == (*want[:2], pad)
+    assert (vocabulary.bos_id, vocabulary.eos_id) == want[:2]
+    vocabulary.save(tmp_path)  # nothing of ours pads, but others read the run directory
+    theirs = transformers.AutoTokenizer.from_pretrained(tmp_path, local_files_only=True)
+    assert theirs.pad_token_id == pad
 
 
 def test_save_and_load(tmp_path):
@@ -86,7 +89,7 @@ def test_save_and_load(tmp_path):
     saved.save(run_dir)
     loaded = load_vocabulary(run_dir)
     assert isinstance(loaded, JsonVocabulary)
-    for name in ("bos_id", "eos_id", "pad_id"):
+    for name in ("bos_id", "eos_id"):
         assert getattr(loaded, name) == getattr(saved, name)
     assert [loaded.encode(text) for text in TEXTS] == [saved.encode(text) for text in TEXTS]
     # and transformers reads the run directory too
@@ -97,12 +100,13 @@ def test_save_and_load(tmp_path):
 @pytest.mark.parametrize(
     ("damage", "message"),
     [
-        (lambda d: (d / "tokenizer.json").write_text("{"), "not a readable tokenizer"),
+        (lambda d: (d / "tokenizer.json").write_text("{"), r"tokenizer\.json: not valid JSON"),
+        (lambda d: (d / "tokenizer.json").write_text("{}"), "not a readable tokenizer"),
         (lambda d: (d / "tokenizer_config.json").write_text("{"), "not valid JSON"),
         (lambda d: (d / "tokenizer_config.json").write_text("{}"), "names an eos token"),
         (lambda d: (d / "tokenizer.json").unlink(), "neither tokenizer.json nor tokenizer.model"),
     ],
-    ids=["tokenizer", "config", "no eos", "nothing"],
+    ids=["no JSON", "no tokenizer", "config", "no eos", "nothing"],
 )
 def test_rejects(damage, message, tmp_path):
     damage(train_tokenizer(tmp_path))
@@ -120,7 +124,7 @@ def test_a_sentencepiece_model_is_read(tmp_path):
     )  # fmt: skip
     vocabulary = backbone_vocabulary(tmp_path)
     assert isinstance(vocabulary, TextVocabulary)
-    assert (vocabulary.bos_id, vocabulary.eos_id, vocabulary.pad_id) == (1, 2, 2)
+    assert (vocabulary.bos_id, vocabulary.eos_id) == (1, 2)
     theirs = transformers.LlamaTokenizer.from_pretrained(tmp_path, local_files_only=True)
     for text in TEXTS:
         ids = vocabulary.encode(text)
@@ -142,7 +146,7 @@ def test_smollm2s_own_tokenizer(tmp_path):
     path = smollm2()
     vocabulary = backbone_vocabulary(path)
     assert len(vocabulary) == 49152
-    assert (vocabulary.bos_id, vocabulary.eos_id, vocabulary.pad_id) == (1, 2, 2)
+    assert (vocabulary.bos_id, vocabulary.eos_id) == (1, 2)
     theirs = transformers.AutoTokenizer.from_pretrained(
         path.parent, gguf_file=path.name, local_files_only=True
     )

@@ -1,4 +1,9 @@
+import os
+import random
+
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from store_engine.errors import InputError
 from store_engine.text.text_vocabulary import TextVocabulary
@@ -26,9 +31,9 @@ def test_text_comes_back(vocabulary, text):
 
 
 def test_ids(vocabulary):
-    assert (vocabulary.pad_id, vocabulary.bos_id, vocabulary.eos_id) == (0, 1, 2)
+    assert (vocabulary.bos_id, vocabulary.eos_id) == (1, 2)
     assert len(vocabulary) == 300
-    control = [vocabulary.bos_id, *vocabulary.encode("ball"), vocabulary.eos_id, vocabulary.pad_id]
+    control = [vocabulary.bos_id, *vocabulary.encode("ball"), vocabulary.eos_id, 0]
     assert vocabulary.decode(control) == "ball"
 
 
@@ -59,9 +64,11 @@ def test_tiny_catalogue_lowers_the_size():
     [
         ([], 300, "needs text, got none"),
         (["", ""], 300, "needs text, got none"),
-        (TEXTS, 100, r"text_vocab_size must be at least \d+ for this text, got 100"),
+        (TEXTS, 100, r"text_vocab_size must be at least 264 .*, got 100"),
+        (TEXTS, 263, r"text_vocab_size must be at least 264 .*, got 263"),
+        (TEXTS, 0, r"text_vocab_size must be at least 264 .*, got 0"),
     ],
-    ids=["no texts", "empty texts", "too small"],
+    ids=["no texts", "empty texts", "too small", "one too small", "nothing"],
 )
 def test_train_rejects(texts, size, message):
     with pytest.raises(InputError, match=message):
@@ -100,3 +107,50 @@ def test_load_rejects_a_torn_model(vocabulary, tmp_path):
 def test_load_rejects_a_missing_file(tmp_path):
     with pytest.raises(InputError, match="No such file"):
         TextVocabulary.load(tmp_path / "text.model")
+
+
+def chinese(num_letters, num_titles=400):
+    """Titles of letters whose frequencies fall as those of a language."""
+    rng = random.Random(0)
+    letters = [chr(0x4E00 + n) for n in range(num_letters)]
+    weights = [1 / (n + 1) for n in range(num_letters)]
+    return ["".join(rng.choices(letters, weights, k=12)) + f" {n}" for n in range(num_titles)]
+
+
+@pytest.mark.parametrize("size", [264, 265, 300, 512, 2048])
+def test_more_letters_than_room(size):
+    """Each letter of 5,000 comes back, the common ones as pieces, the others as bytes."""
+    texts = [*chinese(3000), "".join(map(chr, range(0x4E00, 0x4E00 + 5000)))]
+    vocabulary = TextVocabulary.train(texts, size)
+    assert len(vocabulary) == size
+    assert all(vocabulary.decode(vocabulary.encode(text)) == text for text in texts)
+    assert TextVocabulary.train(texts, size).model == vocabulary.model
+    common, rare = vocabulary.encode(chr(0x4E00)), vocabulary.encode(chr(0x4E00 + 4999))
+    assert len(common) < len(rare) or size < 300
+
+
+def test_a_larger_vocabulary_writes_shorter():
+    texts = chinese(3000)
+    lengths = []
+    for size in (264, 512, 1024, 2048):
+        vocabulary = TextVocabulary.train(texts, size)
+        lengths.append(sum(len(vocabulary.encode(text)) for text in texts))
+    assert lengths == sorted(lengths, reverse=True)
+    assert lengths[-1] < 0.6 * lengths[0]
+
+
+@given(st.lists(st.text(min_size=1), min_size=1, max_size=5), st.integers(264, 400))
+@pytest.mark.filterwarnings("ignore:the text gives")
+def test_any_text_trains_and_comes_back(texts, size):
+    texts = [text.replace("\u2581", "_") for text in texts]
+    vocabulary = TextVocabulary.train([*texts, "a"], size)
+    for text in texts:
+        assert vocabulary.decode(vocabulary.encode(text)) == text
+
+
+@pytest.mark.parametrize("kind", ["folder", "fifo"])
+def test_load_rejects_what_is_no_regular_file(tmp_path, kind):
+    path = tmp_path / "text.model"
+    path.mkdir() if kind == "folder" else os.mkfifo(path)
+    with pytest.raises(InputError, match=r"text\.model: must be a regular file"):
+        TextVocabulary.load(path)

@@ -46,7 +46,7 @@ def read_ds_config(path: str | Path, train: TrainConfig) -> dict[str, Any]:
             raise InputError(f"{where}: '{name}' is set by the run's config, remove it")
     _check_types(config, where)
     zero = config.get("zero_optimization", {})
-    devices = {zero.get(name, {}).get("device") for name in _OFFLOADS}
+    devices = [zero.get(name, {}).get("device") for name in _OFFLOADS]
     if "nvme" in devices and not AsyncIOBuilder().is_compatible():
         raise InputError(
             f"{where}: offload to NVMe needs the library libaio and its headers, "

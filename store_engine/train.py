@@ -34,7 +34,7 @@ from store_engine.errors import InputError
 from store_engine.evaluation.evaluate_run import evaluate_run
 from store_engine.evaluation.report import print_metrics, save_metrics
 from store_engine.evaluation.validation import Validation
-from store_engine.model.backbone import backbone_sizes
+from store_engine.model.backbones.backbone import backbone_sizes
 from store_engine.model.weights import load_weights, read_weights, save_weights
 from store_engine.runs.open_run import RunData, begin_or_resume, read_run_data
 from store_engine.runs.run import Run

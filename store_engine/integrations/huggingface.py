@@ -18,7 +18,7 @@ from transformers import AutoConfig, AutoModelForCausalLM, GenerationConfig, Pre
 from store_engine.config import ModelConfig
 from store_engine.errors import InputError
 from store_engine.files.atomic import sync_directory, sync_tree
-from store_engine.model.hf_layout import transformer_layout
+from store_engine.model.backbones.hf_layout import transformer_layout
 from store_engine.model.store_model import StoreModel
 from store_engine.runs.run import Run
 

@@ -16,7 +16,7 @@ from store_engine.files.digest import sha256
 from store_engine.files.directory_swap import recover
 from store_engine.files.lock import FileLock
 from store_engine.files.token_file import TokenFile
-from store_engine.model.backbone import Backbone
+from store_engine.model.backbones.backbone import Backbone
 from store_engine.runs.before_training import check_before_training, warn_of_full_disk
 from store_engine.runs.run import Run
 from store_engine.runs.run_directory import RunDirectory, RunOrigin, lock_to_replace

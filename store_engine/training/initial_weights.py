@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 from store_engine.config import Config
-from store_engine.model.backbone import Backbone
+from store_engine.model.backbones.backbone import Backbone
 from store_engine.model.transformer import INIT_STD
 from store_engine.sid.sid_table import SidTable
 

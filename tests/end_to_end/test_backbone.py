@@ -9,7 +9,7 @@ from safetensors.torch import load_file
 
 from store_engine import Engine
 from store_engine.cli.export import main as export
-from store_engine.model.backbone import Backbone
+from store_engine.model.backbones.backbone import Backbone
 from store_engine.training.log import read_log
 
 tokenizers = pytest.importorskip("tokenizers")

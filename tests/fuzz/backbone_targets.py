@@ -10,8 +10,8 @@ import torch
 from target import Target, one
 
 from store_engine.config import ModelConfig
-from store_engine.model.backbone import Backbone
-from store_engine.model.hf_layout import transformer_layout
+from store_engine.model.backbones.backbone import Backbone
+from store_engine.model.backbones.hf_layout import transformer_layout
 from store_engine.model.weights import load_weights, save_weights
 from store_engine.text.text_vocabulary import TextVocabulary
 from store_engine.text.vocabulary import backbone_vocabulary

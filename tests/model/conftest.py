@@ -6,7 +6,7 @@ import torch
 
 from store_engine.config import ModelConfig
 from store_engine.model.attention import PackedSequences
-from store_engine.model.backbone import Backbone
+from store_engine.model.backbones.backbone import Backbone
 from store_engine.model.store_model import StoreModel
 
 SIZES = {

@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from store_engine.config import ModelConfig, load_config
-from store_engine.model.backbone import Backbone, backbone_sizes
+from store_engine.model.backbones.backbone import Backbone, backbone_sizes
 from store_engine.model.store_model import StoreModel
 from store_engine.sid.dense_tokenizer import DenseTokenizer
 from store_engine.sid.quantize import fit_quantizer

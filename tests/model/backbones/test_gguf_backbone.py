@@ -5,9 +5,9 @@ import pytest
 import torch
 
 from store_engine.errors import InputError
-from store_engine.model.backbone import Backbone
+from store_engine.model.backbones.backbone import Backbone
 
-from .conftest import LLAMA3
+from ..conftest import LLAMA3
 from .test_backbone import CASES
 
 gguf = pytest.importorskip("gguf")

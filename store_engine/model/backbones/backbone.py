@@ -9,9 +9,9 @@ from torch import Tensor
 
 from store_engine.config import ModelConfig
 from store_engine.errors import InputError
-from store_engine.model.gguf_backbone import GGUFBackbone
-from store_engine.model.hf_folder import HFFolder
-from store_engine.model.hf_layout import Shape, transformer_layout
+from store_engine.model.backbones.gguf_backbone import GGUFBackbone
+from store_engine.model.backbones.hf_folder import HFFolder
+from store_engine.model.backbones.hf_layout import Shape, transformer_layout
 from store_engine.text.vocabulary import Vocabulary, backbone_vocabulary
 
 _EMBEDDING, _HEAD = "model.embed_tokens.weight", "lm_head.weight"

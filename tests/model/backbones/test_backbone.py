@@ -8,9 +8,9 @@ from transformers import AutoModelForCausalLM
 
 from store_engine.config import load_config
 from store_engine.errors import InputError
-from store_engine.model.backbone import Backbone
+from store_engine.model.backbones.backbone import Backbone
 
-from .conftest import LLAMA3
+from ..conftest import LLAMA3
 
 CASES = {
     "llama": ("llama", {}),

@@ -116,7 +116,8 @@ def phase(run_dir: Path) -> str:
 
 def standing(run_dir: Path, save_every: int) -> tuple[tuple[int, int], int]:
     """Where the run's checkpoint stands (stage, step), and how many logged steps are behind it."""
-    position, lost = (0, 0), 0
+    # a stage that is done stays done, also where the next one has logged nothing again
+    position, lost = (int((run_dir / "tokenizer.safetensors").exists()), 0), 0
     for i, stage in enumerate(STAGES):
         logged = [e["step"] for e in read_log(run_dir / "train_log.jsonl") if e["stage"] == stage]
         assert logged == list(range(1, len(logged) + 1)), f"{stage}: gaps in the log: {logged}"

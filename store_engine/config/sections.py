@@ -120,7 +120,7 @@ class RecommenderConfig:
     alignment: float = setting(1.0, 0.0, 1000.0)
     # token-to-text: passes over the items per epoch
     reconstruction: float = setting(0.0, 0.0, 1000.0)
-    # YES or NO to a candidate: questions per user and epoch
+    # click-through: CTR examples per user and epoch
     scoring: float = setting(0.0, 0.0, 1000.0)
     init_codes: Literal["centroids", "normal"] = "centroids"  # the codes' first embeddings
 

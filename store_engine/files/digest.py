@@ -1,4 +1,4 @@
-"""The digest by which files are known again."""
+"""SHA-256 digests, by which files are recognised."""
 
 import hashlib
 import re

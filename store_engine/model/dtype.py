@@ -1,10 +1,17 @@
-"""The dtype that a model runs in, for training and decoding alike."""
+"""The device and the dtype that a model runs in, for training and decoding alike."""
 
 from typing import Literal
 
 import torch
 
 Dtype = Literal["auto", "float32", "bfloat16"]
+
+
+def choose_device(device: str) -> str:
+    """Resolves "auto": cuda where there is one, else cpu."""
+    if device == "auto":
+        return "cuda" if torch.cuda.is_available() else "cpu"
+    return device
 
 
 def choose_dtype(dtype: Dtype, device: str | torch.device) -> torch.dtype:

@@ -94,7 +94,7 @@ class StoreModel(nn.Module):
 
     @property
     def text_vocab_size(self) -> int:
-        """Number of text tokens."""
+        """Returns the number of text tokens."""
         return self.vocabulary.text_size
 
     @property

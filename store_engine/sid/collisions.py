@@ -1,7 +1,8 @@
-"""Items that share a SID: what is done about them, and what a run says of its codes.
+"""Collisions, items that share a SID: how they are resolved, and a report on the codes in use.
 
 suffix    one more level numbers the items of a SID: every item has a SID of its own (default)
-reassign  the cheapest colliding items move to the nearest free combination of codes
+reassign  of the items of a SID the one closest to its centroids keeps it; the others move to the
+          nearest free combination of codes
 share     items keep sharing; a hit on a shared SID is then worth 1 / size of its group
 """
 

@@ -72,7 +72,7 @@ class ItemTexts:
 
     @property
     def num_items(self) -> int:
-        """Number of items."""
+        """Returns the number of items."""
         return len(self.attributes[0])
 
     def content(self, row: int) -> list[int]:
@@ -229,7 +229,7 @@ def contrastive_loss(vectors: Tensor, temperature: float) -> Tensor:
 
     Args:
         vectors: (num_items, num_codes, hidden_size) dense tokens.
-        temperature: Of the cosine similarities.
+        temperature: Divides the cosine similarities.
 
     Returns:
         A scalar, float32.

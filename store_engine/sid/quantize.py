@@ -56,8 +56,8 @@ def fit_quantizer(
         vectors: (num_items, num_codes, hidden_size) float32 dense tokens.
         codebook_size: Codes per position.
         pca_dim: Dimensions kept; lowered to what the items span.
-        iterations: Of k-means.
-        seed: Of k-means.
+        iterations: Number of k-means iterations.
+        seed: Seed of k-means.
 
     Raises:
         InputError: There are fewer items than codes, or a vector is not finite, or so large that

@@ -132,7 +132,7 @@ class JsonVocabulary:
         return cls(tokenizer, SpecialIds(bos, eos, pad), path)
 
     def __len__(self) -> int:
-        """Number of ids."""
+        """Returns the number of ids."""
         return self._size
 
     def encode(self, text: str) -> list[int]:

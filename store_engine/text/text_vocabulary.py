@@ -94,7 +94,7 @@ class TextVocabulary:
         return vocabulary
 
     def __len__(self) -> int:
-        """Number of ids."""
+        """Returns the number of ids."""
         size: int = self._processor.vocab_size()
         return size
 

@@ -15,7 +15,7 @@ class Vocabulary(Protocol):
     eos_id: int  # after a text
 
     def __len__(self) -> int:
-        """Number of ids."""
+        """Returns the number of ids."""
 
     def encode(self, text: str) -> list[int]:
         """Token ids of `text`, without bos and eos."""

@@ -15,6 +15,7 @@ from store_engine.config import Config, TrainConfig
 from store_engine.errors import InputError
 from store_engine.model.attention import PackedSequences
 from store_engine.model.lora import add_lora, merge_lora
+from store_engine.runs.run_paths import RunPaths
 from store_engine.training.distributed.checkpoint import (
     load_checkpoint,
     read_best_weights,
@@ -61,7 +62,7 @@ class Training:
 
     def checkpoints(self, stage: Stage) -> Path:
         """The folder of a stage's checkpoints."""
-        return self.run_dir / "checkpoints" / stage.name
+        return RunPaths(self.run_dir).checkpoints / stage.name
 
 
 def train_stage(
@@ -88,7 +89,7 @@ def train_stage(
     engine, progress = _open_engine(stage, training, initial)
     engine.train()
     log = TrainLog(
-        training.run_dir / "train_log.jsonl",
+        RunPaths(training.run_dir).log,
         stage.name,
         progress.step,
         stage.num_steps,

@@ -54,7 +54,7 @@ def read_ds_config(path: str | Path, train: TrainConfig) -> dict[str, Any]:
         )
     bf16 = config.setdefault("bf16", {})
     if bf16.get("enabled", "auto") == "auto":
-        bf16["enabled"] = choose_dtype(train) == torch.bfloat16
+        bf16["enabled"] = training_dtype(train) == torch.bfloat16
     if config.get("gradient_clipping", "auto") == "auto":
         config["gradient_clipping"] = train.grad_clip
     config["train_micro_batch_size_per_gpu"] = 1  # a micro-batch is one packed batch
@@ -101,9 +101,9 @@ def _check_types(config: dict[str, Any], where: str) -> None:
             raise InputError(f"{where}: '{name}' must be {wanted}, is {value!r}")
 
 
-def choose_dtype(train: TrainConfig) -> torch.dtype:
+def training_dtype(train: TrainConfig) -> torch.dtype:
     """The dtype of the weights in training: `auto` takes bf16 where the machine computes in it."""
-    return dtype.choose_dtype(train.dtype, "cuda" if torch.cuda.is_available() else "cpu")
+    return dtype.choose_dtype(train.dtype, dtype.choose_device("auto"))
 
 
 def set_threads(train: TrainConfig, before: int = 0) -> ThreadChoice:

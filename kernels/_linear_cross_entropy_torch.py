@@ -24,7 +24,7 @@ _GRADIENT_ROWS = 2048
 
 
 def as_rows(start: Tensor | int, length: Tensor | int, targets: Tensor) -> tuple[Tensor, Tensor]:
-    """Start and length of every row, (num_rows,) each."""
+    """Returns start and length of every row, (num_rows,) each."""
     starts, lengths = (torch.as_tensor(x, device=targets.device) for x in (start, length))
     return starts.expand_as(targets), lengths.expand_as(targets)
 

@@ -31,7 +31,7 @@ def beam_attention_ref(
     tree_mask: Tensor,
     scale: float | None = None,
 ) -> Tensor:
-    """The definition of the op, in plain PyTorch. Same arguments as `beam_attention`."""
+    """Defines the op, in plain PyTorch. Same arguments as `beam_attention`."""
     is_visible = visible_slots(keys.shape[1], context_lengths, tree_mask)
     bias = visibility_bias(is_visible, q.shape[2] // keys.shape[2], q.dtype)
     out = attend_with_bias(q, keys, values, bias, scale)
@@ -40,7 +40,7 @@ def beam_attention_ref(
 
 
 def visible_slots(num_slots: int, context_lengths: Tensor, tree_mask: Tensor) -> Tensor:
-    """(batch, width, num_slots) bool: which slots each beam sees."""
+    """Returns (batch, width, num_slots) bool: which slots each beam sees."""
     num_context = num_slots - tree_mask.shape[2]
     is_context = torch.arange(num_context, device=tree_mask.device) < context_lengths[:, None]
     return torch.cat([is_context[:, None].expand(-1, tree_mask.shape[1], -1), tree_mask], dim=2)

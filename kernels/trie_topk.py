@@ -46,7 +46,7 @@ class Beams(NamedTuple):
 
 
 def root_beams(batch: int, device: torch.device | str) -> Beams:
-    """One beam per request, at the root, with log-probability 0."""
+    """Makes one beam per request, at the root, with log-probability 0."""
     zeros = torch.zeros(batch, 1, dtype=torch.int64, device=device)
     first = zeros[:, 0]
     return Beams(zeros.float(), zeros, zeros, zeros, torch.ones_like(first), first.bool())
@@ -112,7 +112,7 @@ class Level(NamedTuple):
 def trie_topk_ref(
     logits: Tensor, beams: Beams, level: Level, width: int, *, normalize: Normalize = "codebook"
 ) -> Beams:
-    """The definition of the op, in plain PyTorch. Same arguments as `trie_topk`."""
+    """Defines the op, in plain PyTorch. Same arguments as `trie_topk`."""
     batch, beam_width, _ = logits.shape
     logits = logits.float()
     is_valid = torch.arange(beam_width, device=logits.device) < beams.num_valid[:, None]

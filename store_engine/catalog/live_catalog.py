@@ -62,11 +62,11 @@ class LiveCatalog:
         return codes.cpu().numpy().astype(np.int32)
 
     def item_id(self, row: int) -> str:
-        """The item of a row."""
+        """Returns the item of a row."""
         return self.view.table.item_id(row)
 
     def row_of(self, item_id: str) -> int:
-        """The row of an item that is or was in the catalogue.
+        """Returns the row of an item that is or was in the catalogue.
 
         Raises:
             InputError: There never was such an item.

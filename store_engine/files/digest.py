@@ -21,5 +21,5 @@ def sha256(path: str | Path) -> str:
 
 
 def is_sha256(value: Any) -> bool:
-    """Whether a value read from a file has the form of a digest."""
+    """Tells whether a value read from a file has the form of a digest."""
     return isinstance(value, str) and _SHA256.fullmatch(value) is not None

@@ -104,7 +104,7 @@ class TokenFile:
         return len(self.offsets) - 1
 
     def __getitem__(self, document: int) -> NDArray[Any]:
-        """The tokens of a document, as a view."""
+        """Returns the tokens of a document, as a view."""
         if not 0 <= document < len(self):
             raise IndexError(f"document must be in [0, {len(self)}), got {document}")
         return self.tokens[self.offsets[document] : self.offsets[document + 1]]

@@ -126,7 +126,7 @@ class RunDirectory(RunPaths):
         self.close()
 
     def read_manifest(self) -> Manifest:
-        """What run.json says now.
+        """Reads what run.json says now.
 
         Raises:
             InputError: It is missing, damaged or of another format.
@@ -148,7 +148,7 @@ class RunDirectory(RunPaths):
         return build_config(read(self.config))
 
     def is_complete(self, path: Path) -> bool:
-        """Whether a file is there, listed, and made from the files that are there."""
+        """Tells whether a file is there, listed, and made from the files that are there."""
         name = self._name(path)
         return path.is_file() and self.read_manifest().is_current(name)
 

@@ -50,7 +50,7 @@ class RunPaths:
         self.verified = root / ".verified.json"
 
     def made_from(self, path: Path) -> tuple[Path, ...]:
-        """The files whose content a file depends on: it does not go with others."""
+        """Returns the files whose content a file depends on: it does not go with others."""
         return {
             self.sids: (self.items, self.tokenizer_weights),
             self.model_weights: (self.sids,),
@@ -59,7 +59,7 @@ class RunPaths:
         }.get(path, ())
 
     def foreign(self) -> list[str]:
-        """Names in the directory that no run has, sorted."""
+        """Lists names in the directory that no run has, sorted."""
         paths = (path for path in vars(self).values() if isinstance(path, Path))
         own = {path.name for path in paths if path != self.root}
         own |= {*VOCABULARY_FILES, DATA_FILE}

@@ -45,7 +45,7 @@ def resolve_collisions(
 
 
 def sid_report(sids: Codes, codebook_sizes: tuple[int, ...], num_codes: int) -> dict[str, Any]:
-    """What a user wants to know of a set of SIDs.
+    """Reports how the codes of a set of SIDs are used.
 
     Args:
         sids: (num_items, num_levels) int32.
@@ -81,7 +81,7 @@ def sid_report(sids: Codes, codebook_sizes: tuple[int, ...], num_codes: int) -> 
 
 
 def describe(report: dict[str, Any]) -> str:
-    """A `sid_report` in a few lines."""
+    """Writes a `sid_report` in a few lines."""
     lines = [
         f"{report['num_unique_sids']:,} SIDs for {report['num_items']:,} items; "
         f"{report['num_collision_groups']:,} groups share their codes, "

@@ -99,12 +99,12 @@ class TextVocabulary:
         return size
 
     def encode(self, text: str) -> list[int]:
-        """Token ids of `text`, without bos and eos."""
+        """Returns the token ids of `text`, without bos and eos."""
         ids: list[int] = self._processor.encode(text)
         return ids
 
     def decode(self, ids: Iterable[int]) -> str:
-        """The text of `ids`; control tokens vanish.
+        """Returns the text of `ids`; control tokens vanish.
 
         Raises:
             ValueError: An id is not in the vocabulary.

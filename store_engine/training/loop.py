@@ -61,7 +61,7 @@ class Training:
     validate: Callable[[Weights], float] | None = None
 
     def checkpoints(self, stage: Stage) -> Path:
-        """The folder of a stage's checkpoints."""
+        """Returns the folder of a stage's checkpoints."""
         return RunPaths(self.run_dir).checkpoints / stage.name
 
 
@@ -212,7 +212,7 @@ def train_step(engine: Any, stage: Stage, config: Config, step: int) -> dict[str
 
 
 def learning_rate(train: TrainConfig, peak: float, step: int, num_steps: int) -> float:
-    """The rate of a step: linear warm-up, then `cosine` or `wsd` down to `min_lr` of the peak.
+    """Computes the rate of a step: warm-up, then `cosine` or `wsd` to `min_lr` of the peak.
 
     `wsd` (warm-up, stable, decay) stays at the peak and falls in a straight line over the last
     `decay` of the steps. Source: MiniCPM, https://arxiv.org/abs/2404.06395.

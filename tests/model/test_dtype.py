@@ -1,6 +1,8 @@
+import numpy as np
 import pytest
 import torch
 
+from store_engine.errors import InputError
 from store_engine.model.dtype import choose_dtype, computes_in_bfloat16
 
 
@@ -23,3 +25,11 @@ def test_auto_takes_bfloat16_where_the_device_computes_in_it(device, has_bfloat1
 def test_a_name_is_taken_as_it_is(device, has_bfloat16):
     assert choose_dtype("float32", device) == torch.float32
     assert choose_dtype("bfloat16", device) == torch.bfloat16
+
+
+@pytest.mark.parametrize(
+    "name", ["float16", "bf16", "", 3, torch.float32, np.array(["auto"] * 2)], ids=range(6)
+)
+def test_other_names_are_refused(name):
+    with pytest.raises(InputError, match="dtype must be auto, float32 or bfloat16, got"):
+        choose_dtype(name, "cpu")

@@ -49,7 +49,7 @@ def main(argv: list[str] | None = None) -> int:
     """
     escape_unencodable_output()
     verb, *arguments = (sys.argv[1:] if argv is None else argv) or ["--help"]
-    return guard(lambda: _start(verb, arguments) if verb in VERBS else _answer(verb))
+    return guard(lambda: _start(verb, arguments) if verb in VERBS else _show_usage(verb))
 
 
 def run_verb(
@@ -187,8 +187,8 @@ def _start(verb: str, arguments: list[str]) -> int:
     return status
 
 
-def _answer(verb: str) -> int:
-    """Answers what is no verb."""
+def _show_usage(verb: str) -> int:
+    """Prints the help or the version, or refuses an unknown verb."""
     listed = "\n".join(f"  {name:<10} {what}" for name, what in VERBS.items())
     if verb in ("-h", "--help"):
         print(_USAGE.format(listed))

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 from store_engine.cli.main import add_run_argument, run_verb
 from store_engine.errors import InputError
+from store_engine.runs.run_paths import RunPaths
 from store_engine.terminal import printable
 
 if TYPE_CHECKING:
@@ -32,7 +33,7 @@ def _add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def _plot(args: argparse.Namespace) -> None:
-    out = args.out or args.run / "curves.png"
+    out = args.out or RunPaths(args.run).curves
     plot_run(args.run, out)
     print(printable(out))
 
@@ -49,7 +50,7 @@ def plot_run(run_dir: Path, out: Path) -> None:
     """
     from store_engine.training.log import read_log
 
-    entries = read_log(run_dir / "train_log.jsonl")
+    entries = read_log(RunPaths(run_dir).log)
     if not entries:
         raise InputError(f"{run_dir}: nothing to draw (train_log.jsonl holds no step)")
     try:

@@ -64,7 +64,7 @@ class Catalog:
         return len(self.item_ids)
 
     def row_of(self, item_id: str) -> int:
-        """The row of an item.
+        """Returns the row of an item.
 
         Raises:
             InputError: The catalogue has no such item.

@@ -48,8 +48,7 @@ from store_engine.inference.fork_guard import install_fork_guard, report_fork
 from store_engine.inference.kv_cache import KVCache
 from store_engine.inference.prefill_batch import PrefillBatch, batches, check_rows
 from store_engine.inference.prefix_cache import PrefixCache
-from store_engine.model.device import usable_device
-from store_engine.model.dtype import Dtype, choose_dtype
+from store_engine.model.dtype import Dtype, choose_device, choose_dtype
 from store_engine.model.store_model import StoreModel
 from store_engine.runs.run import Run, load_run
 
@@ -141,7 +140,7 @@ class Engine:
                 weights are NaN or infinite; or this machine has no such device.
         """
         run = run_dir if isinstance(run_dir, Run) else load_run(run_dir)
-        place = usable_device(device)
+        place = choose_device(device)
         config = run.config.decoding
         if prefix_cache_mib is not None:
             config = dataclasses.replace(config, prefix_cache_mib=prefix_cache_mib)

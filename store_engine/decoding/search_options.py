@@ -72,7 +72,7 @@ class SearchOptions:
         _check_sets("deny", self.deny)
 
     def width(self, default: int) -> int:
-        """The beam width, where the engine's is `default`."""
+        """Returns the beam width, where the engine's is `default`."""
         return max(default, self.k) if self.beam_width is None else self.beam_width
 
 

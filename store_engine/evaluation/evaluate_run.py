@@ -24,7 +24,7 @@ from store_engine.evaluation.protocols import (
     share_of_targets_seen,
 )
 from store_engine.evaluation.scoring import Scorer, measure_scoring
-from store_engine.model.device import usable_device
+from store_engine.model.dtype import choose_device
 from store_engine.runs.run import Run, load_run
 from store_engine.sid.collisions import sid_report
 from store_engine.terminal import make_console
@@ -177,7 +177,7 @@ def _measuring_engine(run: Run, config: Config, device: str) -> Engine:
     """An engine whose figures do not depend on the machine: float32, every user comes once."""
     decoding = dataclasses.replace(config.decoding, dtype="float32", prefix_cache_mib=0.0)
     return Engine(
-        run.model.to(usable_device(device)),
+        run.model.to(choose_device(device)),
         run.catalog,
         run.sid_table.sids,
         bos=run.vocabulary.bos_id,

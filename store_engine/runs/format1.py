@@ -40,7 +40,7 @@ _OTHER_FILES = (
 
 
 def read_format1(run_dir: Path) -> dict[str, Any]:
-    """What run.json of format 2 would say of a run of format 1, beside format and version.
+    """Makes what run.json of format 2 would say of a run of format 1, but format and version.
 
     Raises:
         InputError: A file of the run is missing or damaged.
@@ -68,7 +68,7 @@ def read_format1(run_dir: Path) -> dict[str, Any]:
 
 
 def read_config1(path: Path) -> dict[str, Any]:
-    """A config of format 1 as sections of today; one that has been written anew stays as it is.
+    """Reads a config of format 1 as sections of today; one written anew stays as it is.
 
     Raises:
         InputError: The file is missing or no TOML.

@@ -33,7 +33,7 @@ class Manifest(NamedTuple):
     sources: dict[str, str]  # absolute path of each file that was read -> its digest
 
     def is_current(self, name: str) -> bool:
-        """Whether a file is listed, and the files that it was made from are still the same."""
+        """Tells whether a file is listed and what it was made from is still the same."""
         entry = self.files.get(name)
         return entry is not None and all(
             other in self.files and self.files[other].sha256 == digest

@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
 
 class Run:
-    """The parts of a run. Whoever measures, serves or exports a run shares one of these.
+    """The parts of a run. Evaluation, serving and export of a run share one `Run`.
 
     All parts are of the run that was there when this was made: one that replaces it meanwhile is
     refused. Every part raises InputError when its file is missing, damaged, or does not fit the

@@ -127,7 +127,7 @@ class RunDirectory(RunPaths):
         self.close()
 
     def read_manifest(self) -> Manifest:
-        """What run.json says now.
+        """Reads what run.json says now.
 
         Raises:
             InputError: It is missing, damaged or of another format.
@@ -149,7 +149,7 @@ class RunDirectory(RunPaths):
         return build_config(read(self.config))
 
     def is_complete(self, path: Path) -> bool:
-        """Whether a file is there, listed, and made from the files that are there."""
+        """Tells whether a file is there, listed, and made from the files that are there."""
         name = self._name(path)
         return os.path.isfile(path) and self.read_manifest().is_current(name)
 

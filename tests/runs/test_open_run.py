@@ -229,3 +229,15 @@ def test_resuming_in_the_run_itself(config, tmp_path, monkeypatch):
     open_again(config)
     monkeypatch.chdir(tmp_path / "run")
     open_again(dataclasses.replace(config, run_dir="."))
+
+
+def test_what_reading_the_data_found_is_printed(config, tmp_path, capsys):
+    with (tmp_path / "items.csv").open("a") as file:
+        file.write("i3,\n")
+    with (tmp_path / "interactions.csv").open("a") as file:
+        file.write("u2,i0,0\n")
+    open_again(config)
+    lines = capsys.readouterr().out.splitlines()
+    assert "read 4 items and 7 events of 3 users" in lines
+    assert "dropped 1 users with fewer than 3 events" in lines
+    assert "1 of 4 items have no title" in lines

@@ -43,7 +43,7 @@ def _hint(number: int, line: bytes) -> str:
 
 
 def shown(value: object, limit: int = 60) -> str:
-    """A value as a message quotes it: on one line, cut after `limit` characters."""
+    """Quotes a value for a message: on one line, cut after `limit` characters."""
     text = repr(value)
     return text if len(text) <= limit else f"{text[:limit]}..."
 

@@ -114,7 +114,7 @@ class InterruptedTraining(Exception):
 class StopRequest:
     """Remembers a SIGTERM or SIGINT until the step is over; a context manager.
 
-    A second SIGINT interrupts at once: whoever presses Ctrl-C again does not want to wait.
+    A second SIGINT interrupts at once: pressing Ctrl-C twice does not wait for the step.
     """
 
     def __init__(self, device: torch.device) -> None:

@@ -157,32 +157,13 @@ def add_json_argument(parser: argparse.ArgumentParser) -> None:
 
 
 def add_device_argument(parser: argparse.ArgumentParser) -> None:
-    """Declares --device; `usable_device` looks whether it is there."""
+    """Declares --device; who loads a model looks whether the device is there."""
     parser.add_argument(
         "--device",
         type=_device_name,
         default="auto",
         help="cpu, cuda, cuda:N, or auto: cuda where there is one (default)",
     )
-
-
-def usable_device(name: str) -> str:
-    """Returns the device that --device names.
-
-    Raises:
-        InputError: This machine does not have it.
-    """
-    import torch
-
-    from store_engine.model.dtype import choose_device
-
-    if name == "auto":
-        return choose_device(name)
-    try:
-        torch.empty(0, device=name)
-    except (RuntimeError, AssertionError) as error:  # the latter: PyTorch was built without CUDA
-        raise InputError(f"--device {name}: this machine has no such device") from error
-    return name
 
 
 def print_json(value: Any) -> None:

@@ -83,7 +83,7 @@ def tokenize_new_items(
     """
     from store_engine.data.readers import read_items
     from store_engine.model.store_model import StoreModel
-    from store_engine.model.weights import load_weights
+    from store_engine.model.weights import load_model
     from store_engine.sid.dense_tokenizer import DenseTokenizer, ItemTexts, encode_catalog
 
     quantizer, config, vocabulary = run.sid_table.quantizer, run.config, run.vocabulary
@@ -93,8 +93,10 @@ def tokenize_new_items(
         )
     catalog = read_items(items, config.data.item_id, tuple(run.catalog.fields))
     num_codes = config.tokenizer.num_codes
-    tokenizer = DenseTokenizer(StoreModel(config.model, len(vocabulary)), num_codes)
-    load_weights(tokenizer, run.tokenizer_weights)
+    tokenizer = load_model(
+        lambda: DenseTokenizer(StoreModel(config.model, len(vocabulary)), num_codes),
+        run.tokenizer_weights,
+    )
     texts = ItemTexts(catalog, vocabulary, config.data.max_text_tokens)
     return catalog.item_ids, quantizer.assign(encode_catalog(tokenizer, texts, num_codes))
 

@@ -4,6 +4,7 @@ A new run reads all its data first and appears with it, in one step: bad input l
 behind, and from then on the run needs nothing but itself.
 """
 
+import os
 from pathlib import Path
 from typing import NamedTuple
 
@@ -194,6 +195,6 @@ def _check_same_data(directory: RunDirectory, config: Config) -> None:
             )
     for name, digest in manifest.sources.items():
         moved = Path(config.data.path).resolve() / Path(name).name
-        path = moved if config.data.path and moved.is_file() else Path(name)
-        if path.is_file() and sha256(path) != digest:
+        path = moved if config.data.path and os.path.isfile(moved) else Path(name)
+        if os.path.isfile(path) and sha256(path) != digest:
             raise InputError(f"{path}: changed since the run began; --overwrite starts anew")

@@ -22,6 +22,7 @@ from store_engine.runs.run import Run
 from store_engine.runs.run_directory import RunDirectory, RunOrigin, lock_to_replace
 from store_engine.runs.run_paths import RunPaths
 from store_engine.sid.dense_tokenizer import ItemTexts
+from store_engine.terminal import printable
 from store_engine.text.text_vocabulary import TextVocabulary
 from store_engine.text.vocabulary import Vocabulary
 
@@ -113,11 +114,8 @@ def _begin_or_resume(config: Config, root: Path, resume: bool, overwrite: bool) 
 def _begin(config: Config, root: Path, replaces: FileLock | None) -> RunDirectory:
     dataset = load_dataset(config.data)
     catalog = dataset.catalog
-    if dataset.num_dropped_users:
-        print(
-            f"dropped {dataset.num_dropped_users:,} users "
-            f"with fewer than {config.data.min_events} events"
-        )
+    for line in dataset.report.lines():
+        print(printable(line), flush=True)
     vocabulary = _vocabulary(config, catalog)
     check_before_training(config, catalog, dataset.histories.num_users, len(vocabulary))
     warn_of_full_disk(config, root, len(vocabulary))

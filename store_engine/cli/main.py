@@ -166,6 +166,32 @@ def add_device_argument(parser: argparse.ArgumentParser) -> None:
     )
 
 
+def check_output(out: Path, *inputs: Path) -> None:
+    """Refuses to write over what is read, or over a run's own files.
+
+    Args:
+        out: What --out names.
+        inputs: The files that the verb reads.
+
+    Raises:
+        InputError: `out` is one of the inputs, or a file of a run, this one or another.
+    """
+    from store_engine.runs.run_paths import RunPaths
+
+    try:
+        place = out.resolve()
+        is_own = any(
+            (root / "run.json").is_file() and RunPaths(root).holds(place) for root in place.parents
+        )
+        is_input = any(path.resolve() == place for path in inputs)
+    except (OSError, RuntimeError, ValueError) as error:  # a loop of links, a NUL
+        raise InputError(f"{out}: cannot be written: {error}") from error
+    if is_own:
+        raise InputError(f"{out}: is a file of a run, name another --out")
+    if is_input:
+        raise InputError(f"{out}: is read, name another --out")
+
+
 def print_json(value: Any) -> None:
     """Prints JSON on stdout.
 

@@ -111,7 +111,11 @@ def _recommend(args: argparse.Namespace) -> None:
     from store_engine.decoding.engine import Engine
 
     history = args.history_item if args.history is None else item_ids(args.history)
-    sets = {name: item_ids(ids) for name in ("allow", "deny") if (ids := getattr(args, name))}
+    sets = {
+        name: item_ids(ids)
+        for name in ("allow", "deny")
+        if (ids := getattr(args, name)) is not None
+    }
     excluded = item_ids(args.exclude) if args.exclude else []
     engine = Engine.load(args.run, device=args.device, backend=args.backend)
     for name, ids in sets.items():

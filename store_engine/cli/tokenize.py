@@ -12,7 +12,13 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from store_engine.cli.main import add_json_argument, add_run_argument, print_json, run_verb
+from store_engine.cli.main import (
+    add_json_argument,
+    add_run_argument,
+    check_output,
+    print_json,
+    run_verb,
+)
 from store_engine.errors import InputError
 from store_engine.files.atomic import atomic_open
 from store_engine.terminal import printable
@@ -46,6 +52,8 @@ def _tokenize(args: argparse.Namespace) -> None:
     from store_engine.runs.run_directory import RunDirectory
     from store_engine.sid.collisions import describe, sid_report
 
+    if args.out is not None:
+        check_output(Path(args.out), *([] if args.items is None else [Path(args.items)]))
     run = Run(RunDirectory.open(args.run))
     table = run.sid_table
     if args.items is not None:

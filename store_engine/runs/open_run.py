@@ -116,7 +116,7 @@ def _begin(config: Config, root: Path, replaces: FileLock | None) -> RunDirector
     dataset = load_dataset(config.data)
     catalog = dataset.catalog
     for line in dataset.report.lines():
-        print(printable(line))
+        print(printable(line), flush=True)
     vocabulary = _vocabulary(config, catalog)
     check_before_training(config, catalog, dataset.histories.num_users, len(vocabulary))
     warn_of_full_disk(config, root, len(vocabulary))

@@ -60,9 +60,18 @@ class RunPaths:
 
     def foreign(self) -> list[str]:
         """Lists names in the directory that no run has, sorted."""
-        paths = (path for path in vars(self).values() if isinstance(path, Path))
-        own = {path.name for path in paths if path != self.root}
-        own |= {*VOCABULARY_FILES, DATA_FILE}
+        own = self._own_names()
         names = sorted(path.name for path in self.root.iterdir())
         names = [name for name in names if name not in own and not is_temporary(name)]
         return [name for name in names if _TEMPORARY_OF_FORMAT1.fullmatch(name) is None]
+
+    def holds(self, path: Path) -> bool:
+        """Whether a resolved path is one of a run's own files here; its picture is not counted."""
+        if self.root not in path.parents:
+            return False
+        return path.relative_to(self.root).parts[0] in self._own_names() - {self.curves.name}
+
+    def _own_names(self) -> set[str]:
+        paths = (path for path in vars(self).values() if isinstance(path, Path))
+        own = {path.name for path in paths if path != self.root}
+        return own | {*VOCABULARY_FILES, DATA_FILE}

@@ -1,53 +1,38 @@
-import contextlib
 import fcntl
 import os
 import shutil
 import signal
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import pytest
+from forks import Fork
 
 from store_engine.training.log import read_log
 
 ROOT = Path(__file__).parents[2]
+SCRIPT = "store_engine/train.py"
 TINY = ["--ds_config", "configs/zero3.json", "--config", "configs/tiny.toml", "train.threads=1"]
-
-
-def _start(run_dir, *arguments):
-    """Starts the main job on the tiny config in a process group of its own."""
-    command = [sys.executable, "store_engine/train.py", *TINY, f"run_dir={run_dir}", *arguments]
-    return subprocess.Popen(
-        command,
-        cwd=ROOT,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.STDOUT,
-        text=True,
-        start_new_session=True,
-        env={**os.environ, "COLUMNS": "200"},
-    )
 
 
 def _train(run_dir, *arguments):
     """Runs the main job to its end and returns what it printed."""
-    process = _start(run_dir, *arguments)
-    output, _ = process.communicate(timeout=300)
-    assert process.returncode == 0, output[-3000:]
-    return output
+    job = Fork(SCRIPT, *TINY, f"run_dir={run_dir}", *arguments, variables={"COLUMNS": "200"})
+    assert job.wait() == 0, (job.stdout + job.stderr)[-3000:]
+    return job.stdout
 
 
 def _train_until_killed(run_dir, stage, step, *arguments, signum=signal.SIGKILL):
     """Sends the main job a signal as soon as `step` of `stage` is in its log."""
-    process = _start(run_dir, *arguments)
+    job = Fork(SCRIPT, *TINY, f"run_dir={run_dir}", *arguments)
     log = Path(run_dir) / "train_log.jsonl"
     while not any(e["stage"] == stage and e["step"] >= step for e in read_log(log)):
-        with contextlib.suppress(subprocess.TimeoutExpired):
-            process.wait(timeout=0.05)
-            raise AssertionError(f"ended before step {step} of {stage}: {process.stdout.read()}")
-    os.killpg(process.pid, signum)
-    process.communicate(timeout=60)
-    assert process.returncode == (-signum if signum == signal.SIGKILL else 0)
+        assert job.status is None, f"ended before step {step} of {stage}: {job.stderr}"
+        time.sleep(0.05)
+    job.kill(signum)
+    assert job.wait(60) == (-signum if signum == signal.SIGKILL else 0)
 
 
 @pytest.fixture(scope="session")
@@ -66,7 +51,12 @@ def train_once(tmp_path_factory):
         with run_dir.with_suffix(".lock").open("w") as lock:
             fcntl.flock(lock, fcntl.LOCK_EX)
             if not (run_dir / "metrics.json").exists():
-                _train(run_dir, *arguments)
+                # as a user does; all other trainings of these tests are forks
+                command = [sys.executable, SCRIPT, *TINY, f"run_dir={run_dir}", *arguments]
+                done = subprocess.run(
+                    command, cwd=ROOT, capture_output=True, text=True, timeout=300
+                )
+                assert done.returncode == 0, done.stderr[-3000:]
         return run_dir
 
     return run
@@ -103,11 +93,9 @@ def refused():
     max_file_kib: No file may grow beyond.
     """
 
-    def run(*arguments, max_file_kib="unlimited"):
-        command = [sys.executable, "store_engine/train.py", *TINY, *arguments]
-        command = ["bash", "-c", f'ulimit -f {max_file_kib}; exec "$@"', "bash", *command]
-        done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=120)
-        assert done.returncode == 2, done.stderr[-3000:]
-        return done.stderr
+    def run(*arguments, max_file_kib=None):
+        job = Fork(SCRIPT, *TINY, *arguments, max_file_kib=max_file_kib)
+        assert job.wait(120) == 2, job.stderr[-3000:]
+        return job.stderr
 
     return run

@@ -1,29 +1,19 @@
 """A run may go on with another number of ranks, and reaches the same end."""
 
-import subprocess
-import sys
-from pathlib import Path
-
 import pytest
 import torch
+from forks import run_ranks
 
 from store_engine.model.weights import read_weights
 from store_engine.training.distributed.progress import read_progress
 from store_engine.training.log import VALIDATION, read_log
 
-ROOT = Path(__file__).parents[2]
-DEEPSPEED = Path(sys.executable).with_name("deepspeed")
 ZERO_STAGES = (2, 3)
 
 
 def train(run_dir, num_ranks, until=0):
-    command = [sys.executable]
-    if num_ranks > 1:
-        command = [DEEPSPEED, "--num_accelerators", str(num_ranks), "--master_port", "29618"]
-    command += ["tests/training/rank_change.py", run_dir, "--until", str(until)]
-    command += [f"configs/zero{stage}.json" for stage in ZERO_STAGES]
-    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=400)
-    assert done.returncode == 0, done.stderr[-3000:]
+    arguments = [run_dir, "--until", until, *(f"configs/zero{stage}.json" for stage in ZERO_STAGES)]
+    run_ranks(num_ranks, 29618, "tests/training/rank_change.py", *arguments)
 
 
 @pytest.fixture(scope="module")

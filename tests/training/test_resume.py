@@ -1,18 +1,15 @@
 """Resumed = uninterrupted, bit for bit, with dropout: in a fresh process, for every feature."""
 
 import json
-import subprocess
-import sys
-from pathlib import Path
 
 import pytest
 import torch
+from forks import run_script
 
 from store_engine.model.weights import read_weights
 from store_engine.training.distributed.progress import read_progress
 from store_engine.training.log import VALIDATION, read_log
 
-ROOT = Path(__file__).parents[2]
 CASES = [
     "zero3", "zero0_bf16_wsd", "zero1_bf16", "zero2_recomputed", "zero3_bf16", "validated",
 ]  # fmt: skip
@@ -24,9 +21,7 @@ def folder(tmp_path_factory):
     """The runs that tests/training/resume.py leaves."""
     folder = tmp_path_factory.mktemp("resume")
     for part in ("begin", "go_on"):
-        command = [sys.executable, "tests/training/resume.py", folder, part]
-        done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=400)
-        assert done.returncode == 0, done.stderr[-3000:]
+        run_script("tests/training/resume.py", folder, part)
         stopped = [read_progress(folder / c / "resumed/checkpoints/recommender") for c in CASES]
         if part == "begin":
             assert [progress.step for progress in stopped] == [5] * len(CASES)

@@ -159,7 +159,7 @@ def _train_common_letters(texts: list[str], vocab_size: int) -> bytes:
 
     SentencePiece's own option for this, character_coverage, ends at 98 %.
     """
-    counts = Counter(letter for text in texts for letter in text if not letter.isspace())
+    counts = Counter(letter for text in texts for letter in text if letter != " ")
     num_common = (vocab_size - _NUM_FIXED_PIECES) // 2 - 1  # one is the space
     # of equally common letters the first in Unicode, so that the order of the texts has no part
     by_count = sorted(counts, key=lambda letter: (-counts[letter], letter))

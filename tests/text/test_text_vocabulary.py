@@ -2,7 +2,7 @@ import os
 import random
 
 import pytest
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 
 from store_engine.errors import InputError
@@ -139,6 +139,8 @@ def test_a_larger_vocabulary_writes_shorter():
     assert lengths[-1] < 0.6 * lengths[0]
 
 
+@example(["\x0b", "\r\x0c"], 264)
+@example(["0\x0b", "\r\x0c"], 264)
 @given(st.lists(st.text(min_size=1), min_size=1, max_size=5), st.integers(264, 400))
 @pytest.mark.filterwarnings("ignore:the text gives")
 def test_any_text_trains_and_comes_back(texts, size):

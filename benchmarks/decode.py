@@ -84,7 +84,7 @@ SHAPES = {
 
 
 @dataclass(frozen=True)
-class Catalogue:
+class CatalogShape:
     """Items with uniform random codes."""
 
     num_items: int = 100_000
@@ -92,7 +92,7 @@ class Catalogue:
     codebook_size: int = 256
 
 
-SPARSE = Catalogue(num_items=1_000_000, num_levels=8, codebook_size=2048)
+SPARSE = CatalogShape(num_items=1_000_000, num_levels=8, codebook_size=2048)
 
 
 @dataclass(frozen=True)
@@ -104,7 +104,7 @@ class Case:
     batch: int
     beam: int = 20
     history: tuple[int, int] = (20, 20)  # items, at least and at most
-    catalogue: Catalogue = Catalogue()
+    catalog: CatalogShape = CatalogShape()
     normalize: Normalize = "codebook"
 
     @property
@@ -114,7 +114,7 @@ class Case:
         items = str(low) if low == high else f"{low}-{high}"
         name = f"model={self.model},dtype={self.dtype},batch={self.batch},beam={self.beam}"
         name += f",history={items}"
-        if self.catalogue == SPARSE:
+        if self.catalog == SPARSE:
             name += f",n=1e6,levels=8,codes=2048,normalize={self.normalize}"
         return name
 
@@ -126,15 +126,15 @@ DEFAULT_CASES = [
     Case("256x4", "bfloat16", 16),
 ]
 MORE_CASES = [
-    Case("tiny", "float32", 2, 4, (3, 3), Catalogue(1000, 4, 16)),  # to try the benchmark itself
+    Case("tiny", "float32", 2, 4, (3, 3), CatalogShape(1000, 4, 16)),  # to try the benchmark itself
     Case("256x4", "bfloat16", 1),
     Case("256x4", "bfloat16", 16, history=(5, 35)),
     Case("256x4", "bfloat16", 16, beam=50),
     Case("smollm2", "bfloat16", 4),
     Case("smollm2", "bfloat16", 16),
     Case("smollm2", "float32", 4),
-    Case("256x4", "bfloat16", 16, catalogue=SPARSE, normalize="codebook"),
-    Case("256x4", "bfloat16", 16, catalogue=SPARSE, normalize="children"),
+    Case("256x4", "bfloat16", 16, catalog=SPARSE, normalize="codebook"),
+    Case("256x4", "bfloat16", 16, catalog=SPARSE, normalize="children"),
 ]
 
 
@@ -181,11 +181,11 @@ def make_engine(options: Options, case: Case, dtype: Dtype) -> Engine:
 
 def random_engine(case: Case, device: str, dtype: Dtype) -> Engine:
     """A random catalogue, and a random model that is not indifferent."""
-    shape, catalogue = SHAPES[case.model], case.catalogue
+    shape, catalog = SHAPES[case.model], case.catalog
     torch.manual_seed(0)
     rng = np.random.default_rng(0)
-    sizes = (catalogue.codebook_size,) * catalogue.num_levels
-    sids = rng.integers(0, sizes[0], (catalogue.num_items, len(sizes)), dtype=np.int32)
+    sizes = (catalog.codebook_size,) * catalog.num_levels
+    sids = rng.integers(0, sizes[0], (catalog.num_items, len(sizes)), dtype=np.int32)
     model = StoreModel(shape.config, shape.text_vocab_size, sizes)
     torch.nn.init.normal_(model.code_head.weight, std=0.1)
     ids = tuple(map(str, range(len(sids))))
@@ -234,7 +234,7 @@ def make_searches(engine: Engine) -> dict[str, Search]:
     return searches
 
 
-def make_floor(engine: Engine, histories: list[list[int]], beam: int) -> Callable[[], object]:
+def make_lower_bound(engine: Engine, histories: list[list[int]], beam: int) -> Callable[[], object]:
     """The forward passes that a search by levels cannot do without, everything else prepared."""
     model, trie, batch = prepare_for_decoding(engine.model), engine.trie, len(histories)
     sids = torch.from_numpy(engine.sids).long().to(engine.device)
@@ -318,7 +318,7 @@ def time_case(
         name: partial(search, histories, case.beam) for name, search in searches.items()
     }
     if case.normalize == "codebook":  # otherwise the number of passes depends on the items found
-        runs["floor"] = make_floor(engine, histories, case.beam)
+        runs["floor"] = make_lower_bound(engine, histories, case.beam)
     if case.batch == 1:
         runs["ours_exact"] = partial(
             engine.recommend_rows, histories, case.beam, exclude_history=False, exact=True

@@ -3,10 +3,10 @@
     python benchmarks/tables.py            # or `make tables`: README.md is written anew
     python benchmarks/tables.py --check    # exit status 1 if that would change it
 
-A table stands between <!-- table:NAME --> and <!-- /table -->; the text around is nobody's but the
-author's. Each line is one case, with the figures of the last run of `ours`: rows of the same
-machine, commit and date, so that no ratio compares two machines. A line whose case was not measured
-is left out, and a cell whose provider was not says so.
+A table stands between <!-- table:NAME --> and <!-- /table -->; the text around them stays as it is.
+Each line is one case, with the figures of the last run of `ours`: rows of the same machine, commit
+and date, so that no ratio compares two machines. A line whose case was not measured is left out,
+and a cell whose provider was not says so.
 """
 
 import argparse

@@ -124,10 +124,11 @@ def draw_documents(task: Task) -> list[Document]:
         num_items = num_items[rng.permutation(len(num_items))[:count]]
     else:  # most are short, a few are long: quartiles 5, 6, 9, one in a hundred has 45
         num_items = np.minimum(4 + rng.lognormal(0.9, 1.2, count).astype(int), MAX_ITEMS)
-    offsets = TEXT_VOCAB_SIZE + np.cumsum([0, *CODEBOOK_SIZES[:-1]])
+    vocabulary = UnifiedVocabulary(TEXT_VOCAB_SIZE, CODEBOOK_SIZES)
     documents = []
     for length in num_items:
-        codes = (rng.integers(0, CODEBOOK_SIZES, (length, len(CODEBOOK_SIZES))) + offsets).ravel()
+        sids = rng.integers(0, CODEBOOK_SIZES, (length, len(CODEBOOK_SIZES)))
+        codes = vocabulary.to_ids(sids).ravel()
         documents.append(Document(np.r_[BOS, codes[:-1]], codes, 0))
     return documents
 

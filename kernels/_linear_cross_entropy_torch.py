@@ -24,7 +24,7 @@ _GRADIENT_ROWS = 2048
 
 
 def as_rows(start: Tensor | int, length: Tensor | int, targets: Tensor) -> tuple[Tensor, Tensor]:
-    """Start and length of every row, (num_rows,) each."""
+    """Returns start and length of every row, (num_rows,) each."""
     starts, lengths = (torch.as_tensor(x, device=targets.device) for x in (start, length))
     return starts.expand_as(targets), lengths.expand_as(targets)
 
@@ -93,7 +93,9 @@ def run_chunks(
     dweight = torch.zeros_like(weight) if wanted is not None and wanted.of_weight else None
     sizes = (end - begin for begin, end, _ in slices.bounds)
     shapes = zip(sizes, (count for *_, count in slices.bounds), strict=True)
-    room = hidden.new_empty(max((n * min(_chunk_rows(n), count) for n, count in shapes), default=0))
+    buffer = hidden.new_empty(
+        max((n * min(_chunk_rows(n), count) for n, count in shapes), default=0)
+    )
     first = 0
     for begin, end, count in slices.bounds:
         w = weight[begin:end]
@@ -103,7 +105,7 @@ def run_chunks(
         for low in range(first, first + count, _chunk_rows(len(w))):
             rows = slice(low, min(low + _chunk_rows(len(w)), first + count))
             h, dloss = hidden[rows], None if dlosses is None else dlosses[rows]
-            logits = torch.mm(h, w.T, out=room[: len(h) * len(w)].view(len(h), len(w)))
+            logits = torch.mm(h, w.T, out=buffer[: len(h) * len(w)].view(len(h), len(w)))
             losses[rows] = _losses(logits, targets[rows] - begin, dloss)
             if dhidden is not None:
                 torch.mm(logits, w, out=dhidden[rows])

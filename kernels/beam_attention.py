@@ -1,6 +1,6 @@
 """Decode attention of a block of beams: the request's context, and the beam tree's own slots.
 
-    out = softmax(scale q k^T, over the slots that the beam sees) v
+    out = softmax(q k^T / sqrt(head_dim), over the slots that the beam sees) v
 
 All beams of a request share its context, which stands in the cache once; a tree slot is seen by the
 beams that descend from it. One program takes the query rows of one request that share a key head,
@@ -29,18 +29,17 @@ def beam_attention_ref(
     values: Tensor,
     context_lengths: Tensor,
     tree_mask: Tensor,
-    scale: float | None = None,
 ) -> Tensor:
-    """The definition of the op, in plain PyTorch. Same arguments as `beam_attention`."""
+    """Defines the op, in plain PyTorch. Same arguments as `beam_attention`."""
     is_visible = visible_slots(keys.shape[1], context_lengths, tree_mask)
     bias = visibility_bias(is_visible, q.shape[2] // keys.shape[2], q.dtype)
-    out = attend_with_bias(q, keys, values, bias, scale)
+    out = attend_with_bias(q, keys, values, bias)
     # a beam that sees nothing gets 0, not NaN
     return out.masked_fill(~is_visible.any(-1)[:, :, None, None], 0.0)
 
 
 def visible_slots(num_slots: int, context_lengths: Tensor, tree_mask: Tensor) -> Tensor:
-    """(batch, width, num_slots) bool: which slots each beam sees."""
+    """Returns (batch, width, num_slots) bool: which slots each beam sees."""
     num_context = num_slots - tree_mask.shape[2]
     is_context = torch.arange(num_context, device=tree_mask.device) < context_lengths[:, None]
     return torch.cat([is_context[:, None].expand(-1, tree_mask.shape[1], -1), tree_mask], dim=2)
@@ -61,9 +60,7 @@ def visibility_bias(is_visible: Tensor, group: int, dtype: torch.dtype) -> Tenso
     return bias[:, None].repeat(1, 1, group, 1)
 
 
-def attend_with_bias(
-    q: Tensor, keys: Tensor, values: Tensor, bias: Tensor, scale: float | None = None
-) -> Tensor:
+def attend_with_bias(q: Tensor, keys: Tensor, values: Tensor, bias: Tensor) -> Tensor:
     """Attends from queries to the slots of a cache, in plain PyTorch.
 
     Args:
@@ -71,14 +68,13 @@ def attend_with_bias(
         keys: (batch, num_slots, num_kv_heads, head_dim); every number must be finite.
         values: Like `keys`.
         bias: See `visibility_bias`; added to the scaled inner products.
-        scale: Factor of the inner products; by default head_dim ** -0.5.
 
     Returns:
         (batch, length, num_heads, head_dim); NaN for a query that sees nothing.
     """
     rows = fold_heads(q, keys.shape[2])
     out = F.scaled_dot_product_attention(
-        rows, keys.transpose(1, 2), values.transpose(1, 2), attn_mask=bias, scale=scale
+        rows, keys.transpose(1, 2), values.transpose(1, 2), attn_mask=bias
     )
     return unfold_heads(out, q.shape[1])
 
@@ -176,7 +172,6 @@ def beam_attention(
     values: Tensor,
     context_lengths: Tensor,
     tree_mask: Tensor,
-    scale: float | None = None,
     *,
     backend: Backend = "auto",
 ) -> Tensor:
@@ -190,7 +185,6 @@ def beam_attention(
         values: Like `keys`, of the same strides.
         context_lengths: (batch,) integers, the slots of each context that are real.
         tree_mask: (batch, width, num_tree) bool, the tree slots each beam sees, its own included.
-        scale: Factor of the inner products; by default head_dim ** -0.5.
         backend: See `_dispatch.choose_backend`.
 
     Returns:
@@ -219,7 +213,7 @@ def beam_attention(
     if not q.numel():
         return torch.empty_like(q, memory_format=torch.contiguous_format)
     if not use_triton(q, backend):
-        return beam_attention_ref(q, keys, values, context_lengths, tree_mask, scale)
+        return beam_attention_ref(q, keys, values, context_lengths, tree_mask)
 
     if keys.stride() != values.stride() or keys.stride()[2:] != (head_dim, 1):
         raise ValueError(
@@ -244,7 +238,7 @@ def beam_attention(
             num_slots - num_tree,
             num_tree,
             *keys.stride()[:2],
-            head_dim**-0.5 if scale is None else scale,
+            head_dim**-0.5,
             GROUP=group,
             **config,
         )

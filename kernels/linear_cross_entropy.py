@@ -46,7 +46,7 @@ def linear_cross_entropy_ref(
     reduction: Reduction = "mean",
     ignore_index: int = -100,
 ) -> Tensor:
-    """The definition of the op, in plain PyTorch. Same arguments as `linear_cross_entropy`."""
+    """Defines the op, in plain PyTorch. Same arguments as `linear_cross_entropy`."""
     start, length = as_rows(start, len(weight) - start if length is None else length, targets)
     is_kept = targets != ignore_index
     hidden, kept, start, length = hidden[is_kept], targets[is_kept], start[is_kept], length[is_kept]

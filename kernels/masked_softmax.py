@@ -29,7 +29,7 @@ _INF = float("inf")
 
 
 def masked_softmax_ref(logits: Tensor, allowed: Range, log: bool = False) -> Tensor:
-    """The definition of the op, in plain PyTorch. Same arguments as `masked_softmax`."""
+    """Defines the op, in plain PyTorch. Same arguments as `masked_softmax`."""
     cols = torch.arange(logits.shape[-1], device=logits.device)
     start, length = (torch.as_tensor(x, device=logits.device)[..., None] for x in allowed)
     is_allowed = (cols >= start) & (cols < start + length)

@@ -21,7 +21,7 @@ def ragged_ranges(first: Tensor, length: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def segment_logsumexp(x: Tensor, segment: Tensor, num_segments: int) -> Tensor:
-    """Log-sum-exp of the values of each segment, (num_segments,); -inf for an empty one."""
+    """Computes each segment's log-sum-exp, (num_segments,); -inf for an empty segment."""
     top = x.new_full((num_segments,), -torch.inf).scatter_reduce(0, segment, x, "amax")
     shift = top.clamp(min=torch.finfo(x.dtype).min)  # -inf - -inf would be NaN
     total = torch.zeros_like(top).index_add(0, segment, (x - shift[segment]).exp())

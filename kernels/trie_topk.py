@@ -9,7 +9,7 @@ into a sorted list of the best by one elementwise maximum (of two sorted lists, 
 one sort; most tiles hold nothing better and are skipped, and so are beams whose score cannot rise
 above the worst of the best (log p <= 0).
 
-Two launches: the beams of a request are shared out among programs, whose lists are then merged.
+Two launches: the beams of a request are split among programs, whose lists are then merged.
 Memory-bound, on the logits; no (batch, beam_width, children) tensor exists, no shape depends on the
 data, and a new catalogue compiles nothing. Ours; the arrays are those of the C++ core.
 """
@@ -30,7 +30,7 @@ Normalize = Literal["codebook", "children"]
 
 MAX_TRITON_WIDTH = 2048  # a longer sorted list takes Triton minutes to compile
 _NUM_PROGRAMS = 132  # wanted at least, one for each multiprocessor of an H100
-_MAX_NODES = 1 << 32  # of one depth: a node id has 32 bits of a key
+_MAX_NODES = 1 << 32  # of one level: a node id has 32 bits of a key
 _NOTHING: tl.constexpr = tl.constexpr(-(1 << 63))  # key below every candidate's
 
 
@@ -46,7 +46,7 @@ class Beams(NamedTuple):
 
 
 def root_beams(batch: int, device: torch.device | str) -> Beams:
-    """One beam per request, at the root, with log-probability 0."""
+    """Makes one beam per request, at the root, with log-probability 0."""
     zeros = torch.zeros(batch, 1, dtype=torch.int64, device=device)
     first = zeros[:, 0]
     return Beams(zeros.float(), zeros, zeros, zeros, torch.ones_like(first), first.bool())
@@ -102,7 +102,7 @@ def _popcount(x: Tensor) -> Tensor:
 
 
 class Level(NamedTuple):
-    """The trie's step from one depth to the next, in CSR form, and what each request may take."""
+    """The trie's step from one level to the next, in CSR form, and what each request may take."""
 
     child_begin: Tensor  # (num_nodes + 1,) int64: where the children of each node begin
     tokens: Tensor  # (num_children,) integers: the code of each child, ascending under one parent
@@ -112,7 +112,7 @@ class Level(NamedTuple):
 def trie_topk_ref(
     logits: Tensor, beams: Beams, level: Level, width: int, *, normalize: Normalize = "codebook"
 ) -> Beams:
-    """The definition of the op, in plain PyTorch. Same arguments as `trie_topk`."""
+    """Defines the op, in plain PyTorch. Same arguments as `trie_topk`."""
     batch, beam_width, _ = logits.shape
     logits = logits.float()
     is_valid = torch.arange(beam_width, device=logits.device) < beams.num_valid[:, None]
@@ -372,7 +372,7 @@ def trie_topk(
     Args:
         logits: (batch, beam_width, codebook_size), float32, float16 or bfloat16.
         beams: The beams so far; slots from num_valid on are not read.
-        level: The trie's step from the beams' depth to the next, on the device of the logits. A
+        level: The trie's step from the beams' level to the next, on the device of the logits. A
             child that a request may not take does not exist for it and takes no beam's place.
         width: How many to keep, at least 1; it may exceed beam_width and the codebook. The Triton
             kernels take at most `MAX_TRITON_WIDTH`.
@@ -385,7 +385,7 @@ def trie_topk(
         The best children, best first; fewer than `width` where fewer are reachable. A code whose
         logit is -inf is never chosen. A request with a valid beam whose logits hold NaN or +inf
         gets no beams and is flagged in `is_bad`, as it stays from then on; the others are not
-        touched by it, and on a GPU nobody waits.
+        touched by it, and on a GPU the host does not wait.
 
     Raises:
         ValueError: A shape, a dtype, a stride or a device does not fit.
@@ -462,7 +462,7 @@ def _check(logits: Tensor, beams: Beams, level: Level, width: int, normalize: st
     if normalize not in ("codebook", "children"):
         raise ValueError(f"normalize must be 'codebook' or 'children', got {normalize!r}")
     if len(level.tokens) >= _MAX_NODES:
-        raise ValueError(f"a depth may have at most 2^32 - 1 nodes, got {len(level.tokens)}")
+        raise ValueError(f"a level may have at most 2^32 - 1 nodes, got {len(level.tokens)}")
     arrays = {"child_begin": level.child_begin, "tokens": level.tokens}
     if level.allowed is not None:
         arrays |= level.allowed._asdict()

@@ -1,4 +1,10 @@
-"""The one error of this package that is the user's to mend."""
+"""The one error of this package that is the user's to mend, and how its message shows a value."""
+
+import reprlib
+
+_MAX_MESSAGE = 2000  # characters; what a file or a request holds can be of any length
+_REPR = reprlib.Repr()
+_REPR.maxstring = _REPR.maxother = 100
 
 
 class InputError(ValueError):
@@ -6,10 +12,22 @@ class InputError(ValueError):
 
     Entry points print the message as one line on stderr and exit with status 2. What comes from a
     file can hold line breaks and terminal commands: they stand escaped in the message.
+    The middle of a very long message is left out.
     """
 
     def __init__(self, message: str) -> None:
+        if len(message) > _MAX_MESSAGE:
+            half = _MAX_MESSAGE // 2
+            message = f"{message[:half]} ... {message[-half:]}"
         super().__init__(_one_line(message))
+
+
+def shown(value: object) -> str:
+    """Returns a value of any type and size as a message shows it, in 200 characters at most."""
+    try:
+        return _REPR.repr(value)[:200]
+    except Exception:  # such as an integer of more digits than Python prints
+        return f"a value of type {type(value).__name__}"
 
 
 def _one_line(message: str) -> str:

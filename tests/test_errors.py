@@ -4,7 +4,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from store_engine.errors import InputError
+from store_engine.errors import InputError, shown
 
 
 @given(st.text())
@@ -22,3 +22,33 @@ def test_a_message_is_one_printable_line(text):
 def test_what_a_terminal_would_obey_is_escaped(text, want):
     assert str(InputError(text)) == want
     assert str(pickle.loads(pickle.dumps(InputError(text)))) == want
+
+
+@pytest.mark.parametrize("length", [2000, 2001, 10**6])
+def test_a_message_has_a_bounded_length(length):
+    message = str(InputError("begin" + "x" * length + "end"))
+    assert message.startswith("begin")
+    assert message.endswith("end")
+    assert len(message) <= 2100
+
+
+class _Stubborn:
+    def __repr__(self):
+        raise RuntimeError("no")
+
+
+VALUES = [
+    10**6000,
+    "x" * 10**6,
+    ["y" * 10**6] * 10,
+    {1: "z" * 10**6},
+    _Stubborn(),
+    float("nan"),
+    None,
+]
+VALUES += [b"b" * 10**6, [[[[[[[[1]]]]]]]], object(), "short"]
+
+
+@pytest.mark.parametrize("value", VALUES, ids=range(len(VALUES)))
+def test_any_value_can_be_shown(value):
+    assert 0 < len(shown(value)) <= 200

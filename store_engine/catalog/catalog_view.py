@@ -42,11 +42,11 @@ class CatalogView(ABC):
         return self.table.tokens
 
     def trie_rows(self, rows: NDArray[np.int64]) -> NDArray[np.int64]:
-        """The trie's rows of those items that it has; the others are left out."""
+        """Returns the trie's rows of those items that it has; the others are left out."""
         return self.row_map.to_trie(rows)
 
     def rows(self, trie_rows: NDArray[np.int64]) -> NDArray[np.int64]:
-        """The catalogue rows of the trie's rows, any shape; -1 stands for none and stays."""
+        """Returns the catalogue rows of the trie's rows, any shape; -1 stands for none."""
         return self.row_map.to_catalog(trie_rows)
 
 

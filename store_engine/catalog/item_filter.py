@@ -46,7 +46,7 @@ class ItemFilter:
         )
 
     def is_alive(self, level: int, request: Tensor, nodes: Tensor) -> Tensor:
-        """Whether a request may be given an item below a node.
+        """Tells whether a request may be given an item below a node.
 
         Args:
             level: The nodes' level, at least 1.
@@ -86,13 +86,13 @@ class ItemFilter:
         return leaves.view_as(nodes), tokens.view_as(nodes)
 
     def is_allowed(self) -> Tensor:
-        """(batch, num_items) bool by rank: whether the request may be given the item."""
+        """Returns (batch, num_items) bool by rank: whether the request may be given the item."""
         rank = torch.arange(self._arrays.num_items, device=self._arrays.device)
         bits = self._words[:, rank >> 5] >> (rank & 31).int()
         return (bits & 1).bool()
 
     def bits(self, level: int) -> ItemBits:
-        """The form that PyTorch and the Triton kernel read.
+        """Returns the form that PyTorch and the Triton kernel read.
 
         Args:
             level: Level of the nodes that are candidates.

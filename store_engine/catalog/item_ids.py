@@ -13,7 +13,7 @@ from typing import Any
 
 _EXAMPLE = "['50', '181']"
 _NOT_A_LIST = (str, bytes, bytearray, memoryview)
-_LARGEST_ID = 10**30  # numbers beyond it are nobody's id, and Python refuses to print the longest
+_LARGEST_ID = 10**30  # a larger number is no id, and Python refuses to print the longest
 
 
 def check_item_ids(

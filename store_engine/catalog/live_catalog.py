@@ -1,7 +1,7 @@
 """The items of an engine, which may change while others search them.
 
-An item keeps its catalogue row for ever, so histories may go on naming what was removed. A call
-works on one `CatalogView` and sees nothing of a change that comes later. A change first checks
+An item keeps its catalogue row for ever, so histories may still name an item that was removed. A
+call works on one `CatalogView` and sees nothing of a change that comes later. A change first checks
 everything, then prepares a new view aside, and publishes it by one assignment: cut short anywhere,
 also by an interrupt or for lack of memory, it has happened in full or not at all.
 """
@@ -31,7 +31,7 @@ class LiveCatalog:
     Args:
         catalog: The first items, in row order.
         sids: (num_items, num_levels) int32.
-        trie: Of these.
+        trie: The trie over `sids`.
         token_offsets: (num_levels,) int64 on the device where tokens are wanted: the unified id of
             each level's first code.
 
@@ -62,11 +62,11 @@ class LiveCatalog:
         return codes.cpu().numpy().astype(np.int32)
 
     def item_id(self, row: int) -> str:
-        """The item of a row."""
+        """Returns the item of a row."""
         return self.view.table.item_id(row)
 
     def row_of(self, item_id: str) -> int:
-        """The row of an item that is or was in the catalogue.
+        """Returns the row of an item that is or was in the catalogue.
 
         Raises:
             InputError: There never was such an item.

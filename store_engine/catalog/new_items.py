@@ -46,7 +46,7 @@ def check_new_items(
             f"the new items' fields must be {', '.join(fields)}, got {', '.join(items.fields)}"
         )
     copied = {name: _check_texts(name, items.fields[name], item_ids) for name in fields}
-    return NewItems(item_ids, copied, _check_sids(sids, item_ids, codebook_sizes))
+    return NewItems(item_ids, copied, check_sids(sids, item_ids, codebook_sizes))
 
 
 def _check_texts(field: str, texts: Sequence[str], item_ids: list[str]) -> list[str]:
@@ -69,9 +69,22 @@ def _check_encodable(text: str, what: str) -> None:
         raise InputError(f"{what}: must not hold half of a surrogate pair") from error
 
 
-def _check_sids(
-    sids: ArrayLike, item_ids: list[str], codebook_sizes: Sequence[int]
+def check_sids(
+    sids: ArrayLike, item_ids: Sequence[str], codebook_sizes: Sequence[int]
 ) -> NDArray[np.int32]:
+    """Checks and copies SIDs.
+
+    Args:
+        sids: (num_items, num_levels) integers of any width.
+        item_ids: Of the items, for the error.
+        codebook_sizes: Codes per level.
+
+    Returns:
+        (num_items, num_levels), C-contiguous.
+
+    Raises:
+        InputError: The shape or a code is wrong.
+    """
     want = (len(item_ids), len(codebook_sizes))
     try:
         codes = np.array(sids)  # a copy: what is checked is what is added

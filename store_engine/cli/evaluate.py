@@ -18,7 +18,6 @@ from store_engine.cli.main import (
     add_run_argument,
     print_json,
     run_verb,
-    usable_device,
 )
 
 
@@ -43,8 +42,7 @@ def _evaluate(args: argparse.Namespace) -> None:
     from store_engine.runs.run_directory import RunDirectory
     from store_engine.terminal import make_console
 
-    device = usable_device(args.device)
-    metrics = evaluate_run(args.run, exact=args.exact, overrides=args.overrides, device=device)
+    metrics = evaluate_run(args.run, exact=args.exact, overrides=args.overrides, device=args.device)
     if args.save:
         with RunDirectory.open_to_write(args.run) as run, run.writing(run.metrics):
             save_metrics(metrics, run.metrics)

@@ -49,7 +49,7 @@ def main(argv: list[str] | None = None) -> int:
     """
     escape_unencodable_output()
     verb, *arguments = (sys.argv[1:] if argv is None else argv) or ["--help"]
-    return guard(lambda: _start(verb, arguments) if verb in VERBS else _answer(verb))
+    return guard(lambda: _start(verb, arguments) if verb in VERBS else _show_usage(verb))
 
 
 def run_verb(
@@ -157,7 +157,7 @@ def add_json_argument(parser: argparse.ArgumentParser) -> None:
 
 
 def add_device_argument(parser: argparse.ArgumentParser) -> None:
-    """Declares --device; `usable_device` looks whether it is there."""
+    """Declares --device; who loads a model looks whether the device is there."""
     parser.add_argument(
         "--device",
         type=_device_name,
@@ -166,21 +166,30 @@ def add_device_argument(parser: argparse.ArgumentParser) -> None:
     )
 
 
-def usable_device(name: str) -> str:
-    """Returns the device that --device names.
+def check_output(out: Path, *inputs: Path) -> None:
+    """Refuses to write over what is read, or over a run's own files.
+
+    Args:
+        out: What --out names.
+        inputs: The files that the verb reads.
 
     Raises:
-        InputError: This machine does not have it.
+        InputError: `out` is one of the inputs, or a file of a run, this one or another.
     """
-    import torch
+    from store_engine.runs.run_paths import RunPaths
 
-    if name == "auto":
-        return "cuda" if torch.cuda.is_available() else "cpu"
     try:
-        torch.empty(0, device=name)
-    except (RuntimeError, AssertionError) as error:  # the latter: PyTorch was built without CUDA
-        raise InputError(f"--device {name}: this machine has no such device") from error
-    return name
+        place = out.resolve()
+        is_own = any(
+            (root / "run.json").is_file() and RunPaths(root).holds(place) for root in place.parents
+        )
+        is_input = any(path.resolve() == place for path in inputs)
+    except (OSError, RuntimeError, ValueError) as error:  # a loop of links, a NUL
+        raise InputError(f"{out}: cannot be written: {error}") from error
+    if is_own:
+        raise InputError(f"{out}: is a file of a run, name another --out")
+    if is_input:
+        raise InputError(f"{out}: is read, name another --out")
 
 
 def print_json(value: Any) -> None:
@@ -204,8 +213,8 @@ def _start(verb: str, arguments: list[str]) -> int:
     return status
 
 
-def _answer(verb: str) -> int:
-    """Answers what is no verb."""
+def _show_usage(verb: str) -> int:
+    """Prints the help or the version, or refuses an unknown verb."""
     listed = "\n".join(f"  {name:<10} {what}" for name, what in VERBS.items())
     if verb in ("-h", "--help"):
         print(_USAGE.format(listed))

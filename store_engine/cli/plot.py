@@ -11,8 +11,9 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from store_engine.cli.main import add_run_argument, run_verb
+from store_engine.cli.main import add_run_argument, check_output, run_verb
 from store_engine.errors import InputError
+from store_engine.runs.run_paths import RunPaths
 from store_engine.terminal import printable
 
 if TYPE_CHECKING:
@@ -32,7 +33,8 @@ def _add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def _plot(args: argparse.Namespace) -> None:
-    out = args.out or args.run / "curves.png"
+    out = RunPaths(args.run).curves if args.out is None else args.out
+    check_output(out)
     plot_run(args.run, out)
     print(printable(out))
 
@@ -49,7 +51,9 @@ def plot_run(run_dir: Path, out: Path) -> None:
     """
     from store_engine.training.log import read_log
 
-    entries = read_log(run_dir / "train_log.jsonl")
+    if not out.suffix:  # matplotlib would write another file, with a suffix of its own
+        raise InputError(f"{out}: the suffix says the format, such as .png or .svg")
+    entries = read_log(RunPaths(run_dir).log)
     if not entries:
         raise InputError(f"{run_dir}: nothing to draw (train_log.jsonl holds no step)")
     try:

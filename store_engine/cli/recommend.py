@@ -16,7 +16,6 @@ from store_engine.cli.main import (
     add_run_argument,
     print_json,
     run_verb,
-    usable_device,
 )
 from store_engine.errors import InputError
 from store_engine.files.regular import parse_errors, read_regular
@@ -112,9 +111,13 @@ def _recommend(args: argparse.Namespace) -> None:
     from store_engine.decoding.engine import Engine
 
     history = args.history_item if args.history is None else item_ids(args.history)
-    sets = {name: item_ids(ids) for name in ("allow", "deny") if (ids := getattr(args, name))}
+    sets = {
+        name: item_ids(ids)
+        for name in ("allow", "deny")
+        if (ids := getattr(args, name)) is not None
+    }
     excluded = item_ids(args.exclude) if args.exclude else []
-    engine = Engine.load(args.run, device=usable_device(args.device), backend=args.backend)
+    engine = Engine.load(args.run, device=args.device, backend=args.backend)
     for name, ids in sets.items():
         engine.define(name, ids)
     found = engine.recommend(

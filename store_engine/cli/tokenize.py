@@ -12,7 +12,13 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from store_engine.cli.main import add_json_argument, add_run_argument, print_json, run_verb
+from store_engine.cli.main import (
+    add_json_argument,
+    add_run_argument,
+    check_output,
+    print_json,
+    run_verb,
+)
 from store_engine.errors import InputError
 from store_engine.files.atomic import atomic_open
 from store_engine.terminal import printable
@@ -46,6 +52,8 @@ def _tokenize(args: argparse.Namespace) -> None:
     from store_engine.runs.run_directory import RunDirectory
     from store_engine.sid.collisions import describe, sid_report
 
+    if args.out is not None:
+        check_output(Path(args.out), *([] if args.items is None else [Path(args.items)]))
     run = Run(RunDirectory.open(args.run))
     table = run.sid_table
     if args.items is not None:
@@ -83,7 +91,7 @@ def tokenize_new_items(
     """
     from store_engine.data.readers import read_items
     from store_engine.model.store_model import StoreModel
-    from store_engine.model.weights import load_weights
+    from store_engine.model.weights import load_model
     from store_engine.sid.dense_tokenizer import DenseTokenizer, ItemTexts, encode_catalog
 
     quantizer, config, vocabulary = run.sid_table.quantizer, run.config, run.vocabulary
@@ -93,8 +101,10 @@ def tokenize_new_items(
         )
     catalog = read_items(items, config.data.item_id, tuple(run.catalog.fields))
     num_codes = config.tokenizer.num_codes
-    tokenizer = DenseTokenizer(StoreModel(config.model, len(vocabulary)), num_codes)
-    load_weights(tokenizer, run.tokenizer_weights)
+    tokenizer = load_model(
+        lambda: DenseTokenizer(StoreModel(config.model, len(vocabulary)), num_codes),
+        run.tokenizer_weights,
+    )
     texts = ItemTexts(catalog, vocabulary, config.data.max_text_tokens)
     return catalog.item_ids, quantizer.assign(encode_catalog(tokenizer, texts, num_codes))
 

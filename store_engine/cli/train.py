@@ -21,7 +21,7 @@ from store_engine.cli.main import VerbParser, add_overrides_argument
 def main(argv: list[str] | None = None) -> int:
     """Runs the command line; returns the exit status."""
     parse_arguments(argv)  # answers --help, and refuses a wrong flag, before PyTorch is loaded
-    # by name, as every verb is started: train.py stands above this room and imports its parser
+    # by name, as every verb is started: train.py stands above this package and imports its parser
     status: int = importlib.import_module("store_engine.train").main(argv)
     return status
 

@@ -31,7 +31,7 @@ This page is made from `store_engine/config/sections.py`:
 
 
 def reference() -> str:
-    """The page, in Markdown."""
+    """Writes the page, in Markdown."""
     page = _HEAD
     for section in dataclasses.fields(Config):
         if not dataclasses.is_dataclass(section.type):

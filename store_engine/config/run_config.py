@@ -53,7 +53,7 @@ class Change(NamedTuple):
 
 
 def changes(old: Config, new: Config) -> Iterator[Change]:
-    """The keys in which two configs differ."""
+    """Lists the keys in which two configs differ."""
     for declared in dataclasses.fields(Config):
         before, after = getattr(old, declared.name), getattr(new, declared.name)
         if not dataclasses.is_dataclass(before):

@@ -29,7 +29,7 @@ class DataConfig:
     min_events: int = setting(3, 3, 1_000_000)  # users with fewer are dropped and counted
     ties: Literal["file", "shuffle"] = "file"  # order of events with one timestamp
     seed: int = setting(0, 0, _MAX_SEED)  # of shuffled ties, and of synthetic data
-    text_vocab_size: int = setting(2048, 8, 1_000_000)  # a backbone has its own vocabulary
+    text_vocab_size: int = setting(2048, 264, 1_000_000)  # a backbone has its own vocabulary
     max_text_tokens: int = setting(64, 1, 65_536)  # an attribute is cut after this many
     max_history: int = setting(50, 1, 65_536)  # items of history the recommender sees
     num_items: int = setting(200, 1, 10_000_000)  # synthetic only
@@ -120,7 +120,7 @@ class RecommenderConfig:
     alignment: float = setting(1.0, 0.0, 1000.0)
     # token-to-text: passes over the items per epoch
     reconstruction: float = setting(0.0, 0.0, 1000.0)
-    # YES or NO to a candidate: questions per user and epoch
+    # click-through: CTR examples per user and epoch
     scoring: float = setting(0.0, 0.0, 1000.0)
     init_codes: Literal["centroids", "normal"] = "centroids"  # the codes' first embeddings
 

@@ -40,13 +40,13 @@ def setting(
 
 
 def range_of(declared: dataclasses.Field[Any]) -> Range | None:
-    """The range of a field, None if it has none."""
+    """Returns the range of a field, None if it has none."""
     bounds: Range | None = declared.metadata.get("range")
     return bounds
 
 
 def is_runtime(declared: dataclasses.Field[Any]) -> bool:
-    """Whether a key may be changed when a run is resumed."""
+    """Tells whether a key may be changed when a run is resumed."""
     return bool(declared.metadata.get("is_runtime"))
 
 

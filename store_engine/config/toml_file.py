@@ -177,7 +177,7 @@ def _shown(value: Any) -> str:
 
 
 def to_toml(value: Any) -> str:
-    """A value of a config as TOML."""
+    """Writes a value of a config as TOML."""
     if isinstance(value, bool):
         return str(value).lower()
     if isinstance(value, str):

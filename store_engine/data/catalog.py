@@ -4,12 +4,12 @@ A row, the position in the catalogue, stands for an item everywhere else; ids co
 here. On disk it is items.jsonl, one `{"item_id": ..., "text": {field: text}}` per row.
 """
 
-from collections.abc import Container
+from collections.abc import Container, Iterable, Mapping, Set
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from store_engine.errors import InputError
+from store_engine.errors import InputError, shown
 from store_engine.files.json_file import read_json_lines, write_json_lines
 
 
@@ -25,6 +25,7 @@ class Catalog:
     Raises:
         InputError: There is no item or no field, an id is empty or appears twice, or a field has
             not one text per item.
+        TypeError: The ids or a field's texts are no list of texts, such as one text alone.
     """
 
     item_ids: tuple[str, ...]
@@ -32,7 +33,13 @@ class Catalog:
     _rows: dict[str, int] = field(init=False, repr=False, compare=False)
 
     def __post_init__(self) -> None:
-        """Checks the items and indexes their ids."""
+        """Checks the items, keeps them as tuples, and indexes their ids."""
+        if not isinstance(self.fields, Mapping):
+            raise TypeError(f"fields must map names to texts, got {type(self.fields).__name__}")
+        names = _texts("the names of fields", tuple(self.fields))
+        fields = {name: _texts(f"field {name}", self.fields[name]) for name in names}
+        object.__setattr__(self, "item_ids", _texts("item_ids", self.item_ids))
+        object.__setattr__(self, "fields", fields)
         if not self.item_ids:
             raise InputError("a catalogue needs at least one item, got none")
         if not self.fields:
@@ -57,13 +64,16 @@ class Catalog:
         return len(self.item_ids)
 
     def row_of(self, item_id: str) -> int:
-        """The row of an item.
+        """Returns the row of an item.
 
         Raises:
             InputError: The catalogue has no such item.
+            TypeError: `item_id` is not text.
         """
         row = self._rows.get(item_id)
         if row is None:
+            if not isinstance(item_id, str):
+                raise TypeError(f"item ids are text, got {shown(item_id)}")
             raise unknown_item(item_id, self._rows, self.num_items)
         return row
 
@@ -113,7 +123,18 @@ def unknown_item(item_id: str, known: Container[str], num_items: int) -> InputEr
     """
     meant = [item_id.strip(), item_id.strip().removesuffix(".0")]  # 50 read as a float is "50.0"
     hint = next((f", did you mean {one!r}?" for one in meant if one in known), "")
-    return InputError(f"unknown item id {item_id!r}; the catalogue has {num_items:,}{hint}")
+    return InputError(f"unknown item id {shown(item_id)}; the catalogue has {num_items:,}{hint}")
+
+
+def _texts(what: str, values: Iterable[str]) -> tuple[str, ...]:
+    """Returns texts as a tuple; one text is no list of texts, though it can be iterated over."""
+    if isinstance(values, str | bytes | Mapping | Set) or not isinstance(values, Iterable):
+        raise TypeError(f"{what} must be a list of texts, got {shown(values)}")
+    texts = tuple(values)
+    if not all(issubclass(kind, str) for kind in set(map(type, texts))):
+        row = next(row for row, text in enumerate(texts) if not isinstance(text, str))
+        raise TypeError(f"{what} must be text, got {shown(texts[row])} in row {row}")
+    return texts
 
 
 def _parse(item: dict[str, Any], where: str) -> tuple[str, dict[str, str]]:

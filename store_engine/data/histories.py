@@ -61,7 +61,7 @@ class Histories:
         return len(self.rows)
 
     def __getitem__(self, user: int) -> NDArray[np.int32]:
-        """The history of the user at position `user`, oldest event first, as a view."""
+        """Returns the history of the user at position `user`, oldest event first, as a view."""
         if not 0 <= user < self.num_users:
             raise IndexError(f"user must be in [0, {self.num_users}), got {user}")
         return self.rows[self.offsets[user] : self.offsets[user + 1]]

@@ -58,11 +58,12 @@ def pack(documents: Sequence[Document]) -> PackedBatch:
 def fill_rows(lengths: IntArray, num_rows: int) -> list[IntArray]:
     """Packs documents into rows of one token budget, total / num_rows: no row is much fuller.
 
-    Longest first, each into the row that has most room left. With documents much shorter than a
-    row the rows differ by less than the shortest document: over 99 % of the fullest row is real
-    tokens everywhere (tests/data/test_packing.py). The *fullest* row that still has room, the
-    usual best fit, fills as well but sorts by length: the longest histories would train together,
-    and the short texts of another task in steps of their own. Here every row gets the same mix.
+    Longest first, each into the row with the fewest tokens so far. With documents much shorter than
+    a row the rows differ by less than the shortest document: over 99 % of the fullest row is real
+    tokens everywhere (tests/data/test_packing.py). The usual best fit takes the *fullest* row that
+    the document fits into. It fills as well but sorts by length: the longest histories would train
+    together, and the short texts of another task in steps of their own. Here every row gets the
+    same mix.
 
     Args:
         lengths: (num_documents,) tokens of each document; equal lengths keep their order.

@@ -24,6 +24,7 @@ from store_engine.errors import InputError
 from store_engine.inference.cache_attention import TreeAttention, TritonTreeAttention
 from store_engine.inference.kv_cache import KVCache
 from store_engine.inference.numpy_view import as_numpy
+from store_engine.kernels._dispatch import Backend as KernelBackend
 from store_engine.kernels._dispatch import choose_backend
 from store_engine.kernels.trie_topk import MAX_TRITON_WIDTH, Beams, Level, Normalize, trie_topk
 
@@ -88,7 +89,7 @@ class Backend(ABC):
 
         Args:
             space: What may be found.
-            level: Depth of the nodes, less than num_levels.
+            level: Level of the nodes, less than num_levels.
             nodes: (batch, width) int64; -1 stands for none.
 
         Returns:
@@ -162,14 +163,7 @@ class TorchBackend(Backend):
         self, space: SearchSpace, level: int, logits: Tensor, beams: Beams, width: int
     ) -> Beams:
         """Extends every beam by one code and keeps the best; see `Backend.beam_step`."""
-        return trie_topk(
-            logits,
-            beams,
-            _level(space, level),
-            width,
-            normalize=space.normalize,
-            backend="torch",
-        )
+        return _trie_topk(space, level, logits, beams, width, "torch")
 
     def unique_leaves(self, space: SearchSpace, level: int, nodes: Tensor) -> tuple[Tensor, Tensor]:
         """Finds forced SIDs; see `Backend.unique_leaves`."""
@@ -183,16 +177,8 @@ class TritonBackend(TorchBackend):
         self, space: SearchSpace, level: int, logits: Tensor, beams: Beams, width: int
     ) -> Beams:
         """Extends every beam by one code and keeps the best; see `Backend.beam_step`."""
-        if width > MAX_TRITON_WIDTH:
-            return super().beam_step(space, level, logits, beams, width)
-        return trie_topk(
-            logits,
-            beams,
-            _level(space, level),
-            width,
-            normalize=space.normalize,
-            backend="triton",
-        )
+        backend: KernelBackend = "triton" if width <= MAX_TRITON_WIDTH else "torch"
+        return _trie_topk(space, level, logits, beams, width, backend)
 
     def tree_attention(self, cache: KVCache, ancestors: Tensor, begin: int) -> TreeAttention:
         """Makes the attention of a block of beams; see `TreeAttention`."""
@@ -242,10 +228,14 @@ def check_beams(beams: Beams) -> None:
         raise NonFiniteLogitsError(beams.is_bad.cpu().nonzero()[:, 0].tolist())
 
 
-def _level(space: SearchSpace, level: int) -> Level:
+def _trie_topk(
+    space: SearchSpace, level: int, logits: Tensor, beams: Beams, width: int, backend: KernelBackend
+) -> Beams:
+    """Runs the op of kernels/trie_topk.py; the arguments are those of `Backend.beam_step`."""
     trie, item_filter = space.arrays, space.item_filter
     allowed = item_filter.bits(level + 1) if item_filter else None
-    return Level(trie.child_begin[level], trie.token[level], allowed)
+    step = Level(trie.child_begin[level], trie.token[level], allowed)
+    return trie_topk(logits, beams, step, width, normalize=space.normalize, backend=backend)
 
 
 def _bad_requests(logits: Tensor, beams: Beams) -> Tensor:

@@ -85,7 +85,7 @@ class _BeamTree:
 
         Args:
             level: Level of the codes that follow, at least 1.
-            beams: Those of the level before.
+            beams: The beams of the level before.
             needs_forward: (batch, width) bool, the beams to run; None runs them all. A beam that is
                 not run must have no descendant that is.
 
@@ -143,7 +143,7 @@ def _leaves_below(beams: Beams, leaves: Tensor, tokens: Tensor) -> Beams:
     """Goes to the leaves, where every beam has but one below it: its log-probability is 0.
 
     Args:
-        beams: Those of any level.
+        beams: The beams of any level.
         leaves: (batch, width) int64, the leaf below each beam; -1 where there is no beam.
         tokens: (batch, width) int64, the last code of each leaf's SID; -1 likewise.
     """

@@ -4,7 +4,7 @@ import contextlib
 import dataclasses
 from collections.abc import Iterable, Iterator
 from pathlib import Path
-from typing import NamedTuple
+from typing import NamedTuple, NoReturn
 
 import numpy as np
 import torch
@@ -25,6 +25,12 @@ from store_engine.decoding.backends import (
     resolve_backend,
 )
 from store_engine.decoding.beam_search import beam_search
+from store_engine.decoding.engine_parts import (
+    ForeignTrieError,
+    check_config,
+    check_items,
+    check_reading,
+)
 from store_engine.decoding.exact import score_catalog
 from store_engine.decoding.ranking import Ranking, rank_beams, rank_scores
 from store_engine.decoding.search_options import (
@@ -42,7 +48,7 @@ from store_engine.inference.fork_guard import install_fork_guard, report_fork
 from store_engine.inference.kv_cache import KVCache
 from store_engine.inference.prefill_batch import PrefillBatch, batches, check_rows
 from store_engine.inference.prefix_cache import PrefixCache
-from store_engine.model.dtype import Dtype, choose_dtype
+from store_engine.model.dtype import Dtype, choose_device, choose_dtype
 from store_engine.model.store_model import StoreModel
 from store_engine.runs.run import Run, load_run
 
@@ -76,7 +82,8 @@ class Engine:
 
     Raises:
         InputError: A weight is NaN or infinite.
-        ValueError: The parts do not fit each other.
+        TypeError: A part is of another type.
+        ValueError: The parts do not fit each other, or a number is out of its range.
     """
 
     def __init__(
@@ -91,26 +98,19 @@ class Engine:
         backend: BackendName = "auto",
         trie: ItemTrie | None = None,
     ) -> None:
-        want = (catalog.num_items, len(model.codebook_sizes))
-        if sids.shape != want:
-            raise ValueError(f"sids must be (num_items, num_levels) = {want}, got {sids.shape}")
-        trie = trie or ItemTrie(np.ascontiguousarray(sids), list(model.codebook_sizes))
-        if (trie.num_items, trie.num_levels) != want:
-            raise ValueError(
-                f"the trie must hold {want[0]} items of {want[1]} levels, "
-                f"got {trie.num_items} of {trie.num_levels}"
-            )
+        items = check_items(model, catalog, sids, trie)
+        check_reading(model, bos, max_history)
+        self.config = check_config(config)
         check_finite(model)
         self._model = prepare_for_decoding(model)
         self.max_history = max_history
-        self.config = config or DecodingConfig()
         self.device = self._model.device
         self._backend = resolve_backend(backend, self.device)
         self._bos = bos
         offsets = torch.tensor(model.vocabulary.level_offsets, device=self.device)
-        self._items = LiveCatalog(catalog, sids, trie, offsets)
+        self._items = LiveCatalog(catalog, items.sids, items.trie, offsets)
         budget = self.config.prefix_cache_mib
-        self._prefixes = PrefixCache(budget, trie.num_levels) if budget else None
+        self._prefixes = PrefixCache(budget, items.trie.num_levels) if budget else None
         self._idle_caches: list[KVCache] = []
         install_fork_guard()
 
@@ -128,7 +128,7 @@ class Engine:
 
         Args:
             run_dir: What training wrote; or a run that is open, whose model is taken over.
-            device: "cpu", "cuda", or "auto": cuda where there is one.
+            device: "cpu", "cuda", "cuda:N", or "auto": cuda where there is one.
             dtype: Dtype of the weights; by default the run's config. "auto": bfloat16 where the
                 device computes in it, else float32.
             backend: See the class.
@@ -137,17 +137,16 @@ class Engine:
 
         Raises:
             InputError: The directory is missing, unfinished, damaged or of another format, or its
-                weights are NaN or infinite.
+                weights are NaN or infinite; or this machine has no such device.
         """
         run = run_dir if isinstance(run_dir, Run) else load_run(run_dir)
-        if device == "auto":
-            device = "cuda" if torch.cuda.is_available() else "cpu"
+        place = choose_device(device)
         config = run.config.decoding
         if prefix_cache_mib is not None:
             config = dataclasses.replace(config, prefix_cache_mib=prefix_cache_mib)
         try:
             return cls(
-                run.model.to(device, choose_dtype(dtype or config.dtype, device)),
+                run.take_model().to(place, choose_dtype(dtype or config.dtype, place)),
                 run.catalog,
                 run.sid_table.sids,
                 bos=run.vocabulary.bos_id,
@@ -158,6 +157,12 @@ class Engine:
             )
         except NonFiniteWeightsError as error:
             raise NonFiniteWeightsError(f"{run.directory.model_weights}: {error}") from error
+        except ForeignTrieError as error:
+            raise ForeignTrieError(f"{run.directory.trie}: {error}") from error
+
+    def __reduce__(self) -> NoReturn:
+        """Refuses to be pickled or copied, for a child started by "spawn" too."""
+        raise TypeError("an Engine cannot be pickled or copied: call Engine.load there again")
 
     @property
     def model(self) -> StoreModel:

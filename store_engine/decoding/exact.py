@@ -65,7 +65,7 @@ class _Walk:
     def descend(
         self, level: int, nodes: Tensor, logits: Tensor, scores: Tensor, ancestors: Tensor
     ) -> None:
-        """Scores everything below a chunk of nodes of depth `level`.
+        """Scores everything below a chunk of nodes of `level`.
 
         Args:
             level: Level of the codes that continue the nodes.

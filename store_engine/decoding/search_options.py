@@ -10,7 +10,7 @@ from typing import Any, Concatenate, Literal, ParamSpec, TypeVar, get_args
 import numpy as np
 
 from store_engine.decoding.backends import BackendName
-from store_engine.errors import InputError
+from store_engine.errors import InputError, shown
 from store_engine.kernels.trie_topk import Normalize
 
 # an expression over defined item sets, for all histories or one per history; None: all items
@@ -72,7 +72,7 @@ class SearchOptions:
         _check_sets("deny", self.deny)
 
     def width(self, default: int) -> int:
-        """The beam width, where the engine's is `default`."""
+        """Returns the beam width, where the engine's is `default`."""
         return max(default, self.k) if self.beam_width is None else self.beam_width
 
 
@@ -91,22 +91,22 @@ def sets_per_history(name: Literal["allow", "deny"], sets: Sets, num: int) -> Se
 
 def _check_width(name: str, value: object) -> None:
     if isinstance(value, bool) or not isinstance(value, Integral):
-        raise TypeError(f"{name} must be an integer, got {value!r}")
+        raise TypeError(f"{name} must be an integer, got {shown(value)}")
     if int(value) < 1:
-        raise InputError(f"{name} must be at least 1, got {value}")
+        raise InputError(f"{name} must be at least 1, got {shown(value)}")
     if int(value) > MAX_WIDTH:
-        raise InputError(f"{name} must be at most {MAX_WIDTH:,}, got {value}")
+        raise InputError(f"{name} must be at most {MAX_WIDTH:,}, got {shown(value)}")
 
 
 def _check_flag(name: str, value: object) -> None:
     if not isinstance(value, bool | np.bool_):
-        raise TypeError(f"{name} must be True or False, got {value!r}")
+        raise TypeError(f"{name} must be True or False, got {shown(value)}")
 
 
 def _check_name(name: str, value: object, names: tuple[str, ...]) -> None:
-    if value is not None and value not in names:
+    if value is not None and not (isinstance(value, str) and value in names):
         listed = ", ".join(map(repr, names[:-1]))
-        raise InputError(f"{name} must be {listed} or {names[-1]!r}, got {value!r}")
+        raise InputError(f"{name} must be {listed} or {names[-1]!r}, got {shown(value)}")
 
 
 def _check_sets(name: str, sets: object) -> None:
@@ -117,7 +117,7 @@ def _check_sets(name: str, sets: object) -> None:
         raise TypeError(f"{name} must be {form}, got {type(sets).__name__}")
     for one in sets:
         if one is not None and not isinstance(one, str):
-            raise TypeError(f"{name} must be {form}, got {one!r} in the list")
+            raise TypeError(f"{name} must be {form}, got {shown(one)} in the list")
 
 
 P = ParamSpec("P")

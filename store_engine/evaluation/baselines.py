@@ -148,6 +148,6 @@ def _neighbours(train: Histories, num_items: int) -> _Graph:
     sums = np.bincount(edge_of_pair, weights=np.concatenate(weights), minlength=len(edges))
     sources, neighbours = np.divmod(edges, num_items)
     frequency = train_frequency(train, num_items) + _SMOOTHING
-    shares = sums / np.sqrt(frequency[sources] * frequency[neighbours])
+    normalized = sums / np.sqrt(frequency[sources] * frequency[neighbours])
     offsets = np.searchsorted(sources, np.arange(num_items + 1)).astype(np.int64)
-    return _Graph(offsets, neighbours, shares.astype(np.float64))
+    return _Graph(offsets, neighbours, normalized.astype(np.float64))

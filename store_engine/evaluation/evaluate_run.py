@@ -8,7 +8,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
 from rich.progress import track
 
@@ -25,6 +24,7 @@ from store_engine.evaluation.protocols import (
     share_of_targets_seen,
 )
 from store_engine.evaluation.scoring import Scorer, measure_scoring
+from store_engine.model.dtype import choose_device
 from store_engine.runs.run import Run, load_run
 from store_engine.sid.collisions import sid_report
 from store_engine.terminal import make_console
@@ -175,11 +175,9 @@ def _evaluation_config(config: Config, overrides: Sequence[str]) -> Config:
 
 def _measuring_engine(run: Run, config: Config, device: str) -> Engine:
     """An engine whose figures do not depend on the machine: float32, every user comes once."""
-    if device == "auto":
-        device = "cuda" if torch.cuda.is_available() else "cpu"
     decoding = dataclasses.replace(config.decoding, dtype="float32", prefix_cache_mib=0.0)
     return Engine(
-        run.model.to(device),
+        run.model.to(choose_device(device)),
         run.catalog,
         run.sid_table.sids,
         bos=run.vocabulary.bos_id,

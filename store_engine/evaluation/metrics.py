@@ -22,14 +22,14 @@ FREQUENCY_BUCKETS = {
 
 
 def cutoffs_up_to(max_k: int) -> tuple[int, ...]:
-    """The usual values of k that rankings of length `max_k` allow, and `max_k` itself."""
+    """Lists the usual values of k that rankings of length `max_k` allow, and `max_k` itself."""
     return (*(k for k in CUTOFFS if k < max_k), max_k)
 
 
 def ranking_metrics(
     rankings: IntArray, targets: IntArray, cutoffs: tuple[int, ...] = CUTOFFS
 ) -> dict[str, float]:
-    """Recall@k, NDCG@k and MRR with one target per user.
+    """Computes Recall@k, NDCG@k and MRR with one target per user.
 
     Args:
         rankings: (num_users, max_k) catalogue rows, best first, -1 padded.
@@ -49,7 +49,7 @@ def ranking_metrics(
 def standard_errors(
     rankings: IntArray, targets: IntArray, cutoffs: tuple[int, ...] = CUTOFFS
 ) -> dict[str, float]:
-    """Standard errors of `ranking_metrics`, with the users as the sample.
+    """Computes the standard errors of `ranking_metrics`, with the users as the sample.
 
     Args:
         rankings: (num_users, max_k) catalogue rows, best first, -1 padded.
@@ -76,7 +76,7 @@ def metrics_by_frequency(
     train_frequency: IntArray,
     cutoffs: tuple[int, ...] = CUTOFFS,
 ) -> dict[str, dict[str, float]]:
-    """`ranking_metrics` of each group of users whose target was about as frequent in training.
+    """Computes `ranking_metrics` for users grouped by how frequent their target was in training.
 
     Args:
         rankings: (num_users, max_k) catalogue rows, best first, -1 padded.
@@ -104,7 +104,7 @@ def metrics_by_frequency(
 
 
 def coverage(rankings: IntArray, num_items: int, k: int = 10) -> float:
-    """The share of the catalogue that is recommended to someone within the first `k`."""
+    """Computes the share of the catalogue that is recommended to someone in the first `k`."""
     shown = np.unique(rankings[:, :k])
     return float((shown >= 0).sum() / num_items)
 
@@ -112,7 +112,7 @@ def coverage(rankings: IntArray, num_items: int, k: int = 10) -> float:
 def long_tail_share(
     rankings: IntArray, train_frequency: IntArray, k: int = 10, head: float = 0.2
 ) -> float:
-    """The share of the first `k` places that go to items outside the head.
+    """Computes the share of the first `k` places that go to items outside the head.
 
     Args:
         rankings: (num_users, max_k) catalogue rows, best first, -1 padded.
@@ -133,7 +133,7 @@ def long_tail_share(
 
 
 def auc(scores: FloatArray, labels: IntArray) -> float:
-    """The chance that a positive scores above a negative; equal scores count half.
+    """Computes the chance that a positive scores above a negative; equal scores count half.
 
     Args:
         scores: (num_samples,) higher = more likely.
@@ -150,7 +150,7 @@ def auc(scores: FloatArray, labels: IntArray) -> float:
 
 
 def gauc(scores: FloatArray, labels: IntArray, groups: IntArray) -> float:
-    """AUC within each group (a user, an impression), averaged by the groups' sample counts.
+    """Computes AUC within each group (a user, an impression), weighted by the samples of each.
 
     Args:
         scores: (num_samples,) higher = more likely.
@@ -188,7 +188,7 @@ def gauc(scores: FloatArray, labels: IntArray, groups: IntArray) -> float:
 
 
 def log_loss(probabilities: FloatArray, labels: IntArray) -> float:
-    """Mean binary cross-entropy, in nats.
+    """Computes the mean binary cross-entropy, in nats.
 
     Args:
         probabilities: (num_samples,) of label 1, in [0, 1]; moved into [1e-7, 1 - 1e-7].

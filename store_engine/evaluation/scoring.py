@@ -51,7 +51,7 @@ class Scorer:
     def probabilities(
         self, histories: Sequence[NDArray[np.int32]], candidates: IntArray
     ) -> NDArray[np.float64]:
-        """P(YES) of one candidate after each history.
+        """Computes P(YES) of one candidate after each history.
 
         Args:
             histories: Catalogue rows, oldest first; the last max_history count.

@@ -52,7 +52,7 @@ def atomic_open(path: str | Path) -> Iterator[BinaryIO]:
 
 
 def is_temporary(name: str) -> bool:
-    """Whether a file of this name was left behind by an `atomic_open` that was killed."""
+    """Tells whether a file of this name was left behind by an `atomic_open` that was killed."""
     return _TEMPORARY.fullmatch(name) is not None
 
 

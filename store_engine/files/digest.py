@@ -1,4 +1,4 @@
-"""The digest by which files are known again."""
+"""SHA-256 digests, by which files are recognised."""
 
 import hashlib
 import re
@@ -21,5 +21,5 @@ def sha256(path: str | Path) -> str:
 
 
 def is_sha256(value: Any) -> bool:
-    """Whether a value read from a file has the form of a digest."""
+    """Tells whether a value read from a file has the form of a digest."""
     return isinstance(value, str) and _SHA256.fullmatch(value) is not None

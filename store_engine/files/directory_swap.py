@@ -4,7 +4,7 @@ A new directory is built beside its place as `NAME.partial-RANDOM` and then take
 the system can exchange two names, that is one step; elsewhere the old one is moved to
 `NAME.old-RANDOM` first, and `recover` moves it back if the process dies in between. What a dead
 process leaves behind, `recover` removes: it is known by its name and by a lock file in it that
-nobody holds, so nothing that is somebody else's is ever removed.
+no process holds, so directories of others are never removed.
 """
 
 import ctypes

@@ -54,7 +54,7 @@ class FileLock:
             file.close()  # the file was removed or replaced while we took its lock
 
     def moved(self, path: Path) -> "FileLock":
-        """The same lock, whose file has another path now."""
+        """Returns the same lock, whose file has another path now."""
         return FileLock(self._file, path)
 
     def release(self) -> None:

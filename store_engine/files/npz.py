@@ -128,12 +128,12 @@ def _read_header(file: BinaryIO) -> tuple[dict[str, Any], int]:
 
 def _read_array(member: Any, header: ArrayHeader) -> NDArray[Any]:
     flat = np.empty(math.prod(header.shape), header.dtype)
-    room, filled = flat.view(np.uint8).data, 0
+    buffer, filled = flat.view(np.uint8).data, 0
     while filled < header.num_bytes:
         part = member.read(min(_READ_BYTES, header.num_bytes - filled))
         if not part:
             raise ValueError("it is cut short")
-        room[filled : filled + len(part)] = part
+        buffer[filled : filled + len(part)] = part
         filled += len(part)
     member.read(1)  # at its end a member's checksum is compared
     if header.dtype.kind == "U":

@@ -61,7 +61,9 @@ def open_regular(path: str | Path, max_bytes: int | None = None) -> BufferedRead
         # a FIFO that takes the file's place in between does not block
         file = os.fdopen(os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC), "rb")
     except OSError as error:
-        raise InputError(f"{path}: {error.strerror}") from error
+        raise InputError(f"{str(path) or repr('')}: {error.strerror}") from error
+    except InputError:
+        raise
     except ValueError as error:  # a NUL in the path, or what the file system cannot encode
         raise InputError(f"{str(path)!r}: not a path: {error}") from error
     try:

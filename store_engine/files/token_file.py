@@ -2,7 +2,7 @@
 
 A folder with `tokens.bin` (all documents one behind the other, little-endian), `offsets.npy`
 (num_documents + 1, int64: where each begins) and `checksums.json`, which is written last. It is
-written once, document by document, and then only read; what nobody reads takes no memory.
+written once, document by document, and then only read; what is not read takes no memory.
 """
 
 from array import array
@@ -100,11 +100,11 @@ class TokenFile:
                 raise InputError(f"{self.folder / name}: damaged (its checksum differs)")
 
     def __len__(self) -> int:
-        """Number of documents."""
+        """Returns the number of documents."""
         return len(self.offsets) - 1
 
     def __getitem__(self, document: int) -> NDArray[Any]:
-        """The tokens of a document, as a view."""
+        """Returns the tokens of a document, as a view."""
         if not 0 <= document < len(self):
             raise IndexError(f"document must be in [0, {len(self)}), got {document}")
         return self.tokens[self.offsets[document] : self.offsets[document + 1]]

@@ -27,7 +27,7 @@ class VerifiedFiles:
         self._path = path
 
     def matches(self, path: Path, digest: str, always: bool = False) -> bool:
-        """Whether a file has a digest.
+        """Tells whether a file has a digest.
 
         Args:
             path: The file, in the folder where results are remembered or below.

@@ -87,11 +87,11 @@ class DecodingModel:
         return self.source.code_head.weight.dtype
 
     def embed(self, tokens: Tensor) -> Tensor:
-        """Input embeddings: unified ids (num_tokens,) int64 -> (num_tokens, hidden_size)."""
+        """Embeds unified ids (num_tokens,) int64 -> (num_tokens, hidden_size)."""
         return self.source.embed(tokens)
 
     def embed_codes(self, codes: Tensor, level: int) -> Tensor:
-        """Input embeddings of one level's codes: (num_tokens,) int64 -> (..., hidden_size)."""
+        """Embeds codes of one level: (num_tokens,) int64 -> (num_tokens, hidden_size)."""
         embedded: Tensor = self.source.code_embedding(codes + self.vocabulary.code_offsets[level])
         return embedded
 

@@ -52,7 +52,7 @@ class KVCache:
 
     @property
     def nbytes(self) -> int:
-        """Bytes held."""
+        """Returns the bytes of the memory that is held."""
         return self._memory.nbytes
 
     def start(self, context_lengths: Tensor, num_tree_slots: int) -> None:

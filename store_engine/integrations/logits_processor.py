@@ -10,14 +10,18 @@ they keep no state, so one object serves any number of calls, batches and thread
 """
 
 from collections.abc import Callable
+from numbers import Integral
 
 import torch
 from torch import Tensor
 from transformers import LogitsProcessor
 
-from store_engine._C import ItemTrie
-from store_engine.catalog.trie_arrays import TrieArrays
+from store_engine._C import ItemTrie, Snapshot
+from store_engine.catalog.trie_arrays import SearchTrie, TrieArrays, arrays_of
+from store_engine.errors import shown
 from store_engine.model.unified_vocabulary import UnifiedVocabulary
+
+AnyTrie = ItemTrie | Snapshot | SearchTrie
 
 
 class TrieLogitsProcessor(LogitsProcessor):
@@ -28,13 +32,13 @@ class TrieLogitsProcessor(LogitsProcessor):
     instead of failing the batch.
 
     Args:
-        item_trie: The catalogue.
+        item_trie: The catalogue: an `ItemTrie`, or `engine.trie`, which is taken as it is now.
         text_vocab_size: Unified id of the first code.
     """
 
-    def __init__(self, item_trie: ItemTrie, text_vocab_size: int) -> None:
-        self._offsets = _level_offsets(item_trie, text_vocab_size)
-        self._trie = TrieArrays(item_trie)
+    def __init__(self, item_trie: AnyTrie, text_vocab_size: int) -> None:
+        self._trie = arrays_of(item_trie)
+        self._offsets = _level_offsets(self._trie, text_vocab_size)
 
     def __call__(self, input_ids: Tensor, scores: Tensor) -> Tensor:
         """Constrains one step.
@@ -65,7 +69,7 @@ class TrieLogitsProcessor(LogitsProcessor):
 
 
 def prefix_allowed_tokens_fn(
-    item_trie: ItemTrie, text_vocab_size: int
+    item_trie: AnyTrie, text_vocab_size: int
 ) -> Callable[[int, Tensor], list[int]]:
     """Makes the callback that `generate(prefix_allowed_tokens_fn=...)` takes.
 
@@ -73,13 +77,14 @@ def prefix_allowed_tokens_fn(
     which any beam has no continuation. `TrieLogitsProcessor` has neither fault and is faster.
 
     Args:
-        item_trie: The catalogue.
+        item_trie: The catalogue, as for `TrieLogitsProcessor`.
         text_vocab_size: Unified id of the first code.
 
     Returns:
         A function of (batch_id, unified ids (seq_len,)) that lists the unified ids that may follow.
     """
-    trie, offsets = TrieArrays(item_trie), _level_offsets(item_trie, text_vocab_size)
+    trie = arrays_of(item_trie)
+    offsets = _level_offsets(trie, text_vocab_size)
 
     def allowed(batch_id: int, input_ids: Tensor) -> list[int]:
         input_ids = input_ids.cpu()
@@ -93,8 +98,13 @@ def prefix_allowed_tokens_fn(
     return allowed
 
 
-def _level_offsets(item_trie: ItemTrie, text_vocab_size: int) -> list[int]:
-    return list(UnifiedVocabulary(text_vocab_size, item_trie.codebook_sizes).level_offsets)
+def _level_offsets(trie: TrieArrays, text_vocab_size: int) -> list[int]:
+    if isinstance(text_vocab_size, bool) or not isinstance(text_vocab_size, Integral):
+        raise TypeError(f"text_vocab_size must be an integer, got {shown(text_vocab_size)}")
+    if text_vocab_size < 1:
+        raise ValueError(f"text_vocab_size must be at least 1, got {shown(text_vocab_size)}")
+    sizes = tuple(trie.codebook_sizes)
+    return list(UnifiedVocabulary(int(text_vocab_size), sizes).level_offsets)
 
 
 def _next_level(last: Tensor, offsets: list[int]) -> Tensor:

@@ -71,7 +71,7 @@ class PackedSequences:
         return cls(F.pad(lengths.cumsum(0), (1, 0)), device)
 
     def to(self, device: torch.device | str) -> "PackedSequences":
-        """The same sequences for q, k and v on `device`."""
+        """Returns the same sequences for q, k and v on `device`."""
         if torch.device(device) == self.device:
             return self
         return PackedSequences(self._cu_seqlens, device)

@@ -28,7 +28,7 @@ class RMSNorm(nn.RMSNorm):
     eps: float
 
     def forward(self, x: Tensor) -> Tensor:
-        """x (..., hidden_size), same shape and dtype."""
+        """Normalises x (..., hidden_size); the shape and dtype stay."""
         if not x.is_cuda:
             normed: Tensor = _RMSNorm.apply(x, self.weight, self.eps)
             return normed
@@ -38,7 +38,7 @@ class RMSNorm(nn.RMSNorm):
 
 
 def swiglu(gate_up: Tensor) -> Tensor:
-    """silu(gate) * up of (..., 2 * intermediate_size), gate first -> (..., intermediate_size)."""
+    """Computes silu(gate) * up of (..., 2 * intermediate_size), gate first: half as wide."""
     gate, up = gate_up.chunk(2, dim=-1)
     if not gate_up.is_cuda:
         out: Tensor = _SwiGLU.apply(gate_up)

@@ -43,7 +43,7 @@ class Head(nn.Module):
         self.is_fused = is_fused
 
     def forward(self, hidden: Tensor, targets: Tensor, start: Tensor, length: Tensor) -> Tensor:
-        """Cross-entropy of each row over weight[start : start + length] -> (num_rows,) float32."""
+        """Computes each row's loss over weight[start : start + length]: (num_rows,) float32."""
         if self.is_fused:
             return linear_cross_entropy(
                 hidden, self.weight, targets, start, length, reduction="none"
@@ -94,7 +94,7 @@ class StoreModel(nn.Module):
 
     @property
     def text_vocab_size(self) -> int:
-        """Number of text tokens."""
+        """Returns the number of text tokens."""
         return self.vocabulary.text_size
 
     @property
@@ -103,7 +103,7 @@ class StoreModel(nn.Module):
         return self.vocabulary.codebook_sizes
 
     def embed(self, tokens: Tensor) -> Tensor:
-        """Input embeddings: unified ids (...) int64 -> (..., hidden_size)."""
+        """Embeds unified ids (...) int64 -> (..., hidden_size)."""
         if not self.codebook_sizes:
             return self.text_embedding(tokens)
         is_code = tokens >= self.text_vocab_size
@@ -117,7 +117,7 @@ class StoreModel(nn.Module):
         return self.code_head.logits(hidden, begin, size)
 
     def forward(self, tokens: Tensor, sequences: PackedSequences, targets: Tensor) -> Tensor:
-        """Next-token losses of a packed batch, of text and of codes alike.
+        """Computes the next-token losses of a packed batch, of text and of codes alike.
 
         Args:
             tokens: (num_tokens,) int64 unified ids.
@@ -135,7 +135,7 @@ class StoreModel(nn.Module):
         return self.transformer(self.dropout(embeddings), sequences.positions, sequences)
 
     def target_losses(self, hidden: Tensor, targets: Tensor) -> Tensor:
-        """Each target's cross-entropy over its own sub-vocabulary; see `forward`."""
+        """Computes each target's cross-entropy over its own sub-vocabulary; see `forward`."""
         has_target = targets != IGNORE
         hidden, targets = hidden[has_target], targets[has_target]
         is_code = targets >= self.text_vocab_size

@@ -92,7 +92,7 @@ class Attention(nn.Module):
     def forward(
         self, x: Tensor, rope: Rope, attend: AttentionFn, output_indices: Tensor | None = None
     ) -> Tensor:
-        """x (num_tokens, hidden_size) -> the same, or (num_outputs, hidden_size)."""
+        """Maps x (num_tokens, hidden_size) to the same, or (num_outputs, hidden_size)."""
         qkv = self.qkv_proj(x).unflatten(-1, (-1, self.head_dim))
         q, k, v = qkv.split(self.heads, dim=1)
         q, k = rope(self.q_norm(q)), rope(self.k_norm(k))
@@ -111,7 +111,7 @@ class MLP(nn.Module):
         self.down_proj = Linear(config.intermediate_size, config.hidden_size, std)
 
     def forward(self, x: Tensor) -> Tensor:
-        """x (num_tokens, hidden_size) -> (num_tokens, hidden_size)."""
+        """Maps x (num_tokens, hidden_size) to the same shape."""
         return self.down_proj(swiglu(self.gate_up_proj(x)))
 
 
@@ -129,7 +129,7 @@ class Block(nn.Module):
     def forward(
         self, x: Tensor, rope: Rope, attend: AttentionFn, output_indices: Tensor | None = None
     ) -> Tensor:
-        """x (num_tokens, hidden_size) -> the same, or (num_outputs, hidden_size)."""
+        """Maps x (num_tokens, hidden_size) to the same, or (num_outputs, hidden_size)."""
         attended = self.dropout(
             self.attention(self.attention_norm(x), rope, attend, output_indices)
         )

@@ -59,11 +59,11 @@ class UnifiedVocabulary:
         return sids + torch.tensor(self.level_offsets, device=sids.device)
 
     def level_of(self, ids: Tensor) -> Tensor:
-        """The level of each unified id, int64 of the same shape; -1 for a text token."""
+        """Returns the level of each unified id, int64 of the same shape; -1 for a text token."""
         offsets = torch.tensor(self.level_offsets, device=ids.device)
         return torch.bucketize(ids, offsets, right=True) - 1
 
     def segment_sizes(self, ids: Tensor) -> Tensor:
-        """The size of each id's own sub-vocabulary, int64 of the same shape."""
+        """Returns the size of each id's own sub-vocabulary, int64 of the same shape."""
         sizes = torch.tensor((self.text_size, *self.codebook_sizes), device=ids.device)
         return sizes[self.level_of(ids) + 1]

@@ -1,9 +1,10 @@
 """Weights in and out: safetensors, checked by name, shape and value, written atomically."""
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
+import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save
 from torch import Tensor, nn
@@ -11,6 +12,8 @@ from torch import Tensor, nn
 from store_engine.errors import InputError
 from store_engine.files.atomic import atomic_open
 from store_engine.files.regular import open_regular, parse_errors
+
+Model = TypeVar("Model", bound=nn.Module)
 
 _DTYPES = ("F32", "BF16", "F16")  # by safetensors' names; no other is cast in silence
 
@@ -91,14 +94,49 @@ def load_weights(model: nn.Module, path: str | Path) -> None:
     """Fills every parameter of `model` (not partitioned) from a safetensors file.
 
     Raises:
-        InputError: The file is unreadable, lacks a tensor, or one has another shape or holds what
-            no weight can be.
+        InputError: The file is unreadable, or its tensors are not those of the model: one is
+            missing, of another shape, not the model's, or holds what no weight can be.
     """
+    check_shapes(model, path)
     tensors = read_weights(path)
     for name, parameter in model.named_parameters():  # a shared parameter counts once
-        if name not in tensors:
-            raise InputError(f"{path}: no tensor '{name}'")
-        if tensors[name].shape != parameter.shape:
-            want, got = tuple(parameter.shape), tuple(tensors[name].shape)
-            raise InputError(f"{path}: tensor '{name}' must be {want}, got {got}")
         parameter.data.copy_(tensors[name])
+
+
+def load_model(make: Callable[[], Model], path: str | Path) -> Model:
+    """Makes a model with the weights of a safetensors file.
+
+    Sizes come from other files than the weights do. So memory is taken only after it is known that
+    the file has as many weights.
+
+    Args:
+        make: Makes the model.
+        path: The file.
+
+    Raises:
+        InputError: As `load_weights`.
+    """
+    with torch.device("meta"):
+        check_shapes(make(), path)
+    model = make()
+    load_weights(model, path)
+    return model
+
+
+def check_shapes(model: nn.Module, path: str | Path) -> None:
+    """Compares the names and shapes of a file's tensors with those of a model's parameters.
+
+    Raises:
+        InputError: The file is unreadable, or they differ.
+    """
+    with open_weights(path) as file:
+        shapes = {name: tuple(file.get_slice(name).get_shape()) for name in list(file.keys())}
+    for name, parameter in model.named_parameters():
+        want = tuple(parameter.shape)
+        if name not in shapes:
+            raise InputError(f"{path}: no tensor '{name}'")
+        if shapes[name] != want:
+            raise InputError(f"{path}: tensor '{name}' must be {want}, got {shapes[name]}")
+    foreign = sorted(shapes.keys() - model.state_dict().keys())
+    if foreign:  # such as the layers of a deeper model
+        raise InputError(f"{path}: tensor '{foreign[0]}' is not one of this model's")

@@ -64,7 +64,7 @@ def check_before_training(
 
 
 def warn_of_full_disk(config: Config, root: Path, text_vocab_size: int) -> None:
-    """Prints a warning if the disk has less room than the checkpoints may take.
+    """Prints a warning if the disk has less space than the checkpoints may take.
 
     Args:
         config: The run's config.
@@ -86,7 +86,7 @@ def warn_of_full_disk(config: Config, root: Path, text_vocab_size: int) -> None:
 
 
 def num_weights(config: Config, text_vocab_size: int) -> int:
-    """Weights of stage 2's model, but for a collision suffix, whose size nobody knows yet."""
+    """Weights of stage 2's model, but for a collision suffix, whose size is not known yet."""
     model, tokenizer = config.model, config.tokenizer
     num_codes = tokenizer.num_codes * tokenizer.codebook_size
     tables = (1 if model.tie_text_head else 2) * text_vocab_size + 2 * num_codes

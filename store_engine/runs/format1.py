@@ -4,6 +4,7 @@ They have digests of the data alone (data.json), and their config has in [eval] 
 [decoding] now. `--resume` rewrites their config and run.json in format 2.
 """
 
+import os
 import tomllib
 from pathlib import Path
 from typing import Any
@@ -39,7 +40,7 @@ _OTHER_FILES = (
 
 
 def read_format1(run_dir: Path) -> dict[str, Any]:
-    """What run.json of format 2 would say of a run of format 1, beside format and version.
+    """Makes what run.json of format 2 would say of a run of format 1, but format and version.
 
     Raises:
         InputError: A file of the run is missing or damaged.
@@ -47,8 +48,10 @@ def read_format1(run_dir: Path) -> dict[str, Any]:
     digests = read_json(run_dir / DATA_FILE)
     copies = {name: digest for name, digest in digests.items() if not Path(name).is_absolute()}
     sources = {name: digest for name, digest in digests.items() if name not in copies}
-    there = [name for name in _OTHER_FILES if (run_dir / name).is_file()]
-    sizes = {n: (run_dir / n).stat().st_size for n in [*copies, *there] if (run_dir / n).is_file()}
+    there = [name for name in _OTHER_FILES if os.path.isfile(run_dir / name)]
+    sizes = {
+        n: (run_dir / n).stat().st_size for n in [*copies, *there] if os.path.isfile(run_dir / n)
+    }
     data = read_config1(run_dir / "config.toml").get("data", {})
     dataset = data.get("name", "ml-100k") if isinstance(data, dict) else ""
     if dataset == "files" and sources:
@@ -65,7 +68,7 @@ def read_format1(run_dir: Path) -> dict[str, Any]:
 
 
 def read_config1(path: Path) -> dict[str, Any]:
-    """A config of format 1 as sections of today; one that has been written anew stays as it is.
+    """Reads a config of format 1 as sections of today; one written anew stays as it is.
 
     Raises:
         InputError: The file is missing or no TOML.

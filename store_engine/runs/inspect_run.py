@@ -70,7 +70,7 @@ def inspect_run(root: Path, verify: bool = False) -> RunReport:
     try:
         owner = lock_owner(run.lock)
     except OSError as error:
-        owner = f"nobody knows whom ({error.strerror})"
+        owner = f"an unknown process ({error.strerror})"
     return RunReport(manifest, config, tuple(files), tuple(run.foreign()), _stage(run), owner)
 
 
@@ -82,7 +82,7 @@ def _problem(run: RunDirectory, name: str, manifest: Manifest, verify: bool) -> 
 
 
 def _is_old_trie(run: RunDirectory, path: Path) -> bool:
-    """Whether it is the trie of a run of format 1, which nothing binds and nobody reads."""
+    """Whether it is the trie of a run of format 1, which is bound to nothing and never read."""
     return path == run.trie and run.read_manifest().format == 1
 
 

@@ -1,13 +1,15 @@
 """run.json: which files a run is made of, and the digests that bind them together."""
 
+import os
 from pathlib import Path, PurePosixPath
 from typing import Any, NamedTuple
 
-from store_engine.errors import InputError
+from store_engine.errors import InputError, shown
 from store_engine.files.digest import is_sha256
 from store_engine.files.json_file import read_json, write_json
 from store_engine.runs.format1 import read_format1
 
+_MAX_NAME_LENGTH = 200
 FORMAT = 2  # raised when directories written before can no longer be read as they are
 
 
@@ -31,7 +33,7 @@ class Manifest(NamedTuple):
     sources: dict[str, str]  # absolute path of each file that was read -> its digest
 
     def is_current(self, name: str) -> bool:
-        """Whether a file is listed, and the files that it was made from are still the same."""
+        """Tells whether a file is listed and what it was made from is still the same."""
         entry = self.files.get(name)
         return entry is not None and all(
             other in self.files and self.files[other].sha256 == digest
@@ -46,7 +48,7 @@ def read_manifest(path: Path) -> Manifest:
         InputError: The file is missing, damaged, or of another format.
     """
     run_dir = path.parent
-    if not path.exists():
+    if not os.path.exists(path):
         raise InputError(f"{run_dir}: not a run directory (it has no run.json)")
     values = read_json(path)
     match values:
@@ -62,7 +64,9 @@ def read_manifest(path: Path) -> Manifest:
             f"this version reads formats 1 and {FORMAT}"
         )
     try:
-        files = {_checked_name(name): _entry(entry) for name, entry in values["files"].items()}
+        files = {
+            _checked_name(name): _entry(entry, number) for name, entry in values["files"].items()
+        }
         sources = {str(name): str(digest) for name, digest in values["sources"].items()}
         dataset, created = str(values["dataset"]), str(values["created"])
     except (KeyError, AttributeError, TypeError, ValueError) as error:
@@ -83,17 +87,21 @@ def write_manifest(path: Path, manifest: Manifest) -> None:
 def _checked_name(name: str) -> str:
     """A path within the run: a manifest from elsewhere must not make us read outside of it."""
     path = PurePosixPath(name)
-    if path.is_absolute() or ".." in path.parts or str(path) != name or name == ".":
-        raise ValueError(f"{name!r} is no path within the run")
+    is_plain = name.isprintable() and 0 < len(name) <= _MAX_NAME_LENGTH
+    is_within = not path.is_absolute() and ".." not in path.parts
+    if not is_plain or not is_within or str(path) != name or name == ".":
+        raise ValueError(f"{shown(name)} is no path within the run")
     return name
 
 
-def _entry(values: Any) -> FileEntry:
+def _entry(values: Any, format_number: int) -> FileEntry:
     match values:
-        case {"bytes": int(num_bytes), "sha256": str(digest)} if num_bytes >= 0:
+        case {"bytes": int(num_bytes), "sha256": str(digest)} if 0 <= num_bytes < 1 << 63:
             made_from: dict[str, str] = values.get("made_from", {})
             following = values.get("next_sha256", "")
-            digests = [value for value in (digest, following) if value != ""]
+            digests = [following] if following != "" else []
+            if digest != "" or format_number != 1:
+                digests.append(digest)
             if all(map(is_sha256, [*digests, *made_from.values()])):
                 return FileEntry(num_bytes, digest, made_from, following)
-    raise ValueError(f"an entry must state bytes and sha256, got {str(values)[:100]}")
+    raise ValueError(f"an entry must state bytes and sha256, got {shown(values)}")

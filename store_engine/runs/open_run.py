@@ -4,6 +4,7 @@ A new run reads all its data first and appears with it, in one step: bad input l
 behind, and from then on the run needs nothing but itself.
 """
 
+import os
 from pathlib import Path
 from typing import NamedTuple
 
@@ -22,6 +23,7 @@ from store_engine.runs.run import Run
 from store_engine.runs.run_directory import RunDirectory, RunOrigin, lock_to_replace
 from store_engine.runs.run_paths import RunPaths
 from store_engine.sid.dense_tokenizer import ItemTexts
+from store_engine.terminal import printable
 from store_engine.text.text_vocabulary import TextVocabulary
 from store_engine.text.vocabulary import Vocabulary
 
@@ -85,7 +87,7 @@ def _place(run_dir: str) -> Path:
 def _begin_or_resume(config: Config, root: Path, resume: bool, overwrite: bool) -> RunDirectory:
     try:
         recover(root)
-        is_begun = (root / "run.json").exists()
+        is_begun = RunPaths(root).manifest.exists()
         is_taken = root.is_dir() and not is_begun and any(root.iterdir())
     except OSError as error:
         raise InputError(f"{root}: cannot be read: {error.strerror}") from error
@@ -113,11 +115,8 @@ def _begin_or_resume(config: Config, root: Path, resume: bool, overwrite: bool) 
 def _begin(config: Config, root: Path, replaces: FileLock | None) -> RunDirectory:
     dataset = load_dataset(config.data)
     catalog = dataset.catalog
-    if dataset.num_dropped_users:
-        print(
-            f"dropped {dataset.num_dropped_users:,} users "
-            f"with fewer than {config.data.min_events} events"
-        )
+    for line in dataset.report.lines():
+        print(printable(line), flush=True)
     vocabulary = _vocabulary(config, catalog)
     check_before_training(config, catalog, dataset.histories.num_users, len(vocabulary))
     warn_of_full_disk(config, root, len(vocabulary))
@@ -196,6 +195,6 @@ def _check_same_data(directory: RunDirectory, config: Config) -> None:
             )
     for name, digest in manifest.sources.items():
         moved = Path(config.data.path).resolve() / Path(name).name
-        path = moved if config.data.path and moved.is_file() else Path(name)
-        if path.is_file() and sha256(path) != digest:
+        path = moved if config.data.path and os.path.isfile(moved) else Path(name)
+        if os.path.isfile(path) and sha256(path) != digest:
             raise InputError(f"{path}: changed since the run began; --overwrite starts anew")

@@ -1,6 +1,7 @@
 """A run, loaded part by part: each one when it is first asked for, after it was verified."""
 
 import contextlib
+import os
 from collections.abc import Iterator
 from functools import cached_property
 from pathlib import Path
@@ -21,7 +22,7 @@ if TYPE_CHECKING:
 
 
 class Run:
-    """The parts of a run. Whoever measures, serves or exports a run shares one of these.
+    """The parts of a run. Evaluation, serving and export of a run share one `Run`.
 
     All parts are of the run that was there when this was made: one that replaces it meanwhile is
     refused. Every part raises InputError when its file is missing, damaged, or does not fit the
@@ -75,7 +76,7 @@ class Run:
         with contextlib.ExitStack() as stack:
             for path in self.directory.vocabulary:
                 # a file that is not listed must not be read either
-                if path.name in self._manifest.files or path.exists():
+                if path.name in self._manifest.files or os.path.exists(path):
                     stack.enter_context(self._reading(path))
             return load_vocabulary(self.directory.root)
 
@@ -107,12 +108,17 @@ class Run:
     def model(self) -> "StoreModel":
         """The recommender, float32 on the CPU until its user moves it."""
         from store_engine.model.store_model import StoreModel
-        from store_engine.model.weights import load_weights
+        from store_engine.model.weights import load_model
 
         with self._reading(self.directory.model_weights) as path:
             sizes = self.sid_table.codebook_sizes
-            model = StoreModel(self.config.model, len(self.vocabulary), sizes)
-            load_weights(model, path)
+            config, text_size = self.config.model, len(self.vocabulary)
+            return load_model(lambda: StoreModel(config, text_size, sizes), path)
+
+    def take_model(self) -> "StoreModel":
+        """Returns the model to somebody who may move it; the next one gets another."""
+        model = self.model
+        del self.model
         return model
 
     @property
@@ -154,7 +160,7 @@ def load_run(run_dir: str | Path, *, verify: bool = False) -> Run:
     """
     directory = RunDirectory.open(run_dir)
     weights = directory.model_weights
-    if weights.name not in directory.read_manifest().files or not weights.exists():
+    if weights.name not in directory.read_manifest().files or not os.path.exists(weights):
         raise InputError(
             f"{run_dir}: the run is not finished (it has no {weights.name}); "
             f"train.py --resume goes on with it"

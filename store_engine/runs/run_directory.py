@@ -9,6 +9,7 @@ none.
 import contextlib
 import datetime
 import hashlib
+import os
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import NamedTuple
@@ -126,7 +127,7 @@ class RunDirectory(RunPaths):
         self.close()
 
     def read_manifest(self) -> Manifest:
-        """What run.json says now.
+        """Reads what run.json says now.
 
         Raises:
             InputError: It is missing, damaged or of another format.
@@ -148,9 +149,9 @@ class RunDirectory(RunPaths):
         return build_config(read(self.config))
 
     def is_complete(self, path: Path) -> bool:
-        """Whether a file is there, listed, and made from the files that are there."""
+        """Tells whether a file is there, listed, and made from the files that are there."""
         name = self._name(path)
-        return path.is_file() and self.read_manifest().is_current(name)
+        return os.path.isfile(path) and self.read_manifest().is_current(name)
 
     def check(self, path: Path, manifest: Manifest | None = None, always: bool = False) -> None:
         """Verifies a file of the run.
@@ -185,8 +186,8 @@ class RunDirectory(RunPaths):
         path, entry = self.root / name, manifest.files.get(name)
         if entry is None:
             return "not part of the run (run.json does not list it)"
-        if not path.is_file():
-            return "missing" if not path.exists() else "not a regular file"
+        if not os.path.isfile(path):
+            return "missing" if not os.path.exists(path) else "not a regular file"
         if not manifest.is_current(name):
             return f"was made from another {' or '.join(entry.made_from)}"
         if entry.next_sha256 and self._verified.matches(path, entry.next_sha256, always):

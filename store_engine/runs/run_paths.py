@@ -5,6 +5,7 @@ from pathlib import Path
 
 from store_engine.files.atomic import is_temporary
 from store_engine.files.directory_swap import LOCK_NAME
+from store_engine.runs.format1 import DATA_FILE
 
 _TEMPORARY_OF_FORMAT1 = re.compile(r"[a-z_.]+\.\d+\.tmp")
 VOCABULARY_FILES = ("text.model", "tokenizer.json", "tokenizer_config.json", "config.json")
@@ -49,7 +50,7 @@ class RunPaths:
         self.verified = root / ".verified.json"
 
     def made_from(self, path: Path) -> tuple[Path, ...]:
-        """The files whose content a file depends on: it does not go with others."""
+        """Returns the files whose content a file depends on: it does not go with others."""
         return {
             self.sids: (self.items, self.tokenizer_weights),
             self.model_weights: (self.sids,),
@@ -58,10 +59,19 @@ class RunPaths:
         }.get(path, ())
 
     def foreign(self) -> list[str]:
-        """Names in the directory that no run has, sorted."""
-        paths = (path for path in vars(self).values() if isinstance(path, Path))
-        own = {path.name for path in paths if path != self.root}
-        own |= {*VOCABULARY_FILES, "data.json"}  # data.json: of format 1
+        """Lists names in the directory that no run has, sorted."""
+        own = self._own_names()
         names = sorted(path.name for path in self.root.iterdir())
         names = [name for name in names if name not in own and not is_temporary(name)]
         return [name for name in names if _TEMPORARY_OF_FORMAT1.fullmatch(name) is None]
+
+    def holds(self, path: Path) -> bool:
+        """Whether a resolved path is one of a run's own files here; its picture is not counted."""
+        if self.root not in path.parents:
+            return False
+        return path.relative_to(self.root).parts[0] in self._own_names() - {self.curves.name}
+
+    def _own_names(self) -> set[str]:
+        paths = (path for path in vars(self).values() if isinstance(path, Path))
+        own = {path.name for path in paths if path != self.root}
+        return own | {*VOCABULARY_FILES, DATA_FILE}

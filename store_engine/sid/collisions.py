@@ -1,7 +1,8 @@
-"""Items that share a SID: what is done about them, and what a run says of its codes.
+"""Collisions, items that share a SID: how they are resolved, and a report on the codes in use.
 
 suffix    one more level numbers the items of a SID: every item has a SID of its own (default)
-reassign  the cheapest colliding items move to the nearest free combination of codes
+reassign  of the items of a SID the one closest to its centroids keeps it; the others move to the
+          nearest free combination of codes
 share     items keep sharing; a hit on a shared SID is then worth 1 / size of its group
 """
 
@@ -44,7 +45,7 @@ def resolve_collisions(
 
 
 def sid_report(sids: Codes, codebook_sizes: tuple[int, ...], num_codes: int) -> dict[str, Any]:
-    """What a user wants to know of a set of SIDs.
+    """Reports how the codes of a set of SIDs are used.
 
     Args:
         sids: (num_items, num_levels) int32.
@@ -80,7 +81,7 @@ def sid_report(sids: Codes, codebook_sizes: tuple[int, ...], num_codes: int) -> 
 
 
 def describe(report: dict[str, Any]) -> str:
-    """A `sid_report` in a few lines."""
+    """Writes a `sid_report` in a few lines."""
     lines = [
         f"{report['num_unique_sids']:,} SIDs for {report['num_items']:,} items; "
         f"{report['num_collision_groups']:,} groups share their codes, "

@@ -72,11 +72,11 @@ class ItemTexts:
 
     @property
     def num_items(self) -> int:
-        """Number of items."""
+        """Returns the number of items."""
         return len(self.attributes[0])
 
     def content(self, row: int) -> list[int]:
-        """<bos>, then every attribute that is not empty behind its prompt."""
+        """Returns <bos>, then every attribute that is not empty behind its prompt."""
         tokens = [self.bos_id]
         for prompt, texts in zip(self.prompts, self.attributes, strict=True):
             if texts[row]:
@@ -84,7 +84,7 @@ class ItemTexts:
         return tokens
 
     def reconstructions(self, row: int) -> list[tuple[int, list[int], list[int]]]:
-        """(field id, prompt, text + <eos>) of every attribute that is not empty."""
+        """Returns (field id, prompt, text + <eos>) of every attribute that is not empty."""
         return [
             (field_id, self.prompts[field_id], [*texts[row], self.eos_id])
             for field_id, texts in enumerate(self.attributes)
@@ -130,7 +130,7 @@ def content_batch(
 
 
 def tokenizer_batch(texts: ItemTexts, rows: Sequence[int], num_codes: int) -> TokenizerBatch:
-    """Both passes of the given items.
+    """Makes both passes of the given items.
 
     Args:
         texts: Token ids of the catalogue's text.
@@ -229,7 +229,7 @@ def contrastive_loss(vectors: Tensor, temperature: float) -> Tensor:
 
     Args:
         vectors: (num_items, num_codes, hidden_size) dense tokens.
-        temperature: Of the cosine similarities.
+        temperature: Divides the cosine similarities.
 
     Returns:
         A scalar, float32.
@@ -249,7 +249,7 @@ def _info_nce(similarity: Tensor) -> Tensor:
 def encode_catalog(
     tokenizer: DenseTokenizer, texts: ItemTexts, num_codes: int, batch_size: int = 256
 ) -> np.ndarray:
-    """Dense tokens of every item: (num_items, num_codes, hidden_size) float32."""
+    """Encodes every item into dense tokens: (num_items, num_codes, hidden_size) float32."""
     tokenizer.eval()
     rows = range(texts.num_items)
     batches = (rows[i : i + batch_size] for i in range(0, len(rows), batch_size))

@@ -26,19 +26,19 @@ class ParallelQuantizer:
     centroids: Vectors  # (num_codes, codebook_size, pca_dim)
 
     def project(self, vectors: Vectors) -> Vectors:
-        """(num_items, num_codes, hidden_size) -> (num_items, num_codes, pca_dim)."""
+        """Projects (num_items, num_codes, hidden_size) -> (num_items, num_codes, pca_dim)."""
         centred = vectors - self.pca_mean
         return np.einsum("ind,npd->inp", centred, self.pca_components, optimize=True)
 
     def distances(self, vectors: Vectors) -> Vectors:
-        """Squared distance to every centroid: (num_items, num_codes, codebook_size)."""
+        """Computes squared distances to all centroids: (num_items, num_codes, codebook_size)."""
         projected = self.project(vectors)
         cross = np.einsum("inp,nkp->ink", projected, self.centroids, optimize=True)
         squares = (self.centroids**2).sum(-1)
         return (projected**2).sum(-1)[:, :, None] - 2 * cross + squares
 
     def assign(self, vectors: Vectors) -> NDArray[np.int32]:
-        """Nearest centroid of every position: (num_items, num_codes) int32."""
+        """Finds the nearest centroid of every position: (num_items, num_codes) int32."""
         return self.distances(vectors).argmin(-1).astype(np.int32)
 
     def lift(self) -> Vectors:
@@ -56,8 +56,8 @@ def fit_quantizer(
         vectors: (num_items, num_codes, hidden_size) float32 dense tokens.
         codebook_size: Codes per position.
         pca_dim: Dimensions kept; lowered to what the items span.
-        iterations: Of k-means.
-        seed: Of k-means.
+        iterations: Number of k-means iterations.
+        seed: Seed of k-means.
 
     Raises:
         InputError: There are fewer items than codes, or a vector is not finite, or so large that

@@ -13,6 +13,7 @@ from store_engine.files.regular import parse_errors
 from store_engine.sid.quantize import ParallelQuantizer, Vectors
 
 _QUANTIZER = {"pca_mean": 2, "pca_components": 3, "centroids": 3}  # arrays and their dimensions
+_MAX_CODEBOOK_SIZE, _MAX_LEVELS = 1 << 16, 16  # of the core's trie
 _ARRAYS = {
     "codes": ArrayForm("iu", 2),
     "codebook_sizes": ArrayForm("iu", 1),
@@ -40,6 +41,14 @@ class SidTable:
             want = (len(self.item_ids), len(self.codebook_sizes))
             raise ValueError(
                 f"sids must be (num_items, num_levels) = {want}, got {self.sids.shape}"
+            )
+        if not all(1 <= size <= _MAX_CODEBOOK_SIZE for size in self.codebook_sizes):
+            raise ValueError(
+                f"codebook sizes must be in [1, {_MAX_CODEBOOK_SIZE}], got {self.codebook_sizes}"
+            )
+        if not 1 <= len(self.codebook_sizes) <= _MAX_LEVELS:
+            raise ValueError(
+                f"there must be 1 to {_MAX_LEVELS} levels, got {len(self.codebook_sizes)}"
             )
         outside = (self.sids < 0) | (self.sids >= np.array(self.codebook_sizes))
         if outside.any():

@@ -40,7 +40,7 @@ class GGUFFile:
         }
 
     def get(self, key: str, default: Any = _MISSING) -> Any:
-        """A value of the metadata.
+        """Returns a value of the metadata.
 
         Raises:
             InputError: It is damaged, or not there and there is no default.
@@ -54,7 +54,7 @@ class GGUFFile:
         return default
 
     def read(self, name: str) -> Tensor:
-        """A tensor, dequantised to float32.
+        """Returns a tensor, dequantised to float32.
 
         Raises:
             InputError: `gguf` cannot dequantise its type.

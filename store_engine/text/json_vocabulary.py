@@ -132,11 +132,11 @@ class JsonVocabulary:
         return cls(tokenizer, SpecialIds(bos, eos, pad), path)
 
     def __len__(self) -> int:
-        """Number of ids."""
+        """Returns the number of ids."""
         return self._size
 
     def encode(self, text: str) -> list[int]:
-        """Token ids of `text`, without bos and eos.
+        """Returns the token ids of `text`, without bos and eos.
 
         Raises:
             InputError: The tokenizer cannot encode the text.
@@ -146,7 +146,7 @@ class JsonVocabulary:
         return ids
 
     def decode(self, ids: Iterable[int]) -> str:
-        """The text of `ids`; control tokens vanish.
+        """Returns the text of `ids`; control tokens vanish.
 
         Raises:
             ValueError: An id is not in the vocabulary.

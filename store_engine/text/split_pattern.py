@@ -46,7 +46,7 @@ class _Count:
 
 
 def is_safe_regex(pattern: str) -> bool:
-    """Whether no text can make a search for the expression take more than polynomial time.
+    """Tells whether every search for the expression takes polynomial time at most.
 
     A group may be optional but is never repeated; a row holds few repetitions; nothing refers back
     to a group, names one or changes a flag midway.

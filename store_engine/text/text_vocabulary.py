@@ -94,17 +94,17 @@ class TextVocabulary:
         return vocabulary
 
     def __len__(self) -> int:
-        """Number of ids."""
+        """Returns the number of ids."""
         size: int = self._processor.vocab_size()
         return size
 
     def encode(self, text: str) -> list[int]:
-        """Token ids of `text`, without bos and eos."""
+        """Returns the token ids of `text`, without bos and eos."""
         ids: list[int] = self._processor.encode(text)
         return ids
 
     def decode(self, ids: Iterable[int]) -> str:
-        """The text of `ids`; control tokens vanish.
+        """Returns the text of `ids`; control tokens vanish.
 
         Raises:
             ValueError: An id is not in the vocabulary.

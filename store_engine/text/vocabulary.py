@@ -15,13 +15,13 @@ class Vocabulary(Protocol):
     eos_id: int  # after a text
 
     def __len__(self) -> int:
-        """Number of ids."""
+        """Returns the number of ids."""
 
     def encode(self, text: str) -> list[int]:
-        """Token ids of `text`, without bos and eos."""
+        """Returns the token ids of `text`, without bos and eos."""
 
     def decode(self, ids: Iterable[int]) -> str:
-        """The text of `ids`; control tokens vanish."""
+        """Returns the text of `ids`; control tokens vanish."""
 
     def save(self, directory: str | Path) -> None:
         """Writes its files into a run directory."""

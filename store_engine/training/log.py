@@ -1,4 +1,4 @@
-"""What training tells: a progress bar for the eye, train_log.jsonl and TensorBoard for the rest.
+"""The log of a training: a progress bar on the terminal, train_log.jsonl, and TensorBoard events.
 
 A line of train_log.jsonl holds the metrics of one step: `loss`, the loss of every task or text
 field as `loss/NAME`, and metrics of the log's own. Users choose the names of text fields: the

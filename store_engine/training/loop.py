@@ -15,6 +15,7 @@ from store_engine.config import Config, TrainConfig
 from store_engine.errors import InputError
 from store_engine.model.attention import PackedSequences
 from store_engine.model.lora import add_lora, merge_lora
+from store_engine.runs.run_paths import RunPaths
 from store_engine.training.distributed.checkpoint import (
     load_checkpoint,
     read_best_weights,
@@ -60,8 +61,8 @@ class Training:
     validate: Callable[[Weights], float] | None = None
 
     def checkpoints(self, stage: Stage) -> Path:
-        """The folder of a stage's checkpoints."""
-        return self.run_dir / "checkpoints" / stage.name
+        """Returns the folder of a stage's checkpoints."""
+        return RunPaths(self.run_dir).checkpoints / stage.name
 
 
 def train_stage(
@@ -88,7 +89,7 @@ def train_stage(
     engine, progress = _open_engine(stage, training, initial)
     engine.train()
     log = TrainLog(
-        training.run_dir / "train_log.jsonl",
+        RunPaths(training.run_dir).log,
         stage.name,
         progress.step,
         stage.num_steps,
@@ -211,7 +212,7 @@ def train_step(engine: Any, stage: Stage, config: Config, step: int) -> dict[str
 
 
 def learning_rate(train: TrainConfig, peak: float, step: int, num_steps: int) -> float:
-    """The rate of a step: linear warm-up, then `cosine` or `wsd` down to `min_lr` of the peak.
+    """Computes the rate of a step: warm-up, then `cosine` or `wsd` to `min_lr` of the peak.
 
     `wsd` (warm-up, stable, decay) stays at the peak and falls in a straight line over the last
     `decay` of the steps. Source: MiniCPM, https://arxiv.org/abs/2404.06395.

@@ -93,7 +93,7 @@ class TokenizerStage:
         """Refuses more shards than a step has items.
 
         Raises:
-            InputError: As said.
+            InputError: There are more shards than that.
         """
         if self.items_per_step < num_shards:
             raise InputError(
@@ -189,7 +189,7 @@ class RecommenderStage:
         """Refuses more shards than a step of the first epoch has documents.
 
         Raises:
-            InputError: As said.
+            InputError: There are more shards than that.
         """
         for step in range(self.steps_per_epoch):
             self._plan(0, step, num_shards)

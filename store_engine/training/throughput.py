@@ -13,7 +13,7 @@ from store_engine.model.unified_vocabulary import UnifiedVocabulary
 
 
 def training_flops(model: ModelConfig, sequences: PackedSequences, head_columns: int) -> float:
-    """Floating-point operations that one forward and backward pass needs.
+    """Counts the floating-point operations that one forward and backward pass needs.
 
     Matrix products alone, each multiply-add as two; the backward costs twice the forward. What an
     implementation computes beyond that (padding, recomputation) does not count.
@@ -43,7 +43,7 @@ def head_columns(targets: Tensor, vocabulary: UnifiedVocabulary) -> int:
 
 @functools.cache
 def matmul_peak(dtype: torch.dtype, device: torch.device) -> float:
-    """Floating-point operations per second of this process' largest matrix products, measured.
+    """Measures the floating-point operations per second of this process' largest products.
 
     Takes a tenth of a second. It is what this process' threads reach while the other ranks run too.
     """

@@ -74,11 +74,14 @@ def test_only_what_the_trie_has():
 
 
 def test_old_expressions_are_forgotten(sets):
-    first = sets.resolve("a", None)
-    for n in range(100):
+    first = sets.resolve("a", "b")
+    for n in range(63):  # 64 are kept
         sets.resolve("a" + " & b" * n, "c")
-    assert len(sets._resolved) == 64
-    assert sets.resolve("a", None).rows().tolist() == first.rows().tolist()
+    assert sets.resolve("a", "b") is first
+    for n in range(64):
+        sets.resolve("b" + " & a" * n, "c")
+    again = sets.resolve("a", "b")
+    assert again is not first and again.rows().tolist() == first.rows().tolist()
 
 
 @pytest.mark.parametrize(

@@ -48,5 +48,5 @@ def test_no_run_is_one_line(tmp_path, capsys):
     assert main(["evaluate", str(tmp_path / "no\x1b[31m")]) == 2
     assert (
         capsys.readouterr().err
-        == f"error: {tmp_path}/no[31m: not a run directory (it has no run.json)\n"
+        == f"error: {tmp_path}/no\\x1b[31m: not a run directory (it has no run.json)\n"
     )

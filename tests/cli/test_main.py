@@ -104,7 +104,7 @@ def raising(error):
     ("error", "status", "line"),
     [
         (InputError("x.csv: bad"), 2, "error: x.csv: bad"),
-        (InputError("two\nlines\x1b[31m"), 2, "error: two lines[31m"),
+        (InputError("two\nlines\x1b[31m"), 2, r"error: two\nlines\x1b[31m"),
         (FloatingPointError("the loss is nan"), 1, "error: the loss is nan"),
         (PermissionError(13, "Permission denied", "a/b"), 2, "error: a/b: Permission denied"),
         (FileNotFoundError(2, "No such file", "a\x1b"), 2, "error: a: No such file"),

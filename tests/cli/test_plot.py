@@ -31,8 +31,10 @@ def test_an_unfinished_run_is_drawn(run_dir, capsys):
         (["nowhere"], "nowhere: nothing to draw"),
         ([".", "--out", "no/folder.png"], "no/folder.png: "),
         ([".", "--out", "curves.bin"], "curves.bin: "),
+        ([".", "--out", "curves"], "curves: the suffix says the format"),
+        ([".", "--out", "/dev/full"], "/dev/full: the suffix says the format"),
     ],
-    ids=["no run", "no folder", "no format"],
+    ids=["no run", "no folder", "no format", "no suffix", "device"],
 )
 def test_what_cannot_be_drawn_is_one_line(arguments, message, run_dir, capsys, monkeypatch):
     pytest.importorskip("matplotlib")

@@ -153,6 +153,13 @@ def test_a_run_is_the_first_argument_or_a_flag(run_dir, capsys):
     assert recommended(capsys, "--history-item", "item 3", "--", str(run_dir)) == want
 
 
+def test_a_list_that_allows_nothing_allows_nothing(run_dir, tmp_path, capsys):
+    (tmp_path / "sold_out.txt").write_text("\n")
+    for ids in ("", ",", "[]", f"@{tmp_path / 'sold_out.txt'}"):
+        assert recommended(capsys, str(run_dir), "--history", "item 3", "--allow", ids) == []
+        assert recommended(capsys, str(run_dir), "--history", "item 3", "--deny", ids) != []
+
+
 def test_allow_deny_and_exclude(run_dir, tmp_path, capsys):
     best = recommended(capsys, str(run_dir), "--history", "item 3", "-k", "6")
     (tmp_path / "stock.txt").write_text("\n".join(best[:5]))

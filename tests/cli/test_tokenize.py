@@ -31,6 +31,10 @@ def test_the_sids_as_csv_are_exact_also_for_hostile_ids(hostile_run, tmp_path, c
     [
         (["--items", "new.csv"], "its SIDs were brought as a file, they have no codebook"),
         (["--out", "no/folder.csv"], "no/folder.csv: cannot be written: No such file"),
+        (["--out", "model.safetensors"], "model.safetensors: is a file of a run, name another"),
+        (["--out", "texts.tokens/x.csv"], "texts.tokens/x.csv: is a file of a run, name another"),
+        (["--items", "new.csv", "--out", "./new.csv"], "new.csv: is read, name another"),
+        (["--out", "a\0b"], "cannot be written"),
     ],
 )
 def test_wrong_input_is_one_line_and_status_2(options, message, run_dir, capsys, monkeypatch):

@@ -1,3 +1,4 @@
+import numpy as np
 import pytest
 
 from store_engine.data.catalog import Catalog
@@ -76,3 +77,34 @@ def test_load_rejects(tmp_path, content, message):
 def test_load_rejects_a_missing_file(tmp_path):
     with pytest.raises(InputError, match="No such file"):
         Catalog.load(tmp_path / "items.jsonl")
+
+
+NO_TEXTS = ["ab", b"ab", None, 5, float("nan"), {"a": 1, "b": 2}, {"a", "b"}, [1, 2], ["a", None]]
+NO_TEXTS += [
+    ["a", b"b"],
+    np.arange(2),
+    np.array("a"),
+    [["a"], ["b"]],
+    ["a", float("nan")],
+    object(),
+]
+
+
+@pytest.mark.parametrize("value", NO_TEXTS, ids=range(len(NO_TEXTS)))
+def test_one_text_is_no_list_of_texts(value):
+    for parts in (
+        (value, {"title": ("x", "y")}),
+        (("a", "b"), {"title": value}),
+        (("a", "b"), value if not isinstance(value, dict) else [value]),
+    ):
+        with pytest.raises(TypeError):
+            Catalog(*parts)
+    if not isinstance(value, str):
+        with pytest.raises(TypeError):
+            CATALOG.row_of(value)
+
+
+@pytest.mark.parametrize("make", [tuple, list, iter, np.array], ids=lambda make: make.__name__)
+def test_texts_are_copied_once(make):
+    catalog = Catalog(make(["a", "b"]), {"title": make(["x", "y"])})
+    assert catalog == Catalog(("a", "b"), {"title": ("x", "y")})

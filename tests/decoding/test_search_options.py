@@ -2,6 +2,7 @@ import inspect
 
 import numpy as np
 import pytest
+from engines import catalog_of
 
 from store_engine.decoding.engine import Engine
 from store_engine.decoding.search_options import MAX_WIDTH, SearchOptions, sets_per_history
@@ -103,3 +104,17 @@ def test_methods_take_the_fields_as_arguments(name, make_engine):
         method([history], no_such=1)
     with pytest.raises(TypeError, match="positional"):
         method([history], 3, 20)  # is it a beam width?
+
+
+LARGE = [10**6000, "x" * 10**6, ["x" * 10**6], np.arange(2), catalog_of(999)]
+
+
+@pytest.mark.parametrize("value", LARGE, ids=["int", "str", "list", "array", "catalogue"])
+@pytest.mark.parametrize("name", [*inspect.signature(SearchOptions).parameters])
+def test_whatever_the_value_the_message_is_one_short_line(name, value):
+    if name == "exclude" or (name in ("allow", "deny") and isinstance(value, str | list)):
+        return  # looked at where the items are known
+    with pytest.raises((InputError, TypeError)) as caught:
+        SearchOptions(**{name: value})
+    assert len(str(caught.value)) < 400
+    assert "\n" not in str(caught.value)

@@ -116,8 +116,7 @@ def phase(run_dir: Path) -> str:
 
 def standing(run_dir: Path, save_every: int) -> tuple[tuple[int, int], int]:
     """Where the run's checkpoint stands (stage, step), and how many logged steps are behind it."""
-    # a stage that is done stays done, also where the next one has logged nothing again
-    position, lost = (int((run_dir / "tokenizer.safetensors").exists()), 0), 0
+    position, lost = (0, 0), 0
     for i, stage in enumerate(STAGES):
         logged = [e["step"] for e in read_log(run_dir / "train_log.jsonl") if e["stage"] == stage]
         assert logged == list(range(1, len(logged) + 1)), f"{stage}: gaps in the log: {logged}"
@@ -126,6 +125,9 @@ def standing(run_dir: Path, save_every: int) -> tuple[tuple[int, int], int]:
             step = saved.step if saved else 0
             position, lost = (i, step), max(0, len(logged) - step)
     assert lost <= save_every, f"{lost} steps lost, save_every is {save_every}"
+    if (run_dir / "tokenizer.safetensors").exists():
+        # the first stage is done, also while the second one begins again and has logged nothing
+        position = max(position, (1, 0))
     return position, lost
 
 

@@ -28,7 +28,7 @@ def bind_socket(path):
 def test_what_is_no_regular_file_is_refused_at_once(make, kind, tmp_path):
     path = tmp_path / "x"
     make(path)
-    with pytest.raises(InputError, match=f"x: must be a regular file, is {kind}"):
+    with pytest.raises(InputError, match=f"^{path}: must be a regular file, is {kind}$"):
         open_regular(path)
 
 

@@ -2,8 +2,8 @@ import numpy as np
 import pytest
 import torch
 
-from store_engine._C import ItemTrie
-from store_engine.catalog.trie_arrays import TrieArrays
+from store_engine._C import ItemTrie, LiveTrie
+from store_engine.catalog.trie_arrays import SnapshotTrie, TrieArrays
 from store_engine.decoding.backends import CppBackend, SearchSpace
 from store_engine.decoding.beam_search import beam_search
 from store_engine.inference.decoding_model import prepare_for_decoding
@@ -81,3 +81,37 @@ def test_generate_equals_our_beam_search(make_model, sids, item_trie, beam_width
     if beam_width > 1:  # greedy search has no sequences_scores
         scores = out.sequences_scores.view(3, -1)
         torch.testing.assert_close(scores, beams.scores, atol=1e-4, rtol=1e-4)
+
+
+def tries():
+    live = LiveTrie(SIDS, np.arange(4) + 10, [3, 4])
+    snapshot = live.snapshot()
+    trie = ItemTrie(SIDS, [3, 4])
+    return {
+        "ItemTrie": trie,
+        "an engine's": TrieArrays(trie),
+        "a changed engine's": SnapshotTrie(snapshot),
+        "Snapshot": snapshot,
+    }
+
+
+@pytest.mark.parametrize("form", tries())
+def test_every_form_of_a_trie_is_taken(small, form):
+    tokens, scores = torch.tensor([[1, 22]]), torch.randn(1, 27)
+    trie = tries()[form]
+    found = TrieLogitsProcessor(trie, TEXT)(tokens, scores)
+    assert torch.equal(found, TrieLogitsProcessor(small, TEXT)(tokens, scores))
+    assert prefix_allowed_tokens_fn(trie, TEXT)(0, tokens[0]) == [23, 26]
+
+
+@pytest.mark.parametrize("make", [TrieLogitsProcessor, prefix_allowed_tokens_fn])
+@pytest.mark.parametrize("trie", [None, "trie.bin", SIDS], ids=["None", "a path", "sids"])
+def test_what_is_no_trie(make, trie):
+    with pytest.raises(TypeError, match="must be an ItemTrie or an engine's trie, got"):
+        make(trie, TEXT)
+
+
+@pytest.mark.parametrize("size", ["20", 20.0, None, True, 0, -1])
+def test_what_is_no_vocabulary_size(small, size):
+    with pytest.raises((TypeError, ValueError), match="text_vocab_size must be"):
+        TrieLogitsProcessor(small, size)

@@ -57,12 +57,12 @@ def test_ref_is_causal_attention_of_each_beam_alone():
 
 
 @pytest.mark.parametrize("backend", BACKENDS)
-def test_scale_and_strided_cache(backend, device):
+def test_strided_cache(backend, device):
     q, keys, values, *rest = make((2, 3, 4, 2, 16, 10, 6), torch.float32, device)
     layers = torch.stack([keys, values], 1).contiguous()  # a view into a larger cache
     views = layers[:, 0], layers[:, 1]
-    got = beam_attention(q, *views, *rest, scale=0.5, backend=backend)
-    torch.testing.assert_close(got, beam_attention_ref(q, keys, values, *rest, scale=0.5))
+    got = beam_attention(q, *views, *rest, backend=backend)
+    torch.testing.assert_close(got, beam_attention_ref(q, keys, values, *rest))
 
 
 def test_launches_on_the_device_of_its_tensors(device, monkeypatch):

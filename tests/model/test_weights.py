@@ -7,7 +7,7 @@ from safetensors.torch import save_file
 from torch import nn
 
 from store_engine.errors import InputError
-from store_engine.model.weights import load_weights, read_weights, save_weights
+from store_engine.model.weights import load_model, load_weights, read_weights, save_weights
 
 
 def model():
@@ -125,3 +125,20 @@ def test_shapes(path, change, message):
     save_file(tensors, path)
     with pytest.raises(InputError, match=message):
         load_weights(model(), path)
+
+
+def test_weights_of_a_deeper_model(path):
+    deeper = nn.Sequential(nn.Linear(4, 3), nn.LayerNorm(3), nn.Linear(3, 3))
+    save_weights(deeper.state_dict(), path)
+    with pytest.raises(InputError, match=r"tensor '2\.bias' is not one of this model's"):
+        load_weights(model(), path)
+
+
+@pytest.mark.parametrize("size", [4, 1 << 40], ids=["the file's", "more than any memory"])
+def test_memory_is_taken_for_what_the_file_has(path, size):
+    save_weights(nn.Linear(4, 3).state_dict(), path)
+    if size == 4:
+        assert load_model(lambda: nn.Linear(size, 3), path).weight.device.type == "cpu"
+        return
+    with pytest.raises(InputError, match="tensor 'weight' must be"):
+        load_model(lambda: nn.Linear(size, 3), path)

@@ -30,6 +30,28 @@ def open_again(config, resume=True, overwrite=False):
     return data
 
 
+def test_what_reading_found_is_printed(config, tmp_path, capsys):
+    (tmp_path / "items.csv").write_text(
+        'item_id,title\ni0,\ni1,"two\nlines"\ni2,a\x01b\n', encoding="utf-8"
+    )
+    with (tmp_path / "interactions.csv").open("a") as file:
+        file.write("rare,i0,1\n")
+    open_again(config)
+    assert capsys.readouterr().out.splitlines()[:4] == [
+        "read 3 items and 7 events of 3 users",
+        "dropped 1 users with fewer than 3 events",
+        "1 of 3 items have no title",
+        "control characters, replaced by spaces: 1",
+    ]
+
+
+def test_doubtful_quotes_are_printed(config, tmp_path, capsys):
+    text = 'item_id,title\ni0,"x\ni9,y"\ni1,a\ni2,b\n'
+    (tmp_path / "items.csv").write_text(text)
+    open_again(config)
+    assert "items.csv line 2: a quoted field holds a line break" in capsys.readouterr().out
+
+
 def test_a_run_needs_nothing_but_itself(config, tmp_path):
     begun = open_again(config)
     (tmp_path / "items.csv").unlink()
@@ -229,3 +251,15 @@ def test_resuming_in_the_run_itself(config, tmp_path, monkeypatch):
     open_again(config)
     monkeypatch.chdir(tmp_path / "run")
     open_again(dataclasses.replace(config, run_dir="."))
+
+
+def test_what_reading_the_data_found_is_printed(config, tmp_path, capsys):
+    with (tmp_path / "items.csv").open("a") as file:
+        file.write("i3,\n")
+    with (tmp_path / "interactions.csv").open("a") as file:
+        file.write("u2,i0,0\n")
+    open_again(config)
+    lines = capsys.readouterr().out.splitlines()
+    assert "read 4 items and 7 events of 3 users" in lines
+    assert "dropped 1 users with fewer than 3 events" in lines
+    assert "1 of 4 items have no title" in lines

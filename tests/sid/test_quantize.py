@@ -3,7 +3,6 @@ import pytest
 
 from store_engine.errors import InputError
 from store_engine.sid.quantize import fit_quantizer
-from store_engine.sid.sid_table import SidTable
 
 
 def clustered(num_items=60, num_codes=2, hidden=8, clusters=4):
@@ -62,32 +61,3 @@ def test_rejects_vectors_that_are_not_finite(bad):
     vectors[3, 1, 2] = vectors[7, 0, 0] = bad
     with pytest.raises(InputError, match="of 2 of 60 items, first of row 3, are not finite"):
         fit_quantizer(vectors, 4, 4, 20, 0)
-
-
-def test_table_round_trip(tmp_path):
-    vectors, _ = clustered()
-    quantizer = fit_quantizer(vectors, 4, 4, 20, 0)
-    table = SidTable(quantizer.assign(vectors), (4, 4), tuple(map(str, range(60))), quantizer)
-    table.save(tmp_path / "sids.npz")
-    loaded = SidTable.load(tmp_path / "sids.npz")
-    assert np.array_equal(loaded.sids, table.sids)
-    assert (loaded.codebook_sizes, loaded.item_ids) == (table.codebook_sizes, table.item_ids)
-    assert np.array_equal(loaded.quantizer.assign(vectors), table.sids)
-
-
-@pytest.mark.parametrize("damage", ["missing", "truncated", "no zip", "code outside"])
-def test_damaged_tables_are_refused(damage, tmp_path):
-    path = tmp_path / "sids.npz"
-    SidTable(np.zeros((3, 2), np.int32), (4, 4), ("a", "b", "c")).save(path)
-    if damage == "missing":
-        path.unlink()
-    elif damage == "truncated":
-        path.write_bytes(path.read_bytes()[:-30])
-    elif damage == "no zip":
-        path.write_bytes(b"hello")
-    else:
-        arrays = dict(np.load(path))
-        arrays["codes"][1, 0] = 4
-        np.savez(path, **arrays)
-    with pytest.raises(InputError, match=r"sids\.npz: not a readable SID table"):
-        SidTable.load(path)

@@ -1,6 +1,5 @@
 import functools
 
-import numpy as np
 import pytest
 import torch
 
@@ -11,13 +10,9 @@ from store_engine.kernels.linear_cross_entropy import (
     linear_cross_entropy_ref,
 )
 from store_engine.model import store_model
-from store_engine.model.attention import PackedSequences
 from store_engine.model.store_model import Head
 from store_engine.sid.dense_tokenizer import (
     ItemTexts,
-    contrastive_loss,
-    encode_catalog,
-    tokenizer_batch,
 )
 from store_engine.text.text_vocabulary import TextVocabulary
 from store_engine.training.log import VALIDATION
@@ -173,57 +168,3 @@ def test_losses_and_gradients_do_not_depend_on_the_kernel(
     got = losses_and_gradients()
     for ours, theirs in zip(got, want, strict=True):
         torch.testing.assert_close(ours, theirs, atol=1e-5, rtol=1e-5)
-
-
-def test_text_is_rebuilt_from_the_dense_tokens_alone(stages):
-    """The reconstruction of one item must not change with another item's text, only its own."""
-    config, stage, _ = stages
-    n = config.tokenizer.num_codes
-    module = stage.build().eval()
-    rows = [0, 1]
-    batch = tokenizer_batch(stage.texts, rows, n)
-    losses, vectors = module(batch)
-    # zero dense tokens in: the losses must change, for nothing else carries the content
-    embeddings = module.model.embed(batch.text.tokens)
-    embeddings = embeddings.index_fill(0, batch.filled_slots, 0.0)
-    hidden = module.model.hidden_states(embeddings, batch.text_sequences)
-    blind = module.model.target_losses(hidden, batch.text.targets)
-    assert (losses - blind).abs().max() > 1e-4
-    # and alone in the batch an item gives the same vectors
-    _, alone = module(tokenizer_batch(stage.texts, [1], n))
-    torch.testing.assert_close(alone[0], vectors[1], atol=1e-5, rtol=1e-4)
-
-
-def test_gradients_flow_from_the_text_into_the_palette(stages):
-    config, stage, _ = stages
-    module = stage.build()
-    losses, _ = module(tokenizer_batch(stage.texts, [3, 4, 5], config.tokenizer.num_codes))
-    losses.sum().backward()
-    assert module.palette.weight.grad.abs().sum() > 0
-
-
-def test_encoding_does_not_depend_on_the_batch(stages):
-    _, stage, _ = stages
-    module = stage.build()
-    few, many = (encode_catalog(module, stage.texts, 2, batch_size=b) for b in (7, 120))
-    np.testing.assert_allclose(few, many, atol=1e-5)
-
-
-def test_contrastive_loss_prefers_vectors_that_differ():
-    apart = torch.eye(6).view(3, 2, 6)
-    alike = torch.ones(3, 2, 6)
-    assert contrastive_loss(apart, 0.07) < 1e-4
-    want = np.log(2) + np.log(3)  # nothing tells 2 aspects and 3 items apart
-    assert contrastive_loss(alike, 0.07).item() == pytest.approx(want, abs=1e-5)
-
-
-def test_palette_queries_see_the_whole_content(stages):
-    config, stage, _ = stages
-    module = stage.build().eval()
-    batch = tokenizer_batch(stage.texts, [0], config.tokenizer.num_codes)
-    tokens = batch.content_tokens
-    changed = tokens.clone()
-    changed[0] = (changed[0] + 7) % stage.text_vocab_size
-    sequences = PackedSequences(torch.tensor([0, len(tokens)]))
-    one, other = (module.encode(t, sequences, batch.palette_slots) for t in (tokens, changed))
-    assert ((one - other).abs().amax(-1) > 0).all()

@@ -147,7 +147,7 @@ void HeadAttention<T>::write_cache(const Task& task, const AttentionLayer<T>& la
     const int64_t at = task.offset() + slot * task.slot_stride();
     kernels_.read_head(key, {head_dim, layer.k_norm, layer.norm_eps}, layer.cosine + token * half,
                        layer.sine + token * half, 1.0f, row_.data());
-    kernels_.scale(row_.data(), nullptr, 1.0f, head_dim, layer.keys + at);
+    kernels_.scale(row_.data(), nullptr, 1.0f, head_dim, layer.keys + at);  // to the cache's dtype
     std::copy_n(value, head_dim, layer.values + at);
   }
 }

@@ -52,12 +52,12 @@ STORE_ENGINE_TARGET inline void rms_norm(const T* x, const float* weight, float 
 
 // One head of q or k: normed, its pairs (i, i + half) rotated by the angles, times `factor`.
 template <typename T>
-STORE_ENGINE_TARGET inline void read_head(const T* x, const HeadTransform& transform,
+STORE_ENGINE_TARGET inline void read_head(const T* x, const HeadNorm& head_norm,
                                           const float* cosine, const float* sine, float factor,
                                           float* out) {
-  const int64_t size = transform.head_dim, half = size / 2;
-  const float* norm = transform.norm;
-  if (norm != nullptr) factor *= inverse_rms(x, transform.norm_eps, size);
+  const int64_t size = head_norm.head_dim, half = size / 2;
+  const float* norm = head_norm.norm;
+  if (norm != nullptr) factor *= inverse_rms(x, head_norm.norm_eps, size);
   const Floats factors = broadcast(factor);
   for (int64_t i = 0; i < half; i += kWidth) {
     const int64_t rest = half - i;

@@ -24,8 +24,8 @@ struct Product {
   bool is_sum;
 };
 
-// What happens to a head of q or k before they meet, beside RoPE.
-struct HeadTransform {
+// The RMSNorm of one head of q or k, which comes before RoPE.
+struct HeadNorm {
   int64_t head_dim;
   const float* norm;  // weight of RMSNorm, or null
   float norm_eps;
@@ -35,8 +35,8 @@ struct HeadTransform {
 template <typename T>
 struct LayerKernels {
   void (*rms_norm)(const T* x, const float* weight, float eps, int64_t size, T* out);
-  void (*read_head)(const T* x, const HeadTransform& transform, const float* cosine,
-                    const float* sine, float factor, float* out);
+  void (*read_head)(const T* x, const HeadNorm& head_norm, const float* cosine, const float* sine,
+                    float factor, float* out);
   void (*read_rows)(const T* rows, int64_t stride, int64_t num_rows, int64_t size, float* out);
   float (*dot)(const float* a, const T* b, int64_t size);
   void (*add_scaled)(const T* x, float factor, int64_t size, float* out);

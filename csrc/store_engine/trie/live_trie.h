@@ -182,7 +182,7 @@ inline void LiveTrie::remove(const int64_t* ids, int64_t num_items) {
     SortedItems rest = keep_items(items, [&](int64_t i) { return removed.find(items.ids[i]) < 0; });
     next = with_delta(std::move(next), std::move(rest));
   }
-  // room first: once the change is published, nothing may throw
+  // memory first: once the change is published, nothing may throw
   if (is_merging_) removed_.reserve(removed_.size() + static_cast<size_t>(num_items));
   publish(std::move(next));
   if (is_merging_) removed_.insert(removed_.end(), ids, ids + num_items);

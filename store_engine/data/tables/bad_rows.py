@@ -35,5 +35,5 @@ class Faults:
             self._found[kind] = BadRows(row, what, first.num_rows + num_rows)
 
     def rows(self) -> list[BadRows]:
-        """What was found."""
+        """Returns what was found."""
         return list(self._found.values())

@@ -29,6 +29,7 @@ from store_engine.data.tables.lines import (
     MAX_LINE_BYTES,
     read_lines,
     require_columns,
+    separator_hint,
 )
 from store_engine.errors import InputError
 from store_engine.files.regular import open_regular
@@ -226,6 +227,9 @@ def _quoted_records(path: Path, delimiter: str) -> Records:
     except csv.Error as error:
         kind = path.suffix.removeprefix(".")
         reason = _explain(str(error), reader.line_num)
+        if begin == 1:  # in the header: "a";"b" is quoted well, but not with this delimiter
+            header = next(read_lines(path))[1].strip()
+            reason += "" if delimiter in header else separator_hint([header])
         raise InputError(f"{path} line {begin}: not valid {kind}: {reason}") from error
 
 

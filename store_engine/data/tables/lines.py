@@ -8,6 +8,7 @@ from store_engine.files.regular import open_regular
 
 MAX_FILE_BYTES = 1 << 36
 MAX_LINE_BYTES = 1 << 24  # also pyarrow's block, which holds the longest line that it can take
+_SEPARATORS = {";": "semicolons", "\t": "tabs", "|": "bars", ",": "commas"}
 
 
 def read_lines(path: Path) -> Iterator[tuple[int, str]]:
@@ -43,7 +44,7 @@ def _hint(number: int, line: bytes) -> str:
 
 
 def shown(value: object, limit: int = 60) -> str:
-    """A value as a message quotes it: on one line, cut after `limit` characters."""
+    """Quotes a value for a message: on one line, cut after `limit` characters."""
     text = repr(value)
     return text if len(text) <= limit else f"{text[:limit]}..."
 
@@ -64,7 +65,25 @@ def require_columns(where: str, found: list[str], names: list[str]) -> None:
             problem = "appears twice" if name in found else "is missing"
             columns = " ".join(", ".join(map(_printable, found[:50])).split()) or "none"
             more = ", ..." if len(found) > 50 else ""
-            raise InputError(f"{where}: column {name} {problem}; columns: {columns}{more}")
+            shown_name = name or repr(name)
+            hint = separator_hint(found)
+            raise InputError(
+                f"{where}: column {shown_name} {problem}; columns: {columns}{more}{hint}"
+            )
+
+
+def separator_hint(found: list[str]) -> str:
+    """Says what seems to be between the fields, where the whole header is one column.
+
+    Args:
+        found: The file's columns.
+    """
+    if len(found) == 1:
+        for separator, name in _SEPARATORS.items():
+            if separator in found[0]:
+                wanted = "write commas into a .csv, tabs into a .tsv"
+                return f"; the fields seem to have {name} between them: {wanted}"
+    return ""
 
 
 def _printable(name: str) -> str:

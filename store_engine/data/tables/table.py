@@ -91,7 +91,7 @@ class Table:
         return tuple(texts)
 
     def where(self, row: int) -> str:
-        """`file line N` of a row of the columns; `file row N` for parquet."""
+        """Returns `file line N` of a row of the columns; `file row N` for parquet."""
         return f"{self.path} {self._place(row)}"
 
     def refuse(self, bad: Sequence[BadRows]) -> None:

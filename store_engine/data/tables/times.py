@@ -120,7 +120,7 @@ def _finite(values: pa.ChunkedArray) -> NDArray[Any] | None:
 def _from_values(values: list[Any], name: str) -> Times:
     faults, forms, keys = Faults(), [], []
     for value in values:
-        form, key = _moment(value)
+        form, key = _parse_time(value)
         forms.append(form)
         keys.append(key)
     first = next((form for form in forms if form is not None), None)
@@ -143,14 +143,14 @@ def _from_values(values: list[Any], name: str) -> Times:
     return Times(np.array([rank[key] for key in keys], dtype=np.int64), bad)
 
 
-def _moment(value: object) -> tuple[str | None, Any]:
+def _parse_time(value: object) -> tuple[str | None, Any]:
     """The form of a time (None: it is none), and what it is compared by."""
     if isinstance(value, bytes):
         value = value.decode("utf-8", "replace")
     if isinstance(value, str):
         text = value.strip()
         if not _NUMBER.fullmatch(text):
-            return _iso_moment(text)
+            return _parse_iso(text)
         value = Decimal(text)
     if isinstance(value, bool) or not isinstance(value, int | float | Decimal):
         return None, None
@@ -163,16 +163,16 @@ def _moment(value: object) -> tuple[str | None, Any]:
     return (None, None) if value is None else ("number", value)
 
 
-def _iso_moment(text: str) -> tuple[str | None, Any]:
+def _parse_iso(text: str) -> tuple[str | None, Any]:
     # fromisoformat would cut a fraction after six digits
     found = _FRACTION.search(text)
     whole = text if found is None else text[: found.end(1)] + text[found.end() :]
     try:
-        moment = datetime.fromisoformat(whole)
+        parsed = datetime.fromisoformat(whole)
     except ValueError:
         return None, None
-    offset = moment.utcoffset()
-    since = moment.replace(tzinfo=None) - _EPOCH - (offset or timedelta(0))
+    offset = parsed.utcoffset()
+    since = parsed.replace(tzinfo=None) - _EPOCH - (offset or timedelta(0))
     fraction = "" if found is None else found[2].rstrip("0")
     return "local" if offset is None else "zoned", (since, fraction)
 

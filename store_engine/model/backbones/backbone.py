@@ -43,7 +43,7 @@ class Backbone:
         self.vocab_size = self._check_shapes()
 
     def weights(self, text_vocab_size: int) -> Iterator[tuple[str, Tensor]]:
-        """The weights under the names of `StoreModel`, each read when its turn comes.
+        """Returns the weights under the names of `StoreModel`, each read when its turn comes.
 
         Args:
             text_vocab_size: Rows of embedding and head that are wanted, at most `vocab_size`.
@@ -115,7 +115,7 @@ def _open(path: Path) -> HFFolder | GGUFBackbone:
 
 
 def backbone_sizes(path: str) -> dict[str, Any]:
-    """The values of `ModelConfig` that a backbone decides; for `load_config`.
+    """Returns the values of `ModelConfig` that a backbone decides; for `load_config`.
 
     Raises:
         InputError: See `Backbone`.

@@ -53,7 +53,7 @@ class GGUFBackbone:
         self.sizes = self._sizes()
 
     def read(self, name: str) -> Tensor:
-        """A tensor in float32, by Hugging Face's name.
+        """Returns a tensor in float32, by Hugging Face's name.
 
         Raises:
             InputError: It cannot be dequantised, or holds NaN or infinity.

@@ -44,7 +44,7 @@ class HFFolder:
                 self.shapes[name] = tuple(file.get_slice(name).get_shape())
 
     def read(self, name: str) -> Tensor:
-        """A tensor, in the dtype it is stored in.
+        """Returns a tensor, in the dtype it is stored in.
 
         Raises:
             InputError: It is of no type that weights have, or holds NaN or infinity.

@@ -12,7 +12,7 @@ Shape = tuple[int, ...]
 
 
 def transformer_layout(config: ModelConfig) -> Iterator[tuple[str, dict[str, Shape]]]:
-    """Names of our transformer's tensors, each with its parts.
+    """Lists our transformer's tensors, each with its parts.
 
     Yields:
         Our name, and the names and shapes of Hugging Face's tensors that make it, top to bottom.

@@ -1,4 +1,4 @@
-"""Checkpoints of a stage: DeepSpeed writes them, a manifest with checksums makes them count.
+"""Checkpoints of a stage: DeepSpeed's files, and a manifest with their checksums.
 
 A checkpoint exists from the moment `latest.json` names it; the file is replaced atomically after
 everything else is on disk, so a kill at any moment leaves the one before. A checkpoint holds
@@ -110,7 +110,7 @@ def load_checkpoint(engine: Any, directory: Path) -> None:
 def save_best_weights(weights: Mapping[str, Tensor], directory: Path, step: int) -> None:
     """Writes the weights that a validation measured; rank 0 calls it.
 
-    They count once a checkpoint's manifest names them, which removes those before.
+    They are valid once a checkpoint's manifest names them; the earlier ones are removed then.
 
     Raises:
         InputError: The disk is full or cannot be written.
@@ -218,7 +218,7 @@ def _put_together(source: Path, target: Path) -> None:
 
 @contextmanager
 def _write_errors(directory: Path, tag: str) -> Iterator[None]:
-    """Turns a full disk into one clear line, and gives its room back."""
+    """Turns a full disk into one clear line, and frees the space that was used."""
     try:
         yield
     except (OSError, RuntimeError) as error:

@@ -54,7 +54,7 @@ def read_ds_config(path: str | Path, train: TrainConfig) -> dict[str, Any]:
         )
     bf16 = config.setdefault("bf16", {})
     if bf16.get("enabled", "auto") == "auto":
-        bf16["enabled"] = choose_dtype(train) == torch.bfloat16
+        bf16["enabled"] = training_dtype(train) == torch.bfloat16
     if config.get("gradient_clipping", "auto") == "auto":
         config["gradient_clipping"] = train.grad_clip
     config["train_micro_batch_size_per_gpu"] = 1  # a micro-batch is one packed batch
@@ -101,9 +101,9 @@ def _check_types(config: dict[str, Any], where: str) -> None:
             raise InputError(f"{where}: '{name}' must be {wanted}, is {value!r}")
 
 
-def choose_dtype(train: TrainConfig) -> torch.dtype:
-    """The dtype of the weights in training: `auto` takes bf16 where the machine computes in it."""
-    return dtype.choose_dtype(train.dtype, "cuda" if torch.cuda.is_available() else "cpu")
+def training_dtype(train: TrainConfig) -> torch.dtype:
+    """Chooses the dtype of training; `auto` takes bf16 where the machine computes in it."""
+    return dtype.choose_dtype(train.dtype, dtype.choose_device("auto"))
 
 
 def set_threads(train: TrainConfig, before: int = 0) -> ThreadChoice:
@@ -126,14 +126,14 @@ def set_threads(train: TrainConfig, before: int = 0) -> ThreadChoice:
 
 
 def zero_init(ds_config: dict[str, Any]) -> Any:
-    """Context in which modules are born partitioned (ZeRO-3) and in the training dtype."""
+    """Makes the context in which modules are made partitioned (ZeRO-3), in the training dtype."""
     is_zero3 = ds_config.get("zero_optimization", {}).get("stage", 0) == 3
     # no dtype=: DeepSpeed 0.19 then ignores it on a CPU and takes bf16, instead of what bf16 says
     return deepspeed.zero.Init(config_dict_or_path=ds_config, enabled=is_zero3)
 
 
 def initialize(module: nn.Module, ds_config: dict[str, Any], train: TrainConfig, lr: float) -> Any:
-    """A DeepSpeed engine with AdamW; norms and embeddings are not decayed."""
+    """Makes a DeepSpeed engine with AdamW; norms and embeddings are not decayed."""
     trained = [(n, p) for n, p in module.named_parameters() if p.requires_grad]
     decayed = [p for n, p in trained if n.endswith("proj.weight")]
     others = [p for n, p in trained if not n.endswith("proj.weight")]
@@ -167,7 +167,7 @@ def fill_parameters(module: nn.Module, tensors: Iterable[tuple[str, Tensor]]) ->
 
 
 def full_weights(engine: Any) -> dict[str, Tensor]:
-    """Every parameter whole, on every rank, in float32 where the optimiser keeps a master copy."""
+    """Gathers every parameter on every rank, in float32 where there is a master copy."""
     weights: dict[str, Tensor] = {}
     for name, parameter in engine.module.named_parameters():
         master = None

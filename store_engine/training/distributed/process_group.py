@@ -8,6 +8,7 @@ import contextlib
 import os
 import signal
 import sys
+import threading
 import time
 from collections.abc import Iterator
 from datetime import timedelta
@@ -29,6 +30,7 @@ _POLL = timedelta(hours=1)  # a rank that is gone is noticed at once
 _LAUNCHED = ("RANK", "LOCAL_RANK", "WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT")
 # a lock without an owner on this machine may belong to another one that shares the folder
 _QUIET_S = 90.0
+_WATCH_S = 5.0
 
 
 def launched_rank() -> int:
@@ -64,10 +66,10 @@ def process_group() -> Iterator[None]:
     is_alone = "RANK" not in os.environ
     if is_alone:
         os.environ.update(alone)
-    if os.environ.get("LOCAL_RANK", "0") == "0":
-        _prepare_compile()
+    folders = _prepare_compile() if os.environ.get("LOCAL_RANK", "0") == "0" else []
     try:
-        deepspeed.init_distributed(verbose=False, timeout=_JOIN_TIMEOUT)
+        with _locks_watched(folders):
+            deepspeed.init_distributed(verbose=False, timeout=_JOIN_TIMEOUT)
     except (DistNetworkError, RuntimeError) as error:
         if "EADDRINUSE" not in str(error) and "address already in use" not in str(error):
             raise
@@ -114,7 +116,7 @@ class InterruptedTraining(Exception):
 class StopRequest:
     """Remembers a SIGTERM or SIGINT until the step is over; a context manager.
 
-    A second SIGINT interrupts at once: whoever presses Ctrl-C again does not want to wait.
+    A second SIGINT interrupts at once: pressing Ctrl-C twice does not wait for the step.
     """
 
     def __init__(self, device: torch.device) -> None:
@@ -154,30 +156,67 @@ def exit_rank(status: int) -> NoReturn:
     os._exit(status)
 
 
-def _prepare_compile() -> None:
-    """Says what DeepSpeed will compile, once per machine, and clears what a kill left of it."""
+def _prepare_compile() -> list[Path]:
+    """Says what DeepSpeed will compile, once per machine, and clears what a kill left of it.
+
+    Returns:
+        The folders that it compiles in.
+    """
+    folders = []
     for op in ("ShareMemCommBuilder", "AsyncIOBuilder"):
         builder = get_accelerator().create_op_builder(op)
         if builder is None or not hasattr(builder, "name"):
             continue
         folder = Path(cpp_extension._get_build_directory(builder.name, verbose=False))
+        folders.append(folder)
         clear_stale_lock(folder)
         is_needed = op == "ShareMemCommBuilder" and builder.is_compatible(verbose=False)
         if is_needed and not (folder / f"{builder.name}.so").exists():
             print(
                 f"DeepSpeed compiles {builder.name}, once per machine: about a minute", flush=True
             )
+    return folders
 
 
-def clear_stale_lock(folder: Path, quiet_s: float = _QUIET_S) -> None:
+@contextlib.contextmanager
+def _locks_watched(folders: list[Path]) -> Iterator[None]:
+    """Clears stale locks while DeepSpeed may be waiting for one, which it would do for ever.
+
+    Another process can take a lock and be killed after `_prepare_compile` has looked.
+    """
+    is_done = threading.Event()
+
+    def watch() -> None:
+        while not is_done.wait(_WATCH_S):
+            for folder in folders:
+                clear_stale_lock(folder, is_done=is_done)
+
+    if folders:
+        threading.Thread(target=watch, daemon=True).start()
+    try:
+        yield
+    finally:
+        is_done.set()
+
+
+def clear_stale_lock(
+    folder: Path, quiet_s: float = _QUIET_S, is_done: threading.Event | None = None
+) -> None:
     """Removes the lock of a compile that was killed.
 
     A lock is stale if no process of this machine has it open, and nothing in the folder changed
     for `quiet_s` seconds: another machine may share the folder. Until then it waits.
+
+    Args:
+        folder: Where the compile works.
+        quiet_s: Seconds.
+        is_done: Set by another thread when there is no need to wait any longer.
     """
     lock = folder / "lock"
     is_said = False
     while lock.exists() and not _is_open(lock):
+        if is_done is not None and is_done.is_set():
+            return
         try:
             changed = max(path.stat().st_mtime for path in (folder, *folder.iterdir()))
         except FileNotFoundError:  # the compile goes on

@@ -52,7 +52,7 @@ class Manifest(NamedTuple):
 
 
 def best_weights_name(step: int) -> str:
-    """Name of the file with the weights that a validation measured after `step` steps."""
+    """Returns the name of the file with the weights that were measured after `step` steps."""
     return f"best-{step:08d}.safetensors"
 
 

@@ -4,28 +4,13 @@ import numpy as np
 
 from store_engine.data.packing import IntArray
 from store_engine.model.store_model import IGNORE
-from store_engine.training.tasks.task import TaskData, draw_passes
+from store_engine.training.tasks.task import ItemTask
 
 
-class Alignment:
-    """Items whose text says their codes. A key is a catalogue row.
-
-    Args:
-        data: What documents are made of.
-        passes: Passes over the catalogue per epoch.
-    """
+class Alignment(ItemTask):
+    """Items whose text says their codes."""
 
     name = "alignment"
-    loss_group = "tokens"
-    num_labels = 0
-
-    def __init__(self, data: TaskData, passes: float) -> None:
-        self._data, self._passes = data, passes
-
-    def sample(self, epoch: int) -> IntArray:
-        """Draws items."""
-        generator = self._data.rng(epoch, self.name)
-        return draw_passes(self._data.texts.num_items, self._passes, generator)[:, None]
 
     def lengths(self, keys: IntArray) -> IntArray:
         """Counts the text's tokens and all codes but the last."""

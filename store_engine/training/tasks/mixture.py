@@ -45,7 +45,7 @@ class Mixture:
         return sum(int(task.lengths(task.sample(0)).sum()) for task in self.tasks)
 
     def plan(self, epoch: int, num_steps: int) -> "Plan":
-        """Samples an epoch's documents and deals them out to its steps.
+        """Samples an epoch's documents and distributes them over its steps.
 
         Raises:
             ValueError: There are fewer documents than steps.

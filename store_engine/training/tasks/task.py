@@ -83,6 +83,27 @@ class TaskData:
         return tokens
 
 
+class ItemTask:
+    """The part that tasks over the catalogue share: a key is a catalogue row.
+
+    Args:
+        data: What documents are made of.
+        passes: Passes over the catalogue per epoch.
+    """
+
+    name: str
+    loss_group = "tokens"
+    num_labels = 0
+
+    def __init__(self, data: TaskData, passes: float) -> None:
+        self._data, self._passes = data, passes
+
+    def sample(self, epoch: int) -> IntArray:
+        """Draws items."""
+        generator = self._data.rng(epoch, self.name)
+        return draw_passes(self._data.texts.num_items, self._passes, generator)[:, None]
+
+
 def draw_passes(count: int, passes: float, generator: np.random.Generator) -> IntArray:
     """Draws `passes` passes over `count` things; part of a pass is a random part of them."""
     num_chosen = round(passes * count)

@@ -190,3 +190,28 @@ def test_many_chunks_agree_with_one(tmp_path, monkeypatch):
     whole = read(path, ["b", "a"])
     monkeypatch.setattr("store_engine.data.tables.delimited._ROWS_PER_CHUNK", 7)
     assert read(path, ["b", "a"]) == whole == [[f'x"{i}', str(i)] for i in range(100)]
+
+
+@pytest.mark.parametrize(
+    ("suffix", "header", "hint"),
+    [
+        ("csv", "item_id;title", "have semicolons between them"),
+        ("csv", "item_id\ttitle", "have tabs between them"),
+        ("csv", "item_id|title", "have bars between them"),
+        ("csv", "sep=;", "have semicolons between them"),
+        ("tsv", "item_id,title", "have commas between them"),
+        ("csv", '"item_id";"title"', "have semicolons between them"),
+    ],
+)
+def test_another_separator_is_named(suffix, header, hint, tmp_path):
+    path = tmp_path / f"t.{suffix}"
+    path.write_text(f"{header}\n1;x\n")
+    with pytest.raises(InputError, match=hint):
+        read_table(path, ["item_id", "title"])
+
+
+def test_a_column_without_a_name_is_shown(tmp_path):
+    path = tmp_path / "t.csv"
+    path.write_text("item_id,title\n1,x\n")
+    with pytest.raises(InputError, match="column '' is missing"):
+        read_table(path, [""])

@@ -3,14 +3,13 @@ import os
 
 import pytest
 import torch
+from llama3_rope import LLAMA3
 from safetensors.torch import load_file, save_file
 from transformers import AutoModelForCausalLM
 
 from store_engine.config import load_config
 from store_engine.errors import InputError
 from store_engine.model.backbones.backbone import Backbone
-
-from ..conftest import LLAMA3
 
 CASES = {
     "llama": ("llama", {}),

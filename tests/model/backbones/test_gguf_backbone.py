@@ -3,11 +3,11 @@ from pathlib import Path
 
 import pytest
 import torch
+from llama3_rope import LLAMA3
 
 from store_engine.errors import InputError
 from store_engine.model.backbones.backbone import Backbone
 
-from ..conftest import LLAMA3
 from .test_backbone import CASES
 
 gguf = pytest.importorskip("gguf")

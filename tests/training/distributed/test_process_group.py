@@ -4,6 +4,7 @@ import signal
 import socket
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import pytest
@@ -201,3 +202,13 @@ def test_a_lock_that_a_process_holds_stays(tmp_path, capsys):
 def test_without_a_lock_nothing_is_said(tmp_path, capsys):
     clear_stale_lock(tmp_path / "none")
     assert capsys.readouterr().out == ""
+
+
+def test_a_lock_that_is_left_later_is_removed_too(tmp_path, monkeypatch):
+    monkeypatch.setattr(module, "_WATCH_S", 0.01)
+    with module._locks_watched([tmp_path / "op"]):
+        lock = make_lock(tmp_path / "op", age_s=1000)  # by another process, killed meanwhile
+        deadline = time.monotonic() + 60
+        while lock.exists() and time.monotonic() < deadline:
+            time.sleep(0.01)
+    assert not lock.exists()

@@ -1,0 +1,89 @@
+"""What an engine is made of, checked: parts of the wrong type, or that do not fit each other."""
+
+from numbers import Integral
+from typing import NamedTuple
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+
+from store_engine._C import ItemTrie
+from store_engine.catalog.new_items import check_sids
+from store_engine.config import DecodingConfig
+from store_engine.data.catalog import Catalog
+from store_engine.errors import InputError, shown
+from store_engine.model.store_model import StoreModel
+from store_engine.sid.trie_sids import trie_holds
+
+
+class EngineItems(NamedTuple):
+    """The items of an engine: SIDs, and the trie of these."""
+
+    sids: NDArray[np.int32]  # (num_items, num_levels)
+    trie: ItemTrie
+
+
+class ForeignTrieError(InputError):
+    """A trie is of other items than those it came with."""
+
+
+def check_items(
+    model: StoreModel, catalog: Catalog, sids: ArrayLike, trie: ItemTrie | None
+) -> EngineItems:
+    """Checks the items of an engine, and builds their trie if there is none.
+
+    Args:
+        model: The recommender.
+        catalog: The items.
+        sids: (num_items, num_levels) integers.
+        trie: Of these SIDs, or None.
+
+    Raises:
+        InputError: The SIDs do not fit the catalogue or the model.
+        ForeignTrieError: The trie holds other SIDs.
+        TypeError: A part is of another type.
+    """
+    _check_type("model", model, StoreModel)
+    _check_type("catalog", catalog, Catalog)
+    sizes = model.codebook_sizes
+    codes = check_sids(sids, catalog.item_ids, sizes)
+    if trie is None:
+        return EngineItems(codes, ItemTrie(codes, list(sizes)))
+    _check_type("trie", trie, ItemTrie)
+    if trie.codebook_sizes != sizes or not trie_holds(trie, codes):
+        raise ForeignTrieError("the trie must hold the SIDs of the items, holds others")
+    return EngineItems(codes, trie)
+
+
+def check_reading(model: StoreModel, bos: int, max_history: int) -> None:
+    """Checks how an engine reads histories.
+
+    Raises:
+        TypeError: A number is no integer.
+        ValueError: A number is out of its range.
+    """
+    _check_integer("bos", bos, 0, model.text_vocab_size - 1)
+    _check_integer("max_history", max_history, 1, 1 << 31)
+
+
+def check_config(config: DecodingConfig | None) -> DecodingConfig:
+    """Returns the defaults of the search.
+
+    Raises:
+        TypeError: The config is of another type.
+    """
+    if config is None:
+        return DecodingConfig()
+    _check_type("config", config, DecodingConfig)
+    return config
+
+
+def _check_type(name: str, value: object, kind: type) -> None:
+    if not isinstance(value, kind):
+        raise TypeError(f"{name} must be of type {kind.__name__}, got {type(value).__name__}")
+
+
+def _check_integer(name: str, value: object, low: int, high: int) -> None:
+    if isinstance(value, bool) or not isinstance(value, Integral):
+        raise TypeError(f"{name} must be an integer, got {shown(value)}")
+    if not low <= int(value) <= high:
+        raise ValueError(f"{name} must be in [{low}, {high}], got {shown(value)}")

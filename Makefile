@@ -15,14 +15,14 @@ train: export LOCAL_SIZE ?= 2
 train: install ## learn to tokenise and recommend MovieLens-100k under DeepSpeed ZeRO-3
 	deepspeed store_engine/train.py --ds_config configs/zero3.json
 test: $(VENV)/small_llm ## the tests
-	pytest --numprocesses auto --dist loadfile
+	pytest --numprocesses auto --dist loadfile --no-loadscope-reorder
 test-cpp: install ## the C++ core's own tests under ASan, UBSan and TSan
 	cmake -G Ninja -S tests/csrc/cpp -B build/address -DSANITIZE=address,undefined
 	cmake -G Ninja -S tests/csrc/cpp -B build/thread -DSANITIZE=thread
 	cmake --build build/address --target test_core test_attention test_parallel_for test_softmax test_fork fuzz_load
 	cmake --build build/thread --target test_threads test_attention test_parallel_for
-	ctest --test-dir build/address --output-on-failure --tests-regex 'core|attention|parallel|softmax|fork|load'
-	ctest --test-dir build/thread --output-on-failure --tests-regex 'threads|attention$$|parallel'
+	ctest --parallel 4 --test-dir build/address --output-on-failure --tests-regex 'core|attention|parallel|softmax|fork|load'
+	ctest --parallel 4 --test-dir build/thread --output-on-failure --tests-regex 'threads|attention$$|parallel'
 sanitize: test-cpp ## the same at length: 10^6 damaged files, 2,000 catalogues and attentions, 20,000 rounds of threads
 	build/address/fuzz_load 1000000
 	ROUNDS=2000 build/address/test_core
@@ -30,7 +30,9 @@ sanitize: test-cpp ## the same at length: 10^6 damaged files, 2,000 catalogues a
 	ROUNDS=2000 build/address/test_fork
 	ROUNDS=20000 build/thread/test_threads
 	ROUNDS=500 build/thread/test_attention
-check: lint type test-cpp test ## everything CI runs
+check: install ## everything CI runs
+	$(MAKE) --jobs 2 --output-sync=target lint type test-cpp
+	$(MAKE) test
 lint: install ## format and lint, Python and C++
 	ruff check . && ruff format --check .
 	clang-format --dry-run --Werror csrc/bindings/*.cpp csrc/bindings/*.h csrc/store_engine/*/*.h tests/csrc/cpp/*.cpp tests/csrc/cpp/*.h

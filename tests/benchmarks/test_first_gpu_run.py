@@ -23,6 +23,7 @@ def dry_run(tmp_path_factory):
     return out, done
 
 
+@pytest.mark.slow
 def test_a_dry_run_does_every_part_or_says_why_not(dry_run):
     out, done = dry_run
     assert done.returncode == 0, done.stdout + done.stderr
@@ -35,6 +36,7 @@ def test_a_dry_run_does_every_part_or_says_why_not(dry_run):
             assert result["status"] == "ok", result
 
 
+@pytest.mark.slow
 def test_a_dry_run_writes_rows_and_logs(dry_run):
     out, done = dry_run
     parts = json.loads((out / "summary.json").read_text())["parts"]

@@ -13,7 +13,7 @@ ZERO_STAGES = (2, 3)
 
 def train(run_dir, num_ranks, until=0):
     arguments = [run_dir, "--until", until, *(f"configs/zero{stage}.json" for stage in ZERO_STAGES)]
-    run_ranks(num_ranks, 29618, "tests/training/rank_change.py", *arguments)
+    run_ranks(num_ranks, "tests/training/rank_change.py", *arguments)
 
 
 @pytest.fixture(scope="module")

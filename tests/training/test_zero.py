@@ -7,12 +7,11 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from forks import run_script
+from forks import free_port, run_script
 
 ROOT = Path(__file__).parents[2]
 SCRIPT = "tests/training/zero_losses.py"
 LAUNCHER = [Path(sys.executable).with_name("deepspeed"), "--num_accelerators", "2"]
-LAUNCHER += ["--master_port", "29617"]
 TWO_RANKS = {
     "zero0": "train.fused_loss=false",
     "zero1": "train.seed=0",
@@ -34,7 +33,7 @@ def two_ranks(tmp_path_factory):
     """What two ranks leave that DeepSpeed's launcher started, once for all cases."""
     folder = tmp_path_factory.mktemp("two")
     cases = [f"{ds_config}:{override}" for ds_config, override in TWO_RANKS.items()]
-    command = [*LAUNCHER, SCRIPT, folder, *cases]
+    command = [*LAUNCHER, "--master_port", free_port(), SCRIPT, folder, *cases]
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=400)
     assert done.returncode == 0, done.stderr[-3000:]
     return folder

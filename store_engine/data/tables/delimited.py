@@ -312,7 +312,9 @@ def _unquoted(field: str, is_quoting: bool, path: Path, number: int) -> str:
         return field
     inner = field[1:-1]
     if _is_quoted(field):
-        return inner.replace('""', '"') if is_quoting or '""' in inner or not inner else field
+        # a writer that quotes only what needs it quotes these
+        is_needed = '""' in inner or "\r" in inner or not inner
+        return inner.replace('""', '"') if is_quoting or is_needed else field
     is_escaped = field[-1] == '"' and '"' not in inner.replace('\\"', "") and '"' in inner
     if is_quoting or is_escaped:
         raise InputError(

@@ -4,7 +4,7 @@ import csv
 import io
 
 import pytest
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 
 from store_engine.data.tables.table import read_table
@@ -45,6 +45,7 @@ def test_what_a_csv_writer_writes_is_read_back(tmp_path_factory, rows, line_end,
     )
 
 
+@example([["", "\r"]], "\r\n", csv.QUOTE_MINIMAL)
 @given(ROWS, st.sampled_from(["\n", "\r\n"]), st.sampled_from([csv.QUOTE_MINIMAL, csv.QUOTE_ALL]))
 def test_what_a_tsv_writer_writes_is_read_back_or_refused_as_ambiguous(
     tmp_path_factory, rows, line_end, quoting

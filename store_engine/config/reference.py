@@ -54,13 +54,13 @@ def reference() -> str:
 
 
 def _comments(section: Any) -> dict[str, str]:
-    """The comment behind each field, or on the line before it."""
+    """The comment behind each field, or on the lines before it."""
     comments, above = {}, ""
     for line in inspect.getsource(section).splitlines():
         if found := re.match(r"    (\w+): [^#]*?(?:  # (.*))?$", line):
             comments[found[1]] = found[2] or above
         before = re.match(r"    # (.*)$", line)
-        above = before[1] if before else ""
+        above = f"{above} {before[1]}".strip() if before else ""
     return comments
 
 
@@ -68,7 +68,7 @@ def _type_in_words(hint: Any) -> str:
     if hint is tuple or getattr(hint, "__origin__", None) is tuple:
         return "list of text"
     if choices := get_args(hint):
-        return "one of " + ", ".join(f'`"{choice}"`' for choice in choices)
+        return "one of " + ", ".join(f"`{to_toml(choice)}`" for choice in choices)
     return {str: "text", int: "integer", float: "number", bool: "`true` or `false`"}[hint]
 
 

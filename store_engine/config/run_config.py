@@ -9,6 +9,7 @@ from store_engine.config.sections import (
     DataConfig,
     DecodingConfig,
     EvalConfig,
+    EvidenceConfig,
     ModelConfig,
     RecommenderConfig,
     TokenizerConfig,
@@ -26,6 +27,7 @@ class Config:
     model: ModelConfig = field(default_factory=ModelConfig)
     tokenizer: TokenizerConfig = field(default_factory=TokenizerConfig)
     recommender: RecommenderConfig = field(default_factory=RecommenderConfig)
+    evidence: EvidenceConfig = field(default_factory=EvidenceConfig)
     train: TrainConfig = field(default_factory=TrainConfig)
     decoding: DecodingConfig = field(default_factory=DecodingConfig)
     eval: EvalConfig = field(default_factory=EvalConfig)

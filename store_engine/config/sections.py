@@ -65,6 +65,11 @@ class ModelConfig:
     qk_norm: bool = False  # Qwen3: an RMSNorm on every head's q and k
     tie_text_head: bool = True  # the text head is the text embedding
     dropout: float = setting(0.1, 0.0, 0.99)
+    # these four replace `dropout` in one place; -1 = as `dropout`
+    embedding_dropout: float = setting(-1.0, -1.0, 0.99)  # of what the layers read
+    attention_dropout: float = setting(-1.0, -1.0, 0.99)  # of what attention adds
+    mlp_dropout: float = setting(-1.0, -1.0, 0.99)  # of what the MLP adds
+    head_dropout: float = setting(0.0, -1.0, 0.99)  # of the states that the heads of codes read
     backbone: str = ""  # pretrained: a Hugging Face folder or a .gguf; "" = from scratch
 
     def __post_init__(self) -> None:
@@ -89,6 +94,14 @@ class TokenizerConfig:
 
     num_codes: int = setting(3, 1, 16)  # palette size; codes per item before a collision suffix
     codebook_size: int = setting(64, 1, 65_536)  # codes per position
+    # what becomes codes. dense_tokens: the LLM's reading of the text; collaborative: text beside
+    # co-visits, training-free
+    space: Literal["dense_tokens", "collaborative"] = "dense_tokens"
+    # parallel: k-means per position, as in the papers; residual, rq_vae, opq: baselines
+    quantizer: Literal["parallel", "residual", "rq_vae", "opq"] = "parallel"
+    # code: the last code means something, as in the papers; item: it is the item itself among those
+    # that share its prefix, with a row of its own. The levels above are balanced clusters then
+    last_level: Literal["code", "item"] = "code"
     collisions: Literal["suffix", "reassign", "share"] = "suffix"  # of items with the same codes
     pca_dim: int = setting(32, 1, 65_536)  # dimensions that k-means sees
     kmeans_iterations: int = setting(25, 1, 10_000)
@@ -97,6 +110,9 @@ class TokenizerConfig:
     lr: float = setting(2e-3, 1e-12, 10.0)
     contrastive_weight: float = setting(0.1, 0.0, 1000.0)  # 0 switches LAMIA's loss off
     contrastive_temperature: float = setting(0.07, 1e-3, 100.0)
+    # what an item's vectors are near to. self: to themselves alone, LAMIA's terms; co_visited: also
+    # to those of an item that was visited next to it, in the training histories
+    positives: Literal["self", "co_visited"] = "self"
 
     def __post_init__(self) -> None:
         """Refuses SIDs that the core cannot hold."""
@@ -107,6 +123,22 @@ class TokenizerConfig:
             f"tokenizer.num_codes must be at most 15 with collisions = '{self.collisions}', which "
             f"can add a level (a SID has at most 16), got {self.num_codes}",
         )
+
+
+@dataclass(frozen=True)
+class EvidenceConfig:
+    """Item-item evidence: which items followed which, counted and smoothed, no network."""
+
+    window: int = setting(5, 1, 1000)  # most steps between two events that are a visit together
+    smoothing: float = setting(10.0, 0.0, 1e9)  # added to an item's frequency
+    rank: int = setting(256, 1, 4096)  # of the spaces' truncated SVDs
+    neighbours: int = setting(200, 1, 65_536)  # kept per item
+    # items above which the regression, whose memory grows with their square, is left out
+    max_regression_items: int = setting(20_000, 0, 200_000)
+
+    def __post_init__(self) -> None:
+        """Checks the ranges."""
+        check_ranges(self, "evidence")
 
 
 @dataclass(frozen=True)
@@ -122,7 +154,21 @@ class RecommenderConfig:
     reconstruction: float = setting(0.0, 0.0, 1000.0)
     # click-through: CTR examples per user and epoch
     scoring: float = setting(0.0, 0.0, 1000.0)
-    init_codes: Literal["centroids", "normal"] = "centroids"  # the codes' first embeddings
+    # codes: every code of a history is a position, as in STORE; items: every item is one
+    history: Literal["codes", "items"] = "codes"
+    # transformer: a code is a step of the LLM; heads: one small head per level on the last state
+    decoder: Literal["transformer", "heads"] = "transformer"
+    # the codes' first embeddings; with tokenizer.last_level = "item" the items' rows and heads too
+    init_codes: Literal["centroids", "normal"] = "centroids"
+    # with last_level = "item": a row that is read is the row that is written
+    tie_items: bool = True
+    # share of the items whose learned residual a step leaves out, so that text must do
+    residual_dropout: float = setting(0.0, 0.0, 0.99)
+    # weight of a softmax over all items on the same state; needs last_level = "item"
+    item_softmax: float = setting(0.0, 0.0, 1000.0)
+    first_item_loss: bool = False  # also learn what a history begins with
+    # events of context that a window of a long history repeats from the one before, without a loss
+    window_overlap: int = setting(0, 0, 65_535)
 
     def __post_init__(self) -> None:
         """Checks the ranges."""
@@ -136,6 +182,7 @@ class TrainConfig:
     seed: int = setting(0, 0, _MAX_SEED)
     dtype: Literal["auto", "float32", "bfloat16"] = "auto"  # auto: bf16 where the machine has it
     weight_decay: float = setting(0.01, 0.0, 10.0)
+    table_weight_decay: float = setting(0.0, 0.0, 10.0)  # of embeddings and the rows of heads
     beta2: float = setting(0.98, 0.0, 0.999999)  # of AdamW
     grad_clip: float = setting(1.0, 0.0, 1e6)  # largest norm of a gradient; 0 = none
     schedule: Literal["cosine", "wsd"] = "cosine"  # wsd: warm-up, stable, decay
@@ -182,7 +229,10 @@ class DecodingConfig:
     beam_width: int = setting(50, 1, 65_536, is_runtime=True)  # at least eval.max_k
     # the codes that a softmax runs over
     normalize: Literal["codebook", "children"] = setting("codebook", is_runtime=True)
-    exclude_history: bool = setting(False, is_runtime=True)  # recommend no item of the history
+    # recommend no item of the history; auto: unless the training histories repeat items
+    exclude_history: Literal[True, False, "auto"] = setting("auto", is_runtime=True)
+    # item-item evidence beside the LLM; auto: weighed on validation
+    evidence: Literal["none", "auto"] = setting("none", is_runtime=True)
     batch_size: int = setting(128, 1, 65_536, is_runtime=True)  # histories at once
     # auto: what decodes faster here
     dtype: Literal["auto", "float32", "bfloat16"] = setting("auto", is_runtime=True)

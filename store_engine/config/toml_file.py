@@ -152,8 +152,8 @@ def _coerce(hint: Any, value: Any, name: str) -> Any:
     if dataclasses.is_dataclass(hint):
         return _build(hint, value, name)
     if get_origin(hint) is Literal:
-        if value not in get_args(hint):
-            choices = ", ".join(get_args(hint))
+        if (type(value), value) not in [(type(choice), choice) for choice in get_args(hint)]:
+            choices = ", ".join(to_toml(c) if isinstance(c, bool) else c for c in get_args(hint))
             raise InputError(f"{name} must be one of {choices}, got {_shown(value)}")
         return value
     if get_origin(hint) is tuple:

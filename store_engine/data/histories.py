@@ -56,6 +56,13 @@ class Histories:
         return len(self.user_ids)
 
     @property
+    def share_of_repeats(self) -> float:
+        """Share of the events whose item the user had visited before; 0 where there is none."""
+        users = np.repeat(np.arange(self.num_users), np.diff(self.offsets))
+        num_pairs = len(np.unique(np.stack([users, self.rows]), axis=1).T)
+        return 1 - num_pairs / len(self.rows) if len(self.rows) else 0.0
+
+    @property
     def num_events(self) -> int:
         """Events of all users."""
         return len(self.rows)

@@ -340,7 +340,9 @@ class Engine:
                     f"got {len(excluded)}"
                 )
         exclude_history = options.exclude_history
-        if self.config.exclude_history if exclude_history is None else exclude_history:
+        if exclude_history is None:
+            exclude_history = self.config.exclude_history is True
+        if exclude_history:
             pairs = zip(excluded, histories, strict=True)
             excluded = [np.concatenate(pair) for pair in pairs]
         return [view.trie_rows(rows) for rows in excluded]

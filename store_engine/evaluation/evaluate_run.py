@@ -58,7 +58,7 @@ def evaluate_run(
     engine = _measuring_engine(run, config, device)
     split = leave_one_out(run.histories)
     num_items, max_k = run.catalog.num_items, config.eval.max_k
-    primary = primary_rule(config.decoding.exclude_history)
+    primary = primary_rule(config.decoding.exclude_history is True)
     wall_s: dict[str, float] = {}
 
     def rank(rule: CandidateRule) -> Rankings:

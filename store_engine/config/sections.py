@@ -8,6 +8,7 @@ from typing import Literal
 
 from store_engine.config.settings import check_ranges, require, setting
 
+DropoutPlace = Literal["embedding", "attention", "mlp", "head"]
 LoraTarget = Literal["qkv_proj", "o_proj", "gate_up_proj", "down_proj"]
 
 _MAX_SEED = 2_000_000_000  # faiss takes 32 bits
@@ -65,11 +66,9 @@ class ModelConfig:
     qk_norm: bool = False  # Qwen3: an RMSNorm on every head's q and k
     tie_text_head: bool = True  # the text head is the text embedding
     dropout: float = setting(0.1, 0.0, 0.99)
-    # these four replace `dropout` in one place; -1 = as `dropout`
-    embedding_dropout: float = setting(-1.0, -1.0, 0.99)  # of what the layers read
-    attention_dropout: float = setting(-1.0, -1.0, 0.99)  # of what attention adds
-    mlp_dropout: float = setting(-1.0, -1.0, 0.99)  # of what the MLP adds
-    head_dropout: float = setting(0.0, -1.0, 0.99)  # of the states that the heads of codes read
+    # where it acts: on what the layers read, on what attention and the MLP add, and on the states
+    # that the heads of codes and items read
+    dropout_places: tuple[DropoutPlace, ...] = ("embedding", "attention", "mlp")
     backbone: str = ""  # pretrained: a Hugging Face folder or a .gguf; "" = from scratch
 
     def __post_init__(self) -> None:
@@ -158,6 +157,9 @@ class RecommenderConfig:
     history: Literal["codes", "items"] = "codes"
     # transformer: a code is a step of the LLM; heads: one small head per level on the last state
     decoder: Literal["transformer", "heads"] = "transformer"
+    head_size: int = setting(128, 1, 65_536)  # hidden units of one of the small heads
+    # decoder = "transformer": a code also sees the state that its item's first code is read from
+    skip: bool = False
     # the codes' first embeddings; with tokenizer.last_level = "item" the items' rows and heads too
     init_codes: Literal["centroids", "normal"] = "centroids"
     # with last_level = "item": a row that is read is the row that is written

@@ -10,8 +10,8 @@ from store_engine.data.split import Examples, leave_one_out
 from store_engine.decoding.engine import Engine
 from store_engine.evaluation.evaluate_run import rank_all
 from store_engine.evaluation.metrics import ranking_metrics
-from store_engine.model.store_model import StoreModel
 from store_engine.runs.run import Run
+from store_engine.sid.item_tokens import recommender_model
 from store_engine.training.randomness import rng
 
 _K = 10
@@ -43,7 +43,7 @@ class Validation:
             NDCG@10 of the run's own decoding, in float32.
         """
         run, table = self._run, self._run.sid_table
-        model = StoreModel(run.config.model, len(run.vocabulary), table.codebook_sizes)
+        model = recommender_model(run.config, len(run.vocabulary), table)
         for name, parameter in model.named_parameters():
             parameter.copy_(weights[name][: len(parameter)])
         engine = Engine(

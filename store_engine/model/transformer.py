@@ -22,6 +22,11 @@ from store_engine.model.layer_ops import RMSNorm, rotate, swiglu
 INIT_STD = 0.02
 
 
+def dropout_rate(config: ModelConfig, place: str) -> float:
+    """Returns the rate of dropout in one of `config.dropout_places`, 0 elsewhere."""
+    return config.dropout if place in config.dropout_places else 0.0
+
+
 class Linear(nn.Linear):
     """A linear layer, initialised N(0, std) before ZeRO-3 may partition it; a bias begins at 0."""
 
@@ -124,17 +129,19 @@ class Block(nn.Module):
         self.attention = Attention(config, layer_id)
         self.mlp_norm = RMSNorm(config.hidden_size, eps=config.norm_eps)
         self.mlp = MLP(config)
-        self.dropout = nn.Dropout(config.dropout)
+        self.attention_dropout, self.mlp_dropout = (
+            nn.Dropout(dropout_rate(config, place)) for place in ("attention", "mlp")
+        )
 
     def forward(
         self, x: Tensor, rope: Rope, attend: AttentionFn, output_indices: Tensor | None = None
     ) -> Tensor:
         """Maps x (num_tokens, hidden_size) to the same, or (num_outputs, hidden_size)."""
-        attended = self.dropout(
+        attended = self.attention_dropout(
             self.attention(self.attention_norm(x), rope, attend, output_indices)
         )
         x = attended + (x if output_indices is None else x[output_indices])
-        return x + self.dropout(self.mlp(self.mlp_norm(x)))
+        return x + self.mlp_dropout(self.mlp(self.mlp_norm(x)))
 
 
 class CheckpointedBlock(Block):

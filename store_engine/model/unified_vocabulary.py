@@ -1,7 +1,7 @@
-"""The ids of both kinds of tokens: text first, then the codes of level 0, level 1, ...
+"""The ids of all kinds of tokens: text first, then the codes of level 0, level 1, ..., then items.
 
 Every level has a code space of its own, so a unified id says its level. No softmax ever runs over
-more than one segment: all text tokens, or the codes of one level.
+more than one segment: all text tokens, the codes of one level, or the items of one prefix.
 """
 
 from dataclasses import dataclass
@@ -21,14 +21,16 @@ class UnifiedVocabulary:
     Args:
         text_size: Number of text tokens.
         codebook_sizes: Codes per level; empty while items have no codes yet.
+        num_items: Items that are tokens themselves, by slot; they stand behind the codes.
     """
 
     text_size: int
     codebook_sizes: tuple[int, ...] = ()
+    num_items: int = 0
 
     @property
     def num_levels(self) -> int:
-        """Codes per item."""
+        """Levels of codes."""
         return len(self.codebook_sizes)
 
     @property
@@ -37,7 +39,12 @@ class UnifiedVocabulary:
         return sum(self.codebook_sizes)
 
     def __len__(self) -> int:
-        """Tokens of both kinds."""
+        """Tokens of all kinds."""
+        return self.item_offset + self.num_items
+
+    @property
+    def item_offset(self) -> int:
+        """The unified id of the first item."""
         return self.text_size + self.num_codes
 
     @cached_property
@@ -59,11 +66,9 @@ class UnifiedVocabulary:
         return sids + torch.tensor(self.level_offsets, device=sids.device)
 
     def level_of(self, ids: Tensor) -> Tensor:
-        """Returns the level of each unified id, int64 of the same shape; -1 for a text token."""
+        """Returns the level of each unified id, int64 of the same shape; -1 for a text token.
+
+        The id must be no item's.
+        """
         offsets = torch.tensor(self.level_offsets, device=ids.device)
         return torch.bucketize(ids, offsets, right=True) - 1
-
-    def segment_sizes(self, ids: Tensor) -> Tensor:
-        """Returns the size of each id's own sub-vocabulary, int64 of the same shape."""
-        sizes = torch.tensor((self.text_size, *self.codebook_sizes), device=ids.device)
-        return sizes[self.level_of(ids) + 1]

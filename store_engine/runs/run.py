@@ -107,13 +107,12 @@ class Run:
     @cached_property
     def model(self) -> "StoreModel":
         """The recommender, float32 on the CPU until its user moves it."""
-        from store_engine.model.store_model import StoreModel
         from store_engine.model.weights import load_model
+        from store_engine.sid.item_tokens import recommender_model
 
         with self._reading(self.directory.model_weights) as path:
-            sizes = self.sid_table.codebook_sizes
-            config, text_size = self.config.model, len(self.vocabulary)
-            return load_model(lambda: StoreModel(config, text_size, sizes), path)
+            config, text_size, table = self.config, len(self.vocabulary), self.sid_table
+            return load_model(lambda: recommender_model(config, text_size, table), path)
 
     def take_model(self) -> "StoreModel":
         """Returns the model to somebody who may move it; the next one gets another."""

@@ -11,6 +11,7 @@ import torch
 from numpy.typing import NDArray
 
 from store_engine.errors import InputError
+from store_engine.sid.item_features import principal_axes
 
 Vectors = NDArray[np.float32]
 
@@ -78,7 +79,7 @@ def fit_quantizer(
     pca_dim = min(pca_dim, hidden_size, num_items)
     mean = vectors.mean(0)
     components = np.stack(
-        [_principal_axes(vectors[:, n] - mean[n], pca_dim) for n in range(num_codes)]
+        [principal_axes(vectors[:, n] - mean[n], pca_dim) for n in range(num_codes)]
     )
     projected = np.einsum("ind,npd->inp", vectors - mean, components, optimize=True)
     centroids = np.stack(
@@ -88,14 +89,6 @@ def fit_quantizer(
         ]
     )
     return ParallelQuantizer(mean, components, centroids)
-
-
-def _principal_axes(centred: Vectors, dim: int) -> Vectors:
-    _, vectors = np.linalg.eigh(centred.T.astype(np.float64) @ centred)
-    axes = vectors[:, ::-1][:, :dim].T
-    # an axis' sign is arbitrary: its largest entry is made positive, so that runs can be compared
-    largest = np.take_along_axis(axes, np.abs(axes).argmax(1, keepdims=True), 1)
-    return np.ascontiguousarray(axes * np.sign(largest), dtype=np.float32)
 
 
 def _kmeans(points: Vectors, num_clusters: int, iterations: int, seed: int) -> Vectors:

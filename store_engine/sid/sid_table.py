@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 from store_engine.files.atomic import atomic_open
 from store_engine.files.npz import ArrayForm, read_npz
 from store_engine.files.regular import parse_errors
+from store_engine.sid.item_features import FeatureMap
 from store_engine.sid.quantize import ParallelQuantizer, Vectors
 
 _QUANTIZER = {"pca_mean": 2, "pca_components": 3, "centroids": 3}  # arrays and their dimensions
@@ -19,6 +20,8 @@ _ARRAYS = {
     "codebook_sizes": ArrayForm("iu", 1),
     "item_ids": ArrayForm("U", 1),
     **{name: ArrayForm("f", ndim, is_optional=True) for name, ndim in _QUANTIZER.items()},
+    "feature_mean": ArrayForm("f", 1, is_optional=True),
+    "feature_components": ArrayForm("f", 2, is_optional=True),
 }
 
 
@@ -30,6 +33,7 @@ class SidTable:
     codebook_sizes: tuple[int, ...]  # codes per level
     item_ids: tuple[str, ...]
     quantizer: ParallelQuantizer | None = None  # None: SIDs brought by the user
+    features: FeatureMap | None = None  # the last level is the item itself, described by these
 
     def __post_init__(self) -> None:
         """Checks that the parts fit each other.
@@ -67,6 +71,9 @@ class SidTable:
         }
         if self.quantizer is not None:
             arrays |= vars(self.quantizer)
+        if self.features is not None:
+            arrays["feature_mean"] = self.features.mean
+            arrays["feature_components"] = self.features.components
         with atomic_open(path) as file:
             np.savez(file, **arrays)
 
@@ -84,6 +91,10 @@ class SidTable:
                 parts = [arrays[name].astype(np.float32, copy=False) for name in _QUANTIZER]
                 _check_quantizer(*parts)
                 quantizer = ParallelQuantizer(*parts)
+            features = None
+            if "feature_components" in arrays:
+                names = ("feature_mean", "feature_components")
+                features = FeatureMap(*(arrays[n].astype(np.float32, copy=False) for n in names))
             codes = arrays["codes"]
             if codes.size and not 0 <= codes.min() <= codes.max() < 1 << 31:
                 raise ValueError("a code does not fit int32")
@@ -92,6 +103,7 @@ class SidTable:
                 tuple(arrays["codebook_sizes"].tolist()),
                 tuple(arrays["item_ids"].tolist()),
                 quantizer,
+                features,
             )
 
 

@@ -8,6 +8,7 @@ from torch import Tensor
 
 from store_engine.config import ModelConfig
 from store_engine.model.attention import PackedSequences
+from store_engine.model.item_rows import ItemTokens
 from store_engine.model.store_model import IGNORE
 from store_engine.model.unified_vocabulary import UnifiedVocabulary
 
@@ -31,14 +32,30 @@ def training_flops(model: ModelConfig, sequences: PackedSequences, head_columns:
     return 3.0 * (forward + 2 * model.hidden_size * head_columns)
 
 
-def head_columns(targets: Tensor, vocabulary: UnifiedVocabulary) -> int:
+def head_columns(
+    targets: Tensor, vocabulary: UnifiedVocabulary, items: ItemTokens | None = None
+) -> int:
     """Sums, over all targets, the size of the target's own sub-vocabulary.
 
     Args:
         targets: (num_tokens,) unified ids, `IGNORE` where there is none.
-        vocabulary: Text tokens and codes.
+        vocabulary: Text tokens, codes and items.
+        items: The items that are tokens themselves.
     """
-    return int(vocabulary.segment_sizes(targets[targets != IGNORE].cpu()).sum())
+    targets = targets[targets != IGNORE].cpu()
+    is_item = targets >= vocabulary.item_offset
+    levels = vocabulary.level_of(targets[~is_item])
+    sizes = torch.tensor((vocabulary.text_size, *vocabulary.codebook_sizes))
+    columns = int(sizes[levels + 1].sum())
+    if items is None:
+        return columns
+    slots = targets[is_item] - vocabulary.item_offset
+    if items.have_rows:
+        columns += int(torch.from_numpy(items.slices[1])[slots].sum())
+        columns += len(items) * len(slots) * (items.softmax_weight > 0)
+    if items.head_size:
+        columns += len(slots) * sum(vocabulary.codebook_sizes[: items.codes.shape[1]])
+    return columns
 
 
 @functools.cache

@@ -1,0 +1,69 @@
+"""What describes an item to the projection of its row: its dense tokens, in few dimensions."""
+
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+Vectors = NDArray[np.float32]
+
+
+@dataclass(frozen=True)
+class FeatureMap:
+    """From dense tokens to features, of old items and of new ones.
+
+    Args:
+        mean: (num_codes * hidden_size,) of the dense tokens.
+        components: (num_features, num_codes * hidden_size), principal axes over one scale, so that
+            features have a mean square norm of 1.
+    """
+
+    mean: Vectors
+    components: Vectors
+
+    def __post_init__(self) -> None:
+        """Refuses arrays that do not fit each other.
+
+        Raises:
+            ValueError: They do not, or are not finite.
+        """
+        if self.mean.shape != self.components.shape[1:] or not len(self.components):
+            raise ValueError("feature_mean and feature_components do not fit each other")
+        if not (np.isfinite(self.mean).all() and np.isfinite(self.components).all()):
+            raise ValueError("the map to features is not finite")
+
+    @property
+    def num_features(self) -> int:
+        """Numbers per item."""
+        return len(self.components)
+
+    def __call__(self, dense_tokens: Vectors) -> Vectors:
+        """Maps (num_items, num_codes, hidden_size) to features (num_items, num_features)."""
+        flat = dense_tokens.reshape(len(dense_tokens), -1)
+        features: Vectors = ((flat - self.mean) @ self.components.T).astype(np.float32)
+        return features
+
+
+def fit_features(dense_tokens: Vectors, num_features: int) -> FeatureMap:
+    """Finds the principal axes of dense tokens.
+
+    Args:
+        dense_tokens: (num_items, num_codes, hidden_size), finite.
+        num_features: Axes kept; lowered to what there is.
+    """
+    flat = dense_tokens.reshape(len(dense_tokens), -1)
+    mean = flat.mean(0)
+    axes = principal_axes(flat - mean, min(num_features, *flat.shape))
+    norm = np.sqrt((((flat - mean) @ axes.T) ** 2).sum(1).mean())
+    return FeatureMap(mean, (axes / norm if norm > 0 else axes).astype(np.float32))
+
+
+def principal_axes(centred: Vectors, dim: int) -> Vectors:
+    """Finds the `dim` directions of most variance of centred (n, size): (dim, size), orthonormal.
+
+    An axis' sign is arbitrary: its largest entry is made positive, so that runs can be compared.
+    """
+    _, vectors = np.linalg.eigh(centred.T.astype(np.float64) @ centred)
+    axes = vectors[:, ::-1][:, :dim].T
+    largest = np.take_along_axis(axes, np.abs(axes).argmax(1, keepdims=True), 1)
+    return np.ascontiguousarray(axes * np.sign(largest), dtype=np.float32)

@@ -157,7 +157,7 @@ def train(config: Config, ds_config: dict[str, Any], data: RunData) -> None:
         weights, labels = recommender.split_labels(
             train_stage(recommender, training, start.items())
         )
-        files = {run.scoring_weights: labels["scoring"]} if "scoring" in labels else {}
+        files = {run.scoring_weights: labels} if labels else {}
         _finish_stage(run, {**files, run.model_weights: weights})
 
     # -- evaluation -------------------------------------------------------------------------------

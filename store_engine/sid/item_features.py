@@ -35,13 +35,16 @@ class FeatureMap:
     @property
     def num_features(self) -> int:
         """Numbers per item."""
-        return len(self.components)
+        return len(self.components) + 1
 
     def __call__(self, dense_tokens: Vectors) -> Vectors:
-        """Maps (num_items, num_codes, hidden_size) to features (num_items, num_features)."""
+        """Maps (num_items, num_codes, hidden_size) to features (num_items, num_features).
+
+        The last feature is always 1.
+        """
         flat = dense_tokens.reshape(len(dense_tokens), -1)
-        features: Vectors = ((flat - self.mean) @ self.components.T).astype(np.float32)
-        return features
+        features = (flat - self.mean) @ self.components.T
+        return np.hstack([features, np.ones((len(features), 1))]).astype(np.float32)
 
 
 def fit_features(dense_tokens: Vectors, num_features: int) -> FeatureMap:

@@ -26,9 +26,11 @@ from store_engine.sid.dense_tokenizer import (
     contrastive_loss,
     tokenizer_batch,
 )
+from store_engine.sid.item_tokens import item_ids, item_tokens
 from store_engine.sid.sid_table import SidTable
 from store_engine.training.randomness import rng
 from store_engine.training.tasks.mixture import Mixture, Plan
+from store_engine.training.tasks.scoring import NUM_LABELS
 from store_engine.training.tasks.task import TaskData
 from store_engine.training.throughput import head_columns, training_flops
 
@@ -156,21 +158,16 @@ class RecommenderStage:
         table: SidTable,
     ) -> None:
         self.config, self.text_vocab_size = config, text_vocab_size
-        items = UnifiedVocabulary(text_vocab_size, table.codebook_sizes)
-        tokens, max_history = items.to_ids(table.sids), config.data.max_history
-        data = TaskData(texts, histories, items, tokens, max_history, config.train.seed)
+        self.num_labels = NUM_LABELS if config.recommender.scoring else 0
+        ids = item_ids(config.recommender, table, text_vocab_size, self.num_labels)
+        self.items, self.vocabulary = item_tokens(config.recommender, table), ids.vocabulary
+        data = TaskData(texts, histories, ids, config.data.max_history, config.train.seed)
         self.mixture = Mixture(config.recommender, data)
         self.losses = tuple(f"loss/{task.name}" for task in self.mixture.tasks)
-        self.vocabulary = self.mixture.vocabulary
         self.lr = config.recommender.lr
         tokens_per_step = config.recommender.tokens_per_step
         self.steps_per_epoch = -(-self.mixture.tokens_per_epoch // tokens_per_step)
         self.num_steps = config.recommender.epochs * self.steps_per_epoch
-
-    @property
-    def num_labels(self) -> int:
-        """Codes behind those of the items, which the tasks need for themselves."""
-        return sum(task.num_labels for task in self.mixture.tasks)
 
     def build(self) -> StoreModel:
         """Makes the LLM with both vocabularies; an untied text head that no task uses is frozen."""
@@ -178,6 +175,8 @@ class RecommenderStage:
             self.config.model,
             self.text_vocab_size,
             self.vocabulary.codebook_sizes,
+            items=self.items,
+            skip=self.config.recommender.skip,
             fused_loss=self.config.train.fused_loss,
             activation_checkpointing=self.config.train.activation_checkpointing,
         )
@@ -211,27 +210,23 @@ class RecommenderStage:
         losses = module(documents.tokens, sequences, documents.targets)
         sums, counts = _by_task(losses, documents.target_tasks, len(self.losses))
         total = (losses * weights[documents.target_tasks]).sum()
-        columns = head_columns(documents.targets, self.vocabulary)
+        columns = head_columns(documents.targets, self.vocabulary, self.items)
         num_flops = training_flops(self.config.model, sequences, columns)
         return StepLoss(total, sums, counts, len(documents.tokens), num_flops)
 
     def split_labels(self, weights: dict[str, Tensor]) -> tuple[dict[str, Tensor], dict[str, Any]]:
-        """Takes the tasks' labels out of the weights.
+        """Takes the labels out of the weights.
 
         Returns:
-            The weights of a recommender of items, and per task that has labels their rows of the
-            code embedding and head, by the same names.
+            The weights of a recommender of items, and the labels' rows of the code embedding and
+            head by the same names; empty if there are none.
         """
+        if not self.num_labels:
+            return weights, {}
         names = ("code_embedding.weight", "code_head.weight")
         begin = self.vocabulary.num_codes - self.num_labels
-        items = weights | {name: weights[name][:begin] for name in names}
-        labels: dict[str, dict[str, Tensor]] = {}
-        for task in self.mixture.tasks:
-            if task.num_labels:
-                end = begin + task.num_labels
-                labels[task.name] = {name: weights[name][begin:end] for name in names}
-                begin = end
-        return items, labels
+        labels = {name: weights[name][begin:] for name in names}
+        return weights | {name: weights[name][:begin] for name in names}, labels
 
     def _plan(self, epoch: int, step: int, num_shards: int) -> Plan:
         """Plans an epoch, and refuses it if `step` has fewer documents than shards."""

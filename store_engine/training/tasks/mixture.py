@@ -10,7 +10,6 @@ import numpy as np
 
 from store_engine.config import RecommenderConfig
 from store_engine.data.packing import Document, IntArray, fill_rows
-from store_engine.model.unified_vocabulary import UnifiedVocabulary
 from store_engine.training.tasks.alignment import Alignment
 from store_engine.training.tasks.next_item import NextItem
 from store_engine.training.tasks.reconstruction import Reconstruction
@@ -31,13 +30,6 @@ class Mixture:
         self._data = data
         groups = [task.loss_group for task in self.tasks]
         self._is_same_group = np.array([[a == b for b in groups] for a in groups])
-
-    @property
-    def vocabulary(self) -> UnifiedVocabulary:
-        """The text tokens, the items' codes, and behind them a level for each task's labels."""
-        items = self._data.vocabulary
-        labels = (task.num_labels for task in self.tasks if task.num_labels)
-        return UnifiedVocabulary(items.text_size, (*items.codebook_sizes, *labels))
 
     @cached_property
     def tokens_per_epoch(self) -> int:
@@ -109,16 +101,11 @@ class Plan:
 
 def active_tasks(settings: RecommenderConfig, data: TaskData) -> tuple[Task, ...]:
     """Makes the tasks that the config switches on. A new task gets its line here."""
-    tasks: list[Task] = [NextItem(data)]
+    tasks: list[Task] = [NextItem(data, settings)]
     if settings.alignment:
         tasks.append(Alignment(data, settings.alignment))
     if settings.reconstruction:
         tasks.append(Reconstruction(data, settings.reconstruction))
     if settings.scoring:
-        tasks.append(Scoring(data, settings.scoring, _next_label(data, tasks)))
+        tasks.append(Scoring(data, settings.scoring))
     return tuple(tasks)
-
-
-def _next_label(data: TaskData, tasks: list[Task]) -> int:
-    """The first unified id behind the items' codes and the labels of `tasks`."""
-    return len(data.vocabulary) + sum(task.num_labels for task in tasks)

@@ -14,7 +14,7 @@ class Reconstruction(ItemTask):
 
     def lengths(self, keys: IntArray) -> IntArray:
         """Counts <bos>, the codes and the text without <eos>."""
-        return self.num_targets(keys) + self._data.num_levels
+        return self.num_targets(keys) + self._data.tokens_per_item
 
     def num_targets(self, keys: IntArray) -> IntArray:
         """Counts the text's tokens and <eos>: the content has <bos> in its place."""
@@ -24,7 +24,7 @@ class Reconstruction(ItemTask):
     def document(self, key: IntArray) -> tuple[IntArray, IntArray]:
         """Writes the item's codes and text."""
         (row,) = key.tolist()
-        texts, codes = self._data.texts, self._data.item_tokens[row]
+        texts, codes = self._data.texts, self._data.items.read[row]
         text = np.r_[texts.content(row)[1:], texts.eos_id]  # without <bos>
         targets = np.r_[np.full(len(codes), IGNORE), text]
         return np.r_[texts.bos_id, codes, text[:-1]], targets

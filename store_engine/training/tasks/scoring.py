@@ -25,7 +25,6 @@ class Scoring:
     Args:
         data: What documents are made of.
         passes: CTR examples per user and epoch.
-        first_label: Unified id of NO; YES is the next one.
 
     Raises:
         InputError: The catalogue has one item, so there is no negative.
@@ -33,12 +32,11 @@ class Scoring:
 
     name = "scoring"
     loss_group = "labels"
-    num_labels = NUM_LABELS
 
-    def __init__(self, data: TaskData, passes: float, first_label: int) -> None:
+    def __init__(self, data: TaskData, passes: float) -> None:
         if data.texts.num_items < 2:
             raise InputError("recommender.scoring needs at least 2 items, got 1")
-        self._data, self._passes, self.first_label = data, passes, first_label
+        self._data, self._passes = data, passes
 
     def sample(self, epoch: int) -> IntArray:
         """Draws users, cut indices and candidates."""
@@ -57,7 +55,7 @@ class Scoring:
 
     def lengths(self, keys: IntArray) -> IntArray:
         """Counts <bos>, the codes of the history and the candidate, and <eos>."""
-        lengths: IntArray = (keys[:, 1] - keys[:, 0] + 1) * self._data.num_levels + 2
+        lengths: IntArray = (keys[:, 1] - keys[:, 0] + 1) * self._data.tokens_per_item + 2
         return lengths
 
     def num_targets(self, keys: IntArray) -> IntArray:
@@ -69,10 +67,10 @@ class Scoring:
         begin, cut, candidate = key.tolist()
         rows, texts = self._data.histories.tokens, self._data.texts
         tokens = ctr_example(
-            self._data.item_tokens, rows[begin:cut], candidate, texts.bos_id, texts.eos_id
+            self._data.items.read, rows[begin:cut], candidate, texts.bos_id, texts.eos_id
         )
         targets = np.full(len(tokens), IGNORE)
-        targets[-1] = self.first_label + (candidate == rows[cut])
+        targets[-1] = self._data.items.first_label + (candidate == rows[cut])
         return tokens, targets
 
 
@@ -82,7 +80,7 @@ def ctr_example(
     """Writes the tokens of a CTR example; the label follows the last.
 
     Args:
-        item_tokens: (num_items, num_levels) unified ids of the codes.
+        item_tokens: (num_items, tokens_per_item) unified ids of an item in a history.
         history: Catalogue rows, oldest first.
         candidate: Catalogue row.
         bos_id: Begins the example.

@@ -11,8 +11,8 @@ import numpy as np
 
 from store_engine.data.packing import IntArray
 from store_engine.files.token_file import TokenFile
-from store_engine.model.unified_vocabulary import UnifiedVocabulary
 from store_engine.sid.dense_tokenizer import ItemTexts
+from store_engine.sid.item_tokens import ItemIds
 from store_engine.training.randomness import rng
 
 
@@ -26,10 +26,6 @@ class Task(Protocol):
     @property
     def loss_group(self) -> str:
         """Targets of all tasks of a group have the same weight; the groups' mean losses add up."""
-
-    @property
-    def num_labels(self) -> int:
-        """Codes that the task needs for itself, in a level behind the items' codes."""
 
     def sample(self, epoch: int) -> IntArray:
         """Draws the epoch's documents: their keys, (num_documents, key_size) int64."""
@@ -55,32 +51,30 @@ class TaskData:
     Args:
         texts: The catalogue's texts.
         histories: What may be learnt from, one document of catalogue rows per user.
-        vocabulary: Text tokens and the items' codes.
-        item_tokens: (num_items, num_levels) unified ids of the items' codes.
+        items: How items stand in documents.
         max_history: Items of history that the recommender sees.
         seed: The run's seed.
     """
 
     texts: ItemTexts
     histories: TokenFile
-    vocabulary: UnifiedVocabulary
-    item_tokens: IntArray
+    items: ItemIds
     max_history: int
     seed: int
 
     @property
-    def num_levels(self) -> int:
-        """Codes per item."""
-        return self.vocabulary.num_levels
+    def tokens_per_item(self) -> int:
+        """Tokens of an item in a history."""
+        return self.items.read.shape[1]
+
+    @property
+    def targets_per_item(self) -> int:
+        """Targets of an item to predict."""
+        return self.items.written.shape[1]
 
     def rng(self, epoch: int, purpose: str) -> np.random.Generator:
         """Makes the generator of one purpose in one epoch."""
         return rng(self.seed, "recommender", epoch, purpose)
-
-    def history_tokens(self, begin: int, end: int) -> IntArray:
-        """Reads the codes of the events [begin, end), one behind the other."""
-        tokens: IntArray = self.item_tokens[self.histories.tokens[begin:end]].ravel()
-        return tokens
 
 
 class ItemTask:
@@ -93,7 +87,6 @@ class ItemTask:
 
     name: str
     loss_group = "tokens"
-    num_labels = 0
 
     def __init__(self, data: TaskData, passes: float) -> None:
         self._data, self._passes = data, passes

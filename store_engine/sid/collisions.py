@@ -12,6 +12,8 @@ from typing import Any, Literal
 import numpy as np
 from numpy.typing import NDArray
 
+from store_engine.sid.clusters import rank_within
+
 Codes = NDArray[np.int32]
 Resolution = Literal["suffix", "reassign", "share"]
 
@@ -98,12 +100,7 @@ def describe(report: dict[str, Any]) -> str:
 def _rank_within_sid(codes: Codes) -> NDArray[np.int32]:
     """0, 1, 2, ... for the items of one SID, in row order."""
     _, group = np.unique(codes, axis=0, return_inverse=True)
-    order = np.argsort(group, kind="stable")
-    begins = np.r_[0, np.flatnonzero(np.diff(group[order])) + 1]
-    sizes = np.diff(np.r_[begins, len(codes)])
-    ranks = np.empty(len(codes), dtype=np.int32)
-    ranks[order] = np.arange(len(codes)) - np.repeat(begins, sizes)
-    return ranks
+    return rank_within(group.reshape(-1)).astype(np.int32)
 
 
 def _reassign(codes: Codes, distances: NDArray[np.float32]) -> Codes:

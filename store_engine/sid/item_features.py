@@ -56,12 +56,12 @@ def fit_features(dense_tokens: Vectors, num_features: int) -> FeatureMap:
     """
     flat = dense_tokens.reshape(len(dense_tokens), -1)
     mean = flat.mean(0)
-    axes = principal_axes(flat - mean, min(num_features, *flat.shape))
+    axes = _principal_axes(flat - mean, min(num_features, *flat.shape))
     norm = np.sqrt((((flat - mean) @ axes.T) ** 2).sum(1).mean())
     return FeatureMap(mean, (axes / norm if norm > 0 else axes).astype(np.float32))
 
 
-def principal_axes(centred: Vectors, dim: int) -> Vectors:
+def _principal_axes(centred: Vectors, dim: int) -> Vectors:
     """Finds the `dim` directions of most variance of centred (n, size): (dim, size), orthonormal.
 
     An axis' sign is arbitrary: its largest entry is made positive, so that runs can be compared.

@@ -7,13 +7,10 @@ Source: STORE and LAMIA, https://arxiv.org/abs/2409.07276.
 from dataclasses import dataclass
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
 
 from store_engine.errors import InputError
-from store_engine.sid.item_features import principal_axes
-
-Vectors = NDArray[np.float32]
+from store_engine.sid.kmeans import Vectors, kmeans
 
 _LARGEST = 1e15  # of a component: squared distances stay finite in float32
 
@@ -79,31 +76,23 @@ def fit_quantizer(
     pca_dim = min(pca_dim, hidden_size, num_items)
     mean = vectors.mean(0)
     components = np.stack(
-        [principal_axes(vectors[:, n] - mean[n], pca_dim) for n in range(num_codes)]
+        [_principal_axes(vectors[:, n] - mean[n], pca_dim) for n in range(num_codes)]
     )
     projected = np.einsum("ind,npd->inp", vectors - mean, components, optimize=True)
+    # the best of several starts where that takes no time; large catalogues are smooth enough
+    num_starts = 5 if num_items < 1 << 16 else 1
     centroids = np.stack(
         [
-            _kmeans(np.ascontiguousarray(projected[:, n]), codebook_size, iterations, seed + n)
+            kmeans(projected[:, n], codebook_size, iterations, seed + n, num_starts)
             for n in range(num_codes)
         ]
     )
     return ParallelQuantizer(mean, components, centroids)
 
 
-def _kmeans(points: Vectors, num_clusters: int, iterations: int, seed: int) -> Vectors:
-    import faiss  # here, so that what only assigns codes does not need it
-
-    faiss.omp_set_num_threads(torch.get_num_threads())  # it has an OpenMP of its own
-    kmeans = faiss.Kmeans(
-        points.shape[1],
-        num_clusters,
-        niter=iterations,
-        # the best of several starts where that takes no time; large catalogues are smooth enough
-        nredo=5 if len(points) < 1 << 16 else 1,
-        seed=seed,
-        min_points_per_centroid=1,
-        max_points_per_centroid=1 << 20,
-    )
-    kmeans.train(points)
-    return np.array(kmeans.centroids, dtype=np.float32)
+def _principal_axes(centred: Vectors, dim: int) -> Vectors:
+    _, vectors = np.linalg.eigh(centred.T.astype(np.float64) @ centred)
+    axes = vectors[:, ::-1][:, :dim].T
+    # an axis' sign is arbitrary: its largest entry is made positive, so that runs can be compared
+    largest = np.take_along_axis(axes, np.abs(axes).argmax(1, keepdims=True), 1)
+    return np.ascontiguousarray(axes * np.sign(largest), dtype=np.float32)

@@ -1,0 +1,62 @@
+"""k-means, by faiss: what every quantiser and the balanced clusters begin with."""
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+Vectors = NDArray[np.float32]
+
+
+def kmeans(
+    points: Vectors, num_clusters: int, iterations: int, seed: int, num_starts: int = 1
+) -> Vectors:
+    """Finds centroids.
+
+    Args:
+        points: (num_points, dim) float32, at least `num_clusters` of them.
+        num_clusters: Number of centroids.
+        iterations: Lloyd iterations of a start.
+        seed: Seed of the first centroids.
+        num_starts: The best of so many starts is taken.
+
+    Returns:
+        (num_clusters, dim) float32.
+    """
+    import faiss  # here, so that what only assigns codes does not need it
+
+    faiss.omp_set_num_threads(torch.get_num_threads())  # it has an OpenMP of its own
+    clusters = faiss.Kmeans(
+        points.shape[1],
+        num_clusters,
+        niter=iterations,
+        nredo=num_starts,
+        seed=seed,
+        min_points_per_centroid=1,
+        max_points_per_centroid=1 << 20,
+    )
+    clusters.train(np.ascontiguousarray(points, dtype=np.float32))
+    return np.array(clusters.centroids, dtype=np.float32)
+
+
+def nearest(
+    points: Vectors, centroids: Vectors, num_nearest: int
+) -> tuple[Vectors, NDArray[np.int64]]:
+    """Finds the nearest centroids of every point, nearest first.
+
+    Args:
+        points: (num_points, dim) float32.
+        centroids: (num_centroids, dim) float32.
+        num_nearest: How many, at most num_centroids.
+
+    Returns:
+        Squared distances and indices, both (num_points, num_nearest).
+    """
+    import faiss
+
+    faiss.omp_set_num_threads(torch.get_num_threads())
+    distances, indices = faiss.knn(
+        np.ascontiguousarray(points, dtype=np.float32),
+        np.ascontiguousarray(centroids, dtype=np.float32),
+        num_nearest,
+    )
+    return distances, indices

@@ -30,6 +30,7 @@ from deepspeed.accelerator import get_accelerator
 from store_engine._C import ItemTrie
 from store_engine.cli.train import parse_arguments
 from store_engine.config import Config, load_config
+from store_engine.data.split import leave_one_out
 from store_engine.errors import InputError
 from store_engine.evaluation.evaluate_run import evaluate_run
 from store_engine.evaluation.report import print_metrics, save_metrics
@@ -39,10 +40,12 @@ from store_engine.model.weights import load_weights, read_weights, save_weights
 from store_engine.runs.open_run import RunData, begin_or_resume, read_run_data
 from store_engine.runs.run import Run
 from store_engine.runs.run_directory import RunDirectory
+from store_engine.sid.clusters import num_cluster_levels
 from store_engine.sid.collisions import describe, sid_report
+from store_engine.sid.item_features import FeatureMap, ItemVectors
 from store_engine.sid.sid_table import SidTable
 from store_engine.terminal import escape_unencodable_output, make_console, printable
-from store_engine.training.discretise import encode_over_ranks, make_sids
+from store_engine.training.discretise import discretise, encode_over_ranks
 from store_engine.training.distributed.deepspeed_setup import read_ds_config, set_threads
 from store_engine.training.distributed.process_group import (
     InterruptedTraining,
@@ -108,6 +111,7 @@ def train(config: Config, ds_config: dict[str, Any], data: RunData) -> None:
     """
     began = time.perf_counter()
     run, catalog, vocabulary, texts, histories = data
+    is_code_run = config.tokenizer.last_level == "code"
     num_ranks, is_first = torch.distributed.get_world_size(), torch.distributed.get_rank() == 0
     log_rank0 = console.print if is_first else lambda *_, **__: None
     log_rank0(
@@ -135,22 +139,29 @@ def train(config: Config, ds_config: dict[str, Any], data: RunData) -> None:
         _finish_stage(run, {run.tokenizer_weights: weights})
 
     # -- discretisation: vectors become codes -----------------------------------------------------
-    if not run.is_complete(run.sids):
+    if not (run.is_complete(run.sids) and (is_code_run or run.is_complete(run.item_vectors))):
         tokenizer = stage.build()
         load_weights(tokenizer, run.tokenizer_weights)
         vectors = encode_over_ranks(tokenizer.to(device), texts, config.tokenizer.num_codes, device)
         if vectors is not None:
+            split = leave_one_out(Run(run).histories)
+            found = discretise(vectors, catalog, split, config)
             with run.writing(run.sids):
-                make_sids(vectors, catalog.item_ids, config).save(run.sids)
+                found.table.save(run.sids)
+            if found.vectors is not None:
+                with run.writing(run.item_vectors):
+                    found.vectors.save(run.item_vectors)
     wait_for_first("discretisation")
     table = SidTable.load(run.sids)
-    log_rank0(describe(sid_report(table.sids, table.codebook_sizes, config.tokenizer.num_codes)))
+    num_codes = table.described_levels(config.tokenizer.num_codes)
+    log_rank0(describe(sid_report(table.sids, table.codebook_sizes, num_codes)))
 
     # -- stage 2: the same weights learn to write the next item's codes --------------------------
     recommender = RecommenderStage(config, texts, len(vocabulary), histories, table)
     if not run.is_complete(run.model_weights):
+        items = None if is_code_run else ItemVectors.load(run.item_vectors)
         start = initial_recommender_weights(
-            config, read_weights(run.tokenizer_weights), table, recommender.num_labels
+            config, read_weights(run.tokenizer_weights), table, recommender.num_labels, items
         )
         validate = Validation(Run(run), device) if config.train.eval_every else None
         training = Training(config, ds_config, run.root, validate)
@@ -184,10 +195,13 @@ def _check_shards(config: Config, data: RunData, stage: TokenizerStage, num_shar
     stage.check_shards(num_shards)
     settings, num_items = config.tokenizer, data.catalog.num_items
     # what an item's SID will be is not known yet, but how long: it decides what a step holds
-    num_levels = settings.num_codes + (settings.collisions == "suffix")
+    num_levels, features = settings.num_codes + (settings.collisions == "suffix"), None
+    if settings.last_level == "item":
+        num_levels = num_cluster_levels(num_items, settings.codebook_size) + 1
+        features = FeatureMap(torch.zeros(1).numpy(), torch.zeros(1, 1).numpy())
     sids = torch.zeros(num_items, num_levels, dtype=torch.int32).numpy()
     sizes = (settings.codebook_size,) * num_levels
-    table = SidTable(sids, sizes, data.catalog.item_ids)
+    table = SidTable(sids, sizes, data.catalog.item_ids, features=features)
     planned = RecommenderStage(config, data.texts, len(data.vocabulary), data.train, table)
     planned.check_shards(num_shards)
 

@@ -43,6 +43,21 @@ class Config:
             self.train.lora_rank == 0 or bool(self.model.backbone),
             "train.lora_rank needs a model.backbone to adapt",
         )
+        has_rows, recommender = self.tokenizer.last_level == "item", self.recommender
+        require(
+            recommender.history == "codes" or recommender.decoder == "heads",
+            "recommender.history = 'items' needs recommender.decoder = 'heads': a position that is "
+            "an item has no place for the codes that a transformer writes step by step",
+        )
+        require(
+            has_rows or recommender.item_softmax == 0,
+            "recommender.item_softmax needs tokenizer.last_level = 'item'",
+        )
+        require(
+            recommender.window_overlap < self.data.max_history,
+            f"recommender.window_overlap must be below data.max_history, got "
+            f"{recommender.window_overlap} and {self.data.max_history}",
+        )
 
 
 class Change(NamedTuple):

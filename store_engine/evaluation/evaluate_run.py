@@ -87,7 +87,11 @@ def evaluate_run(
         **measured[primary.name],
         "protocols": measured,
         **scoring,
-        "sid": sid_report(table.sids, table.codebook_sizes, config.tokenizer.num_codes),
+        "sid": sid_report(
+            table.sids,
+            table.codebook_sizes,
+            table.described_levels(config.tokenizer.num_codes),
+        ),
         "requests_per_s": len(split.test.targets) / wall_s[primary.name],
         "train": training_summary(run.directory.log),
         "config": dataclasses.asdict(config),

@@ -29,6 +29,8 @@ class RunPaths:
         self.vocabulary = tuple(root / name for name in VOCABULARY_FILES)
         self.tokenizer_weights = root / "tokenizer.safetensors"
         self.sids = root / "sids.npz"
+        self.item_vectors = root / "item_vectors.npz"
+        self.evidence = root / "evidence.npz"
         self.model_weights = root / "model.safetensors"
         self.scoring_weights = root / "scoring.safetensors"
         self.trie = root / "trie.bin"
@@ -37,7 +39,9 @@ class RunPaths:
         self.made_later = (
             self.tokenizer_weights,
             self.sids,
+            self.item_vectors,
             self.model_weights,
+            self.evidence,
             self.scoring_weights,
             self.trie,
             self.metrics,
@@ -53,7 +57,9 @@ class RunPaths:
         """Returns the files whose content a file depends on: it does not go with others."""
         return {
             self.sids: (self.items, self.tokenizer_weights),
+            self.item_vectors: (self.sids,),
             self.model_weights: (self.sids,),
+            self.evidence: (self.histories, self.model_weights),
             self.scoring_weights: (self.sids,),
             self.trie: (self.sids,),
         }.get(path, ())

@@ -77,7 +77,7 @@ def item_sids(vectors: Vectors, codebook_size: int, seed: int) -> tuple[Codes, t
         InputError: A vector is not finite, or there are too few codes for so many items.
     """
     check_vectors(vectors)
-    depth = _num_cluster_levels(len(vectors), codebook_size)
+    depth = num_cluster_levels(len(vectors), codebook_size)
     sids = np.zeros((len(vectors), depth + 1), dtype=np.int32)
     for level in range(depth):
         groups = _groups(sids[:, :level])
@@ -179,7 +179,12 @@ def rank_within(groups: NDArray[np.integer], keys: Vectors | None = None) -> NDA
     return ranks
 
 
-def _num_cluster_levels(num_items: int, codebook_size: int) -> int:
+def num_cluster_levels(num_items: int, codebook_size: int) -> int:
+    """Returns the levels of clusters that `item_sids` makes; see there for the bounds.
+
+    Raises:
+        InputError: There would be too many.
+    """
     for depth in range(1, _MAX_LEVELS):
         if num_items <= _MEAN_CLUSTER * codebook_size**depth:
             return depth

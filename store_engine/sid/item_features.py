@@ -1,11 +1,18 @@
 """What describes an item to the projection of its row: its dense tokens, in few dimensions."""
 
 from dataclasses import dataclass
+from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
 
+from store_engine.files.atomic import atomic_open
+from store_engine.files.npz import ArrayForm, read_npz
+from store_engine.files.regular import parse_errors
+
 Vectors = NDArray[np.float32]
+
+_ARRAYS = {"space": ArrayForm("f", 2), "features": ArrayForm("f", 2)}
 
 
 @dataclass(frozen=True)
@@ -45,6 +52,46 @@ class FeatureMap:
         flat = dense_tokens.reshape(len(dense_tokens), -1)
         features = (flat - self.mean) @ self.components.T
         return np.hstack([features, np.ones((len(features), 1))]).astype(np.float32)
+
+
+@dataclass(frozen=True)
+class ItemVectors:
+    """What the rows of items start from; `item_vectors.npz` of a run.
+
+    Args:
+        space: (num_items, dim) the items' places in the space that SIDs were cut from.
+        features: (num_items, num_features) what describes them to the projection of their rows.
+    """
+
+    space: Vectors
+    features: Vectors
+
+    def __post_init__(self) -> None:
+        """Refuses arrays that are not of the same items, or not finite.
+
+        Raises:
+            ValueError: They are.
+        """
+        if len(self.space) != len(self.features):
+            raise ValueError("space and features are not of the same items")
+        if not (np.isfinite(self.space).all() and np.isfinite(self.features).all()):
+            raise ValueError("the items' vectors are not finite")
+
+    def save(self, path: str | Path) -> None:
+        """Writes an npz file, which either stands complete or not at all."""
+        with atomic_open(path) as file:
+            np.savez(file, space=self.space, features=self.features)
+
+    @classmethod
+    def load(cls, path: str | Path) -> "ItemVectors":
+        """Reads what `save` wrote.
+
+        Raises:
+            InputError: The file is missing, damaged or not of this form.
+        """
+        arrays = read_npz(path, _ARRAYS, "readable item vectors")
+        with parse_errors(path, "readable item vectors"):
+            return cls(*(arrays[name].astype(np.float32, copy=False) for name in _ARRAYS))
 
 
 def fit_features(dense_tokens: Vectors, num_features: int) -> FeatureMap:

@@ -62,6 +62,14 @@ class SidTable:
                 f"got {self.sids[row, level]}"
             )
 
+    def described_levels(self, num_codes: int) -> int:
+        """Levels that tell items apart by what they are: without a collision suffix.
+
+        Args:
+            num_codes: `tokenizer.num_codes` of the run.
+        """
+        return num_codes if self.features is None else len(self.codebook_sizes)
+
     def save(self, path: str | Path) -> None:
         """Writes an npz file, which either stands complete or not at all."""
         arrays: dict[str, Any] = {

@@ -1,12 +1,19 @@
 """Between the stages: every item is encoded, and its vectors become codes."""
 
+from typing import NamedTuple
+
 import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from store_engine.collaborative.item_space import item_space
 from store_engine.config import Config
+from store_engine.data.catalog import Catalog
+from store_engine.data.split import Split
+from store_engine.sid.clusters import check_vectors, item_sids
 from store_engine.sid.collisions import resolve_collisions
 from store_engine.sid.dense_tokenizer import DenseTokenizer, ItemTexts, content_batch
+from store_engine.sid.item_features import ItemVectors, fit_features
 from store_engine.sid.quantize import fit_quantizer
 from store_engine.sid.sid_table import SidTable
 
@@ -49,6 +56,43 @@ def encode_over_ranks(
         torch.distributed.gather(own, parts)
         batches += [part.cpu() for part in parts or ()]
     return torch.cat(batches)[: texts.num_items].numpy() if rank == 0 else None
+
+
+class Discretised(NamedTuple):
+    """What stage 2 starts from."""
+
+    table: SidTable
+    vectors: ItemVectors | None  # of items that are their own last code
+
+
+def discretise(
+    dense_tokens: NDArray[np.float32], catalog: Catalog, split: Split, config: Config
+) -> Discretised:
+    """Gives every item its SID.
+
+    Args:
+        dense_tokens: (num_items, num_codes, hidden_size).
+        catalog: The items.
+        split: Training events and validation users, from which the collaborative space is made.
+        config: The run's config.
+
+    Raises:
+        InputError: There are fewer items than codes, or a vector is not finite.
+    """
+    settings = config.tokenizer
+    space, features = dense_tokens, None
+    if settings.space == "collaborative":
+        found = item_space(split.train, split.valid, catalog, config.evidence, config.train.seed)
+        space = found.vectors[:, None]
+    if settings.last_level == "code":
+        return Discretised(make_sids(space, catalog.item_ids, config), None)
+    check_vectors(dense_tokens)
+    hidden_size = config.model.hidden_size
+    features = fit_features(dense_tokens, hidden_size)
+    rows = space[:, 0] if settings.space == "collaborative" else features(dense_tokens)[:, :-1]
+    sids, sizes = item_sids(rows, settings.codebook_size, config.train.seed)
+    table = SidTable(sids, sizes, catalog.item_ids, features=features)
+    return Discretised(table, ItemVectors(rows, features(dense_tokens)))
 
 
 def make_sids(vectors: NDArray[np.float32], item_ids: tuple[str, ...], config: Config) -> SidTable:

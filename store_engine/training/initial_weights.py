@@ -8,7 +8,10 @@ from torch import Tensor
 from store_engine.config import Config
 from store_engine.model.backbones.backbone import Backbone
 from store_engine.model.transformer import INIT_STD
+from store_engine.sid.item_features import ItemVectors
+from store_engine.sid.item_tokens import code_sizes
 from store_engine.sid.sid_table import SidTable
+from store_engine.training.item_start import item_weights
 
 
 def initial_tokenizer_weights(config: Config, text_vocab_size: int) -> Iterator[tuple[str, Tensor]]:
@@ -37,7 +40,11 @@ def initial_tokenizer_weights(config: Config, text_vocab_size: int) -> Iterator[
 
 
 def initial_recommender_weights(
-    config: Config, tokenizer_weights: dict[str, Tensor], table: SidTable, num_labels: int = 0
+    config: Config,
+    tokenizer_weights: dict[str, Tensor],
+    table: SidTable,
+    num_labels: int = 0,
+    vectors: ItemVectors | None = None,
 ) -> dict[str, Tensor]:
     """Makes what stage 2 starts from: the LLM of stage 1, and code embeddings from the centroids.
 
@@ -50,6 +57,7 @@ def initial_recommender_weights(
         tokenizer_weights: What stage 1 left.
         table: The items' codes, and the quantizer that made them.
         num_labels: Codes behind those of the items, which the tasks need for themselves.
+        vectors: Of items that are their own last code.
 
     Returns:
         Tensors by the names of `StoreModel`; what is missing keeps its random initialisation.
@@ -58,7 +66,9 @@ def initial_recommender_weights(
     weights = {
         n.removeprefix(prefix): t for n, t in tokenizer_weights.items() if n.startswith(prefix)
     }
-    num_codes = sum(table.codebook_sizes) + num_labels
+    if vectors is not None:
+        return weights | item_weights(config, table, vectors, num_labels)
+    num_codes = sum(code_sizes(table)) + num_labels
     centre, spread = torch.zeros(config.model.hidden_size), INIT_STD
     if config.model.backbone:
         centre, spread = _scale(weights["text_embedding.weight"])

@@ -29,6 +29,7 @@ from deepspeed.accelerator import get_accelerator
 
 from store_engine._C import ItemTrie
 from store_engine.cli.train import parse_arguments
+from store_engine.collaborative.partners import Partners
 from store_engine.config import Config, load_config
 from store_engine.data.split import leave_one_out
 from store_engine.errors import InputError
@@ -111,6 +112,7 @@ def train(config: Config, ds_config: dict[str, Any], data: RunData) -> None:
     """
     began = time.perf_counter()
     run, catalog, vocabulary, texts, histories = data
+    split = leave_one_out(Run(run).histories)
     is_code_run = config.tokenizer.last_level == "code"
     num_ranks, is_first = torch.distributed.get_world_size(), torch.distributed.get_rank() == 0
     log_rank0 = console.print if is_first else lambda *_, **__: None
@@ -130,7 +132,10 @@ def train(config: Config, ds_config: dict[str, Any], data: RunData) -> None:
     )
 
     # -- stage 1: the LLM learns to say an item in a few vectors ----------------------------------
-    stage = TokenizerStage(config, texts, len(vocabulary))
+    partners = None
+    if config.tokenizer.positives == "co_visited":
+        partners = Partners(split.train, catalog.num_items, config.evidence)
+    stage = TokenizerStage(config, texts, len(vocabulary), partners)
     if is_first:
         _check_shards(config, data, stage, num_ranks * ds_config["gradient_accumulation_steps"])
     if not run.is_complete(run.tokenizer_weights):
@@ -144,7 +149,6 @@ def train(config: Config, ds_config: dict[str, Any], data: RunData) -> None:
         load_weights(tokenizer, run.tokenizer_weights)
         vectors = encode_over_ranks(tokenizer.to(device), texts, config.tokenizer.num_codes, device)
         if vectors is not None:
-            split = leave_one_out(Run(run).histories)
             found = discretise(vectors, catalog, split, config)
             with run.writing(run.sids):
                 found.table.save(run.sids)

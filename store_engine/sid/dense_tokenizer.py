@@ -221,15 +221,19 @@ class _Gain(nn.Module):
         return x * self.weight
 
 
-def contrastive_loss(vectors: Tensor, temperature: float) -> Tensor:
+def contrastive_loss(vectors: Tensor, temperature: float, partners: Tensor | None = None) -> Tensor:
     """LAMIA's contrastive loss: an item's aspects differ, and so do items in one aspect.
 
     InfoNCE with each vector as its own positive: against the other vectors of its item, and against
-    the same aspect of the batch's other items. Both terms are averaged over all vectors.
+    the same aspect of the batch's other items. All terms are averaged over all vectors. Items with
+    partners add a term in which an aspect's positive is that of the partner, which is no negative
+    of the item then.
 
     Args:
         vectors: (num_items, num_codes, hidden_size) dense tokens.
         temperature: Divides the cosine similarities.
+        partners: (num_items,) int64, for each item the position of another one that it is to be
+            near to.
 
     Returns:
         A scalar, float32.
@@ -237,7 +241,12 @@ def contrastive_loss(vectors: Tensor, temperature: float) -> Tensor:
     unit = F.normalize(vectors.float(), dim=-1)
     aspects = torch.einsum("ind,imd->inm", unit, unit) / temperature  # (items, codes, codes)
     items = torch.einsum("ind,jnd->nij", unit, unit) / temperature  # (codes, items, items)
-    return _info_nce(aspects) + _info_nce(items)
+    if partners is None:
+        return _info_nce(aspects) + _info_nce(items)
+    itself = torch.eye(len(partners), device=items.device)
+    others = items.masked_fill(itself[partners].bool(), -torch.inf)
+    near = items.masked_fill(itself.bool(), -torch.inf)[:, :, partners]  # partners on the diagonal
+    return _info_nce(aspects) + _info_nce(others) + _info_nce(near)
 
 
 def _info_nce(similarity: Tensor) -> Tensor:

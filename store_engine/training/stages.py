@@ -9,9 +9,11 @@ import functools
 from collections.abc import Callable
 from typing import Any, NamedTuple, Protocol
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 
+from store_engine.collaborative.partners import Partners
 from store_engine.config import Config
 from store_engine.data.packing import IntArray, PackedBatch, pack
 from store_engine.errors import InputError
@@ -72,15 +74,32 @@ class Stage(Protocol):
 
 
 class TokenizerStage:
-    """Stage 1: text -> dense tokens -> text, with LAMIA's contrastive loss."""
+    """Stage 1: text -> dense tokens -> text, with LAMIA's contrastive loss.
+
+    Args:
+        config: The run's config.
+        texts: Token ids of the catalogue's texts.
+        text_vocab_size: Number of text tokens.
+        partners: Items that were visited next to each other, which are to be near to each other;
+            None: items are near to themselves alone.
+    """
 
     name = "tokenizer"
 
-    def __init__(self, config: Config, texts: ItemTexts, text_vocab_size: int) -> None:
+    def __init__(
+        self,
+        config: Config,
+        texts: ItemTexts,
+        text_vocab_size: int,
+        partners: Partners | None = None,
+    ) -> None:
         self.config, self.texts, self.text_vocab_size = config, texts, text_vocab_size
+        self.partners = partners
         self.lr = config.tokenizer.lr
         self.losses = (*(f"loss/{field}" for field in texts.fields), "contrastive")
         self.items_per_step = min(config.tokenizer.items_per_step, texts.num_items)
+        if partners is not None:  # every item brings another one
+            self.items_per_step = max(1, self.items_per_step // 2)
         self.steps_per_epoch = texts.num_items // self.items_per_step
         self.num_steps = config.tokenizer.epochs * self.steps_per_epoch
 
@@ -110,10 +129,13 @@ class TokenizerStage:
         order = self._order(epoch)
         size = self.items_per_step - self.items_per_step % num_shards  # equal shards
         rows = order[i * self.items_per_step :][:size]
-        own = tokenizer_batch(
-            self.texts, rows[shard::num_shards].tolist(), self.config.tokenizer.num_codes
-        )
-        return own, int(self.texts.target_lengths[rows].sum())
+        own = rows[shard::num_shards]
+        if self.partners is not None:
+            generator = rng(self.config.train.seed, self.name, step, "partners")
+            partners = self.partners.draw(rows, generator)
+            rows, own = np.r_[rows, partners], np.r_[own, partners[shard::num_shards]]
+        batch = tokenizer_batch(self.texts, own.tolist(), self.config.tokenizer.num_codes)
+        return batch, int(self.texts.target_lengths[rows].sum())
 
     def loss(
         self, module: Callable[..., Any], batch: tuple[TokenizerBatch, int], num_shards: int
@@ -129,7 +151,12 @@ class TokenizerStage:
         num_flops += training_flops(self.config.model, own.text_sequences, columns)
         if self.config.tokenizer.contrastive_weight:
             everyone = _gather_vectors(vectors)
-            contrast = contrastive_loss(everyone, self.config.tokenizer.contrastive_temperature)
+            partners = None
+            if self.partners is not None:  # each rank's items, then their partners
+                places = torch.arange(len(everyone), device=everyone.device)
+                partners = places.view(-1, 2, len(vectors) // 2).flip(1).flatten()
+            temperature = self.config.tokenizer.contrastive_temperature
+            contrast = contrastive_loss(everyone, temperature, partners)
             # every rank computes the whole loss but differentiates its own vectors alone: their
             # gradient, not the value, is scaled to undo the mean that is taken over ranks
             scale = len(everyone) // len(vectors)

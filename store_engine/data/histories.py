@@ -10,6 +10,9 @@ from store_engine.files.atomic import atomic_open
 from store_engine.files.npz import ArrayForm, read_npz
 from store_engine.files.regular import parse_errors
 
+# from this share of repeated items on, a user's own items are worth recommending
+COMMON_REPEATS = 0.01
+
 _ARRAYS = {
     "rows": ArrayForm("i", 1),
     "offsets": ArrayForm("i", 1),

@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from store_engine.data.histories import COMMON_REPEATS
 from store_engine.data.split import Examples, Split
 from store_engine.evaluation.baselines import (
     co_visitation,
@@ -29,9 +30,6 @@ from store_engine.evaluation.metrics import (
 )
 
 Rankings = NDArray[np.int64]  # (num_users, max_k) catalogue rows, best first, -1 padded
-
-# from this share of repeated targets on, a user's own items are a baseline to beat
-COMMON_REPEATS = 0.01
 
 
 @dataclass(frozen=True)

@@ -4,12 +4,14 @@ A new run reads all its data first and appears with it, in one step: bad input l
 behind, and from then on the run needs nothing but itself.
 """
 
+import dataclasses
 import os
 from pathlib import Path
 from typing import NamedTuple
 
 from store_engine.config import Config, changes
 from store_engine.data.catalog import Catalog
+from store_engine.data.histories import COMMON_REPEATS, Histories
 from store_engine.data.load import Dataset, load_dataset
 from store_engine.data.split import leave_one_out
 from store_engine.errors import InputError
@@ -117,6 +119,7 @@ def _begin(config: Config, root: Path, replaces: FileLock | None) -> RunDirector
     catalog = dataset.catalog
     for line in dataset.report.lines():
         print(printable(line), flush=True)
+    config = decide(config, leave_one_out(dataset.histories).train)
     vocabulary = _vocabulary(config, catalog)
     check_before_training(config, catalog, dataset.histories.num_users, len(vocabulary))
     warn_of_full_disk(config, root, len(vocabulary))
@@ -140,6 +143,7 @@ def _resume(config: Config, root: Path) -> RunDirectory:
         _check_same_config(config, written, root)
         _check_same_data(directory, config)
         run = Run(directory)
+        config = decide(config, leave_one_out(run.histories).train)
         num_users = len(TokenFile(directory.train_rows))
         check_before_training(config, run.catalog, num_users, len(run.vocabulary))
         if config != written:
@@ -148,6 +152,32 @@ def _resume(config: Config, root: Path) -> RunDirectory:
         directory.close()
         raise
     return directory
+
+
+def decide(config: Config, train: Histories) -> Config:
+    """Decides what a config leaves to the data, and says so.
+
+    Where people come back to an item, leaving out what they have seen would make every return a
+    miss; where hardly anybody does, seen items only take places away.
+
+    Args:
+        config: The run's config.
+        train: What may be learnt from.
+
+    Returns:
+        The config with `decoding.exclude_history` true or false.
+    """
+    if config.decoding.exclude_history != "auto":
+        return config
+    share = train.share_of_repeats
+    is_rare = share < COMMON_REPEATS
+    print(
+        f"decoding.exclude_history = {str(is_rare).lower()}: {share:.1%} of the training events "
+        f"repeat an item of the user",
+        flush=True,
+    )
+    decoding = dataclasses.replace(config.decoding, exclude_history=is_rare)
+    return dataclasses.replace(config, decoding=decoding)
 
 
 def _vocabulary(config: Config, catalog: Catalog) -> Vocabulary:

@@ -146,7 +146,10 @@ class RunDirectory(RunPaths):
         manifest = manifest or self.read_manifest()
         self.check(self.config, manifest)
         read = read_config1 if manifest.format == 1 else read_config_tree
-        return build_config(read(self.config))
+        tree = read(self.config)
+        if isinstance(recommender := tree.get("recommender"), dict):
+            recommender.setdefault("first_item_loss", True)  # before there was a choice
+        return build_config(tree)
 
     def is_complete(self, path: Path) -> bool:
         """Tells whether a file is there, listed, and made from the files that are there."""

@@ -31,8 +31,12 @@ def test_arrays_and_tensors_agree():
     assert VOCABULARY.to_id_tensor(torch.from_numpy(sids).long()).tolist() == ids.tolist()
 
 
-@pytest.mark.parametrize("token, level, size", [(0, -1, 10), (9, -1, 10), (10, 0, 4), (13, 0, 4)])
-def test_an_id_says_its_level(token, level, size):
+@pytest.mark.parametrize("token, level", [(0, -1), (9, -1), (10, 0), (13, 0), (14, 1)])
+def test_an_id_says_its_level(token, level):
     ids = torch.tensor([[token, 21]])
     assert VOCABULARY.level_of(ids).tolist() == [[level, 2]]
-    assert VOCABULARY.segment_sizes(ids).tolist() == [[size, 5]]
+
+
+def test_items_stand_behind_the_codes():
+    vocabulary = UnifiedVocabulary(10, (4, 3, 5), 7)
+    assert (vocabulary.item_offset, len(vocabulary), vocabulary.num_levels) == (22, 29, 3)

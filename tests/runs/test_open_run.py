@@ -2,11 +2,13 @@ import dataclasses
 import json
 import os
 
+import numpy as np
 import pytest
 
-from store_engine.config import load_config
+from store_engine.config import Config, DecodingConfig, load_config
+from store_engine.data.histories import Histories
 from store_engine.errors import InputError
-from store_engine.runs.open_run import begin_or_resume, read_run_data
+from store_engine.runs.open_run import begin_or_resume, decide, read_run_data
 
 pytestmark = pytest.mark.usefixtures("process_group")
 
@@ -175,7 +177,10 @@ def test_run_time_keys_may_change_and_identity_may_not(change, is_taken, config,
     config = dataclasses.replace(config, **{section: changed})
     if is_taken:
         open_again(config)
-        assert getattr(load_config(tmp_path / "run" / "config.toml"), section) == changed
+        written = getattr(load_config(tmp_path / "run" / "config.toml"), section)
+        if section == "decoding":  # a run has decided what its config left to the data
+            changed = dataclasses.replace(changed, exclude_history=True)
+        assert written == changed
         open_again(config)
     else:
         with pytest.raises(InputError, match=f"run: was begun with {section}.{next(iter(values))}"):
@@ -263,3 +268,20 @@ def test_what_reading_the_data_found_is_printed(config, tmp_path, capsys):
     assert "read 4 items and 7 events of 3 users" in lines
     assert "dropped 1 users with fewer than 3 events" in lines
     assert "1 of 4 items have no title" in lines
+
+
+@pytest.mark.parametrize(
+    ("asked", "rows", "want"),
+    [
+        ("auto", [0, 1, 2, 3, 4, 5], True),
+        ("auto", [0, 1, 0, 3, 0, 5], False),
+        (False, [0, 1, 2, 3, 4, 5], False),
+        (True, [0, 0, 0, 0, 0, 0], True),
+    ],
+)
+def test_seen_items_are_left_out_where_hardly_anybody_comes_back(asked, rows, want, capsys):
+    train = Histories(("u", "v"), np.array(rows, dtype=np.int32), np.array([0, 3, 6]))
+    config = Config(decoding=DecodingConfig(exclude_history=asked))
+    assert decide(config, train).decoding.exclude_history is want
+    said = capsys.readouterr().out
+    assert ("decoding.exclude_history = " in said) == (asked == "auto")

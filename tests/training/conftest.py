@@ -32,7 +32,12 @@ def make_stages(overrides=()):
     )
 
 
-ALL_TASKS = ("recommender.reconstruction=0.5", "recommender.scoring=2", "recommender.alignment=1.5")
+ALL_TASKS = (
+    "recommender.reconstruction=0.5",
+    "recommender.scoring=2",
+    "recommender.alignment=1.5",
+    "recommender.first_item_loss=true",
+)
 
 
 @pytest.fixture(scope="session")

@@ -17,6 +17,6 @@ def test_an_epoch_passes_over_the_items_as_often_as_said(task, task_data):
 
 def test_it_reads_the_text_and_writes_the_codes(task, task_data):
     tokens, targets = task.document(np.array([5]))
-    content, codes = task_data.texts.content(5), task_data.item_tokens[5].tolist()
+    content, codes = task_data.texts.content(5), task_data.items.written[5].tolist()
     assert tokens.tolist() == content + codes[:-1]
     assert targets.tolist() == [IGNORE] * (len(content) - 1) + codes

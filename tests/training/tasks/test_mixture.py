@@ -107,7 +107,7 @@ def test_a_task_is_switched_on_by_its_passes(settings, names, task_data):
     assert [task.name for task in tasks] == names
 
 
-def test_labels_have_a_level_behind_the_items_codes(mixture, task_data, task_named):
-    items = task_data.vocabulary
-    assert mixture.vocabulary.codebook_sizes == (*items.codebook_sizes, 2)
-    assert task_named("scoring").first_label == len(items)
+def test_labels_have_a_level_behind_the_items_codes(task_data):
+    items = task_data.items
+    assert items.vocabulary.codebook_sizes == (16, 16, 16, 2)
+    assert items.first_label == items.vocabulary.level_offsets[3] == len(items.vocabulary) - 2

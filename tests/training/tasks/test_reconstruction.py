@@ -16,7 +16,7 @@ def test_half_a_pass_is_half_of_the_items(task, task_data):
 
 def test_it_reads_the_codes_and_writes_the_text(task, task_data):
     tokens, targets = task.document(np.array([5]))
-    texts, codes = task_data.texts, task_data.item_tokens[5].tolist()
+    texts, codes = task_data.texts, task_data.items.read[5].tolist()
     text = texts.content(5)[1:]
     assert tokens.tolist() == [texts.bos_id, *codes, *text]
     assert targets.tolist() == [IGNORE] * len(codes) + [*text, texts.eos_id]

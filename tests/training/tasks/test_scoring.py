@@ -28,10 +28,10 @@ def test_candidates_are_positives_and_negatives(task, task_data):
         assert offsets[u - 1] <= begin < cut  # the history is the same user's
         tokens, targets = task.document(key)
         assert tokens[-1] == task_data.texts.eos_id
-        candidate_tokens = tokens[-1 - task_data.num_levels : -1]
-        assert candidate_tokens.tolist() == task_data.item_tokens[candidate].tolist()
+        candidate_tokens = tokens[-1 - task_data.tokens_per_item : -1]
+        assert candidate_tokens.tolist() == task_data.items.read[candidate].tolist()
         assert (targets[:-1] == IGNORE).all()
-        is_yes.append(targets[-1] - task.first_label)
+        is_yes.append(targets[-1] - task_data.items.first_label)
         assert is_yes[-1] == (candidate == task_data.histories.tokens[cut])
     assert set(is_yes) == {0, 1}
     assert np.mean(is_yes) == pytest.approx(0.5, abs=0.1)
@@ -40,10 +40,10 @@ def test_candidates_are_positives_and_negatives(task, task_data):
 def test_users_without_a_past_give_no_examples(task_data):
     histories = types.SimpleNamespace(offsets=np.array([0, 1, 2]), tokens=np.array([3, 4]))
     data = dataclasses.replace(task_data, histories=histories)
-    assert Scoring(data, 2.0, 0).sample(0).shape == (0, 3)
+    assert Scoring(data, 2.0).sample(0).shape == (0, 3)
 
 
 def test_one_item_has_no_negative(task_data):
     data = dataclasses.replace(task_data, texts=types.SimpleNamespace(num_items=1))
     with pytest.raises(InputError, match="at least 2 items"):
-        Scoring(data, 1.0, 0)
+        Scoring(data, 1.0)

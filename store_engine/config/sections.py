@@ -192,8 +192,9 @@ class TrainConfig:
     decay: float = setting(0.2, 0.0, 1.0)  # share of the steps, wsd only
     min_lr: float = setting(0.05, 0.0, 1.0)  # the schedule's end, as a share of lr
     save_every: int = setting(100, 1, 100_000_000, is_runtime=True)  # steps between checkpoints
-    # steps between validation measurements in stage 2; 0 = never
+    # steps or epochs between validation measurements in stage 2; 0 = never
     eval_every: int = setting(0, 0, 100_000_000)
+    eval_unit: Literal["steps", "epochs"] = "steps"  # of eval_every
     eval_users: int = setting(1000, 1, 100_000_000)  # of a measurement, a fixed sample
     keep: Literal["best", "last"] = "last"  # the weights that stage 2 ends with
     # measurements without a better one, after which stage 2 stops; 0 = never

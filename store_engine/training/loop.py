@@ -52,7 +52,7 @@ class Training:
         ds_config: DeepSpeed's config, complete (`read_ds_config`).
         run_dir: The run directory; checkpoints and the log go there.
         validate: Measures weights on validation data, the higher the better; rank 0 calls it every
-            `train.eval_every` steps. None measures nothing.
+            `train.eval_every` steps or epochs. None measures nothing.
     """
 
     config: Config
@@ -86,6 +86,7 @@ def train_stage(
         InterruptedTraining: SIGTERM or SIGINT came; a checkpoint was saved.
     """
     train, checkpoints = training.config.train, training.checkpoints(stage)
+    eval_steps = train.eval_every * (stage.steps_per_epoch if train.eval_unit == "epochs" else 1)
     engine, progress = _open_engine(stage, training, initial)
     engine.train()
     log = TrainLog(
@@ -101,7 +102,7 @@ def train_stage(
             metrics = train_step(engine, stage, training.config, progress.step)
             progress = progress._replace(step=progress.step + 1)
             is_last = progress.step == stage.num_steps
-            if training.validate and (progress.step % train.eval_every == 0 or is_last):
+            if training.validate and (progress.step % eval_steps == 0 or is_last):
                 with log.paused():
                     progress, score = _validate(engine, training, checkpoints, progress)
                 metrics[VALIDATION] = score

@@ -61,6 +61,7 @@ class Stage(Protocol):
     name: str
     losses: tuple[str, ...]  # what the log calls the parts of the loss
     num_steps: int
+    steps_per_epoch: int
     lr: float
 
     def build(self) -> nn.Module:

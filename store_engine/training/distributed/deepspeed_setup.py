@@ -133,15 +133,13 @@ def zero_init(ds_config: dict[str, Any]) -> Any:
 
 
 def initialize(module: nn.Module, ds_config: dict[str, Any], train: TrainConfig, lr: float) -> Any:
-    """Makes a DeepSpeed engine with AdamW; norms and embeddings are not decayed."""
-    trained = [(n, p) for n, p in module.named_parameters() if p.requires_grad]
-    decayed = [p for n, p in trained if n.endswith("proj.weight")]
-    others = [p for n, p in trained if not n.endswith("proj.weight")]
+    """Makes a DeepSpeed engine with AdamW; norms are not decayed, tables as they should be."""
+    groups: dict[float, list[nn.Parameter]] = {}
+    for name, parameter in module.named_parameters():
+        if parameter.requires_grad:
+            groups.setdefault(_weight_decay(name, train), []).append(parameter)
     optimizer = torch.optim.AdamW(
-        [
-            {"params": decayed, "weight_decay": train.weight_decay},
-            {"params": others, "weight_decay": 0.0},
-        ],
+        [{"params": own, "weight_decay": decay} for decay, own in groups.items()],
         lr=lr,
         betas=(0.9, train.beta2),
         fused=True,
@@ -153,6 +151,14 @@ def initialize(module: nn.Module, ds_config: dict[str, Any], train: TrainConfig,
     }
     engine, *_ = deepspeed.initialize(model=module, optimizer=optimizer, config=ds_config)
     return engine
+
+
+def _weight_decay(name: str, train: TrainConfig) -> float:
+    """The decay of a parameter, by its name."""
+    if name.endswith("proj.weight"):
+        return train.weight_decay
+    is_table = name.endswith(("embedding.weight", "head.weight", "residual", "palette.weight"))
+    return train.table_weight_decay if is_table else 0.0
 
 
 def fill_parameters(module: nn.Module, tensors: Iterable[tuple[str, Tensor]]) -> None:

@@ -134,12 +134,13 @@ def zero_init(ds_config: dict[str, Any]) -> Any:
 
 def initialize(module: nn.Module, ds_config: dict[str, Any], train: TrainConfig, lr: float) -> Any:
     """Makes a DeepSpeed engine with AdamW; norms are not decayed, tables as they should be."""
-    groups: dict[float, list[nn.Parameter]] = {}
+    groups: dict[str, list[nn.Parameter]] = {"matrices": [], "others": [], "tables": []}
     for name, parameter in module.named_parameters():
         if parameter.requires_grad:
-            groups.setdefault(_weight_decay(name, train), []).append(parameter)
+            groups[_kind(name, train)].append(parameter)
+    decays = {"matrices": train.weight_decay, "tables": train.table_weight_decay}
     optimizer = torch.optim.AdamW(
-        [{"params": own, "weight_decay": decay} for decay, own in groups.items()],
+        [{"params": g, "weight_decay": decays.get(kind, 0.0)} for kind, g in groups.items() if g],
         lr=lr,
         betas=(0.9, train.beta2),
         fused=True,
@@ -153,12 +154,12 @@ def initialize(module: nn.Module, ds_config: dict[str, Any], train: TrainConfig,
     return engine
 
 
-def _weight_decay(name: str, train: TrainConfig) -> float:
-    """The decay of a parameter, by its name."""
+def _kind(name: str, train: TrainConfig) -> str:
+    """Which parameters one is decayed with; tables that are not decayed are like the others."""
     if name.endswith("proj.weight"):
-        return train.weight_decay
+        return "matrices"
     is_table = name.endswith(("embedding.weight", "head.weight", "residual", "palette.weight"))
-    return train.table_weight_decay if is_table else 0.0
+    return "tables" if is_table and train.table_weight_decay else "others"
 
 
 def fill_parameters(module: nn.Module, tensors: Iterable[tuple[str, Tensor]]) -> None:

@@ -16,6 +16,7 @@ LAYERS = [
     "config",
     "data",
     "text",
+    "collaborative",
     "model",
     "sid",
     "runs",

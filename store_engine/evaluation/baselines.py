@@ -5,11 +5,12 @@ ties by the lower row.
 """
 
 from collections.abc import Sequence
-from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
+from store_engine.collaborative.co_visits import co_visits, event_counts, normalised
+from store_engine.collaborative.neighbours import rank_neighbours, recent_events
 from store_engine.data.histories import Histories
 
 # the constants of co-visitation; chosen by hand. They matter: other sensible weights and norms gave
@@ -18,11 +19,6 @@ _SMOOTHING = 10.0  # added to an item's frequency, so that rare pairs do not rul
 _RECENT = 20  # events of the history that are looked at
 _DECAY = 0.8  # weight of an event against the one after it
 _WINDOW = 5  # most steps between two events that count as a visit together
-
-
-def train_frequency(train: Histories, num_items: int) -> NDArray[np.int64]:
-    """Counts the training events of every catalogue row: (num_items,)."""
-    return np.bincount(train.rows, minlength=num_items).astype(np.int64)
 
 
 def popularity(
@@ -45,7 +41,7 @@ def popularity(
     Returns:
         (num_users, k) catalogue rows, most popular first, -1 padded.
     """
-    order = np.argsort(-train_frequency(train, num_items), kind="stable")
+    order = np.argsort(-event_counts(train, num_items), kind="stable")
     rankings = np.full((len(histories), k), -1, dtype=np.int64)
     for user, history in enumerate(histories):
         best = order[: k + len(history)] if exclude_history else order[:k]
@@ -107,47 +103,7 @@ def co_visitation(
         (num_users, k) catalogue rows, best first, -1 padded: items never seen beside the history
         are not ranked.
     """
-    graph = _neighbours(train, num_items)
-    rankings = np.full((len(histories), k), -1, dtype=np.int64)
-    for user, history in enumerate(histories):
-        recent = history[: -_RECENT - 1 : -1].tolist()
-        edges = [slice(graph.offsets[row], graph.offsets[row + 1]) for row in recent]
-        scores: NDArray[Any] = np.zeros(num_items)
-        if edges:
-            votes = np.repeat(_DECAY ** np.arange(len(edges)), [e.stop - e.start for e in edges])
-            neighbours = np.concatenate([graph.neighbours[edge] for edge in edges])
-            weights = np.concatenate([graph.weights[edge] for edge in edges])
-            scores = np.bincount(neighbours, weights * votes, minlength=num_items)
-        if exclude_history:
-            scores[history] = 0.0
-        candidates = np.flatnonzero(scores)
-        best = candidates[np.argsort(-scores[candidates], kind="stable")][:k]
-        rankings[user, : len(best)] = best
-    return rankings
-
-
-class _Graph(NamedTuple):
-    """Weighted edges by source: those of row r are offsets[r]:offsets[r + 1]."""
-
-    offsets: NDArray[np.int64]  # (num_items + 1,)
-    neighbours: NDArray[np.int64]  # (num_edges,) rows, ascending within a source
-    weights: NDArray[np.float64]  # (num_edges,)
-
-
-def _neighbours(train: Histories, num_items: int) -> _Graph:
-    """Counts the pairs of each distance in one array operation, both ways."""
-    users = np.repeat(np.arange(train.num_users), np.diff(train.offsets))
-    rows = train.rows.astype(np.int64)
-    keys, weights = [np.empty(0, dtype=np.int64)], [np.empty(0)]
-    for distance in range(1, _WINDOW + 1):
-        is_pair = (users[:-distance] == users[distance:]) & (rows[:-distance] != rows[distance:])
-        a, b = rows[:-distance][is_pair], rows[distance:][is_pair]
-        keys += [a * num_items + b, b * num_items + a]
-        weights.append(np.full(2 * len(a), (_WINDOW + 1 - distance) / _WINDOW))
-    edges, edge_of_pair = np.unique(np.concatenate(keys), return_inverse=True)
-    sums = np.bincount(edge_of_pair, weights=np.concatenate(weights), minlength=len(edges))
-    sources, neighbours = np.divmod(edges, num_items)
-    frequency = train_frequency(train, num_items) + _SMOOTHING
-    normalized = sums / np.sqrt(frequency[sources] * frequency[neighbours])
-    offsets = np.searchsorted(sources, np.arange(num_items + 1)).astype(np.int64)
-    return _Graph(offsets, neighbours, normalized.astype(np.float64))
+    counts = co_visits(train, num_items, _WINDOW)
+    matrix = normalised(counts + counts.T, event_counts(train, num_items), _SMOOTHING)
+    events = recent_events(histories, num_items, _DECAY, _RECENT)
+    return rank_neighbours(matrix, events, histories, k, exclude_history)

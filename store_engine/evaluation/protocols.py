@@ -12,13 +12,16 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+<<<<<<< HEAD
 from store_engine.data.histories import COMMON_REPEATS
+=======
+from store_engine.collaborative.co_visits import event_counts
+>>>>>>> wt_a
 from store_engine.data.split import Examples, Split
 from store_engine.evaluation.baselines import (
     co_visitation,
     own_items,
     popularity,
-    train_frequency,
 )
 from store_engine.evaluation.metrics import (
     coverage,
@@ -106,7 +109,7 @@ def measure(
         `invalid_items` (places with no item of the catalogue) and `missing_items` (places left
         empty, because fewer than max_k items compete).
     """
-    frequency, targets = train_frequency(split.train, num_items), split.test.targets
+    frequency, targets = event_counts(split.train, num_items), split.test.targets
     cutoffs, short = cutoffs_up_to(max_k), min(10, max_k)
     measured = {}
     for rule in RULES:

@@ -6,13 +6,14 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from store_engine.collaborative.co_visits import event_counts
 from store_engine.config import DataConfig
 from store_engine.data.histories import Histories
 from store_engine.data.load import load_dataset
 from store_engine.data.split import leave_one_out
 from store_engine.data.synthetic import synthetic
 from store_engine.evaluation import baselines
-from store_engine.evaluation.baselines import co_visitation, own_items, popularity, train_frequency
+from store_engine.evaluation.baselines import co_visitation, own_items, popularity
 from store_engine.evaluation.metrics import ranking_metrics
 
 SHARED = Path(__file__).parents[3] / "shared" / "data"
@@ -49,7 +50,7 @@ def load(name: str):
 
 def test_popularity():
     train = histories([3, 1, 3], [1, 3, 0])  # 3: three times, 1: twice, 0: once, 2 and 4: never
-    assert train_frequency(train, 5).tolist() == [1, 2, 0, 3, 0]
+    assert event_counts(train, 5).tolist() == [1, 2, 0, 3, 0]
     seen = rows([3], [], [0, 1, 2, 3])
     left_out = popularity(train, 5, seen, 3, exclude_history=True)
     assert left_out.tolist() == [[1, 0, 2], [3, 1, 0], [4, -1, -1]]

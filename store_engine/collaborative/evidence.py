@@ -1,0 +1,148 @@
+"""Evidence: one sparse item-item matrix that says what follows the last events of a history.
+
+An item's score is the sum over the last `window` events, k = 0 the latest, of
+decay^k matrix[event, item]. `fit_evidence` makes it, `evidence.npz` of a run holds it.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import scipy.sparse as sp
+from numpy.typing import NDArray
+
+from store_engine.collaborative.item_space import FORMS, Form
+from store_engine.collaborative.neighbours import Rows, rank_neighbours, recent_events
+from store_engine.files.atomic import atomic_open
+from store_engine.files.npz import ArrayForm, read_npz
+from store_engine.files.regular import parse_errors
+
+_ARRAYS = {
+    "indptr": ArrayForm("i", 1),
+    "indices": ArrayForm("i", 1),
+    "data": ArrayForm("f", 1),
+    "decay": ArrayForm("f", 0),
+    "window": ArrayForm("i", 0),
+    "term_names": ArrayForm("U", 1),
+    "term_weights": ArrayForm("f", 1),
+    "form": ArrayForm("U", 0),
+}
+
+
+@dataclass(frozen=True)
+class Evidence:
+    """Votes of items for items.
+
+    Args:
+        indptr: (num_items + 1,) int64; the votes of item a are entries indptr[a]:indptr[a + 1].
+        indices: (num_votes,) int32, the items voted for, ascending within an item's votes.
+        data: (num_votes,) float32, not negative; an item's tenth largest is about 1.
+        decay: Weight of an event against the one after it, in (0, 1].
+        window: Last events of a history that vote, at least 1.
+        weights: Name of each term -> its weight, as `fit_evidence` chose it.
+        form: Of the space whose neighbours are a term.
+
+    Raises:
+        ValueError: The arrays do not describe such a matrix.
+    """
+
+    indptr: NDArray[np.int64]
+    indices: NDArray[np.int32]
+    data: NDArray[np.float32]
+    decay: float
+    window: int
+    weights: dict[str, float]
+    form: Form
+
+    def __post_init__(self) -> None:
+        """Refuses arrays that no reader could follow."""
+        arrays = (self.indptr, np.int64), (self.indices, np.int32), (self.data, np.float32)
+        if any(array.ndim != 1 or array.dtype != dtype for array, dtype in arrays):
+            raise ValueError("indptr, indices and data must be 1-d int64, int32 and float32")
+        num_votes = len(self.indices)
+        if len(self.data) != num_votes or not len(self.indptr):
+            raise ValueError("indptr, indices and data do not fit each other")
+        if self.indptr[0] != 0 or self.indptr[-1] != num_votes or (np.diff(self.indptr) < 0).any():
+            raise ValueError(f"indptr must rise from 0 to {num_votes}")
+        if num_votes and not 0 <= self.indices.min() <= self.indices.max() < self.num_items:
+            raise ValueError(f"indices must be in [0, {self.num_items})")
+        is_first = np.zeros(num_votes + 1, dtype=bool)
+        is_first[self.indptr] = True
+        if not (is_first[1:-1] | (np.diff(self.indices) > 0)).all():
+            raise ValueError("the indices of an item must rise")
+        if not (np.isfinite(self.data) & (self.data >= 0)).all():
+            raise ValueError("data must be finite and not negative")
+        if not 0 < self.decay <= 1 or self.window < 1:
+            raise ValueError(
+                f"decay must be in (0, 1] and window at least 1, got {self.decay}, {self.window}"
+            )
+        if not np.isfinite(list(self.weights.values())).all() or self.form not in FORMS:
+            raise ValueError("weights must be finite, and form one of " + ", ".join(FORMS))
+
+    @property
+    def num_items(self) -> int:
+        """Items of the catalogue."""
+        return len(self.indptr) - 1
+
+    @property
+    def matrix(self) -> sp.csr_array:
+        """The votes: (num_items, num_items) float32, a view."""
+        shape = (self.num_items, self.num_items)
+        return sp.csr_array((self.data, self.indices, self.indptr), shape=shape)
+
+    def score(self, histories: Sequence[Rows]) -> NDArray[np.float32]:
+        """Scores all items: (num_users, num_items) float32, 0 where nothing votes."""
+        events = recent_events(histories, self.num_items, self.decay, self.window)
+        scores: NDArray[np.float64] = (events @ self.matrix).toarray()
+        return scores.astype(np.float32)
+
+    def top(self, histories: Sequence[Rows], k: int, *, exclude_history: bool) -> NDArray[np.int64]:
+        """Ranks items by their score.
+
+        Args:
+            histories: Per user the catalogue rows seen so far, oldest first.
+            k: Length of the rankings.
+            exclude_history: Leave out the items that the user has seen.
+
+        Returns:
+            (num_users, k) catalogue rows, best first, equals by the lower row, -1 padded: items
+            of score 0 are not ranked.
+        """
+        events = recent_events(histories, self.num_items, self.decay, self.window)
+        return rank_neighbours(self.matrix, events, histories, k, exclude_history)
+
+    def save(self, path: str | Path) -> None:
+        """Writes an npz file, which either stands complete or not at all."""
+        with atomic_open(path) as file:
+            np.savez(
+                file,
+                indptr=self.indptr,
+                indices=self.indices,
+                data=self.data,
+                decay=np.float64(self.decay),
+                window=np.int64(self.window),
+                term_names=np.array(list(self.weights), dtype=np.str_),
+                term_weights=np.array(list(self.weights.values()), dtype=np.float64),
+                form=np.str_(self.form),
+            )
+
+    @classmethod
+    def load(cls, path: str | Path) -> "Evidence":
+        """Reads what `save` wrote.
+
+        Raises:
+            InputError: The file is missing, damaged or not of this form.
+        """
+        arrays = read_npz(path, _ARRAYS, "an evidence file")
+        with parse_errors(path, "an evidence file"):
+            names, weights = arrays["term_names"].tolist(), arrays["term_weights"].tolist()
+            return cls(
+                arrays["indptr"],
+                arrays["indices"],
+                arrays["data"],
+                float(arrays["decay"]),
+                int(arrays["window"]),
+                dict(zip(names, weights, strict=True)),
+                str(arrays["form"]),  # type: ignore[arg-type]  # checked by the class
+            )

@@ -1,0 +1,137 @@
+"""Ranking by neighbours: the last events of a history vote for the items beside theirs."""
+
+from collections.abc import Sequence
+
+import numpy as np
+import scipy.sparse as sp
+import torch
+from numpy.typing import NDArray
+
+Rows = NDArray[np.int32]
+Vectors = NDArray[np.float32]
+
+_BLOCK_VOTES = 1 << 23  # votes that are dense at once
+
+
+def recent_events(
+    histories: Sequence[Rows], num_items: int, decay: float, window: int
+) -> sp.csr_array:
+    """Weighs the last events of histories: decay^k for the one k steps from the end.
+
+    Args:
+        histories: Per user the catalogue rows seen so far, oldest first.
+        num_items: Size of the catalogue.
+        decay: Weight of an event against the one after it.
+        window: Last events that are looked at.
+
+    Returns:
+        (num_users, num_items) float64. An item that was visited twice has two entries.
+    """
+    recent = [history[: -window - 1 : -1] for history in histories]
+    lengths = np.array([len(events) for events in recent], dtype=np.int64)
+    indptr = np.concatenate([[0], np.cumsum(lengths)])
+    back = np.arange(indptr[-1]) - np.repeat(indptr[:-1], lengths)
+    rows = np.concatenate([np.empty(0, dtype=np.int32), *recent])
+    shape = (len(recent), num_items)
+    return sp.csr_array((decay**back, rows, indptr), shape=shape)
+
+
+def rank_neighbours(
+    matrix: sp.csr_array, events: sp.csr_array, histories: Sequence[Rows], k: int, exclude: bool
+) -> NDArray[np.int64]:
+    """Ranks items by the votes of recent events.
+
+    Args:
+        matrix: (num_items, num_items), entry [a, b] the vote of a for b.
+        events: (num_users, num_items), of `recent_events`.
+        histories: Per user the catalogue rows seen so far.
+        k: Length of the rankings.
+        exclude: Leave out the items that the user has seen.
+
+    Returns:
+        (num_users, k) catalogue rows, best first, equals by the lower row, -1 padded: items that
+        nothing votes for are not ranked.
+    """
+    rankings = np.full((len(histories), k), -1, dtype=np.int64)
+    for begin in range(0, len(histories), 1024):
+        votes = events[begin : begin + 1024] @ matrix
+        votes.sort_indices()
+        for user, history in enumerate(histories[begin : begin + 1024]):
+            entries = slice(votes.indptr[user], votes.indptr[user + 1])
+            rows, scores = votes.indices[entries], votes.data[entries]
+            is_ranked = scores != 0
+            if exclude:
+                is_ranked &= ~np.isin(rows, history)
+            rows, scores = rows[is_ranked], scores[is_ranked]
+            best = rows[np.argsort(-scores, kind="stable")[:k]]
+            rankings[begin + user, : len(best)] = best
+    return rankings
+
+
+class TopNeighbours:
+    """Gathers the largest votes of every item, block by block, into a sparse matrix.
+
+    Args:
+        num_items: Size of the catalogue.
+        k: Largest votes kept per item; an item's vote for itself and votes of 0 or less are not.
+    """
+
+    def __init__(self, num_items: int, k: int) -> None:
+        self._num_items, self._k = num_items, min(k, num_items)
+        self._blocks: list[sp.csr_array] = []
+        self._num_rows = 0
+
+    def add(self, votes: torch.Tensor) -> None:
+        """Takes the next (num_rows, num_items) float32 votes, which it changes."""
+        own = torch.arange(len(votes))
+        votes[own, self._num_rows + own] = 0
+        scores, targets = (part.numpy() for part in votes.topk(self._k, sorted=False))
+        is_kept = scores > 0
+        indptr = np.concatenate([[0], np.cumsum(is_kept.sum(1))])
+        arrays = (scores[is_kept], targets[is_kept].astype(np.int32), indptr)
+        self._blocks.append(sp.csr_array(arrays, shape=(len(votes), self._num_items)))
+        self._num_rows += len(votes)
+
+    def matrix(self) -> sp.csr_array:
+        """All votes taken: (num_items, num_items) float32."""
+        matrix = sp.csr_array(sp.vstack(self._blocks, format="csr"))
+        matrix.sort_indices()
+        return matrix
+
+
+def top_products(sources: Vectors, targets: Vectors, k: int) -> sp.csr_array:
+    """Finds for every source the targets of the largest positive products.
+
+    Args:
+        sources: (num_items, dim).
+        targets: (num_items, dim).
+        k: Kept per item.
+
+    Returns:
+        (num_items, num_items) float32 without a diagonal.
+    """
+    top = TopNeighbours(len(sources), k)
+    columns = torch.from_numpy(targets).T
+    block = max(1, _BLOCK_VOTES // max(1, len(sources)))
+    for begin in range(0, len(sources), block):
+        top.add(torch.from_numpy(sources[begin : begin + block]) @ columns)
+    return top.matrix()
+
+
+def top_entries(matrix: sp.csr_array, k: int) -> sp.csr_array:
+    """Keeps the largest positive entries of every row, without the diagonal, as float32.
+
+    Args:
+        matrix: (num_rows, num_columns).
+        k: Kept per row; of equals the lower column.
+    """
+    rows = np.repeat(np.arange(matrix.shape[0]), np.diff(matrix.indptr))
+    is_vote = (matrix.data > 0) & (matrix.indices != rows)
+    rows, columns, data = rows[is_vote], matrix.indices[is_vote], matrix.data[is_vote]
+    order = np.lexsort((columns, -data, rows))
+    begins = np.searchsorted(rows, np.arange(matrix.shape[0]))
+    kept = np.sort(order[np.arange(len(order)) - begins[rows] < k])
+    entries = (data[kept].astype(np.float32), (rows[kept], columns[kept]))
+    top = sp.csr_array(sp.coo_array(entries, shape=matrix.shape))
+    top.sort_indices()
+    return top

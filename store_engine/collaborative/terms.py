@@ -1,0 +1,110 @@
+"""The terms of evidence: sparse item-item matrices, each a different reading of the same events.
+
+Every term keeps its largest votes per item and is scaled so that an item's tenth largest vote is 1
+on average: weights of terms can be compared.
+"""
+
+import numpy as np
+import scipy.sparse as sp
+from numpy.typing import NDArray
+
+from store_engine.collaborative.co_visits import co_visits, event_counts, normalised
+from store_engine.collaborative.item_space import Form, best_form, join
+from store_engine.collaborative.neighbours import top_entries, top_products
+from store_engine.collaborative.regression import next_item_regression
+from store_engine.collaborative.spaces import Space, co_visit_space, text_space
+from store_engine.config import EvidenceConfig
+from store_engine.data.catalog import Catalog
+from store_engine.data.histories import Histories
+from store_engine.data.split import Examples
+
+_TEXT_DIM = 128
+_TEXT_WEIGHT = 1 / 1.4
+_BACKWARD = 0.5  # weight of the symmetric graph beside the directed one
+_TRANSITION_SMOOTHING = 2.0  # added to a source's sum of co-visits
+_PLACE = 10  # the vote that is 1 after scaling
+
+
+class Counts:
+    """What all terms are made from: directed co-visits and frequencies.
+
+    Args:
+        train: The events.
+        num_items: Size of the catalogue.
+        settings: Window and smoothing.
+    """
+
+    def __init__(self, train: Histories, num_items: int, settings: EvidenceConfig) -> None:
+        self.train, self.num_items, self.settings = train, num_items, settings
+        self.frequency: NDArray[np.int64] = event_counts(train, num_items)
+        self.directed = co_visits(train, num_items, settings.window)
+
+    def normalised(self, matrix: sp.csr_array) -> sp.csr_array:
+        """Divides by the roots of the smoothed frequencies."""
+        return normalised(matrix, self.frequency, self.settings.smoothing)
+
+
+def build_terms(
+    counts: Counts, catalog: Catalog, form: Form | Examples, seed: int
+) -> tuple[dict[str, sp.csr_array], Form]:
+    """Builds every term.
+
+    Args:
+        counts: Of the events.
+        catalog: Items and their text.
+        form: Of the space whose neighbours vote, or the validation users by whom it is chosen.
+        seed: Seed of the SVDs and of the sample of users.
+
+    Returns:
+        Name -> (num_items, num_items) float32 votes, and the form that was used. Names:
+        `neighbours` in the space of text and co-visits, `directed` low-rank space, `graph` of
+        full rank, `co_visitation` the baseline's own, `transitions` what share came next,
+        `regression` where the catalogue is small enough.
+    """
+    settings, num_items = counts.settings, counts.num_items
+    k = settings.neighbours
+
+    def space(symmetric: bool) -> Space:
+        return co_visit_space(
+            counts.directed,
+            counts.frequency,
+            settings.smoothing,
+            settings.rank,
+            symmetric=symmetric,
+            seed=seed,
+        )
+
+    visited, text = space(True).sources, text_space(catalog, _TEXT_DIM, seed)
+    if isinstance(form, Examples):
+        form = best_form(visited, text, _TEXT_WEIGHT, form, seed).form
+    items = join(visited, text, _TEXT_WEIGHT, form)
+    directed = space(False)
+    symmetric = counts.directed + counts.directed.T
+    terms = {
+        "neighbours": top_products(items, items, k),
+        "directed": top_products(directed.sources, directed.targets, k),
+        "graph": top_entries(counts.normalised(counts.directed + _BACKWARD * symmetric), k),
+        "co_visitation": top_entries(counts.normalised(symmetric), k),
+        "transitions": top_entries(_shares(counts.directed), k),
+    }
+    if num_items <= settings.max_regression_items:
+        terms["regression"] = next_item_regression(counts.train, num_items, k)
+    return {name: scaled(term) for name, term in terms.items()}, form
+
+
+def scaled(votes: sp.csr_array) -> sp.csr_array:
+    """Scales votes so that an item's tenth largest is 1 on average, of items that have as many."""
+    rows = np.repeat(np.arange(votes.shape[0]), np.diff(votes.indptr))
+    lengths = np.diff(votes.indptr)
+    order = np.lexsort((-votes.data, rows))
+    has_place = lengths >= min(_PLACE, lengths.max(initial=0))
+    place = votes.indptr[:-1][has_place] + min(_PLACE, lengths.max(initial=0)) - 1
+    unit = votes.data[order][place].mean() if votes.nnz else 1.0
+    return sp.csr_array(votes / np.float32(unit))
+
+
+def _shares(directed: sp.csr_array) -> sp.csr_array:
+    """Divides by the smoothed sum of what came after an item."""
+    sums = np.asarray(directed.sum(axis=1)).ravel() + _TRANSITION_SMOOTHING
+    data = directed.data / np.repeat(sums, np.diff(directed.indptr))
+    return sp.csr_array((data, directed.indices, directed.indptr), shape=directed.shape)

@@ -313,6 +313,39 @@ def unique_leaves(
         ValueError: `item_filter` is of another trie, snapshot or batch.
     """
 
+def rank_items(
+    trie: ItemTrie | Snapshot,
+    level_logprobs: Sequence[_Float32],
+    k: int,
+    *,
+    item_filter: ItemFilter | None = None,
+    num_threads: int = 1,
+) -> tuple[_Int64, _Float32]:
+    """Ranks all items where the codes of a SID are independent of each other.
+
+    The score of an item is the sum over the levels of its code's log-probability, in float32, the
+    first level first. Ties go to the lower SID, then to the lower row (in a Snapshot, item id). An
+    item that scores -inf is never found. The result is the same bits for any batch, thread count
+    and machine. Takes O(nodes) at worst; subtrees that cannot lead to the best are left out.
+
+    Args:
+        trie: The items that exist.
+        level_logprobs: Per level, (batch, codebook_sizes[level]), at most 2^20 requests.
+        k: Number of items to find, in [1, 2^20], and batch * k at most 2^27.
+        item_filter: The items that each request may get. None allows everything.
+        num_threads: Threads to share the requests among, in [1, 1024].
+
+    Returns:
+        rows: (batch, k) int64 rows of the trie, best first; -1 where there are no more.
+        scores: (batch, k) float32; -inf there.
+
+    Raises:
+        ValueError: A log-probability is NaN or +inf, or `item_filter` is of another trie, snapshot
+            or batch.
+
+    Source: RPG, https://arxiv.org/abs/2506.05781.
+    """
+
 def simd_targets() -> tuple[str, ...]:
     """Returns the instruction sets that the vector kernels can use here, fastest first.
 
@@ -398,3 +431,106 @@ def rms_norm(
         eps: The number added to the mean, not negative.
         num_threads: In [1, 1024].
     """
+
+def item_logits(
+    states: _FloatOrBfloat16,
+    rows: _FloatOrBfloat16,
+    slots: NDArray[np.int32],
+    prefixes: _Int64,
+    out: _Float32,
+    *,
+    num_threads: int = 1,
+) -> None:
+    """Computes the logits of the items under each beam's prefix: dot products with their rows.
+
+    For a last level whose code is the item itself. `states` and `rows` have one dtype; sums are in
+    float32, and the same bits for any batch, thread count and place of a row.
+
+    Args:
+        states: (batch, width, hidden_size), or (batch, 1, hidden_size): one for all beams of a
+            request.
+        rows: (num_slots, hidden_size), the item matrix, neighbours in the trie best side by side.
+        slots: (num_prefixes, fanout) int32, the row of the item with each last code under each
+            prefix; -1 stands for none.
+        prefixes: (batch, width) int64, the prefix of each beam; -1 stands for no beam.
+        out: (batch, width, fanout), written to: -inf where there is no item, all 0 for no beam.
+        num_threads: Threads to share the beams among, in [1, 1024].
+    """
+
+class Evidence:
+    """What the histories alone say of the next item: a sparse item-item matrix; immutable.
+
+    The evidence of item j after a history is the sum over its last `num_recent` events, latest
+    first, of decay^n * matrix[row of event n, j], in float32 and in that order: the same bits for
+    any batch and thread count. An event of a row that the matrix does not have (-1, or an item
+    added since) weighs nothing, but keeps its place.
+    """
+
+    def __init__(self, indptr: _Int64, indices: NDArray[np.int32], data: _Float32) -> None:
+        """Checks a square matrix in CSR form once, in O(num_entries).
+
+        `indices` and `data` are kept, not copied: they must not be written to or resized.
+
+        Args:
+            indptr: (num_items + 1,), where the entries of each row begin.
+            indices: (num_entries,) columns, in any order; of an item that a row has twice both
+                entries count.
+            data: (num_entries,), finite.
+        """
+    @property
+    def num_items(self) -> int: ...
+    @property
+    def num_entries(self) -> int: ...
+    def top(
+        self,
+        history_rows: _Int64,
+        offsets: _Int64,
+        decay: float,
+        num_recent: int,
+        k: int,
+        *,
+        item_filter: ItemFilter | None = None,
+        num_threads: int = 1,
+    ) -> tuple[_Int64, _Float32]:
+        """Finds the items with the most evidence; only those that have an entry at some event.
+
+        O(entries of the events) per request, whatever the number of items. Ties go to the lower
+        row.
+
+        Args:
+            history_rows: Rows of the matrix, all requests' one behind the other, oldest first.
+            offsets: (batch + 1,), history i is history_rows[offsets[i]:offsets[i + 1]].
+            decay: Weight of an event, of that of the next one, in [0, 1].
+            num_recent: Events that count, at least 1.
+            k: Number of items to find, in [1, 2^20], and batch * k at most 2^27.
+            item_filter: The items that each request may get. Those of an ItemTrie are the matrix's
+                by their rows, those of a Snapshot by their ids.
+            num_threads: Threads to share the requests among, in [1, 1024].
+
+        Returns:
+            rows: (batch, k) int64 rows of the matrix, best first; -1 where there are no more.
+            scores: (batch, k) float32; -inf there.
+        """
+    def score(
+        self,
+        history_rows: _Int64,
+        offsets: _Int64,
+        decay: float,
+        num_recent: int,
+        rows: _Int64,
+        *,
+        num_threads: int = 1,
+    ) -> _Float32:
+        """Returns the evidence of given items.
+
+        Args:
+            history_rows: As for `top`, like `offsets`, `decay`, `num_recent` and `num_threads`.
+            offsets: (batch + 1,).
+            decay: In [0, 1].
+            num_recent: At least 1.
+            rows: (batch, width); what is no row of the matrix, such as -1, scores 0.
+            num_threads: In [1, 1024].
+
+        Returns:
+            (batch, width) float32.
+        """

@@ -48,6 +48,14 @@ inline void check_num_threads(int64_t num_threads) {
   require_in("num_threads", num_threads, 1, kMaxThreads);
 }
 
+// Throws ValueError unless a batch with `width` results for each request is one to make room for.
+inline void check_num_slots(int64_t batch, const std::string& name, int64_t width) {
+  require_in("batch", batch, 0, kMaxBatch);
+  if (width < 1) throw py::value_error(name + " must be at least 1, got " + std::to_string(width));
+  require_in(name, width, 1, kMaxWidth);
+  require_in("batch * " + name, batch * width, 0, kMaxSlots);  // small enough to multiply
+}
+
 // Throws ValueError if the product of two numbers that are not negative is no int64.
 inline int64_t checked_product(const std::string& name, int64_t a, int64_t b) {
   int64_t product;
@@ -66,6 +74,18 @@ void require_shape(const NumpyArray<T>& array, const std::string& name,
 template <typename T>
 void require_1d(const NumpyArray<T>& array, const std::string& name) {
   if (array.ndim() != 1) throw py::value_error(name + " must be 1-D");
+}
+
+// Copies where the rows of each request of a batch begin, and the end. Throws ValueError unless
+// they rise from 0 to `size`.
+inline std::vector<int64_t> checked_offsets(const NumpyArray<int64_t>& array,
+                                            const std::string& name, int64_t batch, int64_t size) {
+  require_shape(array, name, {batch + 1}, "(batch + 1,)");
+  std::vector<int64_t> offsets(array.data(), array.data() + batch + 1);
+  bool is_rising = offsets.front() == 0 && offsets.back() == size;
+  for (int64_t i = 0; i < batch; ++i) is_rising &= offsets[i] <= offsets[i + 1];
+  if (!is_rising) throw py::value_error(name + " must rise from 0 to the rows' end");
+  return offsets;
 }
 
 // A read-only NumPy view of `size` numbers that keeps their owner alive.

@@ -1,43 +1,23 @@
-// store_engine._C.beam_step, unique_leaves and simd_targets
+// store_engine._C.beam_step, unique_leaves, rank_items and simd_targets
 #include "store_engine/search/beam_search.h"
+
+#include <pybind11/stl.h>
 
 #include <type_traits>
 
 #include "bindings/bindings.h"
 #include "bindings/objects.h"
+#include "store_engine/search/rank_items.h"
 #include "store_engine/search/unique_leaves.h"
 #include "store_engine/simd/dispatch.h"
 
 namespace store_engine::bindings {
 namespace {
 
-// The filter of a batch, or null for None: everything is allowed.
-const ItemFilter* filter_of(py::handle item_filter, const Snapshot& snapshot, int64_t batch) {
-  if (item_filter.is_none()) return nullptr;
-  if (!holds<ItemFilter>(item_filter)) {
-    throw_type_error("item_filter must be an ItemFilter or None", item_filter);
-  }
-  const auto& filter = item_filter.cast<const ItemFilter&>();
-  if (!(filter.snapshot() == snapshot)) {
-    throw py::value_error("item_filter is of another catalogue or snapshot");
-  }
-  if (filter.batch() != batch) {
-    throw py::value_error("item_filter is for a batch of " + std::to_string(filter.batch()) +
-                          ", got " + std::to_string(batch));
-  }
-  return &filter;
-}
-
 Normalize normalize_of(const std::string& name) {
   if (name == "codebook") return Normalize::kCodebook;
   if (name == "children") return Normalize::kChildren;
   throw py::value_error("normalize must be 'codebook' or 'children', got '" + name + "'");
-}
-
-void check_width(int64_t batch, int64_t width) {
-  if (width < 1) throw py::value_error("width must be at least 1, got " + std::to_string(width));
-  require_in("width", width, 1, kMaxWidth);
-  require_in("batch * width", batch * width, 0, kMaxSlots);  // both are small enough to multiply
 }
 
 // Logit: float, or uint16_t for the bits of bfloat16, which NumPy does not know.
@@ -56,8 +36,7 @@ py::object call_beam_step(const py::object& trie, int64_t level, const NumpyArra
                     std::to_string(beam_width) + ", " + std::to_string(vocab_size) + ")");
   require_shape(nodes, "nodes", {batch, beam_width}, "(batch, beam_width) as scores");
   require_shape(num_valid, "num_valid", {batch}, "(batch,) as scores");
-  require_in("batch", batch, 0, kMaxBatch);
-  check_width(batch, width);
+  check_num_slots(batch, "width", width);
   check_num_threads(num_threads);
   const Normalize over = normalize_of(normalize);
   const ItemFilter* filter = filter_of(item_filter, snapshot, batch);
@@ -105,6 +84,37 @@ py::tuple call_unique_leaves(const py::object& trie, int64_t level,
   return py::make_tuple(leaves, tokens);
 }
 
+py::tuple call_rank_items(const py::object& trie,
+                          const std::vector<NumpyArray<float>>& level_logprobs, int64_t k,
+                          const py::object& item_filter, int64_t num_threads) {
+  const Snapshot snapshot = snapshot_of(trie);
+  if (static_cast<int64_t>(level_logprobs.size()) != snapshot.num_levels()) {
+    throw py::value_error("level_logprobs must have an array for each of " +
+                          std::to_string(snapshot.num_levels()) + " levels, got " +
+                          std::to_string(level_logprobs.size()));
+  }
+  const int64_t batch = level_logprobs[0].ndim() == 2 ? level_logprobs[0].shape(0) : 0;
+  std::vector<const float*> logprobs;
+  for (int64_t level = 0; level < snapshot.num_levels(); ++level) {
+    const int64_t size = snapshot.codebook_size(level);
+    require_shape(level_logprobs[level], "level_logprobs[" + std::to_string(level) + "]",
+                  {batch, size}, "(batch, codebook_size) = (batch, " + std::to_string(size) + ")");
+    logprobs.push_back(level_logprobs[level].data());
+  }
+  check_num_slots(batch, "k", k);
+  check_num_threads(num_threads);
+  const ItemFilter* filter = filter_of(item_filter, snapshot, batch);
+  const std::vector<py::ssize_t> shape{batch, k};
+  py::array_t<int64_t> rows(shape);
+  py::array_t<float> scores(shape);
+  const RankingOut out{k, rows.mutable_data(), scores.mutable_data()};
+  {
+    py::gil_scoped_release release;
+    rank_items(snapshot, logprobs, batch, filter, num_threads, out);
+  }
+  return py::make_tuple(rows, scores);
+}
+
 py::tuple simd_targets() {
   py::list names;
   for (int i = static_cast<int>(simd::chosen_target()); i >= 0; --i) {
@@ -128,6 +138,8 @@ void bind_beam_search(py::module_& m) {
   def_beam_step(&call_beam_step<uint16_t>);
   m.def("unique_leaves", &call_unique_leaves, "trie"_a, integer("level"), "nodes"_a, py::kw_only(),
         "item_filter"_a = py::none());
+  m.def("rank_items", &call_rank_items, "trie"_a, "level_logprobs"_a, integer("k"), py::kw_only(),
+        "item_filter"_a = py::none(), integer("num_threads") = 1);
   m.def("simd_targets", &simd_targets);
 }
 

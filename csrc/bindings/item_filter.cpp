@@ -54,13 +54,9 @@ ItemFilter make_filter(const py::object& trie, int64_t batch, const py::object& 
   std::vector<int64_t> offsets(static_cast<size_t>(batch) + 1);
   const int64_t* rows = nullptr;
   if (exclude) {
-    require_shape(exclude->first, "exclude's offsets", {batch + 1}, "(batch + 1,)");
     require_1d(exclude->second, "exclude's rows");
-    offsets.assign(exclude->first.data(), exclude->first.data() + batch + 1);
+    offsets = checked_offsets(exclude->first, "exclude's offsets", batch, exclude->second.size());
     rows = exclude->second.data();
-    bool is_rising = offsets[0] == 0 && offsets[batch] == exclude->second.size();
-    for (int64_t i = 0; i < batch; ++i) is_rising &= offsets[i] <= offsets[i + 1];
-    if (!is_rising) throw py::value_error("exclude's offsets must rise from 0 to the rows' end");
   }
   py::gil_scoped_release release;
   ItemFilter filter(snapshot, batch);

@@ -24,4 +24,6 @@ PYBIND11_MODULE(_C, m) {
   store_engine::bindings::bind_item_filter(m);
   store_engine::bindings::bind_beam_search(m);
   store_engine::bindings::bind_cached_attention(m);
+  store_engine::bindings::bind_item_logits(m);
+  store_engine::bindings::bind_evidence(m);
 }

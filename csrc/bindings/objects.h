@@ -22,6 +22,7 @@
 namespace store_engine::bindings {
 
 struct CachedAttention;
+class Evidence;
 
 // The classes that the caster below is for: all that are bound.
 template <typename T>
@@ -38,6 +39,8 @@ template <>
 inline constexpr bool kIsBound<ItemFilter> = true;
 template <>
 inline constexpr bool kIsBound<CachedAttention> = true;
+template <>
+inline constexpr bool kIsBound<Evidence> = true;
 
 // Whether `value` is an object of T whose __init__ has been run.
 template <typename T>
@@ -78,6 +81,30 @@ inline Snapshot snapshot_of(py::handle trie) {
   Snapshot snapshot;
   snapshot.base = trie.cast<std::shared_ptr<ItemTrie>>();
   return snapshot;
+}
+
+// The filter of a batch, or null for None: everything is allowed.
+inline const ItemFilter* filter_of(py::handle item_filter, int64_t batch) {
+  if (item_filter.is_none()) return nullptr;
+  if (!holds<ItemFilter>(item_filter)) {
+    throw_type_error("item_filter must be an ItemFilter or None", item_filter);
+  }
+  const auto& filter = item_filter.cast<const ItemFilter&>();
+  if (filter.batch() != batch) {
+    throw py::value_error("item_filter is for a batch of " + std::to_string(filter.batch()) +
+                          ", got " + std::to_string(batch));
+  }
+  return &filter;
+}
+
+// The same, which must be of the catalogue that is searched.
+inline const ItemFilter* filter_of(py::handle item_filter, const Snapshot& snapshot,
+                                   int64_t batch) {
+  const ItemFilter* filter = filter_of(item_filter, batch);
+  if (filter != nullptr && !(filter->snapshot() == snapshot)) {
+    throw py::value_error("item_filter is of another catalogue or snapshot");
+  }
+  return filter;
 }
 
 // The Python object that holds `value`.

@@ -68,6 +68,46 @@ def norm(**changes):
     return _C.rms_norm(**arguments)
 
 
+def item_logits(**changes):
+    arguments = {
+        "states": np.ones((1, 2, 3), np.float32),
+        "rows": np.ones((4, 3), np.float32),
+        "slots": np.zeros((2, 3), np.int32),
+        "prefixes": np.array([[0, 1]]),
+        "out": np.zeros((1, 2, 3), np.float32),
+        **changes,
+    }
+    return _C.item_logits(**arguments)
+
+
+def evidence(**changes):
+    matrix = {
+        "indptr": np.array([0, 1, 3]),
+        "indices": np.array([0, 1, 0], np.int32),
+        "data": np.ones(3, np.float32),
+        **changes,
+    }
+    return _C.Evidence(**matrix)
+
+
+def top_evidence(**changes):
+    arguments = {
+        **{"history_rows": np.array([0, 1, 0]), "offsets": np.array([0, 1, 3])},
+        **{"decay": 0.5, "num_recent": 2, "k": 2, **changes},
+    }
+    return evidence().top(**arguments)
+
+
+def score_evidence(rows):
+    return evidence().score(np.array([0, 1, 0]), np.array([0, 1, 3]), 0.5, 2, rows)
+
+
+def rank_items(first=None, **changes):
+    logprobs = [np.zeros((2, 4), np.float32) if first is None else first]
+    arguments = {"level_logprobs": [*logprobs, np.zeros((2, 3), np.float32)], "k": 2, **changes}
+    return _C.rank_items(TRIE, **arguments)
+
+
 class Argument(NamedTuple):
     """A function of one of its array arguments, and one that is right."""
 
@@ -117,9 +157,21 @@ ARGUMENTS = {
     "k_norm": keyword(attend, "k_norm", np.ones(8, np.float32)),
     "x": keyword(norm, "x", np.ones((2, 3), np.float32)),
     "weight": keyword(norm, "weight", np.ones(3, np.float32)),
+    "states": keyword(item_logits, "states", np.ones((1, 2, 3), np.float32)),
+    "rows": keyword(item_logits, "rows", np.ones((4, 3), np.float32)),
+    "slots": keyword(item_logits, "slots", np.zeros((2, 3), np.int32)),
+    "prefixes": keyword(item_logits, "prefixes", np.array([[0, 1]])),
+    "item_logits out": keyword(item_logits, "out", np.zeros((1, 2, 3), np.float32)),
+    "indptr": keyword(evidence, "indptr", np.array([0, 1, 3])),
+    "indices": keyword(evidence, "indices", np.array([0, 1, 0], np.int32)),
+    "data": keyword(evidence, "data", np.ones(3, np.float32)),
+    "history_rows": keyword(top_evidence, "history_rows", np.array([0, 1, 0])),
+    "offsets": keyword(top_evidence, "offsets", np.array([0, 1, 3])),
+    "evidence rows": Argument(score_evidence, np.zeros((2, 2), np.int64)),
+    "level_logprobs": Argument(rank_items, np.zeros((2, 4), np.float32)),
     "norm out": keyword(norm, "out", np.ones((2, 3), np.float32)),
 }
-WRITTEN = {"cache", "out", "norm out"}
+WRITTEN = {"cache", "out", "norm out", "item_logits out"}
 
 
 def unaligned(array):
@@ -180,7 +232,7 @@ ANY_LENGTH = {"ItemTrie.leaf_rows", "Snapshot.leaf_rows", "rows_of", "item_ids",
 # what is right although it is another shape
 RIGHT = {
     *((name, shape) for name in ANY_LENGTH for shape in ("flat", "longer")),
-    *((name, "longer") for name in ("unique_leaves", "ItemFilter.leaf_rows")),
+    *((name, "longer") for name in ("unique_leaves", "ItemFilter.leaf_rows", "evidence rows")),
     ("unique_leaves", "wide and empty"),
     ("cache", "longer"),  # of larger heads
     ("ancestors", "longer"),  # more of them
@@ -199,7 +251,8 @@ def test_wrong_shapes_are_value_errors(name, shape):
 
 
 EXTREME = [-(2**63), -(2**31), -2, 5, 2**31, 2**32, 2**62, 2**63 - 1]
-ANY_ID = {"LiveTrie item_ids", "add item_ids", "rows_of"}  # every int64 is an id
+# every int64 is an id, or a row that a matrix may have
+ANY_ID = {"LiveTrie item_ids", "add item_ids", "rows_of", "history_rows", "evidence rows"}
 
 
 @pytest.mark.parametrize("value", EXTREME)
@@ -240,6 +293,12 @@ COUNTS = {
     "beam_step num_threads": lambda n: step(num_threads=n),
     "attention num_threads": lambda n: attention(num_threads=n),
     "rms_norm num_threads": lambda n: norm(num_threads=n),
+    "item_logits num_threads": lambda n: item_logits(num_threads=n),
+    "evidence num_threads": lambda n: top_evidence(num_threads=n),
+    "evidence k": lambda n: top_evidence(k=n),
+    "num_recent": lambda n: top_evidence(num_recent=-abs(n)),
+    "rank_items num_threads": lambda n: rank_items(num_threads=n),
+    "rank_items k": lambda n: rank_items(k=n),
     "width": lambda n: step(width=n),
     "beam_step level": lambda n: _C.beam_step(
         TRIE,
@@ -279,7 +338,7 @@ def test_absurd_numbers_are_value_errors(name, number):
 @pytest.mark.parametrize(
     "number", [2**63, -(2**70), 1.0, 1.5, "1", None, np.float32(1), [1]], ids=str
 )
-@pytest.mark.parametrize("name", sorted(set(COUNTS) - {"max_changes"}))
+@pytest.mark.parametrize("name", sorted(set(COUNTS) - {"max_changes", "num_recent"}))
 def test_what_is_no_integer_is_a_type_error(name, number):
     with pytest.raises(TypeError):
         COUNTS[name](number)

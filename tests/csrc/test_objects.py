@@ -19,6 +19,8 @@ BEAMS = (
     np.zeros((1, 1), np.int64),
     np.ones(1, np.int64),
 )
+HISTORY = np.zeros(1, np.int64), np.arange(2)
+LOGPROBS = [np.zeros((1, size), np.float32) for size in SIZES]
 LAYER = (
     np.zeros((1, 24), np.float32),
     np.ones((1, 4), np.float32),
@@ -32,6 +34,10 @@ def attention():
     return _C.CachedAttention(cache, 1, np.arange(2), np.zeros(1, np.int64), np.zeros(1, np.int64))
 
 
+def evidence():
+    return _C.Evidence(IDS[:3], np.zeros(2, np.int32), np.ones(2, np.float32))
+
+
 TRIE = _C.ItemTrie(SIDS, SIZES)
 MAKE = {
     _C.ItemTrie: lambda: TRIE,
@@ -40,6 +46,7 @@ MAKE = {
     _C.RowSet: lambda: _C.RowSet.from_rows(TRIE, IDS[:1]),
     _C.ItemFilter: lambda: _C.ItemFilter(TRIE, 1),
     _C.CachedAttention: attention,
+    _C.Evidence: evidence,
 }
 # arguments with which each method works
 METHODS = {
@@ -62,6 +69,8 @@ METHODS = {
     (_C.RowSet, "rows"): (),
     (_C.ItemFilter, "leaf_rows"): (np.zeros((1, 0), np.int64),),
     (_C.CachedAttention, "__call__"): (0, *LAYER),
+    (_C.Evidence, "top"): (*HISTORY, 0.5, 1, 1),
+    (_C.Evidence, "score"): (*HISTORY, 0.5, 1, np.zeros((1, 1), np.int64)),
 }
 STATIC = {(_C.ItemTrie, "load"), (_C.RowSet, "from_rows")}
 
@@ -135,6 +144,15 @@ CALLS = {
     "unique_leaves filter": (
         _C.ItemFilter,
         lambda x: _C.unique_leaves(TRIE, 0, BEAMS[2], item_filter=x),
+    ),
+    "rank_items": (_C.ItemTrie, lambda x: _C.rank_items(x, LOGPROBS, 1)),
+    "rank_items filter": (
+        _C.ItemFilter,
+        lambda x: _C.rank_items(TRIE, LOGPROBS, 1, item_filter=x),
+    ),
+    "evidence filter": (
+        _C.ItemFilter,
+        lambda x: evidence().top(*HISTORY, 0.5, 1, 1, item_filter=x),
     ),
     "from_rows": (_C.ItemTrie, lambda x: _C.RowSet.from_rows(x, IDS[:1])),
     "filter": (_C.ItemTrie, lambda x: _C.ItemFilter(x, 1)),

@@ -36,6 +36,14 @@ class ItemFilter {
     const int64_t num_rows = of.allow == nullptr ? snapshot_.num_items() : of.allow->count();
     return num_rows - of.num_excluded;
   }
+  // Returns whether a request may get an item: of a live catalogue by its id, else by its row.
+  bool allows_item(int64_t request, int64_t item) const {
+    const int64_t row = snapshot_.ids == nullptr ? item : snapshot_.find(item);
+    if (row < 0 || row >= snapshot_.num_rows()) return false;
+    const int64_t in_base = snapshot_.base->num_items(), level = snapshot_.num_levels() + 1;
+    return row < in_base ? base_mask(request, level)[snapshot_.base->position_of(row)]
+                         : delta_mask(request, level)[row - in_base];
+  }
   // Return the nodes of the base and of the delta that a request may use, of a level in
   // [1, num_levels + 1]; the last level has the positions.
   NodeMask base_mask(int64_t request, int64_t level) const {

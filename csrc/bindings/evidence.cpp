@@ -1,0 +1,126 @@
+// store_engine._C.Evidence
+#include "store_engine/search/evidence.h"
+
+#include <cmath>
+#include <utility>
+
+#include "bindings/bindings.h"
+#include "bindings/objects.h"
+
+namespace store_engine::bindings {
+
+// The matrix, and the arrays that it is in.
+class Evidence {
+ public:
+  Evidence(const NumpyArray<int64_t>& indptr, NumpyArray<int32_t> indices, NumpyArray<float> data)
+      : indices_(std::move(indices)),
+        data_(std::move(data)),
+        size_(checked_size(indptr)),
+        matrix_(make_matrix(indptr)) {}
+
+  int64_t num_items() const { return matrix_.num_items(); }
+  int64_t num_entries() const { return size_; }
+
+  py::tuple top(const NumpyArray<int64_t>& history_rows, const NumpyArray<int64_t>& offsets,
+                float decay, int64_t num_recent, int64_t k, const py::object& item_filter,
+                int64_t num_threads) const {
+    const std::vector<int64_t> begins = checked_histories(history_rows, offsets);
+    const RecentEvents events = events_of(history_rows, begins, decay, num_recent);
+    check_num_slots(events.batch, "k", k);
+    check_num_threads(num_threads);
+    const ItemFilter* filter = filter_of(item_filter, events.batch);
+    const std::vector<py::ssize_t> shape{events.batch, k};
+    py::array_t<int64_t> rows(shape);
+    py::array_t<float> scores(shape);
+    const RankingOut out{k, rows.mutable_data(), scores.mutable_data()};
+    {
+      py::gil_scoped_release release;
+      top_evidence(matrix_, events, filter, num_threads, out);
+    }
+    return py::make_tuple(rows, scores);
+  }
+
+  py::array_t<float> score(const NumpyArray<int64_t>& history_rows,
+                           const NumpyArray<int64_t>& offsets, float decay, int64_t num_recent,
+                           const NumpyArray<int64_t>& rows, int64_t num_threads) const {
+    const std::vector<int64_t> begins = checked_histories(history_rows, offsets);
+    const RecentEvents events = events_of(history_rows, begins, decay, num_recent);
+    if (rows.ndim() != 2 || rows.shape(0) != events.batch) {
+      throw py::value_error("rows must have shape (batch, width), and batch be " +
+                            std::to_string(events.batch));
+    }
+    check_num_threads(num_threads);
+    const int64_t width = rows.shape(1);
+    py::array_t<float> scores(std::vector<py::ssize_t>{events.batch, width});
+    float* result = scores.mutable_data();
+    {
+      py::gil_scoped_release release;
+      score_evidence(matrix_, events, rows.data(), width, num_threads, result);
+    }
+    return scores;
+  }
+
+ private:
+  // Returns the number of entries.
+  int64_t checked_size(const NumpyArray<int64_t>& indptr) const {
+    require_1d(indptr, "indptr");
+    require_1d(indices_, "indices");
+    if (indptr.size() < 1) throw py::value_error("indptr must have shape (num_items + 1,)");
+    require_in("num_items", indptr.size() - 1, 0, int64_t{1} << 31);
+    require_shape(data_, "data", {indices_.size()}, "(num_entries,) as indices");
+    return indices_.size();
+  }
+  EvidenceMatrix make_matrix(const NumpyArray<int64_t>& indptr) const {
+    const int64_t* begins = indptr.data();
+    const int64_t num_items = indptr.size() - 1;
+    const int32_t* indices = indices_.data();
+    const float* data = data_.data();
+    py::gil_scoped_release release;
+    return {begins, num_items, indices, data, size_};
+  }
+  // Copies where each history begins.
+  std::vector<int64_t> checked_histories(const NumpyArray<int64_t>& history_rows,
+                                         const NumpyArray<int64_t>& offsets) const {
+    // Python may have given the arrays another shape, which does not matter, or other memory
+    if (indices_.data() != matrix_.indices || data_.data() != matrix_.data ||
+        indices_.size() != size_ || data_.size() != size_) {
+      throw py::value_error("the matrix was resized");
+    }
+    require_1d(history_rows, "history_rows");
+    require_1d(offsets, "offsets");
+    if (offsets.size() < 1) throw py::value_error("offsets must have shape (batch + 1,)");
+    require_in("batch", offsets.size() - 1, 0, kMaxBatch);
+    return checked_offsets(offsets, "offsets", offsets.size() - 1, history_rows.size());
+  }
+  static RecentEvents events_of(const NumpyArray<int64_t>& history_rows,
+                                const std::vector<int64_t>& begins, float decay,
+                                int64_t num_recent) {
+    if (!(decay >= 0 && decay <= 1)) {
+      throw py::value_error("decay must be in [0, 1], got " + std::to_string(decay));
+    }
+    if (num_recent < 1) {
+      throw py::value_error("num_recent must be at least 1, got " + std::to_string(num_recent));
+    }
+    return {history_rows.data(), begins.data(), static_cast<int64_t>(begins.size()) - 1, decay,
+            num_recent};
+  }
+
+  const NumpyArray<int32_t> indices_;
+  const NumpyArray<float> data_;
+  const int64_t size_;
+  const EvidenceMatrix matrix_;
+};
+
+void bind_evidence(py::module_& m) {
+  py::class_<Evidence>(m, "Evidence")
+      .def(py::init<const NumpyArray<int64_t>&, NumpyArray<int32_t>, NumpyArray<float>>(),
+           "indptr"_a, "indices"_a, "data"_a)
+      .def_property_readonly("num_items", &Evidence::num_items)
+      .def_property_readonly("num_entries", &Evidence::num_entries)
+      .def("top", &Evidence::top, "history_rows"_a, "offsets"_a, "decay"_a, integer("num_recent"),
+           integer("k"), py::kw_only(), "item_filter"_a = py::none(), integer("num_threads") = 1)
+      .def("score", &Evidence::score, "history_rows"_a, "offsets"_a, "decay"_a,
+           integer("num_recent"), "rows"_a, py::kw_only(), integer("num_threads") = 1);
+}
+
+}  // namespace store_engine::bindings

@@ -180,7 +180,7 @@ class StoreModel(nn.Module):
         if self.codebook_sizes and not (self.items is not None and self.items.are_read):
             codes = self.code_embedding((tokens - text_size).clamp(0, item_offset - text_size - 1))
             embedded = torch.where(is_text[..., None], embedded, codes)
-        if self.items is None:
+        if self.items is None or not (self.items.have_rows or self.items.are_read):
             return embedded
         slots = (tokens - item_offset).clamp(min=0)
         return torch.where(is_item[..., None], self.embed_items(slots, rows), embedded)

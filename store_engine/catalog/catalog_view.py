@@ -38,7 +38,7 @@ class CatalogView(ABC):
 
     @property
     def tokens(self) -> Tensor:
-        """(num_rows, num_levels) int64 unified ids of each row's codes, on the device."""
+        """(num_rows, tokens_per_item) int64 unified ids: what a history reads of each row."""
         return self.table.tokens
 
     def trie_rows(self, rows: NDArray[np.int64]) -> NDArray[np.int64]:

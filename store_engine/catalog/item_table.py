@@ -6,6 +6,7 @@ copied first. So a change that is cut short anywhere leaves the old table as it 
 left behind the end is overwritten by the next change.
 """
 
+import copy
 import functools
 from collections.abc import Mapping, Sequence
 
@@ -14,6 +15,8 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from store_engine.catalog.item_vectors import ItemVectors
+from store_engine.catalog.new_items import NewItems
 from store_engine.data.catalog import Catalog, unknown_item
 
 
@@ -26,8 +29,10 @@ class ItemTable:
         ids: The id of each row, and perhaps more.
         fields: Field name -> the text of each row, and perhaps more.
         row_of: Id -> row; an entry counts only if it is below `num_rows` and its row has this id.
-        buffer: (capacity, num_levels) int64, the tokens of each row, and perhaps more.
+        buffers: (capacity, tokens_per_item) int64 the tokens of each row, and perhaps more; and
+            (capacity, num_levels) int32 its SID.
         num_rows: Rows of this table.
+        vectors: The items' vectors, where items are tokens of the model themselves.
     """
 
     def __init__(
@@ -35,28 +40,39 @@ class ItemTable:
         ids: list[str],
         fields: Mapping[str, list[str]],
         row_of: dict[str, int],
-        buffer: Tensor,
+        buffers: tuple[Tensor, Tensor],
         num_rows: int,
+        vectors: ItemVectors | None = None,
     ) -> None:
-        self._ids, self._row_of, self._buffer = ids, row_of, buffer
+        self._ids, self._row_of, self._buffers = ids, row_of, buffers
         self.fields = fields
         self.num_rows = num_rows
-        self.tokens = buffer[:num_rows]
+        self.tokens, self._sids = (buffer[:num_rows] for buffer in buffers)
+        self.vectors = vectors
 
     @classmethod
-    def from_catalog(cls, catalog: Catalog, tokens: Tensor) -> "ItemTable":
+    def from_catalog(
+        cls,
+        catalog: Catalog,
+        tokens: Tensor,
+        sids: NDArray[np.int32],
+        vectors: ItemVectors | None = None,
+    ) -> "ItemTable":
         """Makes the first table.
 
         Args:
             catalog: The first items, in row order.
-            tokens: (num_items, num_levels) int64 unified ids of the codes.
+            tokens: (num_items, tokens_per_item) int64 unified ids: what a history reads.
+            sids: (num_items, num_levels).
+            vectors: See the class.
         """
         table = cls(
             list(catalog.item_ids),
             {name: list(texts) for name, texts in catalog.fields.items()},
             {item_id: row for row, item_id in enumerate(catalog.item_ids)},
-            tokens,
+            (tokens, torch.tensor(sids)),
             catalog.num_items,
+            vectors,
         )
         table.__dict__["catalog"] = catalog  # what the cached property would build again
         return table
@@ -66,6 +82,12 @@ class ItemTable:
         """All items by row. O(num_rows) when it is first asked for."""
         fields = {name: tuple(texts[: self.num_rows]) for name, texts in self.fields.items()}
         return Catalog(tuple(self._ids[: self.num_rows]), fields)
+
+    @property
+    def sids(self) -> NDArray[np.int32]:
+        """(num_rows, num_levels), the SID of each row."""
+        sids: NDArray[np.int32] = self._sids.numpy()
+        return sids
 
     def item_id(self, row: int) -> str:
         """Returns the id of a row."""
@@ -102,43 +124,57 @@ class ItemTable:
         rows[is_new] = self.num_rows + np.arange(is_new.sum())
         return rows
 
+    def with_vectors(self, vectors: ItemVectors | None) -> "ItemTable":
+        """Returns the same items with other vectors."""
+        table = copy.copy(self)
+        table.vectors = vectors
+        return table
+
     def appended(
         self,
-        item_ids: Sequence[str],
-        fields: Mapping[str, Sequence[str]],
+        new: NewItems,
         rows: NDArray[np.int64],
         tokens: Tensor,
     ) -> "ItemTable":
         """Returns a table with these items too; this one stays as it is.
 
         Args:
-            item_ids: As for `rows_for`.
-            fields: Field name -> one text per item, for every field of the table.
+            new: The items, with every field of the table.
             rows: (num_items,) as `rows_for` says.
-            tokens: (num_items, num_levels) int64.
+            tokens: (num_items, tokens_per_item) int64.
         """
+        item_ids, fields = new.item_ids, new.fields
         is_old, num_rows = rows < self.num_rows, max(self.num_rows, int(rows.max(initial=-1)) + 1)
-        new = np.flatnonzero(~is_old).tolist()
+        added = np.flatnonzero(~is_old).tolist()
         old = [(int(rows[i]), i) for i in np.flatnonzero(is_old).tolist()]
-        _write_end(self._ids, self.num_rows, [item_ids[i] for i in new])
+        _write_end(self._ids, self.num_rows, [item_ids[i] for i in added])
         columns = {}
         for name, texts in self.fields.items():
             if old:
                 texts = texts[: self.num_rows]
                 for row, i in old:
                     texts[row] = fields[name][i]
-            _write_end(texts, self.num_rows, [fields[name][i] for i in new])
+            _write_end(texts, self.num_rows, [fields[name][i] for i in added])
             columns[name] = texts
-        buffer = self._buffer
+        buffers = (
+            self._written(self._buffers[0], rows, tokens),
+            self._written(self._buffers[1], rows, torch.from_numpy(new.sids)),
+        )
+        self._row_of.update(zip(item_ids, rows.tolist(), strict=True))
+        return ItemTable(self._ids, columns, self._row_of, buffers, num_rows, self.vectors)
+
+    def _written(self, buffer: Tensor, rows: NDArray[np.int64], values: Tensor) -> Tensor:
+        """A buffer that holds the values in these rows; the readers' rows stay as they are."""
+        num_rows = max(self.num_rows, int(rows.max(initial=-1)) + 1)
         if num_rows > len(buffer):
             capacity = num_rows + num_rows // 4 + 1024
-            buffer = buffer.new_zeros(capacity, buffer.shape[1])
-            buffer[: self.num_rows] = self.tokens
-        elif old:
+            larger = buffer.new_zeros(capacity, buffer.shape[1])
+            larger[: self.num_rows] = buffer[: self.num_rows]
+            buffer = larger
+        elif (rows < self.num_rows).any():
             buffer = buffer.clone()
-        buffer[torch.from_numpy(rows).to(buffer.device)] = tokens
-        self._row_of.update(zip(item_ids, rows.tolist(), strict=True))
-        return ItemTable(self._ids, columns, self._row_of, buffer, num_rows)
+        buffer[torch.from_numpy(rows).to(buffer.device)] = values
+        return buffer
 
 
 def _write_end(values: list[str], begin: int, end: list[str]) -> None:

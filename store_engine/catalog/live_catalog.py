@@ -19,10 +19,12 @@ from store_engine._C import ItemTrie, LiveTrie
 from store_engine.catalog.catalog_view import CatalogView, LiveView, StaticView
 from store_engine.catalog.item_ids import check_item_ids
 from store_engine.catalog.item_table import ItemTable
+from store_engine.catalog.item_vectors import ItemVectors
 from store_engine.catalog.new_items import check_new_items
 from store_engine.catalog.set_expression import check_set_name
 from store_engine.data.catalog import Catalog
 from store_engine.errors import InputError
+from store_engine.model.store_model import StoreModel
 
 
 class LiveCatalog:
@@ -32,18 +34,28 @@ class LiveCatalog:
         catalog: The first items, in row order.
         sids: (num_items, num_levels) int32.
         trie: The trie over `sids`.
-        token_offsets: (num_levels,) int64 on the device where tokens are wanted: the unified id of
-            each level's first code.
+        token_offsets: (num_code_levels,) int64 on the device where tokens are wanted: the unified
+            id of each level's first code.
+        model: The recommender, where its items are tokens themselves; else None.
 
     Attributes:
         view: The catalogue as it is now; replaced, never changed.
     """
 
     def __init__(
-        self, catalog: Catalog, sids: NDArray[np.int32], trie: ItemTrie, token_offsets: Tensor
+        self,
+        catalog: Catalog,
+        sids: NDArray[np.int32],
+        trie: ItemTrie,
+        token_offsets: Tensor,
+        model: StoreModel | None = None,
     ) -> None:
         self._sizes, self._offsets = trie.codebook_sizes, token_offsets
-        table = ItemTable.from_catalog(catalog, self._to_tokens(sids))
+        vectors, slots = None, np.zeros(0, dtype=np.int64)
+        if model is not None and model.items is not None:
+            vectors, slots = ItemVectors.of(model, sids, int(self._sizes[-1]))
+        tokens = self._to_tokens(sids, slots, vectors)
+        table = ItemTable.from_catalog(catalog, tokens, sids, vectors)
         self.view: CatalogView = StaticView.from_trie(trie, table)
         # None, or in step with the view unless `_is_changing` outlived a change that was cut short
         self._live: LiveTrie | None = None
@@ -58,8 +70,7 @@ class LiveCatalog:
     @property
     def sids(self) -> NDArray[np.int32]:
         """(num_rows, num_levels), by row, also of items that were removed."""
-        codes = self.view.tokens - self._offsets
-        return codes.cpu().numpy().astype(np.int32)
+        return self.view.table.sids.copy()
 
     def item_id(self, row: int) -> str:
         """Returns the item of a row."""
@@ -85,17 +96,20 @@ class LiveCatalog:
         with self._lock:
             self.view = self.view.with_definition(name, self._rows_of(ids))
 
-    def add(self, items: Catalog, sids: ArrayLike) -> None:
+    def add(self, items: Catalog, sids: ArrayLike, features: ArrayLike | None = None) -> None:
         """Adds items.
 
         Args:
             items: With the fields of the catalogue. One that was removed may come back.
             sids: (num_items, num_levels) integers.
+            features: (num_items, num_features) numbers, where the last code is the item itself;
+                else None.
 
         Raises:
             TypeError: `items` is no catalogue.
             InputError: An item is in the catalogue already; a field, a text, a shape or a code is
-                wrong. Nothing is added then.
+                wrong; features are missing or wrong, or a SID is taken that an item must have
+                alone. Nothing is added then.
         """
         with self._lock:
             table = self.view.table
@@ -105,9 +119,15 @@ class LiveCatalog:
             if len(present):
                 item_id = table.item_id(int(self.view.rows(present[:1])[0]))
                 raise InputError(f"item {item_id!r} is in the catalogue already")
-            tokens = self._to_tokens(new.sids)
+            slots, vectors = np.zeros(0, dtype=np.int64), table.vectors
+            if vectors is not None:
+                slots = vectors.num_slots + np.arange(len(rows))
+                vectors = vectors.with_items(new.sids, features)
+            elif features is not None:
+                raise InputError("features are of use only where the last code is the item itself")
+            tokens = self._to_tokens(new.sids, slots, vectors)
             with torch.inference_mode(False):  # the storage outlives the caller's mode
-                table = table.appended(new.item_ids, new.fields, rows, tokens)
+                table = table.appended(new, rows, tokens).with_vectors(vectors)
             with self._change() as live:
                 live.add(new.sids, rows)
                 self._publish(live, table)
@@ -132,9 +152,12 @@ class LiveCatalog:
             if len(rows) == self.view.trie.num_items:
                 raise InputError("a catalogue needs at least one item")
             if len(rows):
+                table = self.view.table
+                if table.vectors is not None:
+                    table = table.with_vectors(table.vectors.without_items(table.sids[rows]))
                 with self._change() as live:
                     live.remove(rows)
-                    self._publish(live, self.view.table)
+                    self._publish(live, table)
 
     def _rows_of(self, item_ids: list[str]) -> NDArray[np.int64]:
         return np.array([self.row_of(item_id) for item_id in item_ids], dtype=np.int64)
@@ -163,6 +186,16 @@ class LiveCatalog:
     def _publish(self, live: LiveTrie, table: ItemTable) -> None:
         self.view = LiveView.from_snapshot(live.snapshot(), table, self.view.sets.definitions)
 
-    def _to_tokens(self, sids: NDArray[np.int32]) -> Tensor:
+    def _to_tokens(
+        self, sids: NDArray[np.int32], slots: NDArray[np.int64], vectors: ItemVectors | None
+    ) -> Tensor:
+        """(num_items, tokens_per_item) int64 unified ids: what a history reads of items."""
         with torch.inference_mode(False):
-            return torch.tensor(sids, device=self._offsets.device) + self._offsets
+            num_codes = len(self._offsets)
+            codes = torch.tensor(sids[:, :num_codes], device=self._offsets.device) + self._offsets
+            if vectors is None or vectors.read is None:
+                return codes
+            model, item = vectors.model, torch.from_numpy(slots)[:, None].to(codes.device)
+            item = item + model.vocabulary.item_offset
+            assert model.items is not None
+            return item if model.items.are_read else torch.cat([codes, item], dim=1)

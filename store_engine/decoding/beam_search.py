@@ -3,12 +3,14 @@
 The codes of the best items are found level by level. A level's beams are a block of queries over
 [context | beam tree] in the cache; the model's head computes that level's codes alone. A history's
 tokens stand at positions 0, 1, ...; the code of level l stands l + 1 after the last of them.
+A model with a head per level on a history's last state needs no pass per level.
 """
 
 import torch
 from torch import Tensor
 
 from store_engine.decoding.backends import Backend, SearchSpace, check_beams
+from store_engine.decoding.writers import Writer
 from store_engine.inference.decoding_model import DecodingModel
 from store_engine.inference.kv_cache import KVCache
 from store_engine.inference.prefill import prefill
@@ -41,12 +43,26 @@ def beam_search(
     Raises:
         NonFiniteLogitsError: The model gave NaN or +inf for some of the requests.
     """
+    cache.start(batch.lengths, num_tree_slots=tree_slots(model, space, beam_width))
+    writer = Writer(model, cache, prefill(model, cache, batch))
+    return search_beams(writer, space, cache, beam_width, backend)
+
+
+def tree_slots(model: DecodingModel, space: SearchSpace, beam_width: int) -> int:
+    """Counts the beams of all levels that are run through the model."""
+    sizes = space.trie.level_sizes[1:-1]
+    return 0 if model.has_heads else sum(min(beam_width, size) for size in sizes)
+
+
+def search_beams(
+    writer: Writer, space: SearchSpace, cache: KVCache, beam_width: int, backend: Backend
+) -> Beams:
+    """Searches after prefill; `beam_search` says how. May be called again on the same cache."""
     trie = space.trie
     widths = [min(beam_width, size) for size in trie.level_sizes[1:]]
-    cache.start(batch.lengths, num_tree_slots=sum(widths[:-1]))
-    logits = model.level_logits(prefill(model, cache, batch), 0)[:, None]
-    beams = root_beams(len(batch.lengths), logits.device)
-    tree = _BeamTree(model, cache, backend)
+    logits = writer.first_logits()
+    beams = root_beams(len(logits), logits.device)
+    tree = _BeamTree(writer, cache, backend)
     for level, width in enumerate(widths):
         beams = backend.beam_step(space, level, logits, beams, width)
         if level + 1 == trie.num_levels:
@@ -67,13 +83,15 @@ class _BeamTree:
     """Runs the beams of one level after the other through the model.
 
     Args:
-        model: The model.
+        writer: The model after prefill.
         cache: Filled by prefill.
         backend: Gives the attention.
     """
 
-    def __init__(self, model: DecodingModel, cache: KVCache, backend: Backend) -> None:
-        self._model, self._cache, self._backend = model, cache, backend
+    def __init__(self, writer: Writer, cache: KVCache, backend: Backend) -> None:
+        self._writer, self._cache, self._backend = writer, cache, backend
+        # (batch, width) int64, the prefixes of the last beams; None: the empty one
+        self._prefixes: Tensor | None = None
         # (batch, width) int64, each beam's index in the last block; None: they stand in order
         self._block_index: Tensor | None = None
         # (batch, num_run, depth) int64, the tree's slots that the last block's beams see
@@ -92,22 +110,23 @@ class _BeamTree:
         Returns:
             (batch, width, codebook_size), zeros for a beam that was not run.
         """
-        model, (batch, width) = self._model, beams.nodes.shape
+        writer, (batch, width) = self._writer, beams.nodes.shape
         codes, parents = beams.tokens.clamp(min=0), beams.parents.clamp(min=0)
+        prefixes = self._append(codes, parents, level - 1)
+        if writer.model.has_heads:
+            return writer.model.logits(writer.by_head(level), level, prefixes)
         num_run = width if needs_forward is None else int(needs_forward.sum(1).max())
         slots = None
         if needs_forward is not None and num_run < width:  # as many as the fullest request has
             order = needs_forward.long().argsort(dim=1, descending=True, stable=True)
             slots = order[:, :num_run]
-            codes, parents = codes.gather(1, slots), parents.gather(1, slots)
+            codes, parents, prefixes = (x.gather(1, slots) for x in (codes, parents, prefixes))
         ancestors = self._grow(parents)
         attend = self._backend.tree_attention(
             self._cache, ancestors, begin=self._num_slots - num_run
         )
-        embeddings = model.embed_codes(codes.flatten(), level - 1)
-        positions = (self._cache.device_lengths + level - 1).repeat_interleave(num_run)
-        hidden = model.transformer(embeddings, positions, attend)
-        logits = model.level_logits(hidden, level).view(batch, num_run, -1)
+        states = writer.by_step(level, codes, attend)
+        logits = writer.model.logits(states, level, prefixes)
         self._block_index = None
         if slots is None:
             return logits
@@ -115,6 +134,13 @@ class _BeamTree:
         self._block_index = torch.zeros_like(beams.nodes).scatter_(1, slots, index)
         buffer = logits.new_zeros(batch, width, logits.shape[2])
         return buffer.scatter_(1, slots[:, :, None].expand_as(logits), logits)
+
+    def _append(self, codes: Tensor, parents: Tensor, level: int) -> Tensor:
+        """Appends the beams' codes to their parents' prefixes: (batch, width) int64."""
+        before = self._prefixes
+        before = torch.zeros_like(codes) if before is None else before.gather(1, parents)
+        self._prefixes = self._writer.model.next_prefixes(before, codes, level)
+        return self._prefixes
 
     def _grow(self, parents: Tensor) -> Tensor:
         """Appends a block of beams; each sees what its parent sees, and itself.

@@ -108,9 +108,10 @@ class Engine:
         self._backend = resolve_backend(backend, self.device)
         self._bos = bos
         offsets = torch.tensor(model.vocabulary.level_offsets, device=self.device)
-        self._items = LiveCatalog(catalog, items.sids, items.trie, offsets)
+        self._items = LiveCatalog(catalog, items.sids, items.trie, offsets, model)
         budget = self.config.prefix_cache_mib
-        self._prefixes = PrefixCache(budget, items.trie.num_levels) if budget else None
+        tokens_per_item = self._items.view.tokens.shape[1]
+        self._prefixes = PrefixCache(budget, tokens_per_item) if budget else None
         self._idle_caches: list[KVCache] = []
         install_fork_guard()
 
@@ -184,18 +185,23 @@ class Engine:
         """The items there are now."""
         return self._items.view.trie
 
-    def add_items(self, items: Catalog, sids: NDArray[np.int32]) -> None:
+    def add_items(
+        self, items: Catalog, sids: NDArray[np.int32], features: NDArray[np.float32] | None = None
+    ) -> None:
         """Adds items, which later calls can find and read in histories. Calls need not wait.
 
         Args:
             items: With the fields of the catalogue. One that was removed may come back.
             sids: (num_items, num_levels) int32, from `store-engine tokenize` or made by you.
+            features: (num_items, num_features) float32, from there too, where the last code of a
+                SID is the item itself; else None.
 
         Raises:
-            InputError: An item is in the catalogue already; a field, a shape or a code is wrong.
+            InputError: An item is in the catalogue already; a field, a shape or a code is wrong;
+                features are missing or wrong, or a SID is taken that an item must have alone.
                 Nothing is added then.
         """
-        self._items.add(items, sids)
+        self._items.add(items, sids, features)
 
     def remove_items(self, item_ids: Iterable[str]) -> None:
         """Removes items from what later calls can find; histories may go on naming them.
@@ -292,6 +298,7 @@ class Engine:
             backend = resolve_backend(options.backend, self.device)
         if options.exact or backend.reads_arrays:
             view = view.compacted
+        model = self._model.with_vectors(view.table.vectors)
         checked = check_rows(histories, len(view.tokens), "history")
         num, k, width = len(checked), options.k, options.width(self.config.beam_width)
         allowed = self._allowed(view, options, num)
@@ -312,10 +319,10 @@ class Engine:
             batch = self._prefill_batch(view, [checked[i] for i in ids])
             with self._cache(ids) as cache:
                 if options.exact:
-                    scores = score_catalog(self._model, space, cache, batch)
+                    scores = score_catalog(model, space, cache, batch)
                     found = rank_scores(space, scores, k)
                 else:
-                    beams = beam_search(self._model, space, cache, batch, width, backend)
+                    beams = beam_search(model, space, cache, batch, width, backend)
                     found = rank_beams(space, beams, k)
             rows[ids], logprobs[ids] = view.rows(found[0]), found[1]
         return rows, logprobs
@@ -363,6 +370,7 @@ class Engine:
         """
         report_fork()
         view = self._items.view.compacted
+        model = self._model.with_vectors(view.table.vectors)
         checked = check_rows(histories, len(view.tokens), "history")
         scores = np.full((len(checked), len(view.tokens)), -np.inf, dtype=np.float32)
         rows = view.rows(np.arange(view.trie.num_items))
@@ -370,7 +378,7 @@ class Engine:
         for ids in batches(checked, self.config.batch_size):
             batch = self._prefill_batch(view, [checked[i] for i in ids])
             with self._cache(ids) as cache:
-                found = score_catalog(self._model, space, cache, batch)
+                found = score_catalog(model, space, cache, batch)
             scores[np.ix_(ids, rows)] = found.cpu()
         return scores
 

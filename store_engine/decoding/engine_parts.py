@@ -14,6 +14,8 @@ from store_engine.errors import InputError, shown
 from store_engine.model.store_model import StoreModel
 from store_engine.sid.trie_sids import trie_holds
 
+_MAX_CODEBOOK_SIZE = 1 << 16  # of the core's trie
+
 
 class EngineItems(NamedTuple):
     """The items of an engine: SIDs, and the trie of these."""
@@ -44,14 +46,26 @@ def check_items(
     """
     _check_type("model", model, StoreModel)
     _check_type("catalog", catalog, Catalog)
-    sizes = model.codebook_sizes
+    sizes = _level_sizes(model, sids, trie)
     codes = check_sids(sids, catalog.item_ids, sizes)
     if trie is None:
         return EngineItems(codes, ItemTrie(codes, list(sizes)))
-    _check_type("trie", trie, ItemTrie)
     if trie.codebook_sizes != sizes or not trie_holds(trie, codes):
         raise ForeignTrieError("the trie must hold the SIDs of the items, holds others")
     return EngineItems(codes, trie)
+
+
+def _level_sizes(model: StoreModel, sids: ArrayLike, trie: ItemTrie | None) -> tuple[int, ...]:
+    """Codes per level of the trie: the model's; the last one's are the trie's own for items."""
+    if trie is not None:
+        _check_type("trie", trie, ItemTrie)
+    if model.items is None or not model.items.have_rows:
+        return model.codebook_sizes
+    if trie is not None:
+        return (*model.codebook_sizes, trie.codebook_sizes[-1])
+    last = np.asarray(sids)[..., -1:]  # its shape is checked later
+    largest = int(last.max(initial=0)) if last.dtype.kind in "iu" else 0
+    return (*model.codebook_sizes, min(largest, _MAX_CODEBOOK_SIZE - 1) + 1)
 
 
 def check_reading(model: StoreModel, bos: int, max_history: int) -> None:

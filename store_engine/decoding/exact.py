@@ -6,11 +6,13 @@ truth that beam search is tested against, and the evaluation without a beam's er
 """
 
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
 from store_engine.decoding.backends import NonFiniteLogitsError, SearchSpace
+from store_engine.decoding.writers import Writer
 from store_engine.inference.cache_attention import TreeAttention
 from store_engine.inference.decoding_model import DecodingModel
 from store_engine.inference.kv_cache import KVCache
@@ -41,45 +43,51 @@ def score_catalog(
     """
     trie, size = space.arrays, len(batch.lengths)
     chunk = max(1, _CHUNK_TOKENS // size)
-    cache.start(batch.lengths, num_tree_slots=chunk * (trie.num_levels - 1))
-    logits = model.level_logits(prefill(model, cache, batch), 0)[:, None]
+    cache.start(
+        batch.lengths, num_tree_slots=0 if model.has_heads else chunk * (trie.num_levels - 1)
+    )
+    writer = Writer(model, cache, prefill(model, cache, batch))
+    logits = writer.first_logits()
     leaf_scores = logits.new_empty(size, trie.level_sizes[-1], dtype=torch.float32)
-    walk = _Walk(model, space, cache, chunk, leaf_scores)
+    walk = _Walk(writer, space, cache, chunk, leaf_scores)
     root = torch.zeros(1, dtype=torch.int64, device=logits.device)
-    no_slots = root.new_zeros(1, 0)
-    walk.descend(0, root, logits.float(), logits.new_zeros(size, 1).float(), no_slots)
+    nothing = _Prefixes(root, root, root.new_zeros(1, 0))
+    walk.descend(0, nothing, logits.float(), logits.new_zeros(size, 1).float())
     leaf = torch.searchsorted(trie.item_begin[-1], trie.ranks, right=True) - 1
     return leaf_scores[:, leaf]
+
+
+class _Prefixes(NamedTuple):
+    """A chunk of prefixes, the same for all requests."""
+
+    nodes: Tensor  # (num_nodes,) int64
+    numbers: Tensor  # (num_nodes,) int64, the codes of each as one number
+    ancestors: Tensor  # (num_nodes, level) int64, the tree's slots of each one's codes
 
 
 @dataclass
 class _Walk:
     """What a depth-first walk carries along."""
 
-    model: DecodingModel
+    writer: Writer
     space: SearchSpace
     cache: KVCache
     chunk: int
     leaf_scores: Tensor  # (batch, num_leaves), filled on the way
 
-    def descend(
-        self, level: int, nodes: Tensor, logits: Tensor, scores: Tensor, ancestors: Tensor
-    ) -> None:
+    def descend(self, level: int, prefixes: _Prefixes, logits: Tensor, scores: Tensor) -> None:
         """Scores everything below a chunk of nodes of `level`.
 
         Args:
             level: Level of the codes that continue the nodes.
-            nodes: (num_nodes,) int64.
+            prefixes: The nodes.
             logits: (batch, num_nodes, codebook_size) float32 of that level.
             scores: (batch, num_nodes) float32.
-            ancestors: (num_nodes, level) int64, the tree's slots of each node's prefix.
         """
-        is_bad = ~(logits.amax((1, 2)) < torch.inf)
-        if bool(is_bad.any()):
-            requests = is_bad.cpu().nonzero()[:, 0].tolist()
-            raise NonFiniteLogitsError(requests, f"level {level}: logits NaN or +inf")
+        _check_finite(level, logits)
         trie, item_filter = self.space.arrays, self.space.item_filter
-        parent, child = trie.children(level, nodes)
+        num_nodes = len(prefixes.nodes)
+        parent, child = trie.children(level, prefixes.nodes)
         code = trie.token[level][child]
         chosen = logits[:, parent, code]  # (batch, num_children)
         if item_filter is not None:
@@ -89,26 +97,35 @@ class _Walk:
         if self.space.normalize == "codebook":
             log_sum = logits.logsumexp(-1)
         else:
-            log_sum = torch.stack([segment_logsumexp(x, parent, len(nodes)) for x in chosen])
+            log_sum = torch.stack([segment_logsumexp(x, parent, num_nodes) for x in chosen])
         log_sum = log_sum.masked_fill(log_sum == -torch.inf, torch.inf)  # all -inf: none is left
         scores = scores[:, parent] + (chosen - log_sum[:, parent])
         if level + 1 == trie.num_levels:
             self.leaf_scores[:, child] = scores
             return
+        numbers = self.writer.model.next_prefixes(prefixes.numbers[parent], code, level)
         for begin in range(0, len(child), self.chunk):
             part = slice(begin, begin + self.chunk)
             itself = torch.arange(len(child[part]), device=child.device) + level * self.chunk
-            seen = torch.cat([ancestors[parent[part]], itself[:, None]], dim=1)
-            logits = self._forward(level, code[part], seen)
-            self.descend(level + 1, child[part], logits, scores[:, part], seen)
+            seen = torch.cat([prefixes.ancestors[parent[part]], itself[:, None]], dim=1)
+            below = _Prefixes(child[part], numbers[part], seen)
+            logits = self._forward(level, code[part], below)
+            self.descend(level + 1, below, logits, scores[:, part])
 
-    def _forward(self, level: int, codes: Tensor, seen: Tensor) -> Tensor:
+    def _forward(self, level: int, codes: Tensor, prefixes: _Prefixes) -> Tensor:
         """Runs the codes of one level after their prefixes -> the next level's float32 logits."""
-        model, lengths = self.model, self.cache.device_lengths
-        batch, width = len(lengths), len(codes)
-        ancestors = seen.expand(batch, -1, -1)
-        attend = TreeAttention(self.cache, ancestors, begin=level * self.chunk)
-        embeddings = model.embed_codes(codes.repeat(batch), level)
-        positions = (lengths + level).repeat_interleave(width)
-        hidden = model.transformer(embeddings, positions, attend)
-        return model.level_logits(hidden, level + 1).view(batch, width, -1).float()
+        writer, batch = self.writer, len(self.leaf_scores)
+        if writer.model.has_heads:
+            states = writer.by_head(level + 1)
+        else:
+            ancestors = prefixes.ancestors.expand(batch, -1, -1)
+            attend = TreeAttention(self.cache, ancestors, begin=level * self.chunk)
+            states = writer.by_step(level + 1, codes.expand(batch, -1), attend)
+        return writer.model.logits(states, level + 1, prefixes.numbers.expand(batch, -1)).float()
+
+
+def _check_finite(level: int, logits: Tensor) -> None:
+    is_bad = ~(logits.amax((1, 2)) < torch.inf)
+    if bool(is_bad.any()):
+        requests = is_bad.cpu().nonzero()[:, 0].tolist()
+        raise NonFiniteLogitsError(requests, f"level {level}: logits NaN or +inf")

@@ -12,11 +12,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-<<<<<<< HEAD
-from store_engine.data.histories import COMMON_REPEATS
-=======
 from store_engine.collaborative.co_visits import event_counts
->>>>>>> wt_a
+from store_engine.data.histories import COMMON_REPEATS
 from store_engine.data.split import Examples, Split
 from store_engine.evaluation.baselines import (
     co_visitation,

@@ -1,16 +1,18 @@
-"""The model as decoding runs it: embeddings, the transformer and one head per level."""
+"""The model as decoding runs it: embeddings, the transformer and what each level is read from."""
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Protocol
 
 import torch
 from torch import Tensor
 
+from store_engine.catalog.item_vectors import ItemVectors
 from store_engine.config import ModelConfig
 from store_engine.errors import InputError
 from store_engine.inference.cache_attention import PrefillAttention, TreeAttention
 from store_engine.inference.cpu_model import CpuTransformer, PackedLinear
+from store_engine.inference.item_logits import item_logits
 from store_engine.model.store_model import StoreModel
 from store_engine.model.unified_vocabulary import UnifiedVocabulary
 
@@ -35,12 +37,15 @@ class DecodingModel:
     Args:
         source: The trained model in eval mode, whose embeddings serve.
         transformer: Its layers.
-        level_heads: Per level (..., hidden_size) -> logits (..., codebook_size).
+        code_heads: Per level of codes (..., hidden_size) -> logits (..., codebook_size).
+        vectors: The items of the catalogue that is searched, where they are tokens themselves; see
+            `with_vectors`.
     """
 
     source: StoreModel
     transformer: TransformerBody
-    level_heads: tuple[Callable[[Tensor], Tensor], ...]
+    code_heads: tuple[Callable[[Tensor], Tensor], ...]
+    vectors: ItemVectors | None = None
 
     @classmethod
     def for_torch(cls, model: StoreModel) -> "DecodingModel":
@@ -66,6 +71,10 @@ class DecodingModel:
         heads = tuple(PackedLinear(weight) for weight in weights)
         return cls(model, CpuTransformer(model.transformer), heads)
 
+    def with_vectors(self, vectors: ItemVectors | None) -> "DecodingModel":
+        """Returns the same model for the items of another catalogue."""
+        return self if vectors is self.vectors else replace(self, vectors=vectors)
+
     @property
     def config(self) -> ModelConfig:
         """Sizes."""
@@ -86,18 +95,65 @@ class DecodingModel:
         """Dtype of the weights."""
         return self.source.code_head.weight.dtype
 
+    @property
+    def has_heads(self) -> bool:
+        """Every level is read from the history's last state: no code is a step of the model."""
+        return self.source.level_heads is not None
+
     def embed(self, tokens: Tensor) -> Tensor:
         """Embeds unified ids (num_tokens,) int64 -> (num_tokens, hidden_size)."""
-        return self.source.embed(tokens)
+        if self.vectors is None or self.vectors.read is None:
+            return self.source.embed(tokens)
+        offset = self.vocabulary.item_offset
+        is_item = tokens >= offset
+        others = self.source.embed(tokens.masked_fill(is_item, 0))
+        items = self.vectors.read[(tokens - offset).clamp(min=0)]
+        return torch.where(is_item[:, None], items, others)
 
     def embed_codes(self, codes: Tensor, level: int) -> Tensor:
         """Embeds codes of one level: (num_tokens,) int64 -> (num_tokens, hidden_size)."""
         embedded: Tensor = self.source.code_embedding(codes + self.vocabulary.code_offsets[level])
         return embedded
 
+    def head_states(self, state: Tensor, level: int) -> Tensor:
+        """What a level is read from, where it is by heads: (batch, hidden_size), the same shape."""
+        assert self.source.level_heads is not None
+        head_state: Tensor = self.source.level_heads[level](state)
+        return head_state
+
     def level_logits(self, hidden: Tensor, level: int) -> Tensor:
         """Logits over one level's codes: (..., hidden_size) -> (..., codebook_sizes[level])."""
-        return self.level_heads[level](hidden)
+        return self.code_heads[level](hidden)
+
+    def logits(self, states: Tensor, level: int, prefixes: Tensor) -> Tensor:
+        """Logits of the codes that may follow some prefixes.
+
+        Args:
+            states: (batch, width, hidden_size) what each is read from; or (batch, 1, hidden_size),
+                one for all prefixes of a request.
+            level: Level of the codes.
+            prefixes: (batch, width) int64, the codes of each prefix as one number; see
+                `next_prefixes`.
+
+        Returns:
+            (batch, width, codebook_size); -inf for a code that no item has, where the last code is
+            the item itself.
+        """
+        if level < len(self.code_heads):
+            logits = self.level_logits(states.flatten(0, 1), level)
+            return logits.view(*states.shape[:2], -1).expand(-1, prefixes.shape[1], -1)
+        assert self.vectors is not None
+        places, rows = self.vectors.places, self.vectors.written
+        assert places is not None
+        assert rows is not None
+        rows = rows[: self.vectors.num_slots]
+        return item_logits(states, rows, places.slots, places.find(prefixes))
+
+    def next_prefixes(self, prefixes: Tensor, codes: Tensor, level: int) -> Tensor:
+        """Appends codes of a level to prefixes, any shape, int64; the empty prefix is 0."""
+        if level >= len(self.code_heads):
+            return prefixes
+        return prefixes * self.source.codebook_sizes[level] + codes
 
 
 def prepare_for_decoding(model: StoreModel) -> DecodingModel:

@@ -1,4 +1,4 @@
-"""Histories as the model reads them: <bos>, then the codes of each item, oldest first.
+"""Histories as the model reads them: <bos>, then the tokens of each item, oldest first.
 
 Histories of similar length are batched together, so that the cache of a batch has little padding;
 the model itself runs over packed tokens and sees none.
@@ -35,11 +35,11 @@ class PrefillBatch:
 
         Args:
             histories: Catalogue rows, oldest first; at least one history.
-            item_tokens: (num_items, num_levels) int64 unified ids of each item's codes.
+            item_tokens: (num_items, tokens_per_item) int64 unified ids: what is read of each item.
             bos: Token that each history begins with.
         """
-        num_levels, device = item_tokens.shape[1], item_tokens.device
-        lengths = torch.tensor([1 + num_levels * len(history) for history in histories])
+        per_item, device = item_tokens.shape[1], item_tokens.device
+        lengths = torch.tensor([1 + per_item * len(history) for history in histories])
         first = (lengths.cumsum(0) - lengths).to(device)
         rows = torch.from_numpy(np.concatenate(histories)).to(device)
         tokens = torch.full((int(lengths.sum()),), bos, device=device)

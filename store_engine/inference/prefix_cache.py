@@ -41,17 +41,17 @@ class PrefixCache:
 
     Args:
         max_mib: Most memory that the blocks may hold.
-        num_levels: Codes per item.
+        tokens_per_item: Tokens that a history reads per item.
 
     Raises:
         ValueError: `max_mib` is not positive.
     """
 
-    def __init__(self, max_mib: float, num_levels: int) -> None:
+    def __init__(self, max_mib: float, tokens_per_item: int) -> None:
         if max_mib <= 0:
             raise ValueError(f"max_mib must be positive, got {max_mib}")
         self._max_bytes = int(max_mib * 2**20)
-        self._num_levels = num_levels
+        self._tokens_per_item = tokens_per_item
         # by hash: (num_layers, 2, num_tokens, num_kv_heads, head_dim), oldest use first
         self._blocks: OrderedDict[bytes, Tensor] = OrderedDict()
         self._lock = threading.Lock()
@@ -100,15 +100,15 @@ class PrefixCache:
 
     def _slots(self, item: int) -> slice:
         """Where a context holds its n-th item. <bos> joins the first."""
-        end = 1 + self._num_levels * (item + 1)
-        return slice(end - self._num_levels if item else 0, end)
+        end = 1 + self._tokens_per_item * (item + 1)
+        return slice(end - self._tokens_per_item if item else 0, end)
 
     def _hash_blocks(self, batch: PrefillBatch) -> list[list[bytes]]:
         """Per context, per item: the SHA-256 of all tokens up to the item's last."""
         tokens, hashes = batch.tokens.cpu().numpy(), []
         for context in np.split(tokens, batch.lengths.cumsum(0)[:-1].numpy()):
             digest, own = hashlib.sha256(), []
-            for item in range((len(context) - 1) // self._num_levels):
+            for item in range((len(context) - 1) // self._tokens_per_item):
                 digest.update(context[self._slots(item)].tobytes())
                 own.append(digest.digest())  # of all so far: going on needs no second pass
             hashes.append(own)

@@ -106,7 +106,7 @@ def tokenize_new_items(
         run.tokenizer_weights,
     )
     texts = ItemTexts(catalog, vocabulary, config.data.max_text_tokens)
-    return catalog.item_ids, quantizer.assign(encode_catalog(tokenizer, texts, num_codes))
+    return catalog.item_ids, quantizer.encode(encode_catalog(tokenizer, texts, num_codes))
 
 
 def _write_csv(path: str, item_ids: Sequence[str], codes: "NDArray[np.int32]") -> None:

@@ -10,15 +10,15 @@ from numpy.typing import NDArray
 from store_engine.files.atomic import atomic_open
 from store_engine.files.npz import ArrayForm, read_npz
 from store_engine.files.regular import parse_errors
-from store_engine.sid.quantize import ParallelQuantizer, Vectors
+from store_engine.sid.quantizers.kinds import ARRAY_FORMS, quantizer_from
+from store_engine.sid.quantizers.quantizer import Quantizer
 
-_QUANTIZER = {"pca_mean": 2, "pca_components": 3, "centroids": 3}  # arrays and their dimensions
 _MAX_CODEBOOK_SIZE, _MAX_LEVELS = 1 << 16, 16  # of the core's trie
 _ARRAYS = {
     "codes": ArrayForm("iu", 2),
     "codebook_sizes": ArrayForm("iu", 1),
     "item_ids": ArrayForm("U", 1),
-    **{name: ArrayForm("f", ndim, is_optional=True) for name, ndim in _QUANTIZER.items()},
+    **ARRAY_FORMS,
 }
 
 
@@ -29,7 +29,7 @@ class SidTable:
     sids: NDArray[np.int32]  # (num_items, num_levels)
     codebook_sizes: tuple[int, ...]  # codes per level
     item_ids: tuple[str, ...]
-    quantizer: ParallelQuantizer | None = None  # None: SIDs brought by the user
+    quantizer: Quantizer | None = None  # None: SIDs brought by the user
 
     def __post_init__(self) -> None:
         """Checks that the parts fit each other.
@@ -66,7 +66,7 @@ class SidTable:
             "item_ids": np.array(self.item_ids, dtype=np.str_),
         }
         if self.quantizer is not None:
-            arrays |= vars(self.quantizer)
+            arrays |= self.quantizer.arrays()
         with atomic_open(path) as file:
             np.savez(file, **arrays)
 
@@ -79,11 +79,6 @@ class SidTable:
         """
         arrays = read_npz(path, _ARRAYS, "a readable SID table")
         with parse_errors(path, "a readable SID table"):
-            quantizer = None
-            if "centroids" in arrays:
-                parts = [arrays[name].astype(np.float32, copy=False) for name in _QUANTIZER]
-                _check_quantizer(*parts)
-                quantizer = ParallelQuantizer(*parts)
             codes = arrays["codes"]
             if codes.size and not 0 <= codes.min() <= codes.max() < 1 << 31:
                 raise ValueError("a code does not fit int32")
@@ -91,17 +86,5 @@ class SidTable:
                 codes.astype(np.int32),
                 tuple(arrays["codebook_sizes"].tolist()),
                 tuple(arrays["item_ids"].tolist()),
-                quantizer,
+                quantizer_from(arrays),
             )
-
-
-def _check_quantizer(mean: Vectors, components: Vectors, centroids: Vectors) -> None:
-    (num_codes, hidden_size), (_, pca_dim, _), (_, codebook_size, _) = (
-        part.shape for part in (mean, components, centroids)
-    )
-    if components.shape != (num_codes, pca_dim, hidden_size) or (
-        centroids.shape != (num_codes, codebook_size, pca_dim)
-    ):
-        raise ValueError("pca_mean, pca_components and centroids do not fit each other")
-    if not all(np.isfinite(part).all() for part in (mean, components, centroids)):
-        raise ValueError("its codebooks are not finite")

@@ -7,7 +7,8 @@ from numpy.typing import NDArray
 from store_engine.config import Config
 from store_engine.sid.collisions import resolve_collisions
 from store_engine.sid.dense_tokenizer import DenseTokenizer, ItemTexts, content_batch
-from store_engine.sid.quantize import fit_quantizer
+from store_engine.sid.quantizers.kinds import QUANTIZERS
+from store_engine.sid.quantizers.quantizer import FitSettings
 from store_engine.sid.sid_table import SidTable
 
 _BATCH_ITEMS = 256
@@ -58,13 +59,14 @@ def make_sids(vectors: NDArray[np.float32], item_ids: tuple[str, ...], config: C
         InputError: There are fewer items than codes, or a vector is not finite.
     """
     settings = config.tokenizer
-    quantizer = fit_quantizer(
-        vectors,
+    fit_settings = FitSettings(
+        settings.num_codes,
         settings.codebook_size,
         settings.pca_dim,
         settings.kmeans_iterations,
         config.train.seed,
     )
-    codes, distances = quantizer.assign(vectors), quantizer.distances(vectors)
+    quantizer = QUANTIZERS[settings.quantizer].fit(vectors, fit_settings)
+    codes, distances = quantizer.encode(vectors), quantizer.distances(vectors)
     sids, sizes = resolve_collisions(codes, settings.codebook_size, distances, settings.collisions)
     return SidTable(sids, sizes, item_ids, quantizer)

@@ -10,6 +10,7 @@ from store_engine.sid.dense_tokenizer import DenseTokenizer, ItemTexts, content_
 from store_engine.sid.quantizers.kinds import QUANTIZERS
 from store_engine.sid.quantizers.quantizer import FitSettings
 from store_engine.sid.sid_table import SidTable
+from store_engine.sid.sids_file import read_sids_of
 
 _BATCH_ITEMS = 256
 
@@ -56,9 +57,15 @@ def make_sids(vectors: NDArray[np.float32], item_ids: tuple[str, ...], config: C
     """Quantises the items' vectors and gives every item its SID.
 
     Raises:
-        InputError: There are fewer items than codes, or a vector is not finite.
+        InputError: There are fewer items than codes, a vector is not finite, or the file of
+            tokenizer.sids_file is wrong.
     """
     settings = config.tokenizer
+    if settings.sids_file:
+        codes = read_sids_of(config, item_ids)
+        none = np.zeros((0, 0, 0), np.float32)  # distances, which a file has not
+        size = settings.codebook_size
+        return SidTable(*resolve_collisions(codes, size, none, settings.collisions), item_ids)
     fit_settings = FitSettings(
         settings.num_codes,
         settings.codebook_size,

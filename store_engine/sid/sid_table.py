@@ -18,6 +18,7 @@ _ARRAYS = {
     "codes": ArrayForm("iu", 2),
     "codebook_sizes": ArrayForm("iu", 1),
     "item_ids": ArrayForm("U", 1),
+    "neighbours_share_prefix": ArrayForm("f", 1, is_optional=True),
     **ARRAY_FORMS,
 }
 
@@ -30,6 +31,8 @@ class SidTable:
     codebook_sizes: tuple[int, ...]  # codes per level
     item_ids: tuple[str, ...]
     quantizer: Quantizer | None = None  # None: SIDs brought by the user
+    # (num_levels - 1,) of `codebook_report.neighbours_share_prefix`, where there were vectors
+    neighbours_share_prefix: NDArray[np.float64] | None = None
 
     def __post_init__(self) -> None:
         """Checks that the parts fit each other.
@@ -57,6 +60,11 @@ class SidTable:
                 f"sids[{row}, {level}] must be in [0, {self.codebook_sizes[level]}), "
                 f"got {self.sids[row, level]}"
             )
+        shares = self.neighbours_share_prefix
+        if shares is not None and (
+            len(shares) != self.sids.shape[1] - 1 or not ((shares >= 0) & (shares <= 1)).all()
+        ):
+            raise ValueError("neighbours_share_prefix must be shares, one of each prefix")
 
     def save(self, path: str | Path) -> None:
         """Writes an npz file, which either stands complete or not at all."""
@@ -67,6 +75,8 @@ class SidTable:
         }
         if self.quantizer is not None:
             arrays |= self.quantizer.arrays()
+        if self.neighbours_share_prefix is not None:
+            arrays["neighbours_share_prefix"] = self.neighbours_share_prefix
         with atomic_open(path) as file:
             np.savez(file, **arrays)
 
@@ -87,4 +97,5 @@ class SidTable:
                 tuple(arrays["codebook_sizes"].tolist()),
                 tuple(arrays["item_ids"].tolist()),
                 quantizer_from(arrays),
+                arrays.get("neighbours_share_prefix"),
             )

@@ -5,6 +5,7 @@ import torch
 from numpy.typing import NDArray
 
 from store_engine.config import Config
+from store_engine.sid.codebook_report import neighbours_share_prefix
 from store_engine.sid.collisions import resolve_collisions
 from store_engine.sid.dense_tokenizer import DenseTokenizer, ItemTexts, content_batch
 from store_engine.sid.quantizers.kinds import QUANTIZERS
@@ -76,4 +77,5 @@ def make_sids(vectors: NDArray[np.float32], item_ids: tuple[str, ...], config: C
     quantizer = QUANTIZERS[settings.quantizer].fit(vectors, fit_settings)
     codes, distances = quantizer.encode(vectors), quantizer.distances(vectors)
     sids, sizes = resolve_collisions(codes, settings.codebook_size, distances, settings.collisions)
-    return SidTable(sids, sizes, item_ids, quantizer)
+    shares = neighbours_share_prefix(vectors, sids, config.train.seed)
+    return SidTable(sids, sizes, item_ids, quantizer, shares)

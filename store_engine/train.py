@@ -75,7 +75,7 @@ def main(argv: list[str] | None = None) -> int:
     logging.getLogger("DeepSpeed").setLevel(logging.WARNING)
     escape_unencodable_output()
     args = parse_arguments(argv)
-    place = args.config
+    place = args.config[-1]
     try:
         rank = launched_rank()
         config = load_config(args.config, args.overrides, backbone_sizes)

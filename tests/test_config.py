@@ -15,12 +15,15 @@ from store_engine.config import (
     changes,
     dump_config,
     load_config,
+    read_config_tree,
 )
 from store_engine.config.reference import reference
 from store_engine.config.settings import is_runtime, range_of
 from store_engine.errors import InputError
 
 CONFIGS = sorted((Path(__file__).parents[1] / "configs").glob("*.toml"))
+PRESETS_FOLDER = Path(__file__).parents[1] / "configs" / "presets"
+PRESETS = sorted(PRESETS_FOLDER.glob("*.toml"))
 
 
 @pytest.mark.parametrize("path", CONFIGS, ids=lambda path: path.stem)
@@ -29,6 +32,39 @@ def test_every_config_loads_and_comes_back(path, tmp_path):
     written = tmp_path / "config.toml"
     written.write_text(dump_config(config))
     assert load_config(written) == config
+
+
+@pytest.mark.parametrize("preset", PRESETS, ids=lambda path: path.stem)
+@pytest.mark.parametrize("path", CONFIGS, ids=lambda path: path.stem)
+def test_a_preset_goes_with_every_config_and_counts(path, preset):
+    config = load_config([path, preset])
+    assert config.data.text_fields == load_config(path).data.text_fields
+    assert "run_dir" not in read_config_tree(preset)
+    for section, values in read_config_tree(preset).items():
+        for key, value in values.items():
+            assert getattr(getattr(config, section), key) == value
+
+
+def test_store_and_lamia_differ_in_the_contrastive_loss_alone():
+    store, lamia = (load_config(PRESETS_FOLDER / f"{name}.toml") for name in ("store", "lamia"))
+    assert store.tokenizer.contrastive_weight == 0
+    assert lamia.tokenizer.contrastive_weight == 0.1
+    tokenizer = dataclasses.replace(store.tokenizer, contrastive_weight=0.1)
+    assert dataclasses.replace(store, tokenizer=tokenizer) == lamia
+
+
+def test_of_several_files_the_later_one_counts(tmp_path):
+    first, second = tmp_path / "first.toml", tmp_path / "second.toml"
+    first.write_text('run_dir = "one"\n[tokenizer]\nnum_codes = 2\ncodebook_size = 8\n')
+    second.write_text('run_dir = "two"\n[tokenizer]\nnum_codes = 5\n[eval]\nmax_k = 7\n')
+    config = load_config([first, second], ["tokenizer.pca_dim=3"])
+    assert (config.run_dir, config.eval.max_k) == ("two", 7)
+    tokenizer = config.tokenizer
+    assert (tokenizer.num_codes, tokenizer.codebook_size, tokenizer.pca_dim) == (5, 8, 3)
+    assert load_config([]) == Config()
+    second.write_text("tokenizer = 3\n")
+    with pytest.raises(InputError, match="tokenizer must be a section, got 3"):
+        load_config([first, second])
 
 
 def test_dump_escapes_what_toml_cannot_hold(tmp_path):

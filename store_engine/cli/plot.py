@@ -2,8 +2,10 @@
 
 store-engine plot runs/ml100k
 store-engine plot runs/ml100k --out curves.svg      # the suffix says the format
+store-engine plot runs/ml100k --codebook            # how the codes of its items are used
 
-Reads train_log.jsonl, so a run that still trains, or never came to its end, can be drawn too.
+Reads train_log.jsonl, so a run that still trains, or never came to its end, can be drawn too; with
+--codebook sids.npz, which is there after stage 1.
 """
 
 import argparse
@@ -18,6 +20,9 @@ from store_engine.terminal import printable
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
+
+    from store_engine.sid.sid_table import SidTable
 
 _ROWS = {"loss": "loss by task", "lr": "learning rate", "tokens_per_s": "tokens/s"}
 
@@ -29,13 +34,20 @@ def main(argv: list[str] | None = None) -> int:
 
 def _add_arguments(parser: argparse.ArgumentParser) -> None:
     add_run_argument(parser)
-    parser.add_argument("--out", type=Path, help="the picture (default RUN/curves.png)")
+    parser.add_argument(
+        "--out", type=Path, help="the picture (default RUN/curves.png, RUN/codebook.png)"
+    )
+    parser.add_argument("--codebook", action="store_true", help="draw the codes, not the training")
 
 
 def _plot(args: argparse.Namespace) -> None:
-    out = RunPaths(args.run).curves if args.out is None else args.out
+    paths = RunPaths(args.run)
+    out = args.out or (paths.codebook if args.codebook else paths.curves)
     check_output(out)
-    plot_run(args.run, out)
+    if args.codebook:
+        plot_codebook(args.run, out)
+    else:
+        plot_run(args.run, out)
     print(printable(out))
 
 
@@ -51,29 +63,42 @@ def plot_run(run_dir: Path, out: Path) -> None:
     """
     from store_engine.training.log import read_log
 
-    if not out.suffix:  # matplotlib would write another file, with a suffix of its own
-        raise InputError(f"{out}: the suffix says the format, such as .png or .svg")
     entries = read_log(RunPaths(run_dir).log)
     if not entries:
         raise InputError(f"{run_dir}: nothing to draw (train_log.jsonl holds no step)")
-    try:
-        from matplotlib.figure import Figure
-    except ImportError as error:
-        raise InputError("plot needs matplotlib: pip install 'store-engine[watch]'") from error
     stages = list(dict.fromkeys(entry["stage"] for entry in entries))
-    figure = Figure(figsize=(5.5 * len(stages), 9), layout="constrained")
+    figure = _new_figure(out, 5.5 * len(stages), 9)
     axes = figure.subplots(len(_ROWS), len(stages), squeeze=False, sharex="col")
     for column, stage in enumerate(stages):
         _draw_stage(
             axes[:, column].tolist(), [entry for entry in entries if entry["stage"] == stage]
         )
         axes[0, column].set_title(stage)
-    # names are the user's, and a $ would begin a formula
-    figure.suptitle(printable(run_dir.resolve().name), parse_math=False)
-    try:
-        figure.savefig(out)
-    except (OSError, ValueError) as error:  # no such folder, or a format that is none
-        raise InputError(f"{out}: {getattr(error, 'strerror', None) or error}") from error
+    _save_figure(figure, run_dir, out)
+
+
+def plot_codebook(run_dir: Path, out: Path) -> None:
+    """Writes a picture of `codebook_report`.
+
+    Args:
+        run_dir: A run that has its SIDs.
+        out: The picture; its suffix says the format.
+
+    Raises:
+        InputError: The run has no SIDs, matplotlib is missing, or `out` cannot be written.
+    """
+    from store_engine.runs.run import Run
+    from store_engine.runs.run_directory import RunDirectory
+    from store_engine.sid.codebook_report import codebook_report
+
+    figure = _new_figure(out, 15, 4.5)
+    run = Run(RunDirectory.open(run_dir))
+    report = codebook_report(run.sid_table, run.config.tokenizer.num_codes)
+    usage, redundancy, neighbours = figure.subplots(1, 3).tolist()
+    _draw_usage(usage, run.sid_table, report)
+    _draw_redundancy(redundancy, report)
+    _draw_neighbours(neighbours, report)
+    _save_figure(figure, run_dir, out)
 
 
 def _draw_stage(axes: "Sequence[Axes]", entries: list[dict[str, Any]]) -> None:
@@ -96,3 +121,67 @@ def _losses(entries: list[dict[str, Any]]) -> list[str]:
 
     names = dict.fromkeys(name for entry in entries for name in entry)
     return [name for name in names if name not in (*NO_LOSS, "stage", "step")]
+
+
+def _draw_usage(ax: "Axes", table: "SidTable", report: dict[str, Any]) -> None:
+    import numpy as np
+
+    for level in range(len(report["redundancy"])):
+        size, figures = table.codebook_sizes[level], report["levels"][level]
+        counts = np.sort(np.bincount(table.sids[:, level], minlength=size))[::-1]
+        label = f"level {level}, perplexity {figures['perplexity']:.0f} of {size}"
+        ax.plot(np.arange(size) / size, counts, label=label, linewidth=1)
+    ax.set_yscale("symlog", linthresh=1)
+    ax.set_xlabel("codes, the most used first, as a share")
+    ax.set_ylabel("items of a code")
+    ax.grid(alpha=0.3)
+    ax.legend()
+
+
+def _draw_redundancy(ax: "Axes", report: dict[str, Any]) -> None:
+    values = report["redundancy"]
+    ax.imshow(values, vmin=0, vmax=1, cmap="viridis")
+    for level, row in enumerate(values):
+        for other, value in enumerate(row):
+            ax.text(other, level, f"{value:.2f}", ha="center", va="center", color="gray")
+    ax.set_xticks(range(len(values)))
+    ax.set_yticks(range(len(values)))
+    ax.set_xlabel("by the code of level")
+    ax.set_ylabel("level")
+    ax.set_title("explained, adjusted R2")
+
+
+def _draw_neighbours(ax: "Axes", report: dict[str, Any]) -> None:
+    lengths = range(1, len(report["prefix_by_chance"]) + 1)
+    ax.plot(lengths, report["prefix_by_chance"], "o--", label="any two items")
+    if "neighbours_share_prefix" in report:
+        ax.plot(
+            lengths, report["neighbours_share_prefix"], "o-", label="an item and its 10 nearest"
+        )
+    ax.set_xticks(lengths)
+    ax.set_ylim(0, 1)
+    ax.set_xlabel("first codes")
+    ax.set_title("share the same prefix")
+    ax.grid(alpha=0.3)
+    ax.legend()
+
+
+def _new_figure(out: Path, width: float, height: float) -> "Figure":
+    """An empty figure, in inches, to be saved as `out`."""
+    if not out.suffix:  # matplotlib would write another file, with a suffix of its own
+        raise InputError(f"{out}: the suffix says the format, such as .png or .svg")
+    try:
+        from matplotlib.figure import Figure
+    except ImportError as error:
+        raise InputError("plot needs matplotlib: pip install 'store-engine[watch]'") from error
+    return Figure(figsize=(width, height), layout="constrained")
+
+
+def _save_figure(figure: "Figure", run_dir: Path, out: Path) -> None:
+    """Writes a figure under the name of its run."""
+    # names are the user's, and a $ would begin a formula
+    figure.suptitle(printable(run_dir.resolve().name), parse_math=False)
+    try:
+        figure.savefig(out)
+    except (OSError, ValueError) as error:  # no such folder, or a format that is none
+        raise InputError(f"{out}: {getattr(error, 'strerror', None) or error}") from error

@@ -50,7 +50,8 @@ def _tokenize(args: argparse.Namespace) -> None:
     # here, because it takes seconds that --help need not wait for
     from store_engine.runs.run import Run
     from store_engine.runs.run_directory import RunDirectory
-    from store_engine.sid.collisions import describe, sid_report
+    from store_engine.sid.codebook_report import codebook_report
+    from store_engine.sid.collisions import describe
 
     if args.out is not None:
         check_output(Path(args.out), *([] if args.items is None else [Path(args.items)]))
@@ -63,8 +64,7 @@ def _tokenize(args: argparse.Namespace) -> None:
     if args.out is not None:
         _write_csv(args.out, item_ids, codes)
     if args.items is None:
-        num_codes = run.config.tokenizer.num_codes
-        report = sid_report(table.sids, table.codebook_sizes, num_codes)
+        report = codebook_report(table, run.config.tokenizer.num_codes)
         print_json(report) if args.json else print(describe(report))
     elif args.json:
         print_json(dict(zip(item_ids, codes.tolist(), strict=True)))
@@ -106,7 +106,7 @@ def tokenize_new_items(
         run.tokenizer_weights,
     )
     texts = ItemTexts(catalog, vocabulary, config.data.max_text_tokens)
-    return catalog.item_ids, quantizer.assign(encode_catalog(tokenizer, texts, num_codes))
+    return catalog.item_ids, quantizer.encode(encode_catalog(tokenizer, texts, num_codes))
 
 
 def _write_csv(path: str, item_ids: Sequence[str], codes: "NDArray[np.int32]") -> None:

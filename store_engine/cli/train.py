@@ -2,6 +2,8 @@
 
 store-engine train --ds_config configs/zero3.json
 store-engine train --ds_config configs/zero3.json --config configs/tiny.toml run_dir=runs/mine
+store-engine train --ds_config configs/zero3.json --config configs/beauty.toml \\
+    --config configs/presets/lamia.toml --data data/beauty     # a data set, then a method
 store-engine train --ds_config configs/zero3.json --resume
 
 Several ranks start with DeepSpeed's launcher, with the same arguments:
@@ -33,7 +35,11 @@ def parse_arguments(argv: list[str] | None) -> argparse.Namespace:
         argv: Arguments; None takes those of the process.
     """
     parser = VerbParser("train", __doc__)
-    parser.add_argument("--config", default="configs/ml100k.toml", help="the run's TOML file")
+    parser.add_argument(
+        "--config",
+        action="append",
+        help="the run's TOML file (default configs/ml100k.toml); given again, the later one counts",
+    )
     parser.add_argument(
         "--ds_config", required=True, help="DeepSpeed's JSON file, configs/zero*.json"
     )
@@ -45,6 +51,7 @@ def parse_arguments(argv: list[str] | None) -> argparse.Namespace:
     parser.add_argument("--local_rank", type=int, help="set by the deepspeed launcher")
     add_overrides_argument(parser, "recommender.epochs=30")
     args = parser.parse_intermixed_args(argv)
+    args.config = args.config or ["configs/ml100k.toml"]
     if args.data is not None:
         args.overrides.append(f"data.path={json.dumps(args.data)}")
     return args

@@ -88,7 +88,8 @@ def co_visit_space(
 def unit_rows(vectors: Vectors) -> Vectors:
     """Divides every row by its length; a row of zeros stays."""
     lengths = np.linalg.norm(vectors, axis=1, keepdims=True)
-    return vectors / np.where(lengths > 0, lengths, 1)
+    unit: Vectors = (vectors / np.where(lengths > 0, lengths, 1)).astype(np.float32)
+    return unit
 
 
 def _svd(matrix: sp.csr_array, rank: int, seed: int) -> tuple[Vectors, Vectors, Vectors]:

@@ -15,8 +15,10 @@ from store_engine.config.toml_file import to_toml
 _HEAD = """\
 # All keys of a config
 
-A config is a TOML file (`--config FILE`); single keys are given as `section.key=value`. What is not
-stated has its default. A number outside of its range, an unknown key and a wrong type are refused.
+A config is a TOML file (`--config FILE`), or several: of two that state a key the later one counts,
+so that a preset (a method, `configs/presets/*.toml`) can stand behind a data set's file. Single
+keys are given as `section.key=value`. What is not stated has its default. A number outside of its
+range, an unknown key and a wrong type are refused.
 
 *identity*: the key makes the run what it is; `--resume` refuses another value. *run-time*: it may
 be changed at any time; `--resume` takes the new value.

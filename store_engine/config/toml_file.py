@@ -16,14 +16,15 @@ _MAX_BYTES = 1 << 20
 
 
 def load_config(
-    path: str | Path | None = None,
+    paths: str | Path | Sequence[str | Path] | None = None,
     overrides: Sequence[str] = (),
     backbone_sizes: Callable[[str], dict[str, Any]] | None = None,
 ) -> Config:
     """Reads a config.
 
     Args:
-        path: A TOML file, or None for the defaults.
+        paths: A TOML file, or several: where two state a key, the later one counts. None: the
+            defaults.
         overrides: `section.key=value`; the value is TOML, a bare word counts as a string.
         backbone_sizes: Gives the values of `ModelConfig` that a backbone decides. None: they are
             all stated, as in the config of a run, which does not need its backbone any more.
@@ -32,7 +33,11 @@ def load_config(
         InputError: The file is missing or no TOML, a name is unknown, a value does not fit, or
             it contradicts the backbone.
     """
-    tree = {} if path is None else read_config_tree(path)
+    if isinstance(paths, str | Path):
+        paths = [paths]
+    tree: dict[str, Any] = {}
+    for path in paths or ():
+        _merge(tree, read_config_tree(path))
     for override in overrides:
         _apply_override(tree, override)
     model = tree.get("model")
@@ -88,6 +93,15 @@ def dump_config(config: Config) -> str:
             values = vars(getattr(config, section.name))
             lines += [f"{name} = {to_toml(value)}" for name, value in values.items()]
     return "\n".join(lines) + "\n"
+
+
+def _merge(tree: dict[str, Any], later: dict[str, Any]) -> None:
+    """Puts the values of another tree into `tree`, section by section."""
+    for key, value in later.items():
+        if isinstance(value, dict) and isinstance(tree.get(key), dict):
+            tree[key] |= value
+        else:
+            tree[key] = value
 
 
 def _with_sizes(model: dict[str, Any], sizes: dict[str, Any]) -> dict[str, Any]:

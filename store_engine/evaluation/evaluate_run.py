@@ -26,7 +26,7 @@ from store_engine.evaluation.protocols import (
 from store_engine.evaluation.scoring import Scorer, measure_scoring
 from store_engine.model.dtype import choose_device
 from store_engine.runs.run import Run, load_run
-from store_engine.sid.collisions import sid_report
+from store_engine.sid.codebook_report import codebook_report
 from store_engine.terminal import make_console
 from store_engine.training.log import read_log
 
@@ -87,11 +87,7 @@ def evaluate_run(
         **measured[primary.name],
         "protocols": measured,
         **scoring,
-        "sid": sid_report(
-            table.sids,
-            table.codebook_sizes,
-            table.described_levels(config.tokenizer.num_codes),
-        ),
+        "sid": codebook_report(table, config.tokenizer.num_codes),
         "requests_per_s": len(split.test.targets) / wall_s[primary.name],
         "train": training_summary(run.directory.log),
         "config": dataclasses.asdict(config),

@@ -10,6 +10,7 @@ from store_engine._C import simd_targets
 from store_engine.config import Config, ModelConfig
 from store_engine.data.catalog import Catalog
 from store_engine.errors import InputError
+from store_engine.sid.sids_file import read_sids_of
 
 _MAX_CODEBOOK_SIZE = 1 << 16  # of the core's trie, also for a collision suffix
 _CHECKPOINT_BYTES = 16  # per weight: bf16 and float32 copies, and AdamW's two moments
@@ -45,6 +46,8 @@ def check_before_training(
             f"tokenizer.codebook_size must not exceed the number of items, "
             f"got {codebook_size} > {num_items}"
         )
+    if config.tokenizer.sids_file:
+        read_sids_of(config, catalog.item_ids)
     if config.tokenizer.collisions != "share" and num_items > _MAX_CODEBOOK_SIZE:
         texts = collections.Counter(zip(*catalog.fields.values(), strict=True))
         ((text, count),) = texts.most_common(1)

@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from store_engine.errors import InputError
-from store_engine.sid.kmeans import Vectors, kmeans, nearest
+from store_engine.sid.kmeans import Vectors, check_vectors, kmeans, nearest
 
 Codes = NDArray[np.int32]
 
@@ -19,7 +19,6 @@ _SLACK = 1.35  # the largest cluster in means (measured: 128 clusters of <= 128 
 _MAX_CODEBOOK_SIZE, _MAX_LEVELS = 1 << 16, 16  # of the core's trie
 _KMEANS_ITERATIONS, _BALANCED_ITERATIONS = 10, 4
 _CANDIDATES = 16  # nearest centroids that are looked up at once
-_LARGEST = 1e15  # of a component: squared distances stay finite in float32
 
 
 def balanced_clusters(
@@ -144,24 +143,6 @@ def assign_new(
         is_here = labels == label
         last[is_here] = np.setdiff1d(np.arange(last_size), used[label])[ranks[is_here]]
     return np.column_stack([prefixes[labels], last]).astype(np.int32)
-
-
-def check_vectors(vectors: Vectors) -> None:
-    """Refuses vectors whose squared distances are not finite.
-
-    Args:
-        vectors: (num_items, ...) of the items.
-
-    Raises:
-        InputError: A component is not finite or above 1e15; the message names the first row.
-    """
-    axes = tuple(range(1, vectors.ndim))
-    is_bad = ~(np.abs(vectors) < _LARGEST).all(axes)  # a NaN is not smaller either
-    if is_bad.any():
-        raise InputError(
-            f"the vectors of {int(is_bad.sum()):,} of {len(vectors):,} items, first of row "
-            f"{int(is_bad.argmax())}, are not finite or above {_LARGEST:.0e}"
-        )
 
 
 def rank_within(groups: NDArray[np.integer], keys: Vectors | None = None) -> NDArray[np.int64]:

@@ -83,7 +83,7 @@ def sid_report(sids: Codes, codebook_sizes: tuple[int, ...], num_codes: int) -> 
 
 
 def describe(report: dict[str, Any]) -> str:
-    """Writes a `sid_report` in a few lines."""
+    """Writes a `sid_report`, or a `codebook_report`, in a few lines."""
     lines = [
         f"{report['num_unique_sids']:,} SIDs for {report['num_items']:,} items; "
         f"{report['num_collision_groups']:,} groups share their codes, "
@@ -93,6 +93,15 @@ def describe(report: dict[str, Any]) -> str:
         lines.append(
             f"  level {level}: {codes['num_used']} of {codes['codebook_size']} codes used, "
             f"perplexity {codes['perplexity']:.1f}"
+        )
+    if len(report.get("redundancy", ())) > 1:
+        others = np.array(report["redundancy"]) - np.eye(len(report["redundancy"]))
+        explained = max(others.max(), 0)
+        lines.append(f"  one level's code explains at most {explained:.1%} of another's")
+    for length, share in enumerate(report.get("neighbours_share_prefix", ()), 1):
+        lines.append(
+            f"  {share:.1%} of the 10 nearest items share the first {length} codes, "
+            f"{report['prefix_by_chance'][length - 1]:.1%} of any"
         )
     return "\n".join(lines)
 

@@ -4,7 +4,11 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from store_engine.errors import InputError
+
 Vectors = NDArray[np.float32]
+
+_LARGEST = 1e15  # of a component: squared distances stay finite in float32
 
 
 def kmeans(
@@ -60,3 +64,21 @@ def nearest(
         num_nearest,
     )
     return distances, indices
+
+
+def check_vectors(vectors: Vectors) -> None:
+    """Refuses vectors whose squared distances are not finite.
+
+    Args:
+        vectors: (num_items, ...) of the items.
+
+    Raises:
+        InputError: A component is not finite or above 1e15; the message names the first row.
+    """
+    axes = tuple(range(1, vectors.ndim))
+    is_bad = ~(np.abs(vectors) < _LARGEST).all(axes)  # a NaN is not smaller either
+    if is_bad.any():
+        raise InputError(
+            f"the vectors of {int(is_bad.sum()):,} of {len(vectors):,} items, first of row "
+            f"{int(is_bad.argmax())}, are not finite or above {_LARGEST:.0e}"
+        )

@@ -11,17 +11,18 @@ from store_engine.files.atomic import atomic_open
 from store_engine.files.npz import ArrayForm, read_npz
 from store_engine.files.regular import parse_errors
 from store_engine.sid.item_features import FeatureMap
-from store_engine.sid.quantize import ParallelQuantizer, Vectors
+from store_engine.sid.quantizers.kinds import ARRAY_FORMS, quantizer_from
+from store_engine.sid.quantizers.quantizer import Quantizer
 
-_QUANTIZER = {"pca_mean": 2, "pca_components": 3, "centroids": 3}  # arrays and their dimensions
 _MAX_CODEBOOK_SIZE, _MAX_LEVELS = 1 << 16, 16  # of the core's trie
 _ARRAYS = {
     "codes": ArrayForm("iu", 2),
     "codebook_sizes": ArrayForm("iu", 1),
     "item_ids": ArrayForm("U", 1),
-    **{name: ArrayForm("f", ndim, is_optional=True) for name, ndim in _QUANTIZER.items()},
     "feature_mean": ArrayForm("f", 1, is_optional=True),
     "feature_components": ArrayForm("f", 2, is_optional=True),
+    "neighbours_share_prefix": ArrayForm("f", 1, is_optional=True),
+    **ARRAY_FORMS,
 }
 
 
@@ -32,7 +33,9 @@ class SidTable:
     sids: NDArray[np.int32]  # (num_items, num_levels)
     codebook_sizes: tuple[int, ...]  # codes per level
     item_ids: tuple[str, ...]
-    quantizer: ParallelQuantizer | None = None  # None: SIDs brought by the user
+    quantizer: Quantizer | None = None  # None: SIDs brought by the user, or `features`
+    # (num_levels - 1,) of `codebook_report.neighbours_share_prefix`, where there were vectors
+    neighbours_share_prefix: NDArray[np.float64] | None = None
     features: FeatureMap | None = None  # the last level is the item itself, described by these
 
     def __post_init__(self) -> None:
@@ -61,6 +64,11 @@ class SidTable:
                 f"sids[{row}, {level}] must be in [0, {self.codebook_sizes[level]}), "
                 f"got {self.sids[row, level]}"
             )
+        shares = self.neighbours_share_prefix
+        if shares is not None and (
+            len(shares) != self.sids.shape[1] - 1 or not ((shares >= 0) & (shares <= 1)).all()
+        ):
+            raise ValueError("neighbours_share_prefix must be shares, one of each prefix")
 
     def described_levels(self, num_codes: int) -> int:
         """Levels that tell items apart by what they are: without a collision suffix.
@@ -78,10 +86,12 @@ class SidTable:
             "item_ids": np.array(self.item_ids, dtype=np.str_),
         }
         if self.quantizer is not None:
-            arrays |= vars(self.quantizer)
+            arrays |= self.quantizer.arrays()
         if self.features is not None:
             arrays["feature_mean"] = self.features.mean
             arrays["feature_components"] = self.features.components
+        if self.neighbours_share_prefix is not None:
+            arrays["neighbours_share_prefix"] = self.neighbours_share_prefix
         with atomic_open(path) as file:
             np.savez(file, **arrays)
 
@@ -94,11 +104,6 @@ class SidTable:
         """
         arrays = read_npz(path, _ARRAYS, "a readable SID table")
         with parse_errors(path, "a readable SID table"):
-            quantizer = None
-            if "centroids" in arrays:
-                parts = [arrays[name].astype(np.float32, copy=False) for name in _QUANTIZER]
-                _check_quantizer(*parts)
-                quantizer = ParallelQuantizer(*parts)
             features = None
             if "feature_components" in arrays:
                 names = ("feature_mean", "feature_components")
@@ -110,18 +115,7 @@ class SidTable:
                 codes.astype(np.int32),
                 tuple(arrays["codebook_sizes"].tolist()),
                 tuple(arrays["item_ids"].tolist()),
-                quantizer,
+                quantizer_from(arrays),
+                arrays.get("neighbours_share_prefix"),
                 features,
             )
-
-
-def _check_quantizer(mean: Vectors, components: Vectors, centroids: Vectors) -> None:
-    (num_codes, hidden_size), (_, pca_dim, _), (_, codebook_size, _) = (
-        part.shape for part in (mean, components, centroids)
-    )
-    if components.shape != (num_codes, pca_dim, hidden_size) or (
-        centroids.shape != (num_codes, codebook_size, pca_dim)
-    ):
-        raise ValueError("pca_mean, pca_components and centroids do not fit each other")
-    if not all(np.isfinite(part).all() for part in (mean, components, centroids)):
-        raise ValueError("its codebooks are not finite")

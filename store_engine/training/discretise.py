@@ -11,11 +11,15 @@ from store_engine.config import Config
 from store_engine.data.catalog import Catalog
 from store_engine.data.split import Split
 from store_engine.sid.clusters import check_vectors, item_sids
+from store_engine.sid.codebook_report import neighbours_share_prefix
 from store_engine.sid.collisions import resolve_collisions
 from store_engine.sid.dense_tokenizer import DenseTokenizer, ItemTexts, content_batch
 from store_engine.sid.item_features import ItemVectors, fit_features
-from store_engine.sid.quantize import fit_quantizer
+from store_engine.sid.quantizers.item_clusters import ItemClusters
+from store_engine.sid.quantizers.kinds import QUANTIZERS
+from store_engine.sid.quantizers.quantizer import FitSettings
 from store_engine.sid.sid_table import SidTable
+from store_engine.sid.sids_file import read_sids_of
 
 _BATCH_ITEMS = 256
 
@@ -91,24 +95,36 @@ def discretise(
     features = fit_features(dense_tokens, hidden_size)
     rows = space[:, 0] if settings.space == "collaborative" else features(dense_tokens)[:, :-1]
     sids, sizes = item_sids(rows, settings.codebook_size, config.train.seed)
-    table = SidTable(sids, sizes, catalog.item_ids, features=features)
-    return Discretised(table, ItemVectors(rows, features(dense_tokens)))
+    shares = neighbours_share_prefix(rows[:, None], sids, config.train.seed)
+    described = features(dense_tokens)
+    # a new item has no place among co-visits: its cluster is found by its features
+    clusters = ItemClusters.of(described[:, None], sids)
+    table = SidTable(sids, sizes, catalog.item_ids, clusters, shares, features)
+    return Discretised(table, ItemVectors(rows, described))
 
 
 def make_sids(vectors: NDArray[np.float32], item_ids: tuple[str, ...], config: Config) -> SidTable:
     """Quantises the items' vectors and gives every item its SID.
 
     Raises:
-        InputError: There are fewer items than codes, or a vector is not finite.
+        InputError: There are fewer items than codes, a vector is not finite, or the file of
+            tokenizer.sids_file is wrong.
     """
     settings = config.tokenizer
-    quantizer = fit_quantizer(
-        vectors,
+    if settings.sids_file:
+        codes = read_sids_of(config, item_ids)
+        none = np.zeros((0, 0, 0), np.float32)  # distances, which a file has not
+        size = settings.codebook_size
+        return SidTable(*resolve_collisions(codes, size, none, settings.collisions), item_ids)
+    fit_settings = FitSettings(
+        settings.num_codes,
         settings.codebook_size,
         settings.pca_dim,
         settings.kmeans_iterations,
         config.train.seed,
     )
-    codes, distances = quantizer.assign(vectors), quantizer.distances(vectors)
+    quantizer = QUANTIZERS[settings.quantizer].fit(vectors, fit_settings)
+    codes, distances = quantizer.encode(vectors), quantizer.distances(vectors)
     sids, sizes = resolve_collisions(codes, settings.codebook_size, distances, settings.collisions)
-    return SidTable(sids, sizes, item_ids, quantizer)
+    shares = neighbours_share_prefix(vectors, sids, config.train.seed)
+    return SidTable(sids, sizes, item_ids, quantizer, shares)

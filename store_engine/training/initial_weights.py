@@ -75,9 +75,12 @@ def initial_recommender_weights(
         weights["code_head.weight"] = torch.zeros(num_codes, len(centre))
     generator = torch.Generator().manual_seed(config.train.seed)
     unit = torch.empty(0, config.model.hidden_size)
-    if table.quantizer is not None and config.recommender.init_codes == "centroids":
-        lifted = torch.from_numpy(table.quantizer.lift())  # (num_codes, codebook_size, hidden)
-        unit = _with_unit_spread(lifted - lifted.mean(1, keepdim=True)).flatten(0, 1)
+    # (num_codes, codebook_size, dim), where the codes have a place among the items' vectors
+    lifted = table.quantizer.lift() if table.quantizer is not None else None
+    is_from_centroids = lifted is not None and lifted.shape[2] == config.model.hidden_size
+    if is_from_centroids and config.recommender.init_codes == "centroids":
+        centroids = torch.from_numpy(lifted)
+        unit = _with_unit_spread(centroids - centroids.mean(1, keepdim=True)).flatten(0, 1)
     elif not config.model.backbone:
         return weights
     rest = num_codes - len(unit)  # a suffix level and the labels have no centroids

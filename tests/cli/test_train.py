@@ -9,6 +9,12 @@ def test_data_is_short_for_an_override():
     assert (args.ds_config, args.resume, args.overwrite) == ("zero.json", True, False)
 
 
+def test_configs_may_be_several():
+    assert parse_arguments(["--ds_config", "z.json"]).config == ["configs/ml100k.toml"]
+    several = ["--config", "a.toml", "--ds_config", "z.json", "--config", "b.toml"]
+    assert parse_arguments(several).config == ["a.toml", "b.toml"]
+
+
 def test_the_launchers_flag_is_taken():
     assert parse_arguments(["--local_rank=1", "--ds_config", "zero.json"]).local_rank == 1
 

@@ -29,7 +29,7 @@ from store_engine.files.regular import parse_errors
 from store_engine.files.token_file import TokenFile
 from store_engine.runs.inspect_run import inspect_run
 from store_engine.runs.run_directory import RunDirectory, RunOrigin
-from store_engine.sid.quantize import ParallelQuantizer
+from store_engine.sid.quantizers.parallel import ParallelQuantizer
 from store_engine.sid.sid_table import SidTable
 from store_engine.training.distributed.deepspeed_setup import read_ds_config
 from store_engine.training.distributed.progress import (

@@ -2,24 +2,28 @@ import numpy as np
 import pytest
 
 from store_engine.errors import InputError
-from store_engine.sid.quantize import ParallelQuantizer, fit_quantizer
+from store_engine.sid.quantizers.item_clusters import ItemClusters
+from store_engine.sid.quantizers.kinds import QUANTIZERS
+from store_engine.sid.quantizers.parallel import ParallelQuantizer
+from store_engine.sid.quantizers.quantizer import FitSettings
 from store_engine.sid.sid_table import SidTable
 
 
-@pytest.mark.parametrize("has_quantizer", [True, False])
-def test_table_round_trip(has_quantizer, tmp_path):
+@pytest.mark.parametrize("kind", [*QUANTIZERS.values(), ItemClusters, None])
+def test_table_round_trip(kind, tmp_path):
     vectors = np.random.default_rng(0).standard_normal((60, 2, 8), dtype=np.float32)
-    quantizer = fit_quantizer(vectors, 4, 4, 20, 0)
-    codes, ids = quantizer.assign(vectors), tuple(map(str, range(60)))
-    table = SidTable(codes, (4, 4), ids, quantizer if has_quantizer else None)
-    table.save(tmp_path / "sids.npz")
+    quantizer = None if kind is None else kind.fit(vectors, FitSettings(2, 4, 4, 20, 0))
+    codes = np.zeros((60, 2), np.int32) if kind is None else quantizer.encode(vectors)
+    ids, sizes = tuple(map(str, range(60))), (4,) * codes.shape[1]
+    SidTable(codes, sizes, ids, quantizer).save(tmp_path / "sids.npz")
     loaded = SidTable.load(tmp_path / "sids.npz")
     assert np.array_equal(loaded.sids, codes) and loaded.sids.dtype == np.int32
-    assert (loaded.codebook_sizes, loaded.item_ids) == ((4, 4), ids)
-    if has_quantizer:
-        assert np.array_equal(loaded.quantizer.assign(vectors), codes)
-    else:
+    assert (loaded.codebook_sizes, loaded.item_ids) == (sizes, ids)
+    if kind is None:
         assert loaded.quantizer is None
+    else:
+        assert type(loaded.quantizer) is kind
+        assert np.array_equal(loaded.quantizer.encode(vectors), codes)
 
 
 @pytest.mark.parametrize(
@@ -39,13 +43,41 @@ def test_refuses_parts_that_do_not_fit(shape, code, message):
     assert message.replace("\\", "") in str(caught.value)
 
 
-def test_refuses_a_quantizer_whose_parts_do_not_fit(tmp_path):
-    parts = np.zeros((2, 8)), np.zeros((2, 3, 8)), np.zeros((2, 4, 5))  # pca_dim 3, and 5
-    quantizer = ParallelQuantizer(*(part.astype(np.float32) for part in parts))
-    path = tmp_path / "sids.npz"
+@pytest.mark.parametrize("kind", [*QUANTIZERS.values(), ItemClusters])
+@pytest.mark.parametrize("damage", ["cut", "missing", "not finite"])
+def test_refuses_a_quantizer_whose_parts_are_damaged(kind, damage, tmp_path):
+    vectors = np.random.default_rng(0).standard_normal((60, 2, 8), dtype=np.float32)
+    quantizer, path = kind.fit(vectors, FitSettings(2, 4, 4, 20, 0)), tmp_path / "sids.npz"
     SidTable(np.zeros((1, 2), np.int32), (4, 4), ("a",), quantizer).save(path)
-    with pytest.raises(InputError, match="do not fit each other"):
-        SidTable.load(path)
+    for name in quantizer.arrays():
+        arrays = dict(np.load(path))
+        if damage == "missing":
+            del arrays[name]
+        elif damage == "cut":
+            arrays[name] = arrays[name][..., :-1] if "centroids" in name else arrays[name][:-1]
+        elif arrays[name].dtype.kind == "f":
+            arrays[name].flat[-1] = np.nan
+        else:
+            continue
+        changed = tmp_path / name
+        with changed.open("wb") as file:
+            np.savez(file, **arrays)
+        with pytest.raises(InputError, match="not a readable SID table"):
+            SidTable.load(changed)
+
+
+def test_a_table_of_version_0_1_0_is_read(tmp_path):
+    rng, path = np.random.default_rng(0), tmp_path / "sids.npz"
+    arrays = {
+        "pca_mean": rng.random((2, 8), np.float32),
+        "pca_components": rng.random((2, 3, 8), np.float32),
+        "centroids": rng.random((2, 4, 3), np.float32),
+    }
+    of_items = {"codes": np.zeros((1, 2), np.int32), "codebook_sizes": np.array([4, 4])}
+    np.savez(path, **of_items, **arrays, item_ids=np.array(["a"]))
+    quantizer = SidTable.load(path).quantizer
+    assert isinstance(quantizer, ParallelQuantizer)
+    assert all(np.array_equal(quantizer.arrays()[name], array) for name, array in arrays.items())
 
 
 @pytest.mark.parametrize("damage", ["missing", "truncated", "no zip", "code outside"])

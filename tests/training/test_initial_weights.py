@@ -10,7 +10,8 @@ from store_engine.config import ModelConfig, load_config
 from store_engine.model.backbones.backbone import Backbone, backbone_sizes
 from store_engine.model.store_model import StoreModel
 from store_engine.sid.dense_tokenizer import DenseTokenizer
-from store_engine.sid.quantize import fit_quantizer
+from store_engine.sid.quantizers.parallel import ParallelQuantizer
+from store_engine.sid.quantizers.quantizer import FitSettings
 from store_engine.sid.sid_table import SidTable
 from store_engine.training.initial_weights import (
     initial_recommender_weights,
@@ -64,8 +65,8 @@ def test_codes_look_like_text_and_are_equally_likely(init_codes, scoring, config
     changed = dataclasses.replace(config.recommender, init_codes=init_codes, scoring=scoring)
     config = dataclasses.replace(config, recommender=changed)
     vectors = np.random.default_rng(0).normal(size=(60, 4, 32)).astype(np.float32)
-    quantizer = fit_quantizer(vectors, 8, 16, 5, 0)
-    sids = np.pad(quantizer.assign(vectors), ((0, 0), (0, 1)))  # a suffix level behind
+    quantizer = ParallelQuantizer.fit(vectors, FitSettings(4, 8, 16, 5, 0))
+    sids = np.pad(quantizer.encode(vectors), ((0, 0), (0, 1)))  # a suffix level behind
     ids = tuple(map(str, range(60)))
     table = SidTable(sids.astype(np.int32), (8, 8, 8, 8, 3), ids, quantizer)
     stage_1 = dict(initial_tokenizer_weights(config, 290))
@@ -94,8 +95,8 @@ def test_codes_that_do_not_differ_are_no_nan(
     if not has_backbone:
         config = load_config(None, ["tokenizer.num_codes=4", "model.hidden_size=32"])
     vectors = np.random.default_rng(0).normal(1.0, spread, (num_items, 4, 32)).astype(np.float32)
-    quantizer = fit_quantizer(vectors, codebook_size, 16, 5, 0)
-    codes = quantizer.assign(vectors)
+    quantizer = ParallelQuantizer.fit(vectors, FitSettings(4, codebook_size, 16, 5, 0))
+    codes = quantizer.encode(vectors)
     assert codes.min() >= 0
     assert codes.max() < codebook_size
     table = SidTable(codes, (codebook_size,) * 4, tuple(map(str, range(num_items))), quantizer)

@@ -1,0 +1,111 @@
+"""Optimised product quantisation: a rotation, then k-means in each part of the dimensions.
+
+An item's vectors are put side by side, so that the parts need not be the vectors: the rotation
+gives every code an equal share of what there is to say.
+Source: Ge et al., Optimized Product Quantization, CVPR 2013; the rotation is faiss's.
+"""
+
+from dataclasses import dataclass
+from typing import ClassVar, Self
+
+import numpy as np
+
+from store_engine.errors import InputError
+from store_engine.files.npz import ArrayForm
+from store_engine.sid.kmeans import Vectors, kmeans
+from store_engine.sid.quantizers.quantizer import (
+    Codes,
+    FitSettings,
+    Quantizer,
+    check_fit,
+    num_kmeans_starts,
+    principal_axes,
+    squared_distances,
+)
+
+_MAX_BITS = 8  # of the codes that the rotation is fitted with; a finer one takes long
+
+
+@dataclass(frozen=True)
+class OpqQuantizer(Quantizer):
+    """A rotation of the joined vectors, and a codebook per part."""
+
+    mean: Vectors  # (num_vectors, dim)
+    rotation: Vectors  # (num_codes * part_dim, num_vectors * dim), rows orthonormal
+    centroids: Vectors  # (num_codes, codebook_size, part_dim)
+
+    prefix = "opq_"
+    forms: ClassVar = {
+        "mean": ArrayForm("f", 2, True),
+        "rotation": ArrayForm("f", 2, True),
+        "centroids": ArrayForm("f", 3, True),
+    }
+
+    def __post_init__(self) -> None:
+        """Checks that the arrays fit each other.
+
+        Raises:
+            ValueError: They do not.
+        """
+        num_codes, _, part_dim = self.centroids.shape
+        if self.rotation.shape != (num_codes * part_dim, self.mean.size):
+            raise ValueError("mean, rotation and centroids do not fit each other")
+
+    @classmethod
+    def fit(cls, vectors: Vectors, settings: FitSettings) -> Self:
+        """Fits PCA, a rotation of it, and k-means per part."""
+        check_fit(vectors, settings)
+        mean = vectors.mean(0)
+        joined = (vectors - mean).reshape(len(vectors), -1)
+        num_codes, dim = settings.num_codes, joined.shape[1]
+        if dim < num_codes:
+            raise InputError(
+                f"tokenizer.quantizer = 'opq' needs a dimension per code, got {dim} dimensions "
+                f"and tokenizer.num_codes = {num_codes}"
+            )
+        part_dim = max(1, min(settings.pca_dim, dim) // num_codes)
+        axes = principal_axes(joined, num_codes * part_dim)
+        rotation = _rotation(joined @ axes.T, settings) @ axes
+        parts = (joined @ rotation.T).reshape(len(vectors), num_codes, part_dim)
+        size, num_starts = settings.codebook_size, num_kmeans_starts(len(vectors))
+        centroids = [
+            kmeans(parts[:, n], size, settings.iterations, settings.seed + n, num_starts)
+            for n in range(num_codes)
+        ]
+        return cls(mean, rotation, np.stack(centroids))
+
+    def distances(self, vectors: Vectors) -> Vectors:
+        """Computes squared distances to all centroids, part by part."""
+        joined: Vectors = (vectors - self.mean).reshape(len(vectors), -1)
+        rotated: Vectors = joined @ self.rotation.T
+        num_codes, _, part_dim = self.centroids.shape
+        parts = rotated.reshape(len(vectors), num_codes, part_dim)
+        return squared_distances(parts, self.centroids)
+
+    def encode(self, vectors: Vectors) -> Codes:
+        """Finds the nearest centroid of every part: (num_items, num_codes) int32."""
+        return self.distances(vectors).argmin(-1).astype(np.int32)
+
+    def lift(self) -> Vectors:
+        """Centroids in the space of a vector: rotated back, averaged over the item's vectors."""
+        num_codes, codebook_size, part_dim = self.centroids.shape
+        back = self.rotation.reshape(num_codes, part_dim, -1)
+        joined = np.einsum("nkp,npd->nkd", self.centroids, back, optimize=True)
+        split = joined.reshape(num_codes, codebook_size, *self.mean.shape)
+        return (split + self.mean).mean(2).astype(np.float32)
+
+
+def _rotation(points: Vectors, settings: FitSettings) -> Vectors:
+    """Finds the rotation (dim, dim) of points (num_items, dim) that product codes lose least by."""
+    import faiss
+
+    dim, num_bits = points.shape[1], min(_MAX_BITS, settings.codebook_size.bit_length() - 1)
+    if num_bits == 0 or settings.num_codes == 1:  # one code, or one part: nothing to share out
+        return np.eye(dim, dtype=np.float32)
+    matrix = faiss.OPQMatrix(dim, settings.num_codes)
+    product = faiss.ProductQuantizer(dim, settings.num_codes, num_bits)
+    product.cp.min_points_per_centroid = 1
+    matrix.pq = product
+    matrix.train(np.ascontiguousarray(points, dtype=np.float32))
+    rotation: Vectors = faiss.vector_to_array(matrix.A).reshape(dim, dim).copy()
+    return rotation

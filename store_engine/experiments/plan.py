@@ -9,7 +9,8 @@ overrides = ["train.eval_every=250"]  # of every variant
 [variants]
 base = []
 wider = ["model.hidden_size=192"]
-papers = { configs = ["configs/store.toml"], overrides = [], title = "as in the paper" }
+papers = { configs = ["configs/beauty.toml", "configs/presets/store.toml"] }
+papers_wider = { base = "papers", overrides = ["model.hidden_size=192"], title = "papers', 192" }
 
 [grid]                                # one more variant for each combination of values
 "recommender.lr" = [1e-3, 2e-3]
@@ -100,6 +101,9 @@ def read_plan(path: str | Path) -> Plan:
     configs, shared = _texts(path, tree, "configs", []), _texts(path, tree, "overrides", [])
     base = Variant("", "", configs, shared)
     variants = (*_listed(path, base, tree.get("variants", {})), *_grid(path, base, tree))
+    names = [variant.name for variant in variants]
+    if twice := [name for name in names if names.count(name) > 1]:
+        raise InputError(f"{path}: two variants are named {twice[0]}")
     if not variants:
         raise InputError(f"{path}: has no [variants] and no [grid]")
     name = Path(path).stem
@@ -147,22 +151,27 @@ def _merged(configs: Sequence[str]) -> dict[str, Any]:
 def _listed(path: str | Path, base: Variant, section: Any) -> Iterator[Variant]:
     if not isinstance(section, dict):
         raise InputError(f"{path}: variants must be a section, got {shown(section)}")
+    known = {"": base}
     for name, stated in section.items():
         where = f"{path}: variants.{name}"
         if not _NAME.fullmatch(name):
             raise InputError(f"{where}: a name has letters, digits and _.,=+- only, at most 100")
         own = {"overrides": stated} if isinstance(stated, list) else stated
-        if not isinstance(own, dict) or set(own) - {"configs", "overrides", "title"}:
+        if not isinstance(own, dict) or set(own) - {"base", "configs", "overrides", "title"}:
             raise InputError(
                 f"{where}: must be a list of section.key=value, "
-                f"or {{ configs, overrides, title }}, got {shown(stated)}"
+                f"or {{ base, configs, overrides, title }}, got {shown(stated)}"
             )
-        yield Variant(
+        if own.get("base", "") not in known:
+            raise InputError(f"{where}: base must be a variant above it, got {shown(own['base'])}")
+        start = known[own.get("base", "")]
+        known[name] = Variant(
             name,
             _text(where, own, "title", name.replace("_", " ")),
-            _texts(where, own, "configs", list(base.configs)),
-            (*base.overrides, *_texts(where, own, "overrides", [])),
+            _texts(where, own, "configs", list(start.configs)),
+            (*start.overrides, *_texts(where, own, "overrides", [])),
         )
+        yield known[name]
 
 
 def _grid(path: str | Path, base: Variant, tree: dict[str, Any]) -> Iterator[Variant]:

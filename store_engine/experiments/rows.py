@@ -11,7 +11,8 @@ from pathlib import Path, PurePath
 from typing import Any, NamedTuple
 
 import store_engine
-from store_engine.errors import InputError
+from store_engine.config import changes
+from store_engine.errors import InputError, shown
 from store_engine.experiments.plan import Trial
 from store_engine.experiments.provenance import data_checksum
 from store_engine.files.json_file import read_json, read_json_lines, write_json_lines
@@ -40,9 +41,10 @@ def finished_row(trial: Trial, validation: dict[str, float], effort: Effort) -> 
         effort: What it took.
 
     Raises:
-        InputError: The run is not there, or damaged.
+        InputError: The run is not there, damaged, or was trained with another config.
     """
     run = RunDirectory.open(trial.run_dir)
+    _check_config(trial, run)
     manifest, metrics = run.read_manifest(), read_json(run.metrics)
     try:
         stages = {stage: of["wall_s"] / 60 for stage, of in metrics["train"].items()}
@@ -130,8 +132,38 @@ def by_variant(rows: Iterable[Row]) -> Mapping[str, list[Row]]:
     return {name: groups[name] for name in sorted(groups, key=validation, reverse=True)}
 
 
+def _check_config(trial: Trial, run: RunDirectory) -> None:
+    """A row must never say what was not trained."""
+    wanted = trial.config()
+    for change in changes(wanted, run.read_config()):
+        is_backbones = bool(wanted.model.backbone) and change.key.startswith("model.")
+        if not change.is_runtime and not is_backbones:
+            raise InputError(
+                f"{run.root}: was trained with {change.key} = {shown(change.new)}, "
+                f"{trial.name} wants {shown(change.old)}"
+            )
+
+
+def peer_row(name: str, title: str, seed: int, result: Mapping[str, Any], effort: Effort) -> Row:
+    """Makes the row of a recommender that is no run of ours, for a table beside ours.
+
+    Args:
+        name: Of the variant; no variant of the plan has it.
+        title: For people.
+        seed: That it was trained with.
+        result: `test`, by rule: `metrics`, as `evaluation.protocols.measure` gives them; and what
+            else of a finished row there is: `validation`, `dataset`, `data`, ...
+        effort: What it took.
+    """
+    rules = {
+        rule: {"metrics": of["metrics"], "baselines": {}} for rule, of in result["test"].items()
+    }
+    row = {"variant": name, "title": title, "seed": seed, "status": "finished", "overrides": []}
+    return row | _provenance(effort) | dict(result) | {"test": rules}
+
+
 def _begin(trial: Trial, status: str, effort: Effort) -> Row:
-    """What every row states."""
+    """What every row of a trial states."""
     return {
         "variant": trial.variant.name,
         "title": trial.variant.title,
@@ -141,6 +173,12 @@ def _begin(trial: Trial, status: str, effort: Effort) -> Row:
         "ds_config": trial.ds_config,
         "overrides": list(trial.variant.overrides),
         "settings": trial.settings,
+        **_provenance(effort),
+    }
+
+
+def _provenance(effort: Effort) -> Row:
+    return {
         "minutes": {"total": effort.minutes},
         "attempts": effort.attempts,
         "num_ranks": effort.num_ranks,

@@ -130,6 +130,7 @@ def run_command(
         stdout=output,
         stderr=subprocess.STDOUT if errors is None else errors,
         start_new_session=True,
+        env=os.environ | {"PYTHONPATH": os.pathsep.join(filter(None, _python_path()))},
     )
     try:
         while True:
@@ -139,6 +140,11 @@ def run_command(
     except BaseException:
         _stop(child)
         raise
+
+
+def _python_path() -> tuple[str, str]:
+    """This package first: another one may be installed, and a row states this one's commit."""
+    return str(_SCRIPT.parents[1]), os.environ.get("PYTHONPATH", "")
 
 
 def _stop(child: "subprocess.Popen[bytes]") -> None:

@@ -113,3 +113,12 @@ def test_sigterm_interrupts_a_sweep():
         threading.Timer(0.1, os.kill, (os.getpid(), signal.SIGTERM)).start()
         time.sleep(5)
     assert signal.getsignal(signal.SIGTERM) == before
+
+
+def test_what_is_started_is_this_package(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.delenv("PYTHONPATH", raising=False)
+    with (tmp_path / "out").open("wb") as file:
+        text = "import store_engine; print(store_engine.__file__)"
+        assert run_command(program(text), file, lambda: None) == 0
+    assert (tmp_path / "out").read_text() == f"{trials.store_engine.__file__}\n"

@@ -53,7 +53,7 @@ def progress(total: int, done: int) -> Iterator[Progressing]:
     """
     console = make_console(stderr=True, soft_wrap=True)
     bar = Progress(
-        TextColumn("[bold]{task.description}"),
+        TextColumn("{task.description}", style="bold", markup=False),
         BarColumn(bar_width=20),
         MofNCompleteColumn(),
         TimeElapsedColumn(),

@@ -17,9 +17,7 @@ import argparse
 import csv
 import datetime
 import os
-import platform
 import re
-import subprocess
 import time
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
@@ -29,6 +27,7 @@ from typing import NamedTuple
 import torch
 
 from benchmarks.gpu_clock import device_milliseconds
+from store_engine.experiments.provenance import commit, machine
 
 ROOT = Path(__file__).resolve().parents[1]
 # fmt: off
@@ -263,33 +262,3 @@ def _milliseconds(run: Callable[[], object], device: str) -> float:
 def _quantiles(values: list[float]) -> Quantiles:
     at = torch.tensor([0.2, 0.5, 0.8], dtype=torch.float64)
     return Quantiles(*torch.tensor(values, dtype=torch.float64).quantile(at).tolist())
-
-
-def machine(device: str = "cpu") -> str:
-    """The processor's name and number of cores, and the GPU's name when one is used.
-
-    A name may stand for several generations, as a cloud's "AMD EPYC": its family and model tell.
-    """
-    name = platform.processor() or platform.machine()
-    cpuinfo = Path("/proc/cpuinfo")
-    if cpuinfo.exists():
-        found = re.findall(r"^(model name|cpu family|model)\s*:\s*(.+)$", cpuinfo.read_text(), re.M)
-        of = {key: value.strip() for key, value in found}
-        if "model name" in of:
-            name = f"{of['model name']} ({of.get('cpu family')}/{of.get('model')})"
-    name = f"{name} x{os.cpu_count()}"
-    return f"{name} + {torch.cuda.get_device_name()}" if device.startswith("cuda") else name
-
-
-def commit() -> str:
-    """The short hash of the checkout, with "+" when files differ from it; "unknown" without git."""
-    try:
-        head = _git("rev-parse", "--short", "HEAD")
-        return head + ("+" if _git("status", "--porcelain", "--untracked-files=no") else "")
-    except (OSError, subprocess.CalledProcessError):
-        return "unknown"
-
-
-def _git(*args: str) -> str:
-    done = subprocess.run(["git", *args], cwd=ROOT, capture_output=True, text=True, check=True)
-    return done.stdout.strip()

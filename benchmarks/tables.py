@@ -1,12 +1,13 @@
-"""Writes the README's benchmark tables from benchmarks/results/*.csv.
+"""Writes the tables of README.md and docs/results.md from benchmarks/results/.
 
-    python benchmarks/tables.py            # or `make tables`: README.md is written anew
-    python benchmarks/tables.py --check    # exit status 1 if that would change it
+    python benchmarks/tables.py            # or `make tables`: the pages are written anew
+    python benchmarks/tables.py --check    # exit status 1 if that would change them
 
 A table stands between <!-- table:NAME --> and <!-- /table -->; the text around them stays as it is.
-Each line is one case, with the figures of the last run of `ours`: rows of the same machine, commit
-and date, so that no ratio compares two machines. A line whose case was not measured is left out,
-and a cell whose provider was not says so.
+results/NAME is a table of benchmarks/results.py. In the others each line is one case, with the
+figures of the last run of `ours`: rows of the same machine, commit and date, so that no ratio
+compares two machines. A line whose case was not measured is left out, and a cell whose provider was
+not says so.
 """
 
 import argparse
@@ -15,11 +16,17 @@ import re
 import sys
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
-from functools import cache
+from functools import cache, partial
 from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+
+from benchmarks.markdown import markdown
+from benchmarks.results_table import PLANS, results_table
 
 ROOT = Path(__file__).resolve().parents[1]
 RESULTS = ROOT / "benchmarks" / "results"
+PAGES = ("README.md", "docs/results.md")
 NOT_MEASURED = "not measured"
 
 Row = dict[str, str]
@@ -76,14 +83,6 @@ def number(x: float) -> str:
 def times(ratio: float) -> str:
     """8.7 x, 26 x."""
     return f"{ratio:.0f} x" if ratio >= 9.95 else f"{ratio:.1f} x"
-
-
-def markdown(header: list[str], lines: list[list[str]]) -> str:
-    """A table of Markdown; a sentence if it has no lines."""
-    if not lines:
-        return "Not measured yet."
-    cells = [header, ["---"] * len(header), *lines]
-    return "\n".join("| " + " | ".join(line) + " |" for line in cells)
 
 
 def decode_table(folder: Path) -> str:
@@ -163,6 +162,7 @@ TABLES: dict[str, Callable[[Path], str]] = {
     "trie": trie_table,
     "train": train_table,
     "startup": startup_table,
+    **{f"results/{path.stem}": partial(results_table, path.stem) for path in PLANS.glob("*.toml")},
 }
 
 
@@ -185,19 +185,19 @@ def fill(text: str, folder: Path = RESULTS) -> str:
 
 
 def main() -> int:
-    """Writes the README, or says whether it would change."""
+    """Writes the pages, or says whether they would change."""
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("--check", action="store_true", help="write nothing")
     args = parser.parse_args()
-    readme = ROOT / "README.md"
-    old = readme.read_text()
-    new = fill(old)
+    pages = {ROOT / name: (ROOT / name).read_text() for name in PAGES}
+    new = {page: fill(text) for page, text in pages.items()}
     if args.check:
-        print("README.md is as it would be written" if new == old else "run `make tables`")
-        return int(new != old)
-    readme.write_text(new)
+        print("all is as it would be written" if new == pages else "run `make tables`")
+        return int(new != pages)
+    for page, text in new.items():
+        page.write_text(text)
     return 0
 
 

@@ -26,6 +26,7 @@ LAYERS = [
     "training",
     "evaluation",
     "integrations",
+    "experiments",
     "cli",
 ]
 ENTRY_POINTS = {"__init__", "__main__", "train"}

@@ -3,6 +3,7 @@
 store-engine evaluate runs/ml100k
 store-engine evaluate runs/ml100k --exact                      # every item scored, no beam
 store-engine evaluate runs/ml100k decoding.beam_width=100 eval.max_k=50
+store-engine evaluate runs/ml100k --validation                 # to choose by, not to report
 
 The table has two rules of which items compete, "seen items left out" and "seen items allowed",
 for the model and every baseline alike; the star marks the run's own (decoding.exclude_history).
@@ -19,6 +20,7 @@ from store_engine.cli.main import (
     print_json,
     run_verb,
 )
+from store_engine.errors import InputError
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -31,17 +33,33 @@ def _add_arguments(parser: argparse.ArgumentParser) -> None:
     add_overrides_argument(parser, "decoding.beam_width=100")
     parser.add_argument("--exact", action="store_true", help="score every item instead of a beam")
     parser.add_argument("--save", action="store_true", help="replace the run's metrics.json")
+    parser.add_argument(
+        "--validation",
+        action="store_true",
+        help="measure the validation split, not the test",
+    )
     add_device_argument(parser)
     add_json_argument(parser)
 
 
 def _evaluate(args: argparse.Namespace) -> None:
     # here, because it takes seconds that --help need not wait for
-    from store_engine.evaluation.evaluate_run import evaluate_run
+    from store_engine.evaluation.evaluate_run import evaluate_run, validate_run
     from store_engine.evaluation.report import print_metrics, save_metrics
     from store_engine.runs.run_directory import RunDirectory
     from store_engine.terminal import make_console
 
+    if args.validation:
+        if args.save:
+            raise InputError("--save keeps test figures, --validation measures none")
+        figures = validate_run(
+            args.run, exact=args.exact, overrides=args.overrides, device=args.device
+        )
+        if args.json:
+            print_json(figures)
+        else:
+            print("  ".join(f"{name} {value:.5g}" for name, value in figures.items()))
+        return
     metrics = evaluate_run(args.run, exact=args.exact, overrides=args.overrides, device=args.device)
     if args.save:
         with RunDirectory.open_to_write(args.run) as run, run.writing(run.metrics):

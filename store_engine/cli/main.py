@@ -29,6 +29,7 @@ from store_engine.terminal import escape_unencodable_output, printable
 VERBS = {
     "train": "train the one LLM and measure it (start it with `deepspeed` for several ranks)",
     "evaluate": "measure a run again, also with another beam",
+    "sweep": "train a list of variants and rank them by validation",
     "recommend": "recommend items after a history",
     "tokenize": "give SIDs to items",
     "check": "say what of a run is whole and what is not",

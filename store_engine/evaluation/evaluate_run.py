@@ -16,6 +16,7 @@ from store_engine.config import Config, with_overrides
 from store_engine.data.split import Examples, leave_one_out
 from store_engine.decoding.engine import Engine
 from store_engine.errors import InputError
+from store_engine.evaluation.metrics import cutoffs_up_to, ranking_metrics
 from store_engine.evaluation.protocols import (
     CandidateRule,
     Rankings,
@@ -92,6 +93,33 @@ def evaluate_run(
         "train": training_summary(run.directory.log),
         "config": dataclasses.asdict(config),
     }
+
+
+def validate_run(
+    run: Run | Path, *, exact: bool = False, overrides: Sequence[str] = (), device: str = "auto"
+) -> dict[str, float]:
+    """Measures a run on all its validation users, for choices that the test must not make.
+
+    Args:
+        run: As for `evaluate_run`.
+        exact: As for `evaluate_run`.
+        overrides: As for `evaluate_run`.
+        device: As for `evaluate_run`.
+
+    Returns:
+        `num_users`, and the ranking metrics, up to k = 10 at least, under the run's own rule of
+        which items compete.
+
+    Raises:
+        InputError: As `evaluate_run`.
+    """
+    run = run if isinstance(run, Run) else load_run(run)
+    config = _evaluation_config(run.config, overrides)
+    engine, max_k = _measuring_engine(run, config, device), max(10, config.eval.max_k)
+    valid = leave_one_out(run.histories).valid
+    rankings = rank_all(engine, valid, max_k, exact)
+    figures = ranking_metrics(rankings, valid.targets, cutoffs_up_to(max_k))
+    return {"num_users": len(valid.targets), **figures}
 
 
 def rank_all(

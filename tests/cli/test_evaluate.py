@@ -50,3 +50,14 @@ def test_no_run_is_one_line(tmp_path, capsys):
         capsys.readouterr().err
         == f"error: {tmp_path}/no\\x1b[31m: not a run directory (it has no run.json)\n"
     )
+
+
+def test_validation_leaves_the_test_alone(hostile_run, capsys):
+    assert main(["evaluate", str(hostile_run), "--validation", "--json"]) == 0
+    figures = json.loads(capsys.readouterr().out)
+    assert figures["num_users"] == 20
+    assert {"ndcg@10", "recall@10", "mrr"} <= set(figures)
+    assert main(["evaluate", str(hostile_run), "--validation"]) == 0
+    assert "ndcg@10 " in capsys.readouterr().out
+    assert main(["evaluate", str(hostile_run), "--validation", "--save"]) == 2
+    assert "--validation measures none" in capsys.readouterr().err

@@ -1,0 +1,9 @@
+"""Tables of Markdown."""
+
+
+def markdown(header: list[str], lines: list[list[str]]) -> str:
+    """A table of Markdown; a sentence if it has no lines."""
+    if not lines:
+        return "Not measured yet."
+    cells = [header, ["---"] * len(header), *lines]
+    return "\n".join("| " + " | ".join(line) + " |" for line in cells)

@@ -1,0 +1,1 @@
+"""Experiments anyone repeats: variants of a config, trained, measured, kept as rows."""

@@ -16,7 +16,7 @@ import sys
 import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 # run as a script, only benchmarks/ is on the path
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
@@ -36,6 +36,7 @@ from store_engine.evaluation.metrics import ranking_metrics, standard_errors
 from store_engine.evaluation.protocols import RULES, CandidateRule
 from store_engine.evaluation.validation import sample_examples
 from store_engine.files.npz import ArrayForm, read_npz
+from store_engine.files.regular import parse_errors
 
 MAX_K = 20
 TEXT_FIELDS = {
@@ -146,46 +147,63 @@ def result_rows(
     ]
 
 
-def read_rankings(path: Path, examples: Examples, num_items: int) -> NDArray[np.int64]:
-    """Reads (num_users, k) catalogue rows that another library ranked, -1 padded.
+class Ranked(NamedTuple):
+    """Rankings made elsewhere, of some test users."""
+
+    users: NDArray[np.int64]  # (num_ranked,) places among the test users
+    rankings: NDArray[np.int64]  # (num_ranked, k) catalogue rows, best first, -1 padded
+
+
+def read_rankings(path: Path, examples: Examples, num_items: int) -> Ranked:
+    """Reads what another library ranked, and checks that it had our split.
 
     Raises:
-        InputError: The file is missing, damaged or not of this form.
-        ValueError: The rankings are not of these users, this catalogue, or name an item twice.
+        InputError: The file is missing, damaged or not of this form; or users, targets or items
+            are not those of the test, or a ranking names an item twice.
     """
-    rankings = read_npz(path, {"rankings": ArrayForm("i", 2)}, "a rankings file")["rankings"]
-    if len(rankings) != len(examples.targets):
-        raise ValueError(f"expected {len(examples.targets)} rankings, got {len(rankings)}")
-    if rankings.min() < -1 or rankings.max() >= num_items:
-        raise ValueError(f"rankings must hold catalogue rows below {num_items}, or -1")
-    ordered = np.sort(rankings, axis=1)
-    if ((ordered[:, 1:] == ordered[:, :-1]) & (ordered[:, 1:] >= 0)).any():
-        raise ValueError("a ranking names an item twice")
-    return rankings.astype(np.int64)
+    forms = {
+        "users": ArrayForm("i", 1),
+        "rankings": ArrayForm("i", 2),
+        "targets": ArrayForm("i", 1),
+    }
+    got = read_npz(path, forms, "a rankings file")
+    users, rankings = got["users"], got["rankings"]
+    with parse_errors(path, "a rankings file"):
+        if not len(users) == len(rankings) == len(got["targets"]) == len(np.unique(users)):
+            raise ValueError("users must be distinct, with a ranking and a target each")
+        if len(users) and not 0 <= users.min() <= users.max() < len(examples.targets):
+            raise ValueError(f"users must be below {len(examples.targets)}")
+        if (examples.targets[users] != got["targets"]).any():
+            raise ValueError("the targets are not those of the test")
+        if rankings.min() < -1 or rankings.max() >= num_items:
+            raise ValueError(f"rankings must hold catalogue rows below {num_items}, or -1")
+        ordered = np.sort(rankings, axis=1)
+        if ((ordered[:, 1:] == ordered[:, :-1]) & (ordered[:, 1:] >= 0)).any():
+            raise ValueError("a ranking names an item twice")
+    return Ranked(users, rankings)
 
 
-def without_history(
-    rankings: NDArray[np.int64], histories: Sequence[NDArray[np.int32]], k: int
+def without_items(
+    rankings: NDArray[np.int64], items: Sequence[NDArray[Any]], k: int
 ) -> NDArray[np.int64]:
-    """Takes seen items out of rankings and keeps the first k of what is left, -1 padded."""
+    """Takes each user's items out of the ranking and keeps the first k of the rest, -1 padded."""
     kept = np.full((len(rankings), k), -1, dtype=np.int64)
-    for user, (ranking, history) in enumerate(zip(rankings, histories, strict=True)):
-        rows = ranking[~np.isin(ranking, history) & (ranking >= 0)][:k]
+    for user, (ranking, out) in enumerate(zip(rankings, items, strict=True)):
+        rows = ranking[~np.isin(ranking, out) & (ranking >= 0)][:k]
         kept[user, : len(rows)] = rows
     return kept
 
 
 def measure_rankings(split: Split, num_items: int, path: Path) -> list[dict[str, Any]]:
     """Measures the rankings of a file under both rules."""
-    histories = split.test.histories
-    rankings = read_rankings(path, split.test, num_items)
+    users, rankings = read_rankings(path, split.test, num_items)
 
     def rank_by(rule: CandidateRule) -> NDArray[np.int64]:
-        if rule.exclude_history:
-            return without_history(rankings, histories, MAX_K)
-        return rankings[:, :MAX_K]
+        seen = [split.test.histories[u] if rule.exclude_history else np.empty(0) for u in users]
+        return without_items(rankings, seen, MAX_K)
 
-    return result_rows(rank_by, split.test.targets)
+    rows = result_rows(rank_by, split.test.targets[users])
+    return [{"num_ranked": len(users)} | row for row in rows]
 
 
 def measure_sasrec(

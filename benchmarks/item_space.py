@@ -24,22 +24,25 @@ _TEXT_WEIGHT = 0.7
 def item_space(
     catalog: Catalog, train: Histories, hidden_size: int = 128, *, is_unit: bool = True
 ) -> NDArray[np.float32]:
-    """Builds [3/4 of the columns co-visits || 1/4 text], each of unit length, the text times .7.
+    """Builds [3/4 of the columns co-visits || 1/4 text], the text times .7.
 
     Args:
         catalog: The items and their text.
         train: Training events.
         hidden_size: Columns.
-        is_unit: Rows of unit length.
+        is_unit: Both parts and the rows of unit length; else frequent items have longer co-visits.
 
     Returns:
         (num_items, hidden_size) float32; a part with fewer dimensions ends in zeros.
     """
     num_text = hidden_size // 4
-    visits = _unit(_svd(co_visits(train, catalog.num_items), hidden_size - num_text, 0.5))
-    words = _unit(_svd(tf_idf(catalog), num_text, 1.0))
-    space = np.hstack([visits, _TEXT_WEIGHT * words])
-    return _unit(space) if is_unit else space
+    visits = _svd(co_visits(train, catalog.num_items), hidden_size - num_text, 0.5)
+    words = _TEXT_WEIGHT * _unit(_svd(tf_idf(catalog), num_text, 1.0))
+    if is_unit:
+        return _unit(np.hstack([_unit(visits), words]))
+    length = np.sqrt((visits**2).sum(1).mean())
+    space: NDArray[np.float32] = np.hstack([visits / length, words])
+    return space
 
 
 def co_visits(train: Histories, num_items: int) -> sp.csr_matrix:

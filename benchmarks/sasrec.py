@@ -13,6 +13,7 @@ RecSys 2023 (arXiv 2309.07602).
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 
 import numpy as np
 import torch
@@ -237,7 +238,7 @@ def _batches(
     per_batch = config.users_per_batch * events.num_events / events.num_users
     ends = np.flatnonzero(np.diff(lengths.cumsum() // per_batch)) + 1
     cuts = np.r_[0, ends, len(windows)].tolist()
-    batches = [_padded(windows[a:b]) for a, b in zip(cuts, cuts[1:], strict=False) if a < b]
+    batches = [_padded(windows[a:b]) for a, b in pairwise(cuts) if a < b]
     return [batches[i] for i in rng.permutation(len(batches))]
 
 

@@ -59,8 +59,9 @@ Score = Callable[[Sequence[NDArray[np.int32]]], NDArray[np.float32]]
 def load(name: str, folder: str) -> Dataset:
     """Loads one of the data sets that the tables are about; others by files of the same names."""
     fields = TEXT_FIELDS.get(name, ("title",))
-    kind = "ml-100k" if name == "ml-100k" else "files"
-    return load_dataset(DataConfig(name=kind, path=folder, text_fields=fields))
+    if name == "ml-100k":
+        return load_dataset(DataConfig(path=folder, text_fields=fields))
+    return load_dataset(DataConfig(name="files", path=folder, text_fields=fields))
 
 
 def train_sasrec(

@@ -169,7 +169,7 @@ def train(
         for batch in _batches(events, config, rng):
             loss = _loss(model, batch, config.num_negatives)
             optimizer.zero_grad()
-            loss.backward()  # type: ignore[no-untyped-call]
+            loss.backward()
             optimizer.step()
             warm_up.step()
             losses.append(loss.item())

@@ -71,7 +71,7 @@ def test_a_document_asks_for_every_label_and_every_next_item_of_its_targets(even
         [*model.tokens[row], model.first_label + label]
         for row, label in zip(events.rows[:3], events.labels[:3], strict=True)
     ]
-    assert tokens.tolist() == [0, *sum(written, [])[:-1]]
+    assert tokens.tolist() == [0, *np.ravel(written)[:-1]]
     ignored = [IGNORE] * 3
     assert targets.tolist() == [IGNORE, IGNORE, written[0][2], *ignored, *written[2]]
 

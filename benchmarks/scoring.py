@@ -23,13 +23,13 @@ import json
 import sys
 import time
 from collections.abc import Iterator
+from itertools import pairwise
 from pathlib import Path
 from typing import Any, NamedTuple
 
 # run as a script, only benchmarks/ is on the path
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-import faiss
 import numpy as np
 import scipy.sparse as sp
 import torch
@@ -71,7 +71,6 @@ MODEL = ModelConfig(
     intermediate_size=192,
     dropout=0.2,
 )
-NUM_CLUSTERS = 64  # of the first level of the SIDs; the last is the film within its cluster
 MAX_EVENTS = 100  # that it reads
 EVENTS_PER_STEP = 1600
 LR = 3e-3
@@ -188,21 +187,18 @@ def logistic_regression(events: Events, catalog: Catalog) -> Floats:
 
 
 def new_model(events: Events, catalog: Catalog) -> Model:
-    """A fresh LLM; SIDs are a cluster of the training period's space, and the film within it."""
+    """A fresh LLM; a film is one code, whose rows start from the training period's space."""
     is_train = events.periods == TRAIN
     counts = np.bincount(events.users[is_train], minlength=events.users.max() + 1)
     ids = tuple(str(user) for user in range(len(counts)))
     rows = events.rows[is_train].astype(np.int32)
     train = Histories(ids, rows, np.r_[0, counts.cumsum()].astype(np.int64))
-    space = np.ascontiguousarray(item_space(catalog, train, MODEL.hidden_size))
-    kmeans = faiss.Kmeans(space.shape[1], NUM_CLUSTERS, seed=1, verbose=False)
-    kmeans.train(space)
-    clusters = kmeans.index.search(space, 1)[1][:, 0]
-    order = np.argsort(clusters, kind="stable")
-    within = np.empty(len(clusters), dtype=np.int64)
-    sizes = np.bincount(clusters, minlength=NUM_CLUSTERS)
-    within[order] = np.arange(len(clusters)) - np.repeat(sizes.cumsum() - sizes, sizes)
-    return _model(MODEL, 1, np.stack([clusters, within], axis=1), bos=0)
+    space = torch.from_numpy(item_space(catalog, train, MODEL.hidden_size))
+    made = _model(MODEL, 1, np.arange(catalog.num_items)[:, None], bos=0)
+    with torch.no_grad():
+        for table in (made.net.code_embedding, made.net.code_head):
+            table.weight[: catalog.num_items] = space
+    return made
 
 
 def model_of_run(run: Run) -> Model:
@@ -280,25 +276,22 @@ def _epoch(model: Model, events: Events, rng: np.random.Generator) -> Iterator[A
 
 @torch.no_grad()
 def chances_of(model: Model, events: Events) -> Floats:
-    """P(YES) of every event after at least MAX_EVENTS / 2 events before it, where there are."""
+    """P(YES) of the events after training; each sees MAX_EVENTS / 2 before it, if there are."""
     model.net.eval()
     chances = np.zeros(len(events.rows))
     half, every = MAX_EVENTS // 2, np.ones(len(events.rows), dtype=np.bool_)
     level, width = len(model.net.codebook_sizes) - 1, model.tokens.shape[1] + 1
-    for user, (first, last) in enumerate(
-        zip(events.offsets[:-1].tolist(), events.offsets[1:].tolist(), strict=True)
-    ):
-        if events.periods[last - 1] == TRAIN:  # nothing is asked of this user
-            continue
+    for first, last in pairwise(events.offsets.tolist()):
         for new in range(first, last, half):
             window = np.array([max(first, new - half), min(last, new + half)])
+            if events.periods[window[1] - 1] == TRAIN:  # nothing is asked here
+                continue
             batch = pack([document(model, events, window, every)])
             embeddings = model.net.embed(batch.tokens)
             hidden = model.net.hidden_states(embeddings, PackedSequences(batch.cu_seqlens))
             asked: Tensor = model.net.level_logits(hidden[width - 1 :: width], level)
             yes = asked.float().softmax(-1)[:, 1].double().numpy()
             chances[new : window[1]] = yes[new - window[0] :]
-        assert user == events.users[first]
     return chances
 
 

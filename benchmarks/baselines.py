@@ -1,0 +1,290 @@
+"""Learned baselines and other libraries' rankings, in our harness: split, metrics, both rules.
+
+    python benchmarks/baselines.py --dataset beauty --data FOLDER --model sasrec --start space
+    python benchmarks/baselines.py --dataset ml-100k --model sasrec --start random --seed 1
+    ... --evidence RUN/evidence.npz          # log-probabilities plus item-item evidence
+    ... --rankings tiger.npz --name tiger    # rankings made elsewhere (benchmarks/peers/)
+
+Leave-one-out; all items compete, or all but those of the history. The epoch and the weight of the
+evidence are chosen on validation users. One JSON line per rule goes to --out.
+"""
+
+import argparse
+import datetime
+import json
+import sys
+import time
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+# run as a script, only benchmarks/ is on the path
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+
+import numpy as np
+import scipy.sparse as sp
+import torch
+from numpy.typing import NDArray
+
+from benchmarks.harness import commit, machine
+from benchmarks.item_space import item_space
+from benchmarks.sasrec import SASRec, SASRecConfig, rank, train
+from store_engine.config import DataConfig
+from store_engine.data.load import Dataset, load_dataset
+from store_engine.data.split import Examples, Split, leave_one_out
+from store_engine.evaluation.metrics import ranking_metrics, standard_errors
+from store_engine.evaluation.protocols import RULES, CandidateRule
+from store_engine.evaluation.validation import sample_examples
+from store_engine.files.npz import ArrayForm, read_npz
+from store_engine.files.regular import parse_errors
+
+MAX_K = 20
+TEXT_FIELDS = {
+    "beauty": ("title", "categories"),
+    "office": ("title", "brand", "description"),
+    "ml-100k": ("movie_title", "class", "release_year"),
+}
+EVIDENCE = {
+    "indptr": ArrayForm("i", 1),
+    "indices": ArrayForm("i", 1),
+    "data": ArrayForm("f", 1),
+    "decay": ArrayForm("f", 0),
+}
+EVIDENCE_EVENTS = 20  # of a history that give evidence
+WEIGHTS = (0.0, 0.25, 0.5, 1.0, 1.5, 2.0, 3.0, 4.0, 6.0, 8.0)  # of the evidence, tried
+
+Score = Callable[[Sequence[NDArray[np.int32]]], NDArray[np.float32]]
+
+
+def load(name: str, folder: str) -> Dataset:
+    """Loads one of the data sets that the tables are about; others by files of the same names."""
+    fields = TEXT_FIELDS.get(name, ("title",))
+    if name == "ml-100k":
+        return load_dataset(DataConfig(path=folder, text_fields=fields))
+    return load_dataset(DataConfig(name="files", path=folder, text_fields=fields))
+
+
+def train_sasrec(
+    dataset: Dataset, split: Split, valid: Examples, options: argparse.Namespace
+) -> tuple[SASRec, int]:
+    """Trains SASRec from the start that is asked for; returns it and the epoch that was kept."""
+    torch.manual_seed(options.seed)
+    # a random start is slow to come near: validation may stand still for longer
+    patience = 4 if options.start == "space" else 6
+    config = SASRecConfig(
+        max_epochs=options.epochs,
+        patience=patience,
+        num_negatives=options.num_negatives,
+        dropout=options.dropout,
+        seed=options.seed,
+    )
+    space = None
+    if options.start == "space":
+        is_unit = dataset.name != "ml-100k"  # measured: lengths help there, and nowhere else
+        space = item_space(dataset.catalog, split.train, config.hidden_size, is_unit=is_unit)
+    model = SASRec(dataset.catalog.num_items, config, space)
+
+    def validate(model: SASRec) -> float:
+        return validation_ndcg(model.log_probabilities, valid)
+
+    def log(line: str) -> None:
+        print(line, file=sys.stderr, flush=True)
+
+    return model, train(model, split.train, config, validate, log)
+
+
+def validation_ndcg(score: Score, valid: Examples) -> float:
+    """NDCG@10 on validation users, seen items left out."""
+    rankings = rank(score, valid.histories, 10, exclude_history=True)
+    return ranking_metrics(rankings, valid.targets, (10,))["ndcg@10"]
+
+
+def read_evidence(path: Path, num_items: int) -> Score:
+    """Reads an item-item matrix; the last events of a history give their rows, weighted by age.
+
+    Raises:
+        InputError: The file is missing, damaged or not of this form.
+        ValueError: The matrix is not one of this catalogue.
+    """
+    got = read_npz(path, EVIDENCE, "an evidence file")
+    shape = (num_items, num_items)
+    matrix = sp.csr_matrix((got["data"], got["indices"], got["indptr"]), shape=shape)
+    matrix.check_format(full_check=True)
+
+    def score(histories: Sequence[NDArray[np.int32]]) -> NDArray[np.float32]:
+        recent = [history[::-1][:EVIDENCE_EVENTS] for history in histories]
+        weights = np.concatenate([got["decay"] ** np.arange(len(rows)) for rows in recent])
+        ends = np.cumsum([0, *map(len, recent)])
+        votes = sp.csr_matrix((weights, np.concatenate(recent), ends), (len(recent), num_items))
+        scores: NDArray[np.float32] = (votes @ matrix).toarray().astype(np.float32)
+        return scores
+
+    return score
+
+
+def with_evidence(score: Score, evidence: Score, valid: Examples) -> tuple[Score, float]:
+    """Adds evidence to a score with the weight that is best on validation users."""
+
+    def summed(weight: float) -> Score:
+        return lambda histories: score(histories) + np.float32(weight) * evidence(histories)
+
+    best = max(WEIGHTS, key=lambda weight: validation_ndcg(summed(weight), valid))
+    return summed(best), best
+
+
+def result_rows(
+    rank_by: Callable[[CandidateRule], NDArray[np.int64]], targets: NDArray[np.int32]
+) -> list[dict[str, Any]]:
+    """Measures rankings under both rules."""
+    found = [(rule, rank_by(rule)) for rule in RULES]
+    cutoffs = (1, 5, 10, MAX_K)
+    return [
+        {
+            "rule": rule.name,
+            "metrics": ranking_metrics(rankings, targets, cutoffs),
+            "standard_errors": standard_errors(rankings, targets, cutoffs),
+        }
+        for rule, rankings in found
+    ]
+
+
+class Ranked(NamedTuple):
+    """Rankings made elsewhere, of some test users."""
+
+    users: NDArray[np.int64]  # (num_ranked,) places among the test users
+    rankings: NDArray[np.int64]  # (num_ranked, k) catalogue rows, best first, -1 padded
+
+
+def read_rankings(path: Path, examples: Examples, num_items: int) -> Ranked:
+    """Reads what another library ranked, and checks that it had our split.
+
+    Raises:
+        InputError: The file is missing, damaged or not of this form; or users, targets or items
+            are not those of the test, or a ranking names an item twice.
+    """
+    forms = {
+        "users": ArrayForm("i", 1),
+        "rankings": ArrayForm("i", 2),
+        "targets": ArrayForm("i", 1),
+    }
+    got = read_npz(path, forms, "a rankings file")
+    users, rankings = got["users"], got["rankings"]
+    with parse_errors(path, "a rankings file"):
+        if not len(users) == len(rankings) == len(got["targets"]) == len(np.unique(users)):
+            raise ValueError("users must be distinct, with a ranking and a target each")
+        if len(users) and not 0 <= users.min() <= users.max() < len(examples.targets):
+            raise ValueError(f"users must be below {len(examples.targets)}")
+        if (examples.targets[users] != got["targets"]).any():
+            raise ValueError("the targets are not those of the test")
+        if rankings.min() < -1 or rankings.max() >= num_items:
+            raise ValueError(f"rankings must hold catalogue rows below {num_items}, or -1")
+        ordered = np.sort(rankings, axis=1)
+        if ((ordered[:, 1:] == ordered[:, :-1]) & (ordered[:, 1:] >= 0)).any():
+            raise ValueError("a ranking names an item twice")
+    return Ranked(users, rankings)
+
+
+def without_items(
+    rankings: NDArray[np.int64], items: Sequence[NDArray[Any]], k: int
+) -> NDArray[np.int64]:
+    """Takes each user's items out of the ranking and keeps the first k of the rest, -1 padded."""
+    kept = np.full((len(rankings), k), -1, dtype=np.int64)
+    for user, (ranking, out) in enumerate(zip(rankings, items, strict=True)):
+        rows = ranking[~np.isin(ranking, out) & (ranking >= 0)][:k]
+        kept[user, : len(rows)] = rows
+    return kept
+
+
+def measure_rankings(split: Split, num_items: int, path: Path) -> list[dict[str, Any]]:
+    """Measures the rankings of a file under both rules."""
+    users, rankings = read_rankings(path, split.test, num_items)
+
+    def rank_by(rule: CandidateRule) -> NDArray[np.int64]:
+        seen = [split.test.histories[u] if rule.exclude_history else np.empty(0) for u in users]
+        return without_items(rankings, seen, MAX_K)
+
+    rows = result_rows(rank_by, split.test.targets[users])
+    return [{"num_ranked": len(users)} | row for row in rows]
+
+
+def measure_sasrec(
+    dataset: Dataset, split: Split, options: argparse.Namespace
+) -> list[dict[str, Any]]:
+    """Trains SASRec and measures it, alone and with the evidence where it is given."""
+    valid = sample_examples(split.valid, options.valid_users, options.seed)
+    began, cpu_began = time.perf_counter(), time.process_time()
+    model, epoch = train_sasrec(dataset, split, valid, options)
+    spent = {
+        "seconds": time.perf_counter() - began,
+        "cpu_seconds": time.process_time() - cpu_began,
+        "epoch": epoch,
+        "evidence_weight": 0.0,
+    }
+    rows = []
+    scores: dict[str, tuple[Score, float]] = {"sasrec": (model.log_probabilities, 0.0)}
+    if options.evidence:
+        evidence = read_evidence(options.evidence, dataset.catalog.num_items)
+        scores["evidence"] = evidence, 1.0
+        scores["sasrec+evidence"] = with_evidence(model.log_probabilities, evidence, valid)
+    for name, (score, weight) in scores.items():
+
+        def rank_by(rule: CandidateRule, score: Score = score) -> NDArray[np.int64]:
+            histories, exclude = split.test.histories, rule.exclude_history
+            return rank(score, histories, MAX_K, exclude_history=exclude)
+
+        of_name = {"model": name, "start": options.start, **spent, "evidence_weight": weight}
+        rows += [of_name | row for row in result_rows(rank_by, split.test.targets)]
+    return rows
+
+
+def parse() -> argparse.Namespace:
+    """Reads the command line."""
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--dataset", required=True, help=f"{', '.join(TEXT_FIELDS)}, or a name")
+    parser.add_argument("--data", default="", metavar="FOLDER")
+    parser.add_argument("--model", default="sasrec", choices=("sasrec",))
+    parser.add_argument("--start", default="random", choices=("random", "space"))
+    parser.add_argument("--evidence", type=Path, metavar="FILE.npz", help="item-item matrix")
+    parser.add_argument("--rankings", type=Path, metavar="FILE.npz", help="of another library")
+    parser.add_argument("--name", default="rankings", help="whose rankings those are")
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--epochs", type=int, default=60, help="at most")
+    parser.add_argument("--dropout", type=float, default=SASRecConfig.dropout)
+    parser.add_argument("--num-negatives", type=int, default=0, help="0: all items")
+    parser.add_argument("--valid-users", type=int, default=2000)
+    parser.add_argument("--out", type=Path, required=True, metavar="FILE.jsonl")
+    return parser.parse_args()
+
+
+def main() -> None:
+    """Measures what the command line asks for."""
+    options = parse()
+    dataset = load(options.dataset, options.data)
+    split = leave_one_out(dataset.histories)
+    if options.rankings:
+        measured = measure_rankings(split, dataset.catalog.num_items, options.rankings)
+        rows = [{"model": options.name} | row for row in measured]
+    else:
+        rows = measure_sasrec(dataset, split, options)
+    stamp = {
+        "dataset": dataset.name,
+        "protocol": split.protocol,
+        "seed": options.seed,
+        "num_users": len(split.test.targets),
+        "machine": machine(),
+        "threads": torch.get_num_threads(),
+        "commit": commit(),
+        "date": datetime.date.today().isoformat(),
+    }
+    options.out.parent.mkdir(parents=True, exist_ok=True)
+    with options.out.open("a", encoding="utf-8") as file:
+        for row in rows:
+            file.write(json.dumps(stamp | row) + "\n")
+            shown = "  ".join(f"{k} {row['metrics'][k]:.4f}" for k in ("recall@10", "ndcg@10"))
+            print(f"{dataset.name}  {row['model']}  {row['rule']}  {shown}")
+
+
+if __name__ == "__main__":
+    main()

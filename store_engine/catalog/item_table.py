@@ -15,7 +15,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from store_engine.catalog.item_vectors import ItemVectors
+from store_engine.catalog.item_slots import ItemSlots
 from store_engine.catalog.new_items import NewItems
 from store_engine.data.catalog import Catalog, unknown_item
 
@@ -32,7 +32,7 @@ class ItemTable:
         buffers: (capacity, tokens_per_item) int64 the tokens of each row, and perhaps more; and
             (capacity, num_levels) int32 its SID.
         num_rows: Rows of this table.
-        vectors: The items' vectors, where items are tokens of the model themselves.
+        item_slots: The items' vectors, where items are tokens of the model themselves.
     """
 
     def __init__(
@@ -42,13 +42,13 @@ class ItemTable:
         row_of: dict[str, int],
         buffers: tuple[Tensor, Tensor],
         num_rows: int,
-        vectors: ItemVectors | None = None,
+        item_slots: ItemSlots | None = None,
     ) -> None:
         self._ids, self._row_of, self._buffers = ids, row_of, buffers
         self.fields = fields
         self.num_rows = num_rows
         self.tokens, self._sids = (buffer[:num_rows] for buffer in buffers)
-        self.vectors = vectors
+        self.item_slots = item_slots
 
     @classmethod
     def from_catalog(
@@ -56,7 +56,7 @@ class ItemTable:
         catalog: Catalog,
         tokens: Tensor,
         sids: NDArray[np.int32],
-        vectors: ItemVectors | None = None,
+        item_slots: ItemSlots | None = None,
     ) -> "ItemTable":
         """Makes the first table.
 
@@ -64,7 +64,7 @@ class ItemTable:
             catalog: The first items, in row order.
             tokens: (num_items, tokens_per_item) int64 unified ids: what a history reads.
             sids: (num_items, num_levels).
-            vectors: See the class.
+            item_slots: See the class.
         """
         table = cls(
             list(catalog.item_ids),
@@ -72,7 +72,7 @@ class ItemTable:
             {item_id: row for row, item_id in enumerate(catalog.item_ids)},
             (tokens, torch.tensor(sids)),
             catalog.num_items,
-            vectors,
+            item_slots,
         )
         table.__dict__["catalog"] = catalog  # what the cached property would build again
         return table
@@ -124,10 +124,10 @@ class ItemTable:
         rows[is_new] = self.num_rows + np.arange(is_new.sum())
         return rows
 
-    def with_vectors(self, vectors: ItemVectors | None) -> "ItemTable":
+    def with_slots(self, item_slots: ItemSlots | None) -> "ItemTable":
         """Returns the same items with other vectors."""
         table = copy.copy(self)
-        table.vectors = vectors
+        table.item_slots = item_slots
         return table
 
     def appended(
@@ -161,7 +161,7 @@ class ItemTable:
             self._written(self._buffers[1], rows, torch.from_numpy(new.sids)),
         )
         self._row_of.update(zip(item_ids, rows.tolist(), strict=True))
-        return ItemTable(self._ids, columns, self._row_of, buffers, num_rows, self.vectors)
+        return ItemTable(self._ids, columns, self._row_of, buffers, num_rows, self.item_slots)
 
     def _written(self, buffer: Tensor, rows: NDArray[np.int64], values: Tensor) -> Tensor:
         """A buffer that holds the values in these rows; the readers' rows stay as they are."""

@@ -19,7 +19,7 @@ from store_engine._C import ItemTrie, LiveTrie
 from store_engine.catalog.catalog_view import CatalogView, LiveView, StaticView
 from store_engine.catalog.item_ids import check_item_ids
 from store_engine.catalog.item_table import ItemTable
-from store_engine.catalog.item_vectors import ItemVectors
+from store_engine.catalog.item_slots import ItemSlots
 from store_engine.catalog.new_items import check_new_items
 from store_engine.catalog.set_expression import check_set_name
 from store_engine.data.catalog import Catalog
@@ -51,11 +51,11 @@ class LiveCatalog:
         model: StoreModel | None = None,
     ) -> None:
         self._sizes, self._offsets = trie.codebook_sizes, token_offsets
-        vectors, slots = None, np.zeros(0, dtype=np.int64)
+        item_slots, slots = None, np.zeros(0, dtype=np.int64)
         if model is not None and model.items is not None:
-            vectors, slots = ItemVectors.of(model, sids, int(self._sizes[-1]))
-        tokens = self._to_tokens(sids, slots, vectors)
-        table = ItemTable.from_catalog(catalog, tokens, sids, vectors)
+            item_slots, slots = ItemSlots.of(model, sids, int(self._sizes[-1]))
+        tokens = self._to_tokens(sids, slots, item_slots)
+        table = ItemTable.from_catalog(catalog, tokens, sids, item_slots)
         self.view: CatalogView = StaticView.from_trie(trie, table)
         # None, or in step with the view unless `_is_changing` outlived a change that was cut short
         self._live: LiveTrie | None = None
@@ -119,15 +119,15 @@ class LiveCatalog:
             if len(present):
                 item_id = table.item_id(int(self.view.rows(present[:1])[0]))
                 raise InputError(f"item {item_id!r} is in the catalogue already")
-            slots, vectors = np.zeros(0, dtype=np.int64), table.vectors
-            if vectors is not None:
-                slots = vectors.num_slots + np.arange(len(rows))
-                vectors = vectors.with_items(new.sids, features)
+            slots, item_slots = np.zeros(0, dtype=np.int64), table.item_slots
+            if item_slots is not None:
+                slots = item_slots.num_slots + np.arange(len(rows))
+                item_slots = item_slots.with_items(new.sids, features)
             elif features is not None:
                 raise InputError("features are of use only where the last code is the item itself")
-            tokens = self._to_tokens(new.sids, slots, vectors)
+            tokens = self._to_tokens(new.sids, slots, item_slots)
             with torch.inference_mode(False):  # the storage outlives the caller's mode
-                table = table.appended(new, rows, tokens).with_vectors(vectors)
+                table = table.appended(new, rows, tokens).with_slots(item_slots)
             with self._change() as live:
                 live.add(new.sids, rows)
                 self._publish(live, table)
@@ -153,8 +153,8 @@ class LiveCatalog:
                 raise InputError("a catalogue needs at least one item")
             if len(rows):
                 table = self.view.table
-                if table.vectors is not None:
-                    table = table.with_vectors(table.vectors.without_items(table.sids[rows]))
+                if table.item_slots is not None:
+                    table = table.with_slots(table.item_slots.without_items(table.sids[rows]))
                 with self._change() as live:
                     live.remove(rows)
                     self._publish(live, table)
@@ -187,15 +187,15 @@ class LiveCatalog:
         self.view = LiveView.from_snapshot(live.snapshot(), table, self.view.sets.definitions)
 
     def _to_tokens(
-        self, sids: NDArray[np.int32], slots: NDArray[np.int64], vectors: ItemVectors | None
+        self, sids: NDArray[np.int32], slots: NDArray[np.int64], item_slots: ItemSlots | None
     ) -> Tensor:
         """(num_items, tokens_per_item) int64 unified ids: what a history reads of items."""
         with torch.inference_mode(False):
             num_codes = len(self._offsets)
             codes = torch.tensor(sids[:, :num_codes], device=self._offsets.device) + self._offsets
-            if vectors is None or vectors.read is None:
+            if item_slots is None or item_slots.read is None:
                 return codes
-            model, item = vectors.model, torch.from_numpy(slots)[:, None].to(codes.device)
+            model, item = item_slots.model, torch.from_numpy(slots)[:, None].to(codes.device)
             item = item + model.vocabulary.item_offset
             assert model.items is not None
             return item if model.items.are_read else torch.cat([codes, item], dim=1)

@@ -43,21 +43,27 @@ def beam_search(
     Raises:
         NonFiniteLogitsError: The model gave NaN or +inf for some of the requests.
     """
-    cache.start(batch.lengths, num_tree_slots=tree_slots(model, space, beam_width))
-    writer = Writer(model, cache, prefill(model, cache, batch))
+    writer = begin_search(model, space, cache, batch, beam_width)
     return search_beams(writer, space, cache, beam_width, backend)
 
 
-def tree_slots(model: DecodingModel, space: SearchSpace, beam_width: int) -> int:
-    """Counts the beams of all levels that are run through the model."""
+def begin_search(
+    model: DecodingModel, space: SearchSpace, cache: KVCache, batch: PrefillBatch, beam_width: int
+) -> Writer:
+    """Runs the histories through the model, into a cache with room for the beams to come."""
     sizes = space.trie.level_sizes[1:-1]
-    return 0 if model.has_heads else sum(min(beam_width, size) for size in sizes)
+    slots = 0 if model.has_heads else sum(min(beam_width, size) for size in sizes)
+    cache.start(batch.lengths, num_tree_slots=slots)
+    return Writer(model, cache, prefill(model, cache, batch))
 
 
 def search_beams(
     writer: Writer, space: SearchSpace, cache: KVCache, beam_width: int, backend: Backend
 ) -> Beams:
-    """Searches after prefill; `beam_search` says how. May be called again on the same cache."""
+    """Searches after `begin_search`, as `beam_search` does; again and again, also in other spaces.
+
+    A space has the nodes of that which the search began in, and beams are no more.
+    """
     trie = space.trie
     widths = [min(beam_width, size) for size in trie.level_sizes[1:]]
     logits = writer.first_logits()

@@ -10,34 +10,31 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from store_engine._C import ItemTrie, RowSet
+from store_engine._C import ItemTrie
 from store_engine.catalog.catalog_view import CatalogView
-from store_engine.catalog.item_filter import ItemFilter
 from store_engine.catalog.item_ids import check_histories
 from store_engine.catalog.live_catalog import LiveCatalog
 from store_engine.catalog.trie_arrays import SearchTrie
 from store_engine.config import DecodingConfig
 from store_engine.data.catalog import Catalog
+from store_engine.decoding.allowance import Allowance
 from store_engine.decoding.backends import (
     BackendName,
     NonFiniteLogitsError,
     SearchSpace,
     resolve_backend,
 )
-from store_engine.decoding.beam_search import beam_search
 from store_engine.decoding.engine_parts import (
     ForeignTrieError,
     check_config,
     check_items,
     check_reading,
 )
+from store_engine.decoding.evidence import EvidenceScorer, Found, choose_evidence
 from store_engine.decoding.exact import score_catalog
-from store_engine.decoding.ranking import Ranking, rank_beams, rank_scores
-from store_engine.decoding.search_options import (
-    SearchOptions,
-    sets_per_history,
-    takes_search_options,
-)
+from store_engine.decoding.ranking import Ranking
+from store_engine.decoding.search_batch import Call, search_batch
+from store_engine.decoding.search_options import SearchOptions, takes_search_options
 from store_engine.errors import InputError
 from store_engine.inference.decoding_model import (
     NonFiniteWeightsError,
@@ -56,10 +53,16 @@ _MAX_BEAMS = 1 << 17  # of all requests of a batch
 
 
 class Recommendation(NamedTuple):
-    """One recommended item."""
+    """One recommended item. They are ranked by the score, logprob + evidence."""
 
     item_id: str
     logprob: float  # of the item's SID after the history
+    evidence: float = 0.0  # item-item evidence, where the engine adds it; see docs/decoding.md
+
+    @property
+    def score(self) -> float:
+        """What it is ranked by."""
+        return self.logprob + self.evidence
 
 
 class Engine:
@@ -79,6 +82,8 @@ class Engine:
         backend: Which implementation searches: "cpp", "torch", "triton", or "auto": cpp on a CPU,
             on a GPU triton where it can run, else torch.
         trie: The trie of `sids`, when it is already built.
+        evidence: Item-item evidence of this catalogue, added to log-probabilities where
+            `config.evidence` or a call says so.
 
     Raises:
         InputError: A weight is NaN or infinite.
@@ -97,6 +102,7 @@ class Engine:
         config: DecodingConfig | None = None,
         backend: BackendName = "auto",
         trie: ItemTrie | None = None,
+        evidence: EvidenceScorer | None = None,
     ) -> None:
         items = check_items(model, catalog, sids, trie)
         check_reading(model, bos, max_history)
@@ -107,6 +113,12 @@ class Engine:
         self.device = self._model.device
         self._backend = resolve_backend(backend, self.device)
         self._bos = bos
+        if evidence is not None and evidence.num_items != catalog.num_items:
+            raise InputError(
+                f"the evidence must be of the catalogue's {catalog.num_items} items, is of "
+                f"{evidence.num_items}"
+            )
+        self._evidence = evidence
         offsets = torch.tensor(model.vocabulary.level_offsets, device=self.device)
         self._items = LiveCatalog(catalog, items.sids, items.trie, offsets, model)
         budget = self.config.prefix_cache_mib
@@ -250,11 +262,10 @@ class Engine:
         if options.exclude is not None:
             excluded = self._rows_of(options.exclude, "exclude", is_ordered=False)
             options = dataclasses.replace(options, exclude=excluded)
-        found, logprobs = self._search(rows, options)
         name = self._items.item_id
         return [
-            [Recommendation(name(r), p) for r, p in zip(one, scores, strict=True) if r >= 0]
-            for one, scores in zip(found.tolist(), logprobs.tolist(), strict=True)
+            [Recommendation(name(r), p, e) for r, p, e in zip(*one, strict=True) if r >= 0]
+            for one in zip(*(part.tolist() for part in self._search(rows, options)), strict=True)
         ]
 
     def _rows_of(
@@ -281,78 +292,58 @@ class Engine:
 
         Returns:
             Rows (num_histories, k), -1 where a history may be given fewer than k items, and their
-            log-probabilities, -inf there.
+            scores, -inf there: log-probabilities, plus the evidence where there is some.
 
         Raises:
             InputError: A row is not in the catalogue, an item set is not defined, or an option is
                 out of its range.
             TypeError: A history is not a list of rows, or an option is of another type.
         """
-        return self._search(histories, options)
+        found = self._search(histories, options)
+        return found.rows, found.total
 
     @torch.inference_mode()
-    def _search(self, histories: Iterable[Iterable[int]], options: SearchOptions) -> Ranking:
+    def _search(self, histories: Iterable[Iterable[int]], options: SearchOptions) -> Found:
         report_fork()
-        view, backend = self._items.view, self._backend
+        call = self._call(histories, options)
+        view, num, k = call.view, len(call.histories), options.k
+        found = Found.nothing(num, k)
+        # more beams than that at once would take too much memory for keys and values
+        batch_size = max(1, min(self.config.batch_size, _MAX_BEAMS // call.width))
+        for ids in batches(call.histories, batch_size):
+            batch = self._prefill_batch(view, [call.histories[i] for i in ids])
+            with self._cache(ids) as cache:
+                own = search_batch(call, ids, batch, cache)
+            found.put(ids, own)
+        return found
+
+    def _call(self, histories: Iterable[Iterable[int]], options: SearchOptions) -> Call:
+        """Resolves a call's options against the catalogue as it is now."""
+        view, backend, config = self._items.view, self._backend, self.config
         if options.backend is not None:
             backend = resolve_backend(options.backend, self.device)
-        if options.exact or backend.reads_arrays:
-            view = view.compacted
-        model = self._model.with_vectors(view.table.vectors)
         checked = check_rows(histories, len(view.tokens), "history")
-        num, k, width = len(checked), options.k, options.width(self.config.beam_width)
-        allowed = self._allowed(view, options, num)
-        excluded = self._excluded(view, options, checked)
-
-        rows = np.full((num, k), -1, dtype=np.int64)
-        logprobs = np.full((num, k), -np.inf, dtype=np.float32)
-        # more beams than that at once would take too much memory for keys and values
-        batch_size = max(1, min(self.config.batch_size, _MAX_BEAMS // width))
-        for ids in batches(checked, batch_size):
-            item_filter = None
-            if any(allowed[i] is not None or len(excluded[i]) for i in ids):
-                item_filter = ItemFilter(
-                    view.trie, [allowed[i] for i in ids], [excluded[i] for i in ids]
-                )
-            normalize = options.normalize or self.config.normalize
-            space = SearchSpace(view.trie, item_filter, normalize)
-            batch = self._prefill_batch(view, [checked[i] for i in ids])
-            with self._cache(ids) as cache:
-                if options.exact:
-                    scores = score_catalog(model, space, cache, batch)
-                    found = rank_scores(space, scores, k)
-                else:
-                    beams = beam_search(model, space, cache, batch, width, backend)
-                    found = rank_beams(space, beams, k)
-            rows[ids], logprobs[ids] = view.rows(found[0]), found[1]
-        return rows, logprobs
-
-    @staticmethod
-    def _allowed(view: CatalogView, options: SearchOptions, num: int) -> list[RowSet | None]:
-        """Per history the set of the trie's rows it may be given; None: everything."""
-        allow = sets_per_history("allow", options.allow, num)
-        deny = sets_per_history("deny", options.deny, num)
-        return [view.sets.resolve(*pair) for pair in zip(allow, deny, strict=True)]
-
-    def _excluded(
-        self, view: CatalogView, options: SearchOptions, histories: list[NDArray[np.int64]]
-    ) -> list[NDArray[np.int64]]:
-        """Per history the trie's rows it may not be given."""
-        excluded = [np.zeros(0, dtype=np.int64)] * len(histories)
-        if options.exclude is not None:
-            excluded = check_rows(options.exclude, len(view.tokens), "exclude")
-            if len(excluded) != len(histories):
-                raise InputError(
-                    f"exclude must hold one list per history ({len(histories)}), "
-                    f"got {len(excluded)}"
-                )
         exclude_history = options.exclude_history
         if exclude_history is None:
-            exclude_history = self.config.exclude_history is True
-        if exclude_history:
-            pairs = zip(excluded, histories, strict=True)
-            excluded = [np.concatenate(pair) for pair in pairs]
-        return [view.trie_rows(rows) for rows in excluded]
+            exclude_history = config.exclude_history is True
+        normalize = options.normalize or config.normalize
+        evidence = choose_evidence(self._evidence, options.evidence, config.evidence, normalize)
+        allowance = Allowance.of(view, options, checked, exclude_history)
+        voters = allowance if evidence is not None else None
+        if (options.exact or backend.reads_arrays) and view.compacted is not view:
+            view = view.compacted
+            allowance = Allowance.of(view, options, checked, exclude_history)
+        return Call(
+            self._model.with_slots(view.table.item_slots),
+            checked,
+            allowance,
+            options.k,
+            options.width(config.beam_width),
+            normalize,
+            None if options.exact else backend,
+            evidence,
+            voters,
+        )
 
     @torch.inference_mode()
     def score_rows(self, histories: Iterable[Iterable[int]]) -> NDArray[np.float32]:
@@ -370,7 +361,7 @@ class Engine:
         """
         report_fork()
         view = self._items.view.compacted
-        model = self._model.with_vectors(view.table.vectors)
+        model = self._model.with_slots(view.table.item_slots)
         checked = check_rows(histories, len(view.tokens), "history")
         scores = np.full((len(checked), len(view.tokens)), -np.inf, dtype=np.float32)
         rows = view.rows(np.arange(view.trie.num_items))

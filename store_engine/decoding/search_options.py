@@ -38,6 +38,8 @@ class SearchOptions:
         exclude: Per history, items not to recommend, such as those on the page already: item ids,
             or catalogue rows where the histories are rows.
         exclude_history: Never recommend an item of the history; by default the engine's choice.
+        evidence: Add item-item evidence to the log-probabilities; by default the engine's choice.
+            Needs normalize="codebook".
 
     Raises:
         InputError: A number or a name is not one of those above.
@@ -54,6 +56,7 @@ class SearchOptions:
     deny: Sets = None
     exclude: Iterable[Iterable[Any]] | None = None
     exclude_history: bool | None = None
+    evidence: bool | None = None
 
     def __post_init__(self) -> None:
         _check_width("k", self.k)
@@ -64,8 +67,9 @@ class SearchOptions:
                     f"beam_width must be at least k, got beam_width {self.beam_width} < k {self.k}"
                 )
         _check_flag("exact", self.exact)
-        if self.exclude_history is not None:
-            _check_flag("exclude_history", self.exclude_history)
+        for name in ("exclude_history", "evidence"):
+            if getattr(self, name) is not None:
+                _check_flag(name, getattr(self, name))
         _check_name("backend", self.backend, get_args(BackendName))
         _check_name("normalize", self.normalize, get_args(Normalize))
         _check_sets("allow", self.allow)

@@ -7,7 +7,7 @@ from typing import Protocol
 import torch
 from torch import Tensor
 
-from store_engine.catalog.item_vectors import ItemVectors
+from store_engine.catalog.item_slots import ItemSlots
 from store_engine.config import ModelConfig
 from store_engine.errors import InputError
 from store_engine.inference.cache_attention import PrefillAttention, TreeAttention
@@ -38,14 +38,14 @@ class DecodingModel:
         source: The trained model in eval mode, whose embeddings serve.
         transformer: Its layers.
         code_heads: Per level of codes (..., hidden_size) -> logits (..., codebook_size).
-        vectors: The items of the catalogue that is searched, where they are tokens themselves; see
-            `with_vectors`.
+        item_slots: The items of the catalogue that is searched, where they are tokens themselves; see
+            `with_slots`.
     """
 
     source: StoreModel
     transformer: TransformerBody
     code_heads: tuple[Callable[[Tensor], Tensor], ...]
-    vectors: ItemVectors | None = None
+    item_slots: ItemSlots | None = None
 
     @classmethod
     def for_torch(cls, model: StoreModel) -> "DecodingModel":
@@ -71,9 +71,9 @@ class DecodingModel:
         heads = tuple(PackedLinear(weight) for weight in weights)
         return cls(model, CpuTransformer(model.transformer), heads)
 
-    def with_vectors(self, vectors: ItemVectors | None) -> "DecodingModel":
+    def with_slots(self, item_slots: ItemSlots | None) -> "DecodingModel":
         """Returns the same model for the items of another catalogue."""
-        return self if vectors is self.vectors else replace(self, vectors=vectors)
+        return self if item_slots is self.item_slots else replace(self, item_slots=item_slots)
 
     @property
     def config(self) -> ModelConfig:
@@ -102,12 +102,12 @@ class DecodingModel:
 
     def embed(self, tokens: Tensor) -> Tensor:
         """Embeds unified ids (num_tokens,) int64 -> (num_tokens, hidden_size)."""
-        if self.vectors is None or self.vectors.read is None:
+        if self.item_slots is None or self.item_slots.read is None:
             return self.source.embed(tokens)
         offset = self.vocabulary.item_offset
         is_item = tokens >= offset
         others = self.source.embed(tokens.masked_fill(is_item, 0))
-        items = self.vectors.read[(tokens - offset).clamp(min=0)]
+        items = self.item_slots.read[(tokens - offset).clamp(min=0)]
         return torch.where(is_item[:, None], items, others)
 
     def embed_codes(self, codes: Tensor, level: int) -> Tensor:
@@ -142,11 +142,11 @@ class DecodingModel:
         if level < len(self.code_heads):
             logits = self.level_logits(states.flatten(0, 1), level)
             return logits.view(*states.shape[:2], -1).expand(-1, prefixes.shape[1], -1)
-        assert self.vectors is not None
-        places, rows = self.vectors.places, self.vectors.written
+        assert self.item_slots is not None
+        places, rows = self.item_slots.places, self.item_slots.written
         assert places is not None
         assert rows is not None
-        rows = rows[: self.vectors.num_slots]
+        rows = rows[: self.item_slots.num_slots]
         return item_logits(states, rows, places.slots, places.find(prefixes))
 
     def next_prefixes(self, prefixes: Tensor, codes: Tensor, level: int) -> Tensor:

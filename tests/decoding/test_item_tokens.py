@@ -3,117 +3,19 @@
 import numpy as np
 import pytest
 import torch
-from engines import SMALL, catalog_of
+from item_engines import FORMS, ROWS, ItemCase
 
-from store_engine._C import ItemTrie
-from store_engine.config import DecodingConfig, ModelConfig
-from store_engine.decoding.engine import Engine
 from store_engine.errors import InputError
-from store_engine.model.attention import PackedSequences
-from store_engine.model.item_rows import ItemTokens
-from store_engine.model.store_model import IGNORE, StoreModel
-from store_engine.sid.item_tokens import slot_order
-
-BOS, NUM_ITEMS, NUM_FEATURES = 1, 60, 6
-UPPER, FANOUT = (4, 3), 16  # more last codes than a prefix has items
-
-# last level, history, decoder, skip
-FORMS = [
-    (level, history, decoder, skip)
-    for level in ("code", "item")
-    for history in ("codes", "items")
-    for decoder in ("transformer", "heads")
-    for skip in (False, True)
-    if not (decoder == "transformer" and history == "items") and not (decoder == "heads" and skip)
-]
-ROWS = [form for form in FORMS if form[0] == "item"]
-
-
-def item_sids(num_items=NUM_ITEMS, seed=0):
-    """SIDs whose last code is the item's place among those of its prefix, with gaps."""
-    rng = np.random.default_rng(seed)
-    sids = np.zeros((num_items, 3), dtype=np.int32)
-    sids[:, :2] = rng.integers(0, UPPER, (num_items, 2))
-    sids[:12, :2] = [(a, b) for a in range(UPPER[0]) for b in range(UPPER[1])]  # every prefix
-    for prefix in np.unique(sids[:, :2], axis=0):
-        own = (sids[:, :2] == prefix).all(1)
-        sids[own, 2] = rng.permutation(FANOUT)[: own.sum()]
-    return sids
-
-
-class Case:
-    """A model of one form with its items."""
-
-    def __init__(self, level, history, decoder, skip, is_tied=True):
-        torch.manual_seed(0)
-        self.sids = item_sids()
-        self.sizes = (*UPPER, FANOUT)
-        self.has_rows, self.are_read = level == "item", history == "items"
-        self.order = slot_order(self.sids)
-        self.slots = self.order.argsort()
-        code_sizes = UPPER if self.has_rows else self.sizes
-        items = None
-        if self.has_rows or self.are_read or decoder == "heads":
-            items = ItemTokens(
-                self.sids[self.order][:, : len(code_sizes)],
-                num_features=NUM_FEATURES * self.has_rows,
-                are_read=self.are_read,
-                head_size=12 * (decoder == "heads"),
-                is_tied=is_tied,
-            )
-        self.model = StoreModel(ModelConfig(**SMALL), 20, code_sizes, items=items, skip=skip).eval()
-        for parameter in self.model.parameters():
-            if parameter.ndim > 1:  # far from indifferent
-                torch.nn.init.normal_(parameter, std=0.3)
-        self.model.requires_grad_(False)
-
-    def engine(self, backend="auto", dtype=torch.float32, model=None, **config):
-        config = {"beam_width": 100, "prefix_cache_mib": 0} | config
-        return Engine(
-            (model or self.model).to(dtype),
-            catalog_of(len(self.sids)),
-            self.sids,
-            bos=BOS,
-            max_history=8,
-            config=DecodingConfig(**config),
-            trie=ItemTrie(self.sids, list(self.sizes)),
-            backend=backend,
-        )
-
-    def read(self, row):
-        """The tokens of an item in a history."""
-        vocabulary = self.model.vocabulary
-        item = vocabulary.item_offset + int(self.slots[row])
-        if self.are_read:
-            return [item]
-        offsets = vocabulary.level_offsets
-        codes = [int(c) + o for c, o in zip(self.sids[row], offsets, strict=False)]
-        return [*codes, item] if self.has_rows else codes
-
-    def losses(self, history):
-        """Of every item after a history: the training loss, summed over the levels."""
-        context = [BOS, *(token for row in history for token in self.read(row))]
-        tokens, targets = [], []
-        for row in range(len(self.sids)):
-            own = self.read(row)
-            if self.model.level_heads is not None:
-                own = [self.model.vocabulary.item_offset + int(self.slots[row])]
-            tokens += [*context, *own[:-1]]
-            targets += [IGNORE] * (len(context) - 1) + own
-        length = len(tokens) // len(self.sids)
-        sequences = PackedSequences.from_lengths(torch.full((len(self.sids),), length), "cpu")
-        losses = self.model(torch.tensor(tokens), sequences, torch.tensor(targets))
-        return losses.view(len(self.sids), -1).sum(1).numpy()
 
 
 @pytest.fixture(params=FORMS, ids=lambda form: "-".join(map(str, form)))
 def case(request):
-    return Case(*request.param)
+    return ItemCase(*request.param)
 
 
 @pytest.fixture(params=ROWS, ids=lambda form: "-".join(map(str, form)))
 def row_case(request):
-    return Case(*request.param)
+    return ItemCase(*request.param)
 
 
 def test_exact_scores_are_the_training_loss(case, histories):
@@ -125,7 +27,7 @@ def test_exact_scores_are_the_training_loss(case, histories):
 @pytest.mark.parametrize("level", ["code", "item"])
 @pytest.mark.parametrize("is_tied", [False, True])
 def test_rows_that_are_read_are_not_those_that_are_written(level, is_tied, histories):
-    case = Case(level, "codes", "transformer", True, is_tied)
+    case = ItemCase(level, "codes", "transformer", True, is_tied)
     scores = case.engine().score_rows(histories[:2])
     np.testing.assert_allclose(scores[0], -case.losses(histories[0]), atol=2e-4)
 
@@ -189,7 +91,7 @@ def test_refuses_other_sids(row_case):
 
 
 def test_refuses_two_items_of_one_sid():
-    case = Case("item", "codes", "heads", False)
+    case = ItemCase("item", "codes", "heads", False)
     case.sids[case.order[1]] = case.sids[case.order[0]]
     with pytest.raises(InputError, match=r"two items have the SID|those that the model's"):
         case.engine()

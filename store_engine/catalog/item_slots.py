@@ -96,7 +96,7 @@ class ItemPlaces:
 
 
 @dataclass(frozen=True)
-class ItemVectors:
+class ItemSlots:
     """The vectors of all items that there are or were.
 
     Args:
@@ -118,7 +118,7 @@ class ItemVectors:
     @classmethod
     def of(
         cls, model: StoreModel, sids: NDArray[np.int32], fanout: int
-    ) -> tuple["ItemVectors", NDArray[np.int64]]:
+    ) -> tuple["ItemSlots", NDArray[np.int64]]:
         """Computes the vectors of a model's items.
 
         Args:
@@ -151,7 +151,7 @@ class ItemVectors:
             written = rows.written if rows is not None else None
             return cls(model, len(sids), read, written, places), slots
 
-    def with_items(self, sids: NDArray[np.int32], features: ArrayLike | None) -> "ItemVectors":
+    def with_items(self, sids: NDArray[np.int32], features: ArrayLike | None) -> "ItemSlots":
         """Returns the vectors of new items too, whose slots follow in their order.
 
         Args:
@@ -177,7 +177,7 @@ class ItemVectors:
             self, num_slots=self.num_slots + len(sids), read=read, written=written, places=places
         )
 
-    def without_items(self, sids: NDArray[np.int32]) -> "ItemVectors":
+    def without_items(self, sids: NDArray[np.int32]) -> "ItemSlots":
         """Returns the vectors after some items were removed; histories may still name them."""
         if self.places is None:
             return self
@@ -217,7 +217,8 @@ def _check_features(
         raise InputError(
             f"features must be ({num_items}, {want}) numbers, got {array.shape} of {array.dtype}"
         )
-    numbers = array.astype(np.float32)
+    with np.errstate(over="ignore"):  # the result is looked at
+        numbers = array.astype(np.float32)
     if not np.isfinite(numbers).all():
         raise InputError("features must be finite")
     return numbers

@@ -1,0 +1,173 @@
+"""Item-item evidence beside the LLM: an item's score is its log-probability plus its evidence.
+
+The candidates are the items that the beam found and as many that have the most evidence. The LLM's
+log-probability of these is exact: the same search once more, on the same cache, in a catalogue of
+them alone.
+"""
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Literal, NamedTuple, Protocol
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from store_engine import _C
+from store_engine.catalog.catalog_view import CatalogView
+from store_engine.catalog.item_filter import ItemFilter
+from store_engine.errors import InputError
+from store_engine.kernels.trie_topk import Normalize
+
+if TYPE_CHECKING:
+    from store_engine.collaborative.evidence import Evidence
+
+Rows = NDArray[np.int64]
+
+
+class EvidenceScorer(Protocol):
+    """What the histories alone say of the next item, in units of log-probability."""
+
+    @property
+    def num_items(self) -> int:
+        """Catalogue rows that it knows; later ones have no evidence."""
+
+    def top(self, histories: Sequence[Rows], k: int, item_filter: ItemFilter | None) -> Rows:
+        """Finds the items with the most evidence.
+
+        Args:
+            histories: Catalogue rows of each, oldest first.
+            k: Items wanted.
+            item_filter: What each history may be given, of a catalogue in its own order of rows or
+                of a snapshot; None: every item.
+
+        Returns:
+            (batch, k) catalogue rows, -1 where there are no more.
+        """
+
+    def score(self, histories: Sequence[Rows], rows: Rows) -> NDArray[np.float32]:
+        """Returns the evidence of given items, (batch, width) as `rows`; 0 for -1."""
+
+
+def choose_evidence(
+    evidence: EvidenceScorer | None,
+    wanted: bool | None,
+    default: Literal["none", "auto"],
+    normalize: Normalize,
+) -> EvidenceScorer | None:
+    """Returns the evidence that a call adds; None: it adds none.
+
+    Args:
+        evidence: The engine's.
+        wanted: What the call says.
+        default: What the engine's config says where the call says nothing.
+        normalize: What a softmax runs over.
+
+    Raises:
+        InputError: Evidence is wanted, but there is none, or log-probabilities are none.
+    """
+    if wanted is None:
+        wanted = default == "auto" and evidence is not None
+    if not wanted:
+        return None
+    if evidence is None:
+        raise InputError("evidence=True needs an engine that was given evidence")
+    if normalize != "codebook":
+        raise InputError(
+            "evidence is added to the model's likelihood: it needs normalize='codebook', got "
+            f"{normalize!r}; evidence=False leaves it out"
+        )
+    return evidence
+
+
+class ItemEvidence:
+    """The evidence of a run, scored by the C++ core.
+
+    Args:
+        votes: The item-item matrix, its decay and its window.
+        scale: Weight of a vote against a log-probability.
+    """
+
+    def __init__(self, votes: "Evidence", scale: float = 1.0) -> None:
+        data = votes.data * np.float32(scale)
+        self._core = _C.Evidence(votes.indptr, votes.indices, data)
+        self._decay, self._window = votes.decay, votes.window
+
+    @property
+    def num_items(self) -> int:
+        """See `EvidenceScorer`."""
+        return self._core.num_items
+
+    def top(self, histories: Sequence[Rows], k: int, item_filter: ItemFilter | None) -> Rows:
+        """Finds the items with the most evidence; see `EvidenceScorer`."""
+        core = item_filter.core if item_filter is not None else None
+        events, threads = self._events(histories), torch.get_num_threads()
+        return self._core.top(*events, k, item_filter=core, num_threads=threads)[0]
+
+    def score(self, histories: Sequence[Rows], rows: Rows) -> NDArray[np.float32]:
+        """Returns the evidence of given items; see `EvidenceScorer`."""
+        rows, threads = np.ascontiguousarray(rows), torch.get_num_threads()
+        return self._core.score(*self._events(histories), rows, num_threads=threads)
+
+    def _events(self, histories: Sequence[Rows]) -> tuple[Rows, Rows, float, int]:
+        recent = [history[-self._window :] for history in histories]
+        offsets = np.cumsum([0, *map(len, recent)], dtype=np.int64)
+        rows = np.concatenate([np.zeros(0, dtype=np.int64), *recent])
+        return rows, offsets, self._decay, self._window
+
+
+class Found(NamedTuple):
+    """The best items of each history, (num_histories, k) all: catalogue rows, -1 for none."""
+
+    rows: Rows
+    logprobs: NDArray[np.float32]  # the LLM's; -inf for none
+    evidence: NDArray[np.float32]  # 0 without evidence
+
+    @classmethod
+    def nothing(cls, num: int, k: int) -> "Found":
+        """Makes `num` empty rankings."""
+        rows = np.full((num, k), -1, dtype=np.int64)
+        logprobs = np.full((num, k), -np.inf, dtype=np.float32)
+        return cls(rows, logprobs, np.zeros((num, k), dtype=np.float32))
+
+    @classmethod
+    def llm_alone(cls, rows: Rows, logprobs: NDArray[np.float32]) -> "Found":
+        """Makes rankings without evidence."""
+        return cls(rows, logprobs, np.zeros_like(logprobs))
+
+    def joined(self, other: "Found") -> "Found":
+        """Puts the items of `other` behind these."""
+        return Found(
+            np.hstack([self.rows, other.rows]),
+            np.hstack([self.logprobs, other.logprobs]),
+            np.hstack([self.evidence, other.evidence]),
+        )
+
+    def put(self, ids: Rows, part: "Found") -> None:
+        """Fills in the rankings of some histories."""
+        self.rows[ids], self.logprobs[ids], self.evidence[ids] = part
+
+    def best(self, k: int, view: CatalogView) -> "Found":
+        """Takes the k best by the sum; of equals the lower SID, then row."""
+        sids, (batch, width) = view.table.sids[self.rows], self.rows.shape
+        request = np.arange(batch).repeat(width)
+        keys = self.rows.ravel(), *sids.reshape(batch * width, -1).T[::-1], -self.total.ravel()
+        order = np.lexsort((*keys, request)).reshape(batch, width)[:, :k]
+        rows, logprobs = self.rows.ravel()[order], self.logprobs.ravel()[order]
+        evidence, is_one = self.evidence.ravel()[order], logprobs > -np.inf
+        rows, evidence = np.where(is_one, rows, -1), np.where(is_one, evidence, np.float32(0))
+        return Found(rows, logprobs, evidence)
+
+    @property
+    def total(self) -> NDArray[np.float32]:
+        """Log-probability plus evidence."""
+        return self.logprobs + self.evidence
+
+
+def without_repeats(found: Rows, rows: Rows) -> Rows:
+    """Replaces those of `rows` (batch, width) by -1 that are in `found` (batch, other_width)."""
+    both = np.hstack([found, rows])
+    order = np.argsort(both, axis=1, kind="stable")
+    ordered = np.take_along_axis(both, order, 1)
+    is_repeat = np.zeros(both.shape, dtype=bool)
+    np.put_along_axis(is_repeat, order[:, 1:], ordered[:, 1:] == ordered[:, :-1], 1)
+    return np.where(is_repeat[:, found.shape[1] :], -1, rows)

@@ -1,0 +1,131 @@
+"""One batch of a call: prefill, search, ranking; with evidence a second search for its items."""
+
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from store_engine._C import RowSet
+from store_engine.catalog.catalog_view import CatalogView, StaticView
+from store_engine.catalog.item_filter import ItemFilter
+from store_engine.decoding.allowance import Allowance
+from store_engine.decoding.backends import Backend, SearchSpace
+from store_engine.decoding.beam_search import begin_search, search_beams
+from store_engine.decoding.evidence import EvidenceScorer, Found, without_repeats
+from store_engine.decoding.exact import score_catalog
+from store_engine.decoding.ranking import rank_beams, rank_scores
+from store_engine.decoding.writers import Writer
+from store_engine.inference.decoding_model import DecodingModel
+from store_engine.inference.kv_cache import KVCache
+from store_engine.inference.prefill_batch import PrefillBatch
+from store_engine.kernels.trie_topk import Normalize
+
+Rows = NDArray[np.int64]
+
+
+@dataclass(frozen=True)
+class Call:
+    """What a call of the engine asks for, all names resolved.
+
+    Args:
+        model: With the items of the view.
+        histories: Catalogue rows of each.
+        allowance: What each may be given, of the view that is searched.
+        k: Items wanted.
+        width: Beams.
+        normalize: What a softmax runs over.
+        backend: The steps of the beam search; None scores every item.
+        evidence: To add; None: the LLM alone.
+        voters: The allowance by the rows that `evidence` counts in; None without evidence.
+    """
+
+    model: DecodingModel
+    histories: list[Rows]
+    allowance: Allowance
+    k: int
+    width: int
+    normalize: Normalize
+    backend: Backend | None
+    evidence: EvidenceScorer | None
+    voters: Allowance | None
+
+    @property
+    def view(self) -> CatalogView:
+        """The catalogue that is searched."""
+        return self.allowance.view
+
+
+def search_batch(call: Call, ids: Rows, batch: PrefillBatch, cache: KVCache) -> Found:
+    """Finds the best items of a batch.
+
+    Args:
+        call: What is asked for.
+        ids: The histories of the batch.
+        batch: The same as tokens.
+        cache: Overwritten.
+
+    Raises:
+        NonFiniteLogitsError: The model gave NaN or +inf for some of the requests.
+    """
+    view, model = call.view, call.model
+    space = SearchSpace(view.trie, call.allowance.item_filter(ids), call.normalize)
+    if call.backend is None:
+        scores = score_catalog(model, space, cache, batch)
+        return _rank_all(call, ids, space, scores)
+    writer = begin_search(model, space, cache, batch, call.width)
+    beams = search_beams(writer, space, cache, call.width, call.backend)
+    if call.evidence is None:
+        rows, logprobs = rank_beams(space, beams, call.k)
+        return Found.llm_alone(view.rows(rows), logprobs)
+    rows, logprobs = rank_beams(space, beams, call.width)
+    found = Found.llm_alone(view.rows(rows), logprobs)
+    wanted = without_repeats(found.rows, _candidates(call, ids))
+    if (wanted >= 0).any():
+        found = found.joined(_score_items(call, wanted, writer, cache))
+    histories = [call.histories[i] for i in ids]
+    evidence = call.evidence.score(histories, found.rows)
+    return found._replace(evidence=evidence).best(call.k, view)
+
+
+def _candidates(call: Call, ids: Rows) -> Rows:
+    """(batch, width) catalogue rows of the most evidence that each history may be given."""
+    assert call.evidence is not None
+    assert call.voters is not None
+    item_filter = call.voters.item_filter(ids)
+    if item_filter is None and not isinstance(call.voters.view, StaticView):
+        item_filter = call.voters.filter_of(ids)  # of the items that there are now
+    return call.evidence.top([call.histories[i] for i in ids], call.width, item_filter)
+
+
+def _score_items(call: Call, wanted: Rows, writer: Writer, cache: KVCache) -> Found:
+    """The LLM's log-probabilities of given items (batch, width), -1 for none: as many, sorted."""
+    assert call.backend is not None
+    view, nothing = call.view, np.zeros(0, dtype=np.int64)
+    trie = view.trie.item_trie
+    allowed = [RowSet.from_rows(trie, view.trie_rows(rows[rows >= 0])) for rows in wanted]
+    space = SearchSpace(view.trie, ItemFilter(view.trie, allowed, [nothing] * len(wanted)))
+    width = int((wanted >= 0).sum(1).max())
+    beams = search_beams(writer, space, cache, width, call.backend)
+    rows, logprobs = rank_beams(space, beams, width)
+    return Found.llm_alone(view.rows(rows), logprobs)
+
+
+def _rank_all(call: Call, ids: Rows, space: SearchSpace, scores: torch.Tensor) -> Found:
+    """Ranks by the scores (batch, num_items) of the trie's rows, plus evidence where it counts."""
+    view = call.view
+    if call.evidence is None:
+        rows, logprobs = rank_scores(space, scores, call.k)
+        return Found.llm_alone(view.rows(rows), logprobs)
+    histories = [call.histories[i] for i in ids]
+    every = np.tile(view.rows(np.arange(view.trie.num_items)), (len(histories), 1))
+    evidence = torch.from_numpy(call.evidence.score(histories, every)).to(scores.device)
+    rows, _ = rank_scores(space, scores + evidence, call.k)
+    at = torch.from_numpy(rows.clip(min=0)).to(scores.device)
+    own = (part.gather(1, at).cpu().numpy() for part in (scores, evidence))
+    logprobs, evidences = own
+    return Found(
+        view.rows(rows),
+        np.where(rows >= 0, logprobs, np.float32(-np.inf)),
+        np.where(rows >= 0, evidences, np.float32(0)),
+    )

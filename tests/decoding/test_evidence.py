@@ -1,0 +1,161 @@
+"""Evidence beside the LLM: one sum, the same by beam and by exact scoring, within every filter."""
+
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+import scipy.sparse as sp
+from item_engines import FORMS, NUM_ITEMS, ItemCase, item_sids, new_items
+
+from store_engine.decoding.evidence import ItemEvidence, without_repeats
+from store_engine.errors import InputError
+
+DECAY, WINDOW, SCALE = 0.6, 4, 2.0
+OPTIONS = [{}, {"exclude_history": True}, {"allow": "even", "exclude": [[2]] * 5}]
+
+
+def random_votes(num_items=NUM_ITEMS, seed=0):
+    matrix = sp.random_array((num_items, num_items), density=0.1, rng=seed, format="csr")
+    data = matrix.data.astype(np.float32)
+    indptr, indices = matrix.indptr.astype(np.int64), matrix.indices.astype(np.int32)
+    return SimpleNamespace(
+        indptr=indptr, indices=indices, data=data, decay=DECAY, window=WINDOW, matrix=matrix
+    )
+
+
+VOTES = random_votes()
+
+
+def plain_evidence(history):
+    """Of every item, by the definition."""
+    total = np.zeros(NUM_ITEMS)
+    for back, row in enumerate(history[::-1][:WINDOW]):
+        total += DECAY**back * VOTES.matrix[[row]].toarray()[0]
+    return SCALE * total
+
+
+@pytest.fixture(params=FORMS, ids=lambda form: "-".join(map(str, form)))
+def case(request):
+    return ItemCase(*request.param)
+
+
+def engine_of(case, **config):
+    config = {"evidence": "auto"} | config
+    engine = case.engine(scorer=ItemEvidence(VOTES, SCALE), **config)
+    engine.define("even", [f"item {row}" for row in range(0, NUM_ITEMS, 2)])
+    return engine
+
+
+@pytest.mark.parametrize("backend", ["cpp", "torch"])
+@pytest.mark.parametrize("options", OPTIONS, ids=str)
+def test_a_wide_beam_equals_exact_scoring(case, histories, backend, options):
+    engine = engine_of(case, backend=backend)
+    rows, scores = engine.recommend_rows(histories, 20, **options)
+    exact_rows, exact = engine.recommend_rows(histories, 20, exact=True, **options)
+    np.testing.assert_array_equal(rows, exact_rows)
+    np.testing.assert_allclose(scores, exact, atol=1e-5)
+
+
+def test_the_score_is_the_sum(case, histories):
+    engine = engine_of(case)
+    total = engine.score_rows(histories) + np.stack([plain_evidence(h) for h in histories])
+    rows, scores = engine.recommend_rows(histories, 60)
+    np.testing.assert_array_equal(rows, np.argsort(-total, axis=1, kind="stable"))
+    np.testing.assert_allclose(scores, np.take_along_axis(total, rows, 1), atol=1e-5)
+    ids = [[f"item {row}" for row in history] for history in histories]
+    for exact in (False, True):
+        for one, history, sums in zip(
+            engine.recommend(ids, 10, exact=exact), histories, scores, strict=True
+        ):
+            votes = plain_evidence(history)
+            np.testing.assert_allclose([item.score for item in one], sums[:10], atol=1e-5)
+            found = [int(item.item_id.split()[1]) for item in one]
+            np.testing.assert_allclose([item.evidence for item in one], votes[found], atol=1e-5)
+
+
+@pytest.mark.parametrize("options", OPTIONS, ids=str)
+def test_a_narrow_beam_scores_its_candidates_exactly(case, histories, options):
+    engine = engine_of(case, beam_width=4)
+    llm = engine.score_rows(histories)
+    rows, scores = engine.recommend_rows(histories, 4, **options)
+    for history, own, found, logprobs in zip(histories, rows, scores, llm, strict=True):
+        want = logprobs + plain_evidence(history)
+        np.testing.assert_allclose(found, want[own], atol=1e-5)
+        assert len(set(own.tolist())) == 4
+        if options.get("exclude_history"):
+            assert not set(own.tolist()) & set(history)
+        if "allow" in options:
+            assert (own % 2 == 0).all()
+            assert 2 not in own
+    own = options | ({"exclude": [[2]]} if "exclude" in options else {})
+    alone = [engine.recommend_rows([history], 4, **own) for history in histories]
+    np.testing.assert_array_equal(rows, np.concatenate([one[0] for one in alone]))
+    np.testing.assert_allclose(scores, np.concatenate([one[1] for one in alone]), atol=1e-5)
+
+
+def test_the_evidence_finds_what_the_beam_does_not(histories):
+    case = ItemCase("item", "codes", "heads", False)
+    votes = random_votes()
+    votes.data[:] = 0
+    far = int(case.engine().score_rows(histories[:1])[0].argmin())
+    votes.indices[votes.indptr[9]], votes.data[votes.indptr[9]] = far, 1.0
+    engine = case.engine(scorer=ItemEvidence(votes, 100.0), beam_width=1)
+    assert engine.recommend_rows(histories[:1], 1, evidence=True)[0].tolist() == [[far]]
+    assert engine.recommend_rows(histories[:1], 1, evidence=False)[0].tolist() != [[far]]
+
+
+@pytest.mark.parametrize("backend", ["cpp", "torch"])
+@pytest.mark.parametrize("exact", [False, True])
+def test_a_catalogue_that_changed(histories, backend, exact):
+    case = ItemCase("code", "codes", "transformer", False)
+    engine = engine_of(case)
+    gone = [3, 7, 31]
+    engine.remove_items([f"item {row}" for row in gone])
+    engine.add_items(new_items(2), item_sids(12, seed=5)[:2])
+    rows, scores = engine.recommend_rows(histories, 59, backend=backend, exact=exact)
+    total = engine.score_rows(histories)
+    total[:, :NUM_ITEMS] += np.stack([plain_evidence(h) for h in histories])
+    for own, found, want in zip(rows, scores, total, strict=True):
+        assert sorted(own.tolist()) == sorted(set(range(62)) - set(gone))
+        np.testing.assert_allclose(found, want[own], atol=1e-5)
+        assert (np.diff(found) <= 1e-5).all()
+    narrow, _ = engine.recommend_rows(histories, 3, beam_width=3, backend=backend)
+    assert not set(narrow.ravel().tolist()) & set(gone)
+
+
+def test_who_decides(histories):
+    case = ItemCase("code", "codes", "transformer", False)
+    scorer = ItemEvidence(VOTES, SCALE)
+    silent, loud = case.engine(scorer=scorer), engine_of(case)
+    plain = case.engine()
+    want = plain.recommend_rows(histories, 5)
+    for found in (
+        silent.recommend_rows(histories, 5),
+        loud.recommend_rows(histories, 5, evidence=False),
+    ):
+        np.testing.assert_array_equal(found[0], want[0])
+        np.testing.assert_array_equal(found[1], want[1])
+    both = loud.recommend_rows(histories, 5), silent.recommend_rows(histories, 5, evidence=True)
+    np.testing.assert_array_equal(both[0][1], both[1][1])
+    assert (both[0][1] != want[1]).any()
+    assert case.engine(evidence="auto").recommend_rows(histories, 5)[0].shape == (5, 5)
+
+
+def test_refuses(histories):
+    case = ItemCase("code", "codes", "transformer", False)
+    with pytest.raises(InputError, match="needs an engine that was given evidence"):
+        case.engine().recommend_rows(histories, evidence=True)
+    with pytest.raises(InputError, match="needs normalize='codebook', got 'children'"):
+        engine_of(case).recommend_rows(histories, normalize="children")
+    with pytest.raises(InputError, match="of the catalogue's 60 items, is of 59"):
+        case.engine(scorer=ItemEvidence(random_votes(59)))
+
+
+def test_without_repeats():
+    rng = np.random.default_rng(0)
+    for _ in range(20):
+        found = np.stack([rng.permutation(12)[:5] for _ in range(4)])
+        rows = np.stack([rng.permutation(12)[:6] for _ in range(4)])
+        rows[0, 3:] = found[1, 4:] = -1
+        want = [[-1 if r in f else r for r in own] for f, own in zip(found, rows, strict=True)]
+        np.testing.assert_array_equal(without_repeats(found, rows), want)

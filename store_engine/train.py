@@ -29,13 +29,15 @@ from deepspeed.accelerator import get_accelerator
 
 from store_engine._C import ItemTrie
 from store_engine.cli.train import parse_arguments
+from store_engine.collaborative.fit_evidence import fit_evidence
 from store_engine.collaborative.partners import Partners
 from store_engine.config import Config, load_config
-from store_engine.data.split import leave_one_out
+from store_engine.data.split import Split, leave_one_out
 from store_engine.errors import InputError
 from store_engine.evaluation.evaluate_run import evaluate_run
 from store_engine.evaluation.report import print_metrics, save_metrics
 from store_engine.evaluation.validation import Validation
+from store_engine.evaluation.weigh_evidence import weigh_evidence
 from store_engine.model.backbones.backbone import backbone_sizes
 from store_engine.model.weights import load_weights, read_weights, save_weights
 from store_engine.runs.open_run import RunData, begin_or_resume, read_run_data
@@ -175,6 +177,11 @@ def train(config: Config, ds_config: dict[str, Any], data: RunData) -> None:
         files = {run.scoring_weights: labels} if labels else {}
         _finish_stage(run, {**files, run.model_weights: weights})
 
+    # -- item-item evidence: what the histories alone say, weighed against the LLM ----------------
+    if config.decoding.evidence == "auto" and is_first and not run.is_complete(run.evidence):
+        log_rank0("evidence: counting what followed what, and weighing it on validation users")
+        _fit_evidence(run, split, config, device)
+
     # -- evaluation -------------------------------------------------------------------------------
     if is_first:
         if not run.is_complete(run.trie):
@@ -188,6 +195,25 @@ def train(config: Config, ds_config: dict[str, Any], data: RunData) -> None:
         log_rank0(f"  store-engine recommend {run.root} --history ID,ID,ID")
         run.close()
     wait_for_first("evaluation")
+
+
+def _fit_evidence(run: RunDirectory, split: Split, config: Config, device: torch.device) -> None:
+    """Fits evidence to the histories, and weighs it against the trained LLM."""
+    now = Run(run)
+    evidence = fit_evidence(
+        split.train,
+        split.valid,
+        now.catalog,
+        config.evidence,
+        exclude_history=now.config.decoding.exclude_history is True,
+        seed=config.train.seed,
+    )
+    validation, weights = Validation(now, device), read_weights(run.model_weights)
+    evidence = weigh_evidence(
+        lambda scorer: validation.engine(weights, scorer), evidence, validation.examples
+    )
+    with run.writing(run.evidence):
+        evidence.save(run.evidence)
 
 
 def _check_shards(config: Config, data: RunData, stage: TokenizerStage, num_shards: int) -> None:

@@ -4,6 +4,7 @@ An item's score is the sum over the last `window` events, k = 0 the latest, of
 decay^k matrix[event, item]. `fit_evidence` makes it, `evidence.npz` of a run holds it.
 """
 
+import dataclasses
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -90,6 +91,10 @@ class Evidence:
         """The votes: (num_items, num_items) float32, a view."""
         shape = (self.num_items, self.num_items)
         return sp.csr_array((self.data, self.indices, self.indptr), shape=shape)
+
+    def scaled(self, factor: np.float32) -> "Evidence":
+        """Multiplies all votes by a factor, which must not be negative."""
+        return dataclasses.replace(self, data=self.data * factor)
 
     def score(self, histories: Sequence[Rows]) -> NDArray[np.float32]:
         """Scores all items: (num_users, num_items) float32, 0 where nothing votes."""

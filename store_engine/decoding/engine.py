@@ -30,7 +30,7 @@ from store_engine.decoding.engine_parts import (
     check_items,
     check_reading,
 )
-from store_engine.decoding.evidence import EvidenceScorer, Found, choose_evidence
+from store_engine.decoding.evidence import EvidenceScorer, Found, choose_evidence, run_evidence
 from store_engine.decoding.exact import score_catalog
 from store_engine.decoding.ranking import Ranking
 from store_engine.decoding.search_batch import Call, search_batch
@@ -167,6 +167,7 @@ class Engine:
                 config=config,
                 backend=backend,
                 trie=run.trie,
+                evidence=run_evidence(run),
             )
         except NonFiniteWeightsError as error:
             raise NonFiniteWeightsError(f"{run.directory.model_weights}: {error}") from error

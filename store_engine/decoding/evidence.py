@@ -17,6 +17,7 @@ from store_engine.catalog.catalog_view import CatalogView
 from store_engine.catalog.item_filter import ItemFilter
 from store_engine.errors import InputError
 from store_engine.kernels.trie_topk import Normalize
+from store_engine.runs.run import Run
 
 if TYPE_CHECKING:
     from store_engine.collaborative.evidence import Evidence
@@ -113,6 +114,13 @@ class ItemEvidence:
         offsets = np.cumsum([0, *map(len, recent)], dtype=np.int64)
         rows = np.concatenate([np.zeros(0, dtype=np.int64), *recent])
         return rows, offsets, self._decay, self._window
+
+
+def run_evidence(run: Run) -> ItemEvidence | None:
+    """Returns the evidence that a run recommends with; None: it has none, or leaves it out."""
+    if run.config.decoding.evidence == "none" or run.evidence is None:
+        return None
+    return ItemEvidence(run.evidence)
 
 
 class Found(NamedTuple):

@@ -15,6 +15,7 @@ import store_engine
 from store_engine.config import Config, with_overrides
 from store_engine.data.split import Examples, leave_one_out
 from store_engine.decoding.engine import Engine
+from store_engine.decoding.evidence import ItemEvidence
 from store_engine.errors import InputError
 from store_engine.evaluation.metrics import cutoffs_up_to, ranking_metrics
 from store_engine.evaluation.protocols import (
@@ -62,13 +63,23 @@ def evaluate_run(
     primary = primary_rule(config.decoding.exclude_history is True)
     wall_s: dict[str, float] = {}
 
-    def rank(rule: CandidateRule) -> Rankings:
-        began = time.perf_counter()
-        rankings = rank_all(engine, split.test, max_k, exact, exclude_history=rule.exclude_history)
-        wall_s[rule.name] = time.perf_counter() - began
+    def rank(rule: CandidateRule, evidence: bool | None = None) -> Rankings:
+        began, exclude = time.perf_counter(), rule.exclude_history
+        rankings = rank_all(
+            engine, split.test, max_k, exact, exclude_history=exclude, evidence=evidence
+        )
+        wall_s.setdefault(rule.name, time.perf_counter() - began)
         return rankings
 
-    measured = measure(rank, split, num_items, max_k)
+    parts = {}
+    if (votes := run.evidence) is not None and config.decoding.evidence == "auto":
+        parts = {
+            "llm_alone": lambda rule: rank(rule, False),
+            "evidence_alone": lambda rule: votes.top(
+                split.test.histories, max_k, exclude_history=rule.exclude_history
+            ),
+        }
+    measured = measure(rank, split, num_items, max_k, parts)
     scoring = {}
     if run.has_scoring:
         scoring = {"scoring": measure_scoring(Scorer(run), split.test, num_items)}
@@ -129,6 +140,7 @@ def rank_all(
     exact: bool = False,
     *,
     exclude_history: bool | None = None,
+    evidence: bool | None = None,
 ) -> NDArray[np.int64]:
     """Recommends to every user. The targets are never read.
 
@@ -141,6 +153,7 @@ def rank_all(
         k: Length of the rankings.
         exact: Score the whole catalogue instead of searching with a beam.
         exclude_history: Leave out the items of the history; by default as the engine's config.
+        evidence: Add item-item evidence; by default as the engine's config.
 
     Returns:
         (num_users, k) catalogue rows, -1 where fewer than k items compete.
@@ -163,6 +176,7 @@ def rank_all(
             exclude_history=exclude_history,
             beam_width=width,
             exact=exact,
+            evidence=evidence,
         )
         if num_ranked > k:
             order = np.lexsort((rng.random(rows.shape), -logprobs))
@@ -212,6 +226,7 @@ def _measuring_engine(run: Run, config: Config, device: str) -> Engine:
         max_history=config.data.max_history,
         config=decoding,
         trie=run.trie,
+        evidence=ItemEvidence(votes) if (votes := run.evidence) is not None else None,
     )
 
 

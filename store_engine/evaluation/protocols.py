@@ -5,8 +5,9 @@ them out. Where people buy again, leaving them out makes every repeated purchase
 rule is right for all data, so every run is measured under both.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from types import MappingProxyType
 from typing import Any
 
 import numpy as np
@@ -90,7 +91,11 @@ def baseline_rankings(split: Split, num_items: int, k: int, rule: CandidateRule)
 
 
 def measure(
-    rank: Callable[[CandidateRule], Rankings], split: Split, num_items: int, max_k: int
+    rank: Callable[[CandidateRule], Rankings],
+    split: Split,
+    num_items: int,
+    max_k: int,
+    parts: Mapping[str, Callable[[CandidateRule], Rankings]] = MappingProxyType({}),
 ) -> dict[str, dict[str, Any]]:
     """Measures a recommender beside the baselines, under each rule.
 
@@ -99,6 +104,7 @@ def measure(
         split: Training events, and the test's examples.
         num_items: Size of the catalogue.
         max_k: Length of the rankings.
+        parts: Rankings by parts of the recommender, which are printed among the baselines.
 
     Returns:
         Name of the rule -> `metrics` and `standard_errors` of the recommender, `baselines` and
@@ -112,6 +118,7 @@ def measure(
     for rule in RULES:
         rankings = rank(rule)
         baselines = baseline_rankings(split, num_items, max_k, rule)
+        baselines |= {name: part(rule) for name, part in parts.items()}
         measured[rule.name] = {
             "metrics": ranking_metrics(rankings, targets, cutoffs)
             | {

@@ -8,6 +8,7 @@ from torch import Tensor
 
 from store_engine.data.split import Examples, leave_one_out
 from store_engine.decoding.engine import Engine
+from store_engine.decoding.evidence import EvidenceScorer
 from store_engine.evaluation.evaluate_run import rank_all
 from store_engine.evaluation.metrics import ranking_metrics
 from store_engine.runs.run import Run
@@ -31,7 +32,6 @@ class Validation:
         valid = leave_one_out(run.histories).valid
         self.examples = sample_examples(valid, train.eval_users, train.seed)
 
-    @torch.no_grad()
     def __call__(self, weights: dict[str, Tensor]) -> float:
         """Measures weights.
 
@@ -42,20 +42,25 @@ class Validation:
         Returns:
             NDCG@10 of the run's own decoding, in float32.
         """
+        rankings = rank_all(self.engine(weights), self.examples, _K, exact=False)
+        return ranking_metrics(rankings, self.examples.targets, (_K,))[f"ndcg@{_K}"]
+
+    @torch.no_grad()
+    def engine(self, weights: dict[str, Tensor], evidence: EvidenceScorer | None = None) -> Engine:
+        """Makes the recommender of weights, with or without evidence."""
         run, table = self._run, self._run.sid_table
         model = recommender_model(run.config, len(run.vocabulary), table)
         for name, parameter in model.named_parameters():
             parameter.copy_(weights[name][: len(parameter)])
-        engine = Engine(
+        return Engine(
             model.to(self._device).requires_grad_(False),
             run.catalog,
             table.sids,
             bos=run.vocabulary.bos_id,
             max_history=run.config.data.max_history,
             config=dataclasses.replace(run.config.decoding, prefix_cache_mib=0.0),
+            evidence=evidence,
         )
-        rankings = rank_all(engine, self.examples, _K, exact=False)
-        return ranking_metrics(rankings, self.examples.targets, (_K,))[f"ndcg@{_K}"]
 
 
 def sample_examples(examples: Examples, num_users: int, seed: int) -> Examples:

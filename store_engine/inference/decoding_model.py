@@ -38,7 +38,7 @@ class DecodingModel:
         source: The trained model in eval mode, whose embeddings serve.
         transformer: Its layers.
         code_heads: Per level of codes (..., hidden_size) -> logits (..., codebook_size).
-        item_slots: The items of the catalogue that is searched, where they are tokens themselves; see
+        item_slots: The items of the catalogue that is searched, where they are tokens; see
             `with_slots`.
     """
 

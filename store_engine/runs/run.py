@@ -14,6 +14,7 @@ from store_engine.files.regular import parse_errors
 from store_engine.runs.run_directory import RunDirectory
 
 if TYPE_CHECKING:
+    from store_engine.collaborative.evidence import Evidence
     from store_engine.data.catalog import Catalog
     from store_engine.data.histories import Histories
     from store_engine.model.store_model import StoreModel
@@ -113,6 +114,20 @@ class Run:
         with self._reading(self.directory.model_weights) as path:
             config, text_size, table = self.config, len(self.vocabulary), self.sid_table
             return load_model(lambda: recommender_model(config, text_size, table), path)
+
+    @cached_property
+    def evidence(self) -> "Evidence | None":
+        """Item-item evidence in units of log-probability; None: the run has none."""
+        from store_engine.collaborative.evidence import Evidence
+
+        path = self.directory.evidence
+        if not self._manifest.is_current(path.name):
+            return None
+        with self._reading(path):
+            evidence = Evidence.load(path)
+        if evidence.num_items != self.catalog.num_items:
+            raise InputError(f"{path}: is of other items than items.jsonl")
+        return evidence
 
     def take_model(self) -> "StoreModel":
         """Returns the model to somebody who may move it; the next one gets another."""

@@ -52,7 +52,8 @@ def text_space(catalog: Catalog, dim: int, seed: int = 0) -> Vectors:
     except ValueError:  # its way to say that no word is in two items
         return np.zeros((len(texts), 1), dtype=np.float32)
     left, values, _ = _svd(sp.csr_array(words), dim, seed)
-    return unit_rows(left * values)
+    placed: Vectors = left * values
+    return unit_rows(placed)
 
 
 def co_visit_space(
@@ -88,7 +89,7 @@ def co_visit_space(
 def unit_rows(vectors: Vectors) -> Vectors:
     """Divides every row by its length; a row of zeros stays."""
     lengths = np.linalg.norm(vectors, axis=1, keepdims=True)
-    return vectors / np.where(lengths > 0, lengths, 1)
+    return (vectors / np.where(lengths > 0, lengths, 1)).astype(np.float32)
 
 
 def _svd(matrix: sp.csr_array, rank: int, seed: int) -> tuple[Vectors, Vectors, Vectors]:

@@ -7,13 +7,18 @@ import numpy as np
 import pytest
 
 from store_engine.collaborative.co_visits import event_counts
-from store_engine.config import DataConfig
+from store_engine.config import DataConfig, EvidenceConfig
 from store_engine.data.histories import Histories
 from store_engine.data.load import load_dataset
 from store_engine.data.split import leave_one_out
 from store_engine.data.synthetic import synthetic
 from store_engine.evaluation import baselines
-from store_engine.evaluation.baselines import co_visitation, own_items, popularity
+from store_engine.evaluation.baselines import (
+    co_visitation,
+    evidence_rankings,
+    own_items,
+    popularity,
+)
 from store_engine.evaluation.metrics import ranking_metrics
 
 SHARED = Path(__file__).parents[3] / "shared" / "data"
@@ -164,3 +169,21 @@ def test_co_visitation_on_public_data(name, want):
     metrics = ranking_metrics(rankings, split.test.targets)
     got = [metrics[key] for key in ("recall@5", "ndcg@5", "recall@10", "ndcg@10")]
     assert tuple(round(value, 4) for value in got) == want
+
+
+@pytest.mark.parametrize("exclude_history", [True, False], ids=["left out", "allowed"])
+def test_every_term_of_the_evidence_ranks_and_so_does_their_sum(exclude_history):
+    items, events = synthetic(150, 600, 10, seed=0)
+    split = leave_one_out(events)
+    rankings = evidence_rankings(
+        split, items, EvidenceConfig(rank=32), 10, exclude_history=exclude_history
+    )
+    terms = {"neighbours", "directed", "graph", "co_visitation", "transitions", "regression"}
+    assert {"evidence", *(f"evidence_{name}" for name in terms)} <= set(rankings)
+    ndcg = {
+        n: ranking_metrics(r, split.test.targets, (10,))["ndcg@10"] for n, r in rankings.items()
+    }
+    assert ndcg["evidence"] > 0.9 * max(ndcg.values())
+    if exclude_history:
+        for ranked, seen in zip(rankings["evidence"], split.test.histories, strict=True):
+            assert not set(ranked) & set(seen)

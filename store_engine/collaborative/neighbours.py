@@ -11,6 +11,10 @@ Rows = NDArray[np.int32]
 Vectors = NDArray[np.float32]
 
 _BLOCK_VOTES = 1 << 23  # votes that are dense at once
+# items above which an inverted file is searched: all products of 10^6 items would take hours
+_MAX_EXACT = 100_000
+_BLOCK_SOURCES = 1 << 16  # sources that are searched at once
+_PROBES = 32  # lists of the inverted file that a source is compared with
 
 
 def recent_events(
@@ -102,6 +106,8 @@ class TopNeighbours:
 def top_products(sources: Vectors, targets: Vectors, k: int) -> sp.csr_array:
     """Finds for every source the targets of the largest positive products.
 
+    Exact up to 100,000 items; above, by an inverted file that looks at some of the targets.
+
     Args:
         sources: (num_items, dim).
         targets: (num_items, dim).
@@ -110,12 +116,41 @@ def top_products(sources: Vectors, targets: Vectors, k: int) -> sp.csr_array:
     Returns:
         (num_items, num_items) float32 without a diagonal.
     """
-    top = TopNeighbours(len(sources), k)
+    num_items = len(sources)
+    if num_items > _MAX_EXACT:
+        return _searched(sources, targets, k)
+    top = TopNeighbours(num_items, k)
     columns = torch.from_numpy(targets).T
-    block = max(1, _BLOCK_VOTES // max(1, len(sources)))
-    for begin in range(0, len(sources), block):
+    block = max(1, _BLOCK_VOTES // max(1, num_items))
+    for begin in range(0, num_items, block):
         top.add(torch.from_numpy(sources[begin : begin + block]) @ columns)
     return top.matrix()
+
+
+def _searched(sources: Vectors, targets: Vectors, k: int) -> sp.csr_array:
+    """Searches an inverted file: 4 sqrt(num_items) lists, of which the nearest are looked at."""
+    import faiss  # here, so that what does not search need not load it
+
+    faiss.omp_set_num_threads(torch.get_num_threads())  # it has an OpenMP of its own
+    num_items, dim = targets.shape
+    lists = faiss.IndexFlatIP(dim)
+    index = faiss.IndexIVFFlat(lists, dim, int(4 * num_items**0.5), faiss.METRIC_INNER_PRODUCT)
+    index.nprobe = _PROBES
+    index.train(targets)
+    index.add(targets)
+    blocks = []
+    for begin in range(0, num_items, _BLOCK_SOURCES):
+        block = np.ascontiguousarray(sources[begin : begin + _BLOCK_SOURCES])
+        scores, found = index.search(block, k + 1)
+        rows = np.arange(begin, begin + len(block))[:, None]
+        is_vote = (found >= 0) & (found != rows) & (scores > 0)
+        is_vote &= is_vote.cumsum(1) <= k
+        indptr = np.concatenate([[0], np.cumsum(is_vote.sum(1))])
+        arrays = (scores[is_vote], found[is_vote].astype(np.int32), indptr)
+        blocks.append(sp.csr_array(arrays, shape=(len(block), num_items)))
+    matrix = sp.csr_array(sp.vstack(blocks, format="csr"))
+    matrix.sort_indices()
+    return matrix
 
 
 def top_entries(matrix: sp.csr_array, k: int) -> sp.csr_array:

@@ -5,6 +5,7 @@ import pytest
 import scipy.sparse as sp
 import torch
 
+from store_engine.collaborative import neighbours
 from store_engine.collaborative.neighbours import (
     TopNeighbours,
     rank_neighbours,
@@ -71,3 +72,17 @@ def test_products_leave_the_item_itself_out():
     want = np.maximum(vectors @ vectors.T, 0)
     np.fill_diagonal(want, 0)
     np.testing.assert_allclose(got, want, atol=1e-6)
+
+
+def test_a_large_catalogue_is_searched(monkeypatch):
+    monkeypatch.setattr(neighbours, "_BLOCK_SOURCES", 1000)
+    rng = np.random.default_rng(0)
+    centres = rng.normal(size=(20, 16))
+    vectors = centres[rng.integers(0, 20, 3000)] + 0.3 * rng.normal(size=(3000, 16))
+    vectors = vectors.astype(np.float32)
+    want = top_products(vectors, vectors, 20)
+    monkeypatch.setattr(neighbours, "_MAX_EXACT", 1000)
+    got = top_products(vectors, vectors, 20)
+    assert got.shape == want.shape and got.dtype == np.float32 and got.has_sorted_indices
+    assert (got.diagonal() == 0).all() and np.diff(got.indptr).max() <= 20
+    assert ((got != 0).multiply(want != 0)).sum() > 0.95 * want.nnz

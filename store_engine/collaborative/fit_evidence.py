@@ -13,8 +13,9 @@ from numpy.typing import NDArray
 
 from store_engine.collaborative.evidence import Evidence
 from store_engine.collaborative.item_space import Form
-from store_engine.collaborative.neighbours import recent_events, top_entries
+from store_engine.collaborative.neighbours import recent_events
 from store_engine.collaborative.terms import Counts, build_terms, scaled
+from store_engine.collaborative.top_votes import top_entries
 from store_engine.collaborative.validation import ndcg, sample, user_blocks
 from store_engine.config import EvidenceConfig
 from store_engine.data.catalog import Catalog

@@ -10,9 +10,9 @@ from numpy.typing import NDArray
 
 from store_engine.collaborative.co_visits import co_visits, event_counts, normalised
 from store_engine.collaborative.item_space import Form, best_form, join
-from store_engine.collaborative.neighbours import top_entries, top_products
 from store_engine.collaborative.regression import next_item_regression
 from store_engine.collaborative.spaces import Space, co_visit_space, text_space
+from store_engine.collaborative.top_votes import top_entries, top_products
 from store_engine.config import EvidenceConfig
 from store_engine.data.catalog import Catalog
 from store_engine.data.histories import Histories

@@ -12,8 +12,10 @@ import torch
 from numpy.typing import NDArray
 
 from store_engine.collaborative.evidence import Evidence
-from store_engine.collaborative.neighbours import recent_events, top_entries
+from store_engine.collaborative.item_space import Form
+from store_engine.collaborative.neighbours import recent_events
 from store_engine.collaborative.terms import Counts, build_terms, scaled
+from store_engine.collaborative.top_votes import top_entries
 from store_engine.collaborative.validation import ndcg, sample, user_blocks
 from store_engine.config import EvidenceConfig
 from store_engine.data.catalog import Catalog
@@ -34,6 +36,27 @@ _DEFAULT_DECAY = 0.6
 _OWN = "own"  # the name of an item's vote for itself, where items of the history compete
 
 
+class FittedTerms(NamedTuple):
+    """Terms with what validation chose."""
+
+    terms: Terms
+    weights: dict[str, float]  # of mean 1
+    decay: float  # of the weighted sum
+    own_decays: dict[str, float]  # of each term when it stands alone
+    form: Form
+
+    def evidence(self, neighbours: int) -> Evidence:
+        """The weighted sum in one matrix, the largest `neighbours` votes of every item."""
+        return _collapsed(self.terms, self.weights, neighbours, self.decay, self.form)
+
+    def alone(self, name: str) -> Evidence:
+        """One term by itself."""
+        term = {name: self.terms[name]}
+        return _collapsed(
+            term, {name: 1.0}, self.terms[name].shape[0], self.own_decays[name], self.form
+        )
+
+
 def fit_evidence(
     train: Histories,
     valid: Examples,
@@ -43,7 +66,21 @@ def fit_evidence(
     exclude_history: bool = True,
     seed: int = 0,
 ) -> Evidence:
-    """Fits evidence.
+    """Fits evidence: `fit_terms`, collapsed into one matrix."""
+    fitted = fit_terms(train, valid, catalog, settings, exclude_history=exclude_history, seed=seed)
+    return fitted.evidence(settings.neighbours)
+
+
+def fit_terms(
+    train: Histories,
+    valid: Examples,
+    catalog: Catalog,
+    settings: EvidenceConfig,
+    *,
+    exclude_history: bool = True,
+    seed: int = 0,
+) -> FittedTerms:
+    """Builds the terms and chooses weights and decays.
 
     Args:
         train: The events that may be counted.
@@ -59,8 +96,16 @@ def fit_evidence(
     if not exclude_history:
         terms[_OWN] = sp.eye_array(catalog.num_items, format="csr", dtype=np.float32)
     examples = sample(valid, catalog.num_items, seed)
-    weights, decay = _search(terms, examples, exclude_history)
-    return _collapsed(terms, dict(zip(terms, weights, strict=True)), settings, decay, form)
+    if not len(examples.targets):
+        equal = dict.fromkeys(terms, 1.0)
+        return FittedTerms(terms, equal, _DEFAULT_DECAY, dict.fromkeys(terms, _DEFAULT_DECAY), form)
+    votes = _votes(list(terms.values()), examples, exclude_history)
+    singles = [(term, _best_decay(votes, term)) for term in len(terms) * np.eye(len(terms))]
+    starts = [*singles, *((np.ones(len(terms)), decay) for decay in _START_DECAYS)]
+    _, weights, decay = max((_climb(votes, *start) for start in starts), key=lambda end: end[0])
+    chosen = dict(zip(terms, weights.tolist(), strict=True))
+    own_decays = dict(zip(terms, (decay for _, decay in singles), strict=True))
+    return FittedTerms(terms, chosen, decay, own_decays, form)
 
 
 def updated(
@@ -79,7 +124,7 @@ def updated(
     terms, form = build_terms(counts, catalog, evidence.form, seed)
     if _OWN in evidence.weights:
         terms[_OWN] = sp.eye_array(catalog.num_items, format="csr", dtype=np.float32)
-    return _collapsed(terms, evidence.weights, settings, evidence.decay, form)
+    return _collapsed(terms, evidence.weights, settings.neighbours, evidence.decay, form)
 
 
 class _Votes(NamedTuple):
@@ -97,19 +142,8 @@ class _Votes(NamedTuple):
         return ndcg(better + equal / 2, self.own @ weights > 0)
 
 
-def _search(
-    terms: Terms, examples: Examples, exclude_history: bool
-) -> tuple[NDArray[np.float64], float]:
-    """Weights of the terms, of mean 1, and the decay: the best end of several starts."""
-    equal = np.ones(len(terms))
-    if not len(examples.targets):
-        return equal, _DEFAULT_DECAY
-    votes = _votes(list(terms.values()), examples, exclude_history)
-    singles = [(term, decay) for term in len(terms) * np.eye(len(terms)) for decay in _DECAYS]
-    single = max(singles, key=lambda start: votes[start[1]].ndcg(start[0]))
-    ends = [_climb(votes, *start) for start in (single, *((equal, d) for d in _START_DECAYS))]
-    _, weights, decay = max(ends, key=lambda end: end[0])
-    return weights, decay
+def _best_decay(votes: dict[float, _Votes], weights: NDArray[np.float64]) -> float:
+    return max(votes, key=lambda decay: votes[decay].ndcg(weights))
 
 
 def _climb(
@@ -182,7 +216,7 @@ def _candidates(scores: list[sp.csr_array], is_seen: NDArray[np.bool_]) -> NDArr
 
 
 def _collapsed(
-    terms: Terms, weights: dict[str, float], settings: EvidenceConfig, decay: float, form: str
+    terms: Terms, weights: dict[str, float], neighbours: int, decay: float, form: Form
 ) -> Evidence:
     """Sums the weighted terms into one matrix of each item's largest votes."""
     shape = next(iter(terms.values())).shape
@@ -190,7 +224,7 @@ def _collapsed(
     for name, term in terms.items():
         if weights.get(name, 0.0) > 0 and name != _OWN:
             total = total + term * np.float32(weights[name])
-    matrix = scaled(top_entries(total, settings.neighbours))
+    matrix = scaled(top_entries(total, neighbours))
     if weights.get(_OWN, 0.0) > 0:
         matrix = matrix + terms[_OWN] * np.float32(weights[_OWN])
     matrix.sort_indices()
@@ -201,5 +235,5 @@ def _collapsed(
         decay,
         _WINDOW,
         {name: float(weights.get(name, 0.0)) for name in terms},
-        form,  # type: ignore[arg-type]
+        form,
     )

@@ -4,13 +4,9 @@ from collections.abc import Sequence
 
 import numpy as np
 import scipy.sparse as sp
-import torch
 from numpy.typing import NDArray
 
 Rows = NDArray[np.int32]
-Vectors = NDArray[np.float32]
-
-_BLOCK_VOTES = 1 << 23  # votes that are dense at once
 
 
 def recent_events(
@@ -66,72 +62,3 @@ def rank_neighbours(
             best = rows[np.argsort(-scores, kind="stable")[:k]]
             rankings[begin + user, : len(best)] = best
     return rankings
-
-
-class TopNeighbours:
-    """Gathers the largest votes of every item, block by block, into a sparse matrix.
-
-    Args:
-        num_items: Size of the catalogue.
-        k: Largest votes kept per item; an item's vote for itself and votes of 0 or less are not.
-    """
-
-    def __init__(self, num_items: int, k: int) -> None:
-        self._num_items, self._k = num_items, min(k, num_items)
-        self._blocks: list[sp.csr_array] = []
-        self._num_rows = 0
-
-    def add(self, votes: torch.Tensor) -> None:
-        """Takes the next (num_rows, num_items) float32 votes, which it changes."""
-        own = torch.arange(len(votes))
-        votes[own, self._num_rows + own] = 0
-        scores, targets = (part.numpy() for part in votes.topk(self._k, sorted=False))
-        is_kept = scores > 0
-        indptr = np.concatenate([[0], np.cumsum(is_kept.sum(1))])
-        arrays = (scores[is_kept], targets[is_kept].astype(np.int32), indptr)
-        self._blocks.append(sp.csr_array(arrays, shape=(len(votes), self._num_items)))
-        self._num_rows += len(votes)
-
-    def matrix(self) -> sp.csr_array:
-        """All votes taken: (num_items, num_items) float32."""
-        matrix = sp.csr_array(sp.vstack(self._blocks, format="csr"))
-        matrix.sort_indices()
-        return matrix
-
-
-def top_products(sources: Vectors, targets: Vectors, k: int) -> sp.csr_array:
-    """Finds for every source the targets of the largest positive products.
-
-    Args:
-        sources: (num_items, dim).
-        targets: (num_items, dim).
-        k: Kept per item.
-
-    Returns:
-        (num_items, num_items) float32 without a diagonal.
-    """
-    top = TopNeighbours(len(sources), k)
-    columns = torch.from_numpy(targets).T
-    block = max(1, _BLOCK_VOTES // max(1, len(sources)))
-    for begin in range(0, len(sources), block):
-        top.add(torch.from_numpy(sources[begin : begin + block]) @ columns)
-    return top.matrix()
-
-
-def top_entries(matrix: sp.csr_array, k: int) -> sp.csr_array:
-    """Keeps the largest positive entries of every row, without the diagonal, as float32.
-
-    Args:
-        matrix: (num_rows, num_columns).
-        k: Kept per row; of equals the lower column.
-    """
-    rows = np.repeat(np.arange(matrix.shape[0]), np.diff(matrix.indptr))
-    is_vote = (matrix.data > 0) & (matrix.indices != rows)
-    rows, columns, data = rows[is_vote], matrix.indices[is_vote], matrix.data[is_vote]
-    order = np.lexsort((columns, -data, rows))
-    begins = np.searchsorted(rows, np.arange(matrix.shape[0]))
-    kept = np.sort(order[np.arange(len(order)) - begins[rows] < k])
-    entries = (data[kept].astype(np.float32), (rows[kept], columns[kept]))
-    top = sp.csr_array(sp.coo_array(entries, shape=matrix.shape))
-    top.sort_indices()
-    return top

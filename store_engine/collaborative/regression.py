@@ -11,7 +11,7 @@ import numpy as np
 import scipy.sparse as sp
 import torch
 
-from store_engine.collaborative.neighbours import TopNeighbours
+from store_engine.collaborative.top_votes import TopVotes
 from store_engine.data.histories import Histories
 
 _RIDGE = 20.0
@@ -45,7 +45,7 @@ def next_item_regression(train: Histories, num_items: int, k: int) -> sp.csr_arr
     inverse = torch.cholesky_inverse(torch.linalg.cholesky(gram, out=gram))
     del gram
     targets = votes.T.tocsr().astype(np.float32)
-    top = TopNeighbours(num_items, k)
+    top = TopVotes(num_items, k)
     for begin in range(0, num_items, _BLOCK):
         # the inverse is symmetric: its columns are its rows
         columns = np.ascontiguousarray(inverse[begin : begin + _BLOCK].numpy().T)

@@ -11,8 +11,6 @@ from typing import NamedTuple
 import numpy as np
 import scipy.sparse as sp
 from numpy.typing import NDArray
-from sklearn.feature_extraction.text import TfidfVectorizer
-from sklearn.utils.extmath import randomized_svd
 
 from store_engine.collaborative.co_visits import normalised
 from store_engine.data.catalog import Catalog
@@ -43,6 +41,8 @@ def text_space(catalog: Catalog, dim: int, seed: int = 0) -> Vectors:
         (num_items, at most dim) unit rows, largest component first; zeros where an item shares
         no word with another.
     """
+    from sklearn.feature_extraction.text import TfidfVectorizer  # here: it takes a second to load
+
     texts = [" ".join(fields) for fields in zip(*catalog.fields.values(), strict=True)]
     vectorizer = TfidfVectorizer(
         sublinear_tf=True, min_df=2, token_pattern=r"(?u)\w+", dtype=np.float32
@@ -52,7 +52,8 @@ def text_space(catalog: Catalog, dim: int, seed: int = 0) -> Vectors:
     except ValueError:  # its way to say that no word is in two items
         return np.zeros((len(texts), 1), dtype=np.float32)
     left, values, _ = _svd(sp.csr_array(words), dim, seed)
-    return unit_rows(left * values)
+    placed: Vectors = left * values
+    return unit_rows(placed)
 
 
 def co_visit_space(
@@ -94,6 +95,8 @@ def unit_rows(vectors: Vectors) -> Vectors:
 
 def _svd(matrix: sp.csr_array, rank: int, seed: int) -> tuple[Vectors, Vectors, Vectors]:
     """Truncated SVD: (rows, rank), (rank,), (columns, rank); signs are the same in every run."""
+    from sklearn.utils.extmath import randomized_svd
+
     left, values, right = randomized_svd(
         matrix, min(rank, *matrix.shape), n_iter=_POWER_ITERATIONS, random_state=seed
     )

@@ -10,9 +10,9 @@ from numpy.typing import NDArray
 
 from store_engine.collaborative.co_visits import co_visits, event_counts, normalised
 from store_engine.collaborative.item_space import Form, best_form, join
-from store_engine.collaborative.neighbours import top_entries, top_products
 from store_engine.collaborative.regression import next_item_regression
 from store_engine.collaborative.spaces import Space, co_visit_space, text_space
+from store_engine.collaborative.top_votes import top_entries, top_products
 from store_engine.config import EvidenceConfig
 from store_engine.data.catalog import Catalog
 from store_engine.data.histories import Histories
@@ -94,12 +94,13 @@ def build_terms(
 
 def scaled(votes: sp.csr_array) -> sp.csr_array:
     """Scales votes so that an item's tenth largest is 1 on average, of items that have as many."""
-    rows = np.repeat(np.arange(votes.shape[0]), np.diff(votes.indptr))
-    lengths = np.diff(votes.indptr)
-    order = np.lexsort((-votes.data, rows))
-    has_place = lengths >= min(_PLACE, lengths.max(initial=0))
-    place = votes.indptr[:-1][has_place] + min(_PLACE, lengths.max(initial=0)) - 1
-    unit = votes.data[order][place].mean() if votes.nnz else 1.0
+    best = top_entries(votes, _PLACE)
+    lengths = np.diff(best.indptr)
+    if not best.nnz:
+        return votes
+    has_place = lengths == lengths.max()
+    smallest = np.minimum.reduceat(best.data, best.indptr[:-1][lengths > 0])
+    unit = smallest[has_place[lengths > 0]].mean()
     return sp.csr_array(votes / np.float32(unit))
 
 

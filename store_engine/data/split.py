@@ -37,6 +37,14 @@ class Split:
     valid: Examples
     test: Examples
 
+    @property
+    def before_test(self) -> Histories:
+        """All events before the test's targets: what a server has counted by then."""
+        lengths = [len(history) for history in self.test.histories]
+        rows = np.concatenate([np.empty(0, dtype=np.int32), *self.test.histories])
+        offsets = np.cumsum([0, *lengths], dtype=np.int64)
+        return Histories(self.train.user_ids, rows, offsets)
+
 
 def leave_one_out(histories: Histories) -> Split:
     """Splits every history: the last event is the test, the one before is the validation.

@@ -1,27 +1,14 @@
-"""Votes of recent events, rankings by them, and an item's largest votes."""
+"""Votes of recent events, and rankings by them."""
 
 import numpy as np
 import pytest
 import scipy.sparse as sp
-import torch
 
-from store_engine.collaborative.neighbours import (
-    TopNeighbours,
-    rank_neighbours,
-    recent_events,
-    top_entries,
-    top_products,
-)
+from store_engine.collaborative.neighbours import rank_neighbours, recent_events
 
 
 def rows(*sequences: list[int]) -> list[np.ndarray]:
     return [np.array(sequence, dtype=np.int32) for sequence in sequences]
-
-
-def random_votes(num_items: int, seed: int = 0) -> sp.csr_array:
-    rng = np.random.default_rng(seed)
-    dense = rng.integers(-3, 4, (num_items, num_items)) * (rng.random((num_items, num_items)) < 0.5)
-    return sp.csr_array(dense.astype(np.float64))
 
 
 def test_recent_events_decay_from_the_end():
@@ -35,7 +22,12 @@ def test_nobody_has_no_events():
 
 @pytest.mark.parametrize("exclude", [True, False], ids=["left out", "allowed"])
 def test_ranking_against_a_loop(exclude):
-    votes, histories = random_votes(63), rows([1, 5, 5, 9], [], [0], list(range(63)))
+    rng = np.random.default_rng(0)
+    dense = rng.integers(-3, 4, (63, 63)) * (rng.random((63, 63)) < 0.5)
+    votes, histories = (
+        sp.csr_array(dense.astype(np.float64)),
+        rows([1, 5, 5, 9], [], [0], list(range(63))),
+    )
     events = recent_events(histories, 63, 0.5, 3)
     got = rank_neighbours(votes, events, histories, 63, exclude)
     for user, history in enumerate(histories):
@@ -46,28 +38,3 @@ def test_ranking_against_a_loop(exclude):
             scores[history] = 0
         want = [row for row in np.argsort(-scores, kind="stable") if scores[row] != 0]
         assert got[user].tolist() == want + [-1] * (63 - len(want))
-
-
-@pytest.mark.parametrize("k", [1, 2, 63, 1000])
-def test_the_largest_votes_of_an_item(k):
-    votes = random_votes(63, seed=3)
-    dense = np.where(np.eye(63, dtype=bool), 0, votes.toarray())
-    want = np.zeros_like(dense)
-    for row in range(63):
-        best = np.argsort(-dense[row], kind="stable")[:k]
-        want[row, best] = np.maximum(dense[row, best], 0)
-    got = top_entries(votes, k)
-    assert (got.toarray() == want).all() and got.dtype == np.float32 and (got.data > 0).all()
-    top = TopNeighbours(63, k)
-    for begin in range(0, 63, 10):
-        top.add(torch.from_numpy(votes.toarray()[begin : begin + 10].astype(np.float32)))
-    # of equals either may be kept
-    assert (np.sort(top.matrix().toarray(), 1) == np.sort(want, 1)).all()
-
-
-def test_products_leave_the_item_itself_out():
-    vectors = np.random.default_rng(0).normal(size=(30, 4)).astype(np.float32)
-    got = top_products(vectors, vectors, 30).toarray()
-    want = np.maximum(vectors @ vectors.T, 0)
-    np.fill_diagonal(want, 0)
-    np.testing.assert_allclose(got, want, atol=1e-6)

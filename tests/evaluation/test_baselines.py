@@ -7,13 +7,19 @@ import numpy as np
 import pytest
 
 from store_engine.collaborative.co_visits import event_counts
-from store_engine.config import DataConfig
+from store_engine.config import DataConfig, EvidenceConfig
 from store_engine.data.histories import Histories
 from store_engine.data.load import load_dataset
 from store_engine.data.split import leave_one_out
 from store_engine.data.synthetic import synthetic
 from store_engine.evaluation import baselines
-from store_engine.evaluation.baselines import co_visitation, own_items, popularity
+from store_engine.evaluation.baselines import (
+    co_visitation,
+    ease,
+    evidence_rankings,
+    own_items,
+    popularity,
+)
 from store_engine.evaluation.metrics import ranking_metrics
 
 SHARED = Path(__file__).parents[3] / "shared" / "data"
@@ -130,7 +136,7 @@ def test_co_visitation_against_a_loop(exclude_history):
         assert (np.diff(scores[ranked]) <= 1e-12).all()
 
 
-@pytest.mark.parametrize("baseline", [popularity, co_visitation])
+@pytest.mark.parametrize("baseline", [popularity, co_visitation, ease])
 def test_without_training_events(baseline):
     got = baseline(histories([]), 3, rows([1]), 2, exclude_history=True)
     assert got.shape == (1, 2)
@@ -164,3 +170,46 @@ def test_co_visitation_on_public_data(name, want):
     metrics = ranking_metrics(rankings, split.test.targets)
     got = [metrics[key] for key in ("recall@5", "ndcg@5", "recall@10", "ndcg@10")]
     assert tuple(round(value, 4) for value in got) == want
+
+
+@pytest.mark.parametrize("exclude_history", [True, False], ids=["left out", "allowed"])
+def test_every_term_of_the_evidence_ranks_and_so_does_their_sum(exclude_history):
+    items, events = synthetic(150, 600, 10, seed=0)
+    split = leave_one_out(events)
+    rankings = evidence_rankings(
+        split, items, EvidenceConfig(rank=32), 10, exclude_history=exclude_history
+    )
+    terms = {"neighbours", "directed", "graph", "co_visitation", "transitions", "regression"}
+    assert {"evidence", *(f"evidence_{name}" for name in terms)} <= set(rankings)
+    ndcg = {
+        n: ranking_metrics(r, split.test.targets, (10,))["ndcg@10"] for n, r in rankings.items()
+    }
+    assert ndcg["evidence"] > 0.9 * max(ndcg.values())
+    if exclude_history:
+        for ranked, seen in zip(rankings["evidence"], split.test.histories, strict=True):
+            assert not set(ranked) & set(seen)
+
+
+def test_ease_against_its_formula():
+    _, events = synthetic(60, 63, 6, seed=0)
+    split = leave_one_out(events)
+    visits = np.zeros((events.num_users, 60))
+    for user in range(events.num_users):
+        visits[user, split.train[user]] = 1
+    inverse = np.linalg.inv(visits.T @ visits + baselines._EASE_RIDGE * np.eye(60))
+    weights = inverse / -np.diag(inverse)
+    np.fill_diagonal(weights, 0)
+    asked = [*split.test.histories, np.empty(0, dtype=np.int32)]
+    got = ease(split.train, 60, asked, 63, exclude_history=True)
+    for user, history in enumerate(asked):
+        scores = weights[np.unique(history)].sum(0)
+        ranked = got[user][got[user] >= 0]
+        assert set(ranked) == set(range(60)) - set(history)
+        assert (np.diff(scores[ranked]) <= 1e-6).all()  # equal up to rounding
+    allowed = ease(split.train, 60, asked[:1], 60, exclude_history=False)
+    assert sorted(allowed[0]) == list(range(60))
+
+
+def test_events_before_the_test_are_those_its_histories_hold():
+    split = leave_one_out(histories([0, 1, 2, 3], [4, 5, 6]))
+    assert [split.before_test[user].tolist() for user in range(2)] == [[0, 1, 2], [4, 5]]

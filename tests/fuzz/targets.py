@@ -13,6 +13,7 @@ from backbone_targets import backbone_targets
 from target import Target, one
 
 from store_engine._C import ItemTrie
+from store_engine.collaborative.evidence import Evidence
 from store_engine.config import (
     Config,
     DataConfig,
@@ -68,6 +69,14 @@ def _tables() -> Iterator[Target]:
     rows = np.arange(8, dtype=np.int32)
     users = Histories(("u1", "ü2", "日"), rows, offsets)
     yield one("histories", "histories.npz", histories, users.save, m.npz, m.npz, m.blind)
+
+    def evidence(path: Path) -> None:
+        loaded = Evidence.load(path)
+        loaded.top([np.arange(min(3, loaded.num_items), dtype=np.int32)], 2, exclude_history=True)
+
+    votes = np.array([1, 2, 0], dtype=np.int32), np.ones(3, dtype=np.float32)
+    matrix = Evidence(np.array([0, 2, 2, 3]), *votes, 0.5, 20, {"graph": 1.0}, "unit")
+    yield one("evidence", "evidence.npz", evidence, matrix.save, m.npz, m.npz, m.blind)
 
     def sid_tables(root: Path) -> None:
         rng = np.random.default_rng(0)

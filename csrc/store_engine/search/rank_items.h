@@ -3,9 +3,8 @@
 //
 // A walk of the trie, depth first and best child first: what the items below a node have in common
 // is summed once. A subtree is left out when even the best code of every level below could not lift
-// it to the k-th best item so far.
-// Nodes with one child, as most are in the deeper levels, are passed through in a loop. At worst
-// O(nodes), where scores say little.
+// it to the k-th best item so far. Nodes with one child, as most are in the deeper levels, are
+// passed through in a loop. At worst O(nodes): where SIDs are long, for then the bound says little.
 // Source: RPG's parallel decoding, https://arxiv.org/abs/2506.05781.
 #pragma once
 

@@ -19,10 +19,10 @@ test: $(VENV)/small_llm ## the tests
 test-cpp: install ## the C++ core's own tests under ASan, UBSan and TSan
 	cmake -G Ninja -S tests/csrc/cpp -B build/address -DSANITIZE=address,undefined
 	cmake -G Ninja -S tests/csrc/cpp -B build/thread -DSANITIZE=thread
-	cmake --build build/address --target test_core test_attention test_parallel_for test_softmax test_fork fuzz_load
-	cmake --build build/thread --target test_threads test_attention test_parallel_for
-	ctest --parallel 4 --test-dir build/address --output-on-failure --tests-regex 'core|attention|parallel|softmax|fork|load'
-	ctest --parallel 4 --test-dir build/thread --output-on-failure --tests-regex 'threads|attention$$|parallel'
+	cmake --build build/address --target test_core test_attention test_parallel_for test_softmax test_item_rows test_fork fuzz_load
+	cmake --build build/thread --target test_threads test_attention test_parallel_for test_item_rows
+	ctest --parallel 4 --test-dir build/address --output-on-failure --tests-regex 'core|attention|parallel|softmax|item_rows|fork|load'
+	ctest --parallel 4 --test-dir build/thread --output-on-failure --tests-regex 'threads|attention$$|parallel|item_rows'
 sanitize: test-cpp ## the same at length: 10^6 damaged files, 2,000 catalogues and attentions, 20,000 rounds of threads
 	build/address/fuzz_load 1000000
 	ROUNDS=2000 build/address/test_core

@@ -3,15 +3,15 @@
 //
 // A walk of the trie, depth first and best child first: what the items below a node have in common
 // is summed once. A subtree is left out when even the best code of every level below could not lift
-// it to the k-th best item so far.
-// Nodes with one child, as most are in the deeper levels, are passed through in a loop. At worst
-// O(nodes), where scores say little.
+// it to the k-th best item so far. Nodes with one child, as most are in the deeper levels, are
+// passed through in a loop. At worst O(nodes): where SIDs are long, for then the bound says little.
 // Source: RPG's parallel decoding, https://arxiv.org/abs/2506.05781.
 #pragma once
 
 #include <algorithm>
 #include <cmath>
 #include <cstdint>
+#include <limits>
 #include <stdexcept>
 #include <string>
 #include <type_traits>
@@ -38,6 +38,7 @@ class ItemRanking {
         logprobs_(logprobs),
         filter_(filter),
         levels_(logprobs.size()),
+        cuts_(logprobs.size() + 1),
         top_(size) {}
 
   // Throws std::invalid_argument naming the request and level that holds NaN or +inf.
@@ -64,13 +65,13 @@ class ItemRanking {
   NodeMask delta_mask(int64_t request, int64_t level) const {
     return filter_ != nullptr ? filter_->delta_mask(request, level) : NodeMask{};
   }
-  // Whether an item below a node of `level` may be among the best: a bound in double, with room
-  // for what the rounding of up to 16 sums in float may add.
-  bool is_possible(int64_t level, float score) const {
-    if (level == snapshot_.num_levels()) return score >= top_.threshold();
-    const Level& of = levels_[level];
-    const double slack = 1e-6 * (std::abs(score) + of.size);
-    return score + of.rest + slack >= top_.threshold();
+  // Whether an item below a node of `level` may be among the best.
+  bool is_possible(int64_t level, float score) const { return score >= cuts_[level]; }
+  void set_cuts();
+  // Makes room for `count` more leaves.
+  void reserve(size_t count) {
+    top_.reserve(count);
+    if (top_.threshold() != cuts_.back()) set_cuts();
   }
   void descend(int64_t level, Child node);
   bool follow_only_children(int64_t& level, Child& node);
@@ -83,7 +84,8 @@ class ItemRanking {
   const std::vector<const float*>& logprobs_;
   const ItemFilter* const filter_;  // null: everything is allowed
   std::vector<Level> levels_;
-  TopK top_;  // of leaves
+  std::vector<float> cuts_;  // by level from 0 to num_levels: nodes that score less lead nowhere
+  TopK top_;                 // of leaves
   std::vector<int64_t> rows_;
   const SoftmaxKernels kernels_ = simd::kernels<SoftmaxKernels>();
 };
@@ -104,6 +106,21 @@ inline void ItemRanking::read(int64_t request) {
     of.base = base_mask(request, level + 1);
     of.delta = delta_mask(request, level + 1);
   }
+  top_.clear();
+  set_cuts();
+}
+
+// The threshold, less what the best codes of the levels below can add, and with room for how the
+// sums of up to 16 floats may be rounded.
+inline void ItemRanking::set_cuts() {
+  const double threshold = top_.threshold();
+  for (size_t level = 0; level < levels_.size(); ++level) {
+    const Level& of = levels_[level];
+    const double cut = threshold - of.rest - 2e-6 * (std::abs(threshold) + 2 * of.size);
+    cuts_[level] = static_cast<float>(
+        std::max(cut, static_cast<double>(std::numeric_limits<float>::lowest())));
+  }
+  cuts_.back() = top_.threshold();
 }
 
 // Goes down from a node, which leads to an item that the request may get, as long as there is one
@@ -124,7 +141,7 @@ template <typename Token>
 void ItemRanking::offer_leaves(const AllowedChildren<Token>& children, const Child& node) {
   const float* row = levels_.back().row;
   const auto select = [&](const Token* codes, int64_t size) {
-    top_.reserve(static_cast<size_t>(size));
+    reserve(static_cast<size_t>(size));
     if (size < kFew) return low_bits(size);
     return kernels_.above(codes)(row, codes, size, node.score, 0.0f, top_.threshold());
   };
@@ -156,7 +173,7 @@ inline void ItemRanking::descend(int64_t level, Child node) {
   if (level > 0 && snapshot_.delta == nullptr) {  // the root may lead nowhere
     if (!follow_only_children(level, node)) return;
     if (level == num_levels) {
-      top_.reserve(1);
+      reserve(1);
       top_.offer(node.score, node.node, 0, 0);
       return;
     }
@@ -181,7 +198,6 @@ inline void ItemRanking::descend(int64_t level, Child node) {
 
 inline void ItemRanking::run(int64_t request, const RankingOut& out) {
   read(request);
-  top_.clear();
   descend(0, {0.0f, 0});
   const int64_t num_leaves = top_.sort(), level = snapshot_.num_levels() + 1;
   int64_t num_found = 0;

@@ -4,7 +4,8 @@
 // other ways to do it. Debian's library warns that it was built as DEBUG; the core is not.
 //
 // A million items of 4 codes of 256; steps of 32 requests of 20 beams. Attention of one layer of 16
-// requests, heads of 64. One thread.
+// requests, heads of 64. Item rows: a million of 128 numbers, 128 below each prefix; evidence: 32
+// histories of 20 events, 200 neighbours each. One thread.
 #include <benchmark/benchmark.h>
 #include <unistd.h>
 
@@ -14,6 +15,9 @@
 #include "attention.h"
 #include "inputs.h"
 #include "search.h"
+#include "store_engine/model/item_logits.h"
+#include "store_engine/search/evidence.h"
+#include "store_engine/search/rank_items.h"
 #include "store_engine/trie/live_trie.h"
 
 using namespace store_engine;
@@ -137,6 +141,68 @@ void attend_layer(benchmark::State& state, Tokens tokens) {
 constexpr auto attend_float = attend_layer<float>;
 constexpr auto attend_bfloat16 = attend_layer<uint16_t>;
 
+template <typename T>
+void item_rows(benchmark::State& state) {
+  constexpr int64_t kHidden = 128, kFanout = 128, kNumPrefixes = kNumItems / kFanout;
+  Random random(5);
+  std::vector<T> rows(static_cast<size_t>(kNumItems * kHidden), T{1});
+  std::vector<int32_t> slots(static_cast<size_t>(kNumPrefixes * kFanout));
+  std::iota(slots.begin(), slots.end(), 0);
+  std::vector<int64_t> prefixes(static_cast<size_t>(kBatch * kBeamWidth));
+  for (int64_t& prefix : prefixes) prefix = random.number(0, kNumPrefixes - 1);
+  const auto states = to_dtype<T>(random.logits(kBatch * kBeamWidth * kHidden));
+  std::vector<float> out(prefixes.size() * kFanout);
+  for (auto _ : state) {
+    item_logits(ItemRows<T>{rows.data(), slots.data(), kNumItems, kHidden, kNumPrefixes, kFanout},
+                PrefixStates<T>{states.data(), prefixes.data(), kBatch, kBeamWidth, false}, 1,
+                out.data());
+    benchmark::ClobberMemory();
+  }
+  state.SetBytesProcessed(state.iterations() * static_cast<int64_t>(out.size() * kHidden) *
+                          static_cast<int64_t>(sizeof(T)));
+}
+
+void evidence(benchmark::State& state) {
+  constexpr int64_t kNumEvents = 20, kNumNeighbours = 200;
+  Random random(6);
+  const int64_t num_items = state.range(0);
+  std::vector<int64_t> begins(static_cast<size_t>(num_items) + 1), offsets(kBatch + 1);
+  for (size_t i = 0; i < begins.size(); ++i) begins[i] = static_cast<int64_t>(i) * kNumNeighbours;
+  for (size_t i = 0; i < offsets.size(); ++i) offsets[i] = static_cast<int64_t>(i) * kNumEvents;
+  std::vector<int32_t> indices(static_cast<size_t>(begins.back()));
+  for (int32_t& item : indices) item = static_cast<int32_t>(random.number(0, num_items - 1));
+  const std::vector<float> data = random.logits(begins.back());
+  const EvidenceMatrix matrix(begins.data(), num_items, indices.data(), data.data(), begins.back());
+  std::vector<int64_t> rows(kBatch * kNumEvents), found(kBatch * kBeamWidth);
+  for (int64_t& row : rows) row = random.number(0, num_items - 1);
+  std::vector<float> scores(found.size());
+  const RecentEvents events{rows.data(), offsets.data(), kBatch, 0.7f, kNumEvents};
+  for (auto _ : state) {
+    top_evidence(matrix, events, nullptr, 1, {kBeamWidth, found.data(), scores.data()});
+  }
+  state.SetItemsProcessed(state.iterations() * kBatch);
+}
+
+void rank(benchmark::State& state, Filter filtered) {
+  Snapshot snapshot;
+  snapshot.base = std::make_shared<ItemTrie>(make_trie(Codes::kUniform, false));
+  const ItemFilter made = make_filter(snapshot);
+  Random random(7);
+  std::vector<std::vector<float>> logits;
+  std::vector<const float*> levels;
+  for (size_t level = 0; level < kSizes.size(); ++level) {
+    logits.push_back(random.logits(kBatch * kCodebookSize));
+    levels.push_back(logits.back().data());
+  }
+  std::vector<int64_t> rows(kBatch * kBeamWidth);
+  std::vector<float> scores(rows.size());
+  for (auto _ : state) {
+    rank_items(snapshot, levels, kBatch, filtered == Filter::kNone ? nullptr : &made, 1,
+               {kBeamWidth, rows.data(), scores.data()});
+  }
+  state.SetItemsProcessed(state.iterations() * kBatch);
+}
+
 void with_heads(benchmark::internal::Benchmark* attention) {
   attention->ArgNames({"heads", "kv_heads"})->Args({4, 4})->Args({9, 3});
   attention->Unit(benchmark::kMicrosecond);
@@ -165,5 +231,10 @@ BENCHMARK_CAPTURE(attend_float, prefill, Tokens::kPrefill)->Apply(with_heads);
 BENCHMARK_CAPTURE(attend_float, beams, Tokens::kBeams)->Apply(with_heads);
 BENCHMARK_CAPTURE(attend_bfloat16, prefill, Tokens::kPrefill)->Apply(with_heads);
 BENCHMARK_CAPTURE(attend_bfloat16, beams, Tokens::kBeams)->Apply(with_heads);
+BENCHMARK(item_rows<float>)->Unit(benchmark::kMicrosecond);
+BENCHMARK(item_rows<uint16_t>)->Unit(benchmark::kMicrosecond);
+BENCHMARK(evidence)->ArgName("items")->Arg(10'000)->Arg(kNumItems)->Unit(benchmark::kMicrosecond);
+BENCHMARK_CAPTURE(rank, unfiltered, Filter::kNone)->Unit(benchmark::kMicrosecond);
+BENCHMARK_CAPTURE(rank, filtered, Filter::kTenPercent)->Unit(benchmark::kMicrosecond);
 
 BENCHMARK_MAIN();

@@ -15,6 +15,7 @@
 #include "each_round.h"
 #include "inputs.h"
 #include "search.h"
+#include "store_engine/search/rank_items.h"
 #include "store_engine/search/unique_leaves.h"
 #include "store_engine/trie/live_trie.h"
 
@@ -157,6 +158,38 @@ void check_filtered_search(Random& random, const Snapshot& snapshot) {
   REQUIRE(filter.num_allowed(0) == static_cast<int64_t>(want.size()));
 }
 
+// Ranks all items at once, for a request that may be given everything and one that may not.
+void check_ranking(Random& random, const Snapshot& snapshot) {
+  const Restriction restriction(random, snapshot);
+  ItemFilter filter(snapshot, 2);
+  restriction.apply(filter, 1);
+  const auto& kernels = simd::kernels<SoftmaxKernels>();
+  const Logits logits = random_logits(random, snapshot);
+  Logits logprobs = logits;  // twice
+  std::vector<const float*> levels;
+  for (std::vector<float>& row : logprobs) {
+    const auto size = static_cast<int64_t>(row.size());
+    const float lse = kernels.log_sum_exp(row.data(), size, kernels.row_max(row.data(), size));
+    for (float& x : row) x -= lse;
+    row.resize(static_cast<size_t>(2 * size));
+    std::copy_n(row.begin(), size, row.begin() + size);
+    levels.push_back(row.data());
+  }
+  const int64_t size = random.one_of({1, 10, 1000});
+  std::vector<int64_t> rows(static_cast<size_t>(2 * size));
+  std::vector<float> scores(rows.size());
+  rank_items(snapshot, levels, 2, &filter, random.number(1, 2), {size, rows.data(), scores.data()});
+  for (int64_t request = 0; request < 2; ++request) {
+    const std::vector<Found> want = score_all(
+        snapshot, logits, [&](int64_t row) { return request == 0 || restriction.allows(row); });
+    for (int64_t i = 0; i < size; ++i) {
+      const bool is_there = i < static_cast<int64_t>(want.size());
+      REQUIRE(rows[request * size + i] == (is_there ? want[i].row : -1));
+      REQUIRE(scores[request * size + i] == (is_there ? want[i].score : -kInfinity));
+    }
+  }
+}
+
 using Sid = std::vector<int32_t>;
 
 // The first codes of some SIDs, each once and in the order of its node.
@@ -274,6 +307,13 @@ TEST_CASE("a search finds what scoring every item finds") {
   SUBCASE("filtered") { check = check_filtered_search; }
   for_each_round(200, [&](Random& random) {
     for_each_change(random, [&](const History& history) { check(random, *history.snapshot()); });
+  });
+}
+
+TEST_CASE("a ranking of all items is that of scoring every item") {
+  for_each_round(200, [](Random& random) {
+    for_each_change(random,
+                    [&](const History& history) { check_ranking(random, *history.snapshot()); });
   });
 }
 

@@ -1,0 +1,157 @@
+// What knows items by their rows, item_logits and evidence, against plain loops: for sanitizers.
+#include <doctest/doctest.h>
+
+#include <cmath>
+#include <map>
+#include <numeric>
+#include <string>
+#include <utility>
+#include <vector>
+
+#include "attention.h"
+#include "each_round.h"
+#include "inputs.h"
+#include "store_engine/model/item_logits.h"
+#include "store_engine/search/evidence.h"
+
+using namespace store_engine;
+
+namespace {
+
+template <typename T>
+void check_dots(const ItemLogitKernels<T>& kernels, Random& random, int64_t size) {
+  const std::vector<float> state = random.logits(size);
+  const std::vector<T> rows = to_dtype<T>(random.logits(size * kDotRows));
+  const T* each[kDotRows];
+  for (int64_t r = 0; r < kDotRows; ++r) each[r] = rows.data() + r * size;
+  float got[kDotRows], alone[kDotRows];
+  kernels.dots(state.data(), each, size, got);
+  for (int64_t r = 0; r < kDotRows; ++r) {
+    double want = 0, sum = 0;
+    for (int64_t i = 0; i < size; ++i) {
+      want += state[i] * to_double(each[r][i]);
+      sum += std::abs(state[i] * to_double(each[r][i]));
+    }
+    REQUIRE(std::abs(got[r] - want) <= 1e-6 * sum);
+    const std::vector<const T*> same(kDotRows, each[r]);
+    kernels.dots(state.data(), same.data(), size, alone);
+    for (const float x : alone) REQUIRE(x == got[r]);
+  }
+}
+
+template <typename T>
+void check_item_logits(Random& random) {
+  const int64_t num_rows = random.number(1, 40), hidden = random.one_of({1, 7, 16, 33});
+  const int64_t num_prefixes = random.number(1, 5), fanout = random.number(0, 20);
+  const int64_t batch = random.number(0, 3), width = random.number(1, 4);
+  const bool is_shared = random.number(0, 1) == 1;
+  const std::vector<T> rows = to_dtype<T>(random.logits(num_rows * hidden));
+  const std::vector<T> states =
+      to_dtype<T>(random.logits(batch * (is_shared ? 1 : width) * hidden));
+  std::vector<int32_t> slots(static_cast<size_t>(num_prefixes * fanout));
+  for (int32_t& slot : slots) slot = static_cast<int32_t>(random.number(-1, num_rows - 1));
+  std::vector<int64_t> prefixes(static_cast<size_t>(batch * width));
+  for (int64_t& prefix : prefixes) prefix = random.number(-1, num_prefixes - 1);
+  std::vector<float> out(static_cast<size_t>(batch * width * fanout));
+  item_logits(ItemRows<T>{rows.data(), slots.data(), num_rows, hidden, num_prefixes, fanout},
+              PrefixStates<T>{states.data(), prefixes.data(), batch, width, is_shared},
+              random.number(1, 3), out.data());
+  for (int64_t i = 0; i < batch * width * fanout; ++i) {
+    const int64_t beam = i / fanout, prefix = prefixes[beam];
+    const int64_t slot = prefix < 0 ? 0 : slots[prefix * fanout + i % fanout];
+    double want = slot < 0 ? -kInfinity : 0;
+    for (int64_t d = 0; prefix >= 0 && slot >= 0 && d < hidden; ++d) {
+      const int64_t state = is_shared ? beam / width : beam;
+      want += to_double(states[state * hidden + d]) * to_double(rows[slot * hidden + d]);
+    }
+    REQUIRE((out[i] == want || std::abs(out[i] - want) < 1e-4));
+  }
+}
+
+// A square matrix in CSR form, rows of up to 9 entries; a column may be there twice.
+struct Matrix {
+  Matrix(Random& random, int64_t num_items) : begins(1, 0) {
+    for (int64_t row = 0; row < num_items; ++row) {
+      for (int64_t i = random.number(0, 9); i > 0; --i) {
+        indices.push_back(static_cast<int32_t>(random.number(0, num_items - 1)));
+      }
+      begins.push_back(static_cast<int64_t>(indices.size()));
+    }
+    data = random.logits(begins.back());
+  }
+  std::vector<int64_t> begins;
+  std::vector<int32_t> indices;
+  std::vector<float> data;
+};
+
+// The sums of one history, in the core's order.
+std::map<int64_t, float> sums_of(const Matrix& matrix, const RecentEvents& events,
+                                 int64_t request) {
+  std::map<int64_t, float> sums;
+  const int64_t begin = events.offsets[request], end = events.offsets[request + 1];
+  const int64_t num_items = static_cast<int64_t>(matrix.begins.size()) - 1;
+  float weight = 1;
+  for (int64_t event = end - 1; event >= begin && end - event <= events.num_recent; --event) {
+    const int64_t row = events.rows[event];
+    for (int64_t i = 0; row >= 0 && row < num_items && i < matrix.begins[row + 1]; ++i) {
+      if (i >= matrix.begins[row]) sums[matrix.indices[i]] += weight * matrix.data[i];
+    }
+    weight *= events.decay;
+  }
+  return sums;
+}
+
+void check_evidence(Random& random) {
+  const int64_t num_items = random.one_of({1, 2, 50, 500}), k = random.one_of({1, 20, 600});
+  const int64_t batch = random.number(0, 3), num_threads = random.number(1, 3);
+  const Matrix matrix(random, num_items);
+  std::vector<int64_t> offsets(1, 0), rows;
+  for (int64_t i = 0; i < batch; ++i) {
+    offsets.push_back(offsets.back() + random.number(0, 30));
+    while (static_cast<int64_t>(rows.size()) < offsets.back()) {
+      rows.push_back(random.number(-1, num_items));
+    }
+  }
+  const RecentEvents events{rows.data(), offsets.data(), batch, 0.7f, random.number(1, 25)};
+  const EvidenceMatrix evidence(matrix.begins.data(), num_items, matrix.indices.data(),
+                                matrix.data.data(), matrix.begins.back());
+  std::vector<int64_t> found(static_cast<size_t>(batch * k)), asked(found);
+  std::vector<float> scores(found.size()), asked_scores(found.size());
+  top_evidence(evidence, events, nullptr, num_threads, {k, found.data(), scores.data()});
+  for (int64_t& row : asked) row = random.number(-1, num_items);
+  score_evidence(evidence, events, asked.data(), k, num_threads, asked_scores.data());
+  for (int64_t i = 0; i < batch; ++i) {
+    const std::map<int64_t, float> sums = sums_of(matrix, events, i);
+    std::vector<std::pair<float, int64_t>> best;
+    for (const auto& [item, sum] : sums) best.emplace_back(-sum, item);
+    std::sort(best.begin(), best.end());
+    best.resize(static_cast<size_t>(k), {kInfinity, -1});
+    for (int64_t j = 0; j < k; ++j) {
+      REQUIRE(found[i * k + j] == best[j].second);
+      REQUIRE(scores[i * k + j] == -best[j].first);
+      const auto sum = sums.find(asked[i * k + j]);
+      REQUIRE(asked_scores[i * k + j] == (sum == sums.end() ? 0.0f : sum->second));
+    }
+  }
+}
+
+}  // namespace
+
+TEST_CASE("dot products of every target are those of double, wherever a row stands") {
+  Random random(0);
+  for (const int64_t size : {1, 3, 4, 8, 15, 16, 17, 64, 100}) {
+    for (int i = 0; i <= static_cast<int>(simd::chosen_target()); ++i) {
+      CAPTURE(std::string(simd::kTargetNames[i]));
+      const auto target = static_cast<simd::Target>(i);
+      check_dots(simd::kernels_for<ItemLogitKernels<float>>(target), random, size);
+      check_dots(simd::kernels_for<ItemLogitKernels<uint16_t>>(target), random, size);
+    }
+  }
+}
+
+TEST_CASE("the logits of items are their rows times the state") {
+  for_each_round(200, check_item_logits<float>);
+  for_each_round(200, check_item_logits<uint16_t>);
+}
+
+TEST_CASE("evidence is that of summing every entry") { for_each_round(200, check_evidence); }

@@ -131,7 +131,7 @@ def _draw_usage(ax: "Axes", table: "SidTable", report: dict[str, Any]) -> None:
         counts = np.sort(np.bincount(table.sids[:, level], minlength=size))[::-1]
         label = f"level {level}, perplexity {figures['perplexity']:.0f} of {size}"
         ax.plot(np.arange(size) / size, counts, label=label, linewidth=1)
-    ax.set_yscale("symlog", linthresh=1)
+    ax.set_ylim(bottom=0)
     ax.set_xlabel("codes, the most used first, as a share")
     ax.set_ylabel("items of a code")
     ax.grid(alpha=0.3)
@@ -143,7 +143,8 @@ def _draw_redundancy(ax: "Axes", report: dict[str, Any]) -> None:
     ax.imshow(values, vmin=0, vmax=1, cmap="viridis")
     for level, row in enumerate(values):
         for other, value in enumerate(row):
-            ax.text(other, level, f"{value:.2f}", ha="center", va="center", color="gray")
+            color = "white" if value < 0.6 else "black"
+            ax.text(other, level, f"{value:.2f}", ha="center", va="center", color=color)
     ax.set_xticks(range(len(values)))
     ax.set_yticks(range(len(values)))
     ax.set_xlabel("by the code of level")

@@ -30,7 +30,11 @@ from store_engine.files.regular import parse_errors
 from store_engine.files.token_file import TokenFile
 from store_engine.runs.inspect_run import inspect_run
 from store_engine.runs.run_directory import RunDirectory, RunOrigin
+from store_engine.sid.codebook_report import codebook_report
+from store_engine.sid.quantizers.item_clusters import ItemClusters
 from store_engine.sid.quantizers.parallel import ParallelQuantizer
+from store_engine.sid.quantizers.quantizer import FitSettings
+from store_engine.sid.quantizers.residual import ResidualQuantizer
 from store_engine.sid.sid_table import SidTable
 from store_engine.training.distributed.deepspeed_setup import read_ds_config
 from store_engine.training.distributed.progress import (
@@ -82,14 +86,20 @@ def _tables() -> Iterator[Target]:
         rng = np.random.default_rng(0)
         mean, pca = rng.random((2, 8), np.float32), rng.random((2, 4, 8), np.float32)
         quantizer = ParallelQuantizer(mean, pca, rng.random((2, 6, 4), np.float32))
-        for name, one_of in (("plain", None), ("quantizer", quantizer)):
-            (root / name).mkdir()
-            SidTable(_sids(), (6, 300), IDS, one_of).save(root / name / "sids.npz")
+        vectors, settings = rng.random((20, 2, 8), np.float32), FitSettings(2, 6, 4, 2, 0)
+        fitted = [kind.fit(vectors, settings) for kind in (ResidualQuantizer, ItemClusters)]
+        for index, one_of in enumerate((None, quantizer, *fitted)):
+            (root / str(index)).mkdir()
+            shares = None if one_of is None else np.array([0.5])
+            SidTable(_sids(), (6, 300), IDS, one_of, shares).save(root / str(index) / "sids.npz")
 
     def sid_table(folder: Path) -> None:
         table = SidTable.load(folder / "sids.npz")
         if table.codebook_sizes and max(table.codebook_sizes) <= 1 << 16 and len(table.sids):
             ItemTrie(np.ascontiguousarray(table.sids), list(table.codebook_sizes))
+            codebook_report(table, 2)
+        if table.quantizer is not None:
+            table.quantizer.lift()
 
     yield Target("sids", sid_table, sid_tables, {"sids.npz": (m.npz, m.npz, m.blind)})
 

@@ -61,6 +61,14 @@ def test_what_would_fail_later_is_refused_now(overrides, items, users, message):
         check_before_training(config, catalog(items), users, 300)
 
 
+def test_a_file_of_sids_is_read_before_training(tmp_path):
+    (tmp_path / "sids.csv").write_text("item_id,code_0,code_1\n0,1,1\n")
+    tokenizer = dataclasses.replace(CONFIG.tokenizer, sids_file=str(tmp_path / "sids.csv"))
+    config = dataclasses.replace(CONFIG, tokenizer=tokenizer)
+    with pytest.raises(InputError, match="1 of 2 items of the catalogue have no SID"):
+        check_before_training(config, catalog(2), 1, 300)
+
+
 def test_more_equal_items_than_a_suffix_can_number_are_refused(monkeypatch):
     monkeypatch.setattr(before_training, "_MAX_CODEBOOK_SIZE", 9)
     check_before_training(CONFIG, catalog(9), 1, 300)

@@ -18,8 +18,8 @@ from torch import Tensor
 from store_engine._C import ItemTrie, LiveTrie
 from store_engine.catalog.catalog_view import CatalogView, LiveView, StaticView
 from store_engine.catalog.item_ids import check_item_ids
-from store_engine.catalog.item_table import ItemTable
 from store_engine.catalog.item_slots import ItemSlots
+from store_engine.catalog.item_table import ItemTable
 from store_engine.catalog.new_items import check_new_items
 from store_engine.catalog.set_expression import check_set_name
 from store_engine.data.catalog import Catalog

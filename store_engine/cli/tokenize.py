@@ -3,6 +3,7 @@
 store-engine tokenize runs/ml100k                        # how the codes are used
 store-engine tokenize runs/ml100k --out sids.csv         # the run's SIDs
 store-engine tokenize runs/ml100k --items new.csv --out new_sids.csv
+store-engine tokenize runs/ml100k --items new.csv --out new_sids.csv --features new_features.npz
 """
 
 import argparse
@@ -10,7 +11,7 @@ import csv
 import io
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 from store_engine.cli.main import (
     add_json_argument,
@@ -43,6 +44,12 @@ def _add_arguments(parser: argparse.ArgumentParser) -> None:
         help="new items: csv, tsv, parquet or jsonl with the run's columns",
     )
     parser.add_argument("--out", metavar="FILE", help="csv to write: item_id, code_0, code_1, ...")
+    parser.add_argument(
+        "--features",
+        metavar="FILE",
+        help="npz to write: what Engine.add_items needs of --items beside their SIDs, where the "
+        "last code is the item itself",
+    )
     add_json_argument(parser)
 
 
@@ -53,14 +60,18 @@ def _tokenize(args: argparse.Namespace) -> None:
     from store_engine.sid.codebook_report import codebook_report
     from store_engine.sid.collisions import describe
 
-    if args.out is not None:
-        check_output(Path(args.out), *([] if args.items is None else [Path(args.items)]))
+    read = [] if args.items is None else [Path(args.items)]
+    for out in filter(None, (args.out, args.features)):
+        check_output(Path(out), *read)
     run = Run(RunDirectory.open(args.run))
     table = run.sid_table
+    _check_features(args, has_features=table.features is not None)
     if args.items is not None:
-        item_ids, codes = tokenize_new_items(run, args.items)
+        item_ids, codes, features = tokenize_new_items(run, args.items)
     else:
-        item_ids, codes = table.item_ids, table.sids
+        item_ids, codes, features = table.item_ids, table.sids, None
+    if args.features is not None:
+        _write_features(args.features, item_ids, features)
     if args.out is not None:
         _write_csv(args.out, item_ids, codes)
     if args.items is None:
@@ -73,9 +84,26 @@ def _tokenize(args: argparse.Namespace) -> None:
             print(printable(item_id), *code)
 
 
-def tokenize_new_items(
-    run: "Run", items: str | Path
-) -> tuple[tuple[str, ...], "NDArray[np.int32]"]:
+def _check_features(args: argparse.Namespace, has_features: bool) -> None:
+    if args.features is None:
+        return
+    if args.items is None or not has_features:
+        raise InputError(
+            "--features is for new items (--items) of a run whose last code is the item itself"
+        )
+    if args.out is not None and Path(args.out).resolve() == Path(args.features).resolve():
+        raise InputError(f"{args.out}: is written twice, name another --features")
+
+
+class NewSids(NamedTuple):
+    """What `Engine.add_items` takes beside the items themselves."""
+
+    item_ids: tuple[str, ...]
+    sids: "NDArray[np.int32]"  # (num_items, num_codes)
+    features: "NDArray[np.float32] | None"  # (num_items, num_features)
+
+
+def tokenize_new_items(run: "Run", items: str | Path) -> NewSids:
     """Encodes new items with the stage-1 LLM and assigns the nearest codes.
 
     Args:
@@ -83,18 +111,21 @@ def tokenize_new_items(
         items: A file with the columns of the run's catalogue.
 
     Returns:
-        Item ids, and (num_items, num_codes) int32 codes, without a collision suffix: what comes
-        after them is the trie's matter.
+        Codes without a collision suffix: what comes after them is the trie's matter. Where the
+        last code is the item itself, whole SIDs that no item of the run has, and features.
 
     Raises:
-        InputError: The file cannot be read, or the run's SIDs came from a file of the user's.
+        InputError: The file cannot be read, the run's SIDs came from a file of the user's, or
+            there is no room for so many items.
     """
     from store_engine.data.readers import read_items
     from store_engine.model.store_model import StoreModel
     from store_engine.model.weights import load_model
     from store_engine.sid.dense_tokenizer import DenseTokenizer, ItemTexts, encode_catalog
+    from store_engine.sid.quantizers.item_clusters import ItemClusters
 
-    quantizer, config, vocabulary = run.sid_table.quantizer, run.config, run.vocabulary
+    table = run.sid_table
+    quantizer, config, vocabulary = table.quantizer, run.config, run.vocabulary
     if quantizer is None:
         raise InputError(
             f"{run.directory.root}: its SIDs were brought as a file, they have no codebook"
@@ -106,7 +137,25 @@ def tokenize_new_items(
         run.tokenizer_weights,
     )
     texts = ItemTexts(catalog, vocabulary, config.data.max_text_tokens)
-    return catalog.item_ids, quantizer.encode(encode_catalog(tokenizer, texts, num_codes))
+    dense_tokens = encode_catalog(tokenizer, texts, num_codes)
+    if table.features is None or not isinstance(quantizer, ItemClusters):
+        return NewSids(catalog.item_ids, quantizer.encode(dense_tokens), None)
+    features = table.features(dense_tokens)
+    sids = quantizer.new_sids(features[:, None], table.sids, table.codebook_sizes[-1])
+    return NewSids(catalog.item_ids, sids, features)
+
+
+def _write_features(
+    path: str, item_ids: Sequence[str], features: "NDArray[np.float32] | None"
+) -> None:
+    import numpy as np
+
+    assert features is not None
+    try:
+        with atomic_open(path) as file:
+            np.savez(file, item_ids=np.array(item_ids, dtype=np.str_), features=features)
+    except OSError as error:
+        raise InputError(f"{path}: cannot be written: {error.strerror}") from error
 
 
 def _write_csv(path: str, item_ids: Sequence[str], codes: "NDArray[np.int32]") -> None:

@@ -144,6 +144,8 @@ class _BeamTree:
     def _append(self, codes: Tensor, parents: Tensor, level: int) -> Tensor:
         """Appends the beams' codes to their parents' prefixes: (batch, width) int64."""
         before = self._prefixes
+        if not self._writer.model.reads_prefixes:
+            return codes
         before = torch.zeros_like(codes) if before is None else before.gather(1, parents)
         self._prefixes = self._writer.model.next_prefixes(before, codes, level)
         return self._prefixes

@@ -6,7 +6,7 @@ them alone.
 """
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Literal, NamedTuple, Protocol
+from typing import Literal, NamedTuple, Protocol
 
 import numpy as np
 import torch
@@ -15,12 +15,10 @@ from numpy.typing import NDArray
 from store_engine import _C
 from store_engine.catalog.catalog_view import CatalogView
 from store_engine.catalog.item_filter import ItemFilter
+from store_engine.collaborative.evidence import Evidence
 from store_engine.errors import InputError
 from store_engine.kernels.trie_topk import Normalize
 from store_engine.runs.run import Run
-
-if TYPE_CHECKING:
-    from store_engine.collaborative.evidence import Evidence
 
 Rows = NDArray[np.int64]
 
@@ -88,7 +86,7 @@ class ItemEvidence:
         scale: Weight of a vote against a log-probability.
     """
 
-    def __init__(self, votes: "Evidence", scale: float = 1.0) -> None:
+    def __init__(self, votes: Evidence, scale: float = 1.0) -> None:
         data = votes.data * np.float32(scale)
         self._core = _C.Evidence(votes.indptr, votes.indices, data)
         self._decay, self._window = votes.decay, votes.window

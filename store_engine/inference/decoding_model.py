@@ -100,6 +100,11 @@ class DecodingModel:
         """Every level is read from the history's last state: no code is a step of the model."""
         return self.source.level_heads is not None
 
+    @property
+    def reads_prefixes(self) -> bool:
+        """The last code is the item itself, whose logits depend on the codes before."""
+        return self.item_slots is not None and self.item_slots.places is not None
+
     def embed(self, tokens: Tensor) -> Tensor:
         """Embeds unified ids (num_tokens,) int64 -> (num_tokens, hidden_size)."""
         if self.item_slots is None or self.item_slots.read is None:
@@ -133,7 +138,7 @@ class DecodingModel:
                 one for all prefixes of a request.
             level: Level of the codes.
             prefixes: (batch, width) int64, the codes of each prefix as one number; see
-                `next_prefixes`.
+                `next_prefixes`. Of no matter unless `reads_prefixes`.
 
         Returns:
             (batch, width, codebook_size); -inf for a code that no item has, where the last code is
@@ -151,8 +156,6 @@ class DecodingModel:
 
     def next_prefixes(self, prefixes: Tensor, codes: Tensor, level: int) -> Tensor:
         """Appends codes of a level to prefixes, any shape, int64; the empty prefix is 0."""
-        if level >= len(self.code_heads):
-            return prefixes
         return prefixes * self.source.codebook_sizes[level] + codes
 
 

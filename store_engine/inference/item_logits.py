@@ -1,8 +1,14 @@
-"""Logits of the items under a prefix: dot products of a state with their rows."""
+"""Logits of the items under a prefix: dot products of a state with their rows.
+
+On a CPU the C++ core reads the rows where they are, elsewhere PyTorch gathers them.
+"""
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
+
+from store_engine import _C
+from store_engine.inference.numpy_view import as_numpy
 
 _CHUNK_NUMBERS = 1 << 24  # of rows that are gathered at once
 
@@ -20,6 +26,16 @@ def item_logits(states: Tensor, rows: Tensor, slots: Tensor, prefixes: Tensor) -
     Returns:
         (batch, width, fanout) float32, -inf where there is no item; 0 for no prefix.
     """
+    if states.device.type == "cpu" and states.dtype in (torch.float32, torch.bfloat16):
+        out = torch.empty(*prefixes.shape, slots.shape[1])
+        arrays = (as_numpy(x.contiguous()) for x in (states, rows, slots, prefixes, out))
+        _C.item_logits(*arrays, num_threads=torch.get_num_threads())
+        return out
+    return item_logits_ref(states, rows, slots, prefixes)
+
+
+def item_logits_ref(states: Tensor, rows: Tensor, slots: Tensor, prefixes: Tensor) -> Tensor:
+    """Defines `item_logits` in PyTorch, for any device and dtype. Same arguments."""
     width = prefixes.shape[1]
     chosen = slots[prefixes.clamp(min=0)].long()
     is_missing = (chosen < 0) & (prefixes >= 0)[:, :, None]

@@ -7,8 +7,8 @@ import numpy as np
 import pytest
 import torch
 
-from store_engine.decoding.beam_search import beam_search
 from store_engine.decoding.engine import Engine
+from store_engine.decoding.search_batch import search_batch
 from store_engine.errors import InputError
 from store_engine.model.weights import save_weights
 from store_engine.runs.run_directory import RunDirectory
@@ -299,8 +299,8 @@ import os, sys, torch
 sys.path.insert(0, "tests/fixtures")
 from engines import catalog_of, random_model, random_sids
 from store_engine.config import DecodingConfig
-from store_engine.decoding.beam_search import beam_search
 from store_engine.decoding.engine import Engine
+from store_engine.decoding.search_batch import search_batch
 
 torch.set_num_threads(2)
 sids = random_sids(60)
@@ -331,13 +331,12 @@ def test_wide_beams_are_searched_in_smaller_batches(make_engine, histories, monk
     engine, sizes = make_engine(), []
     want = engine.recommend_rows(histories, 5, beam_width=50)
     monkeypatch.setattr("store_engine.decoding.engine._MAX_BEAMS", 100)
-    search = "store_engine.decoding.engine.beam_search"
 
-    def count(model, space, cache, batch, *rest):
+    def count(call, ids, batch, cache):
         sizes.append(len(batch.lengths))
-        return beam_search(model, space, cache, batch, *rest)
+        return search_batch(call, ids, batch, cache)
 
-    monkeypatch.setattr(search, count)
+    monkeypatch.setattr("store_engine.decoding.engine.search_batch", count)
     got = engine.recommend_rows(histories, 5, beam_width=50)
     assert sizes == [2, 2, 1]
     np.testing.assert_array_equal(got[0], want[0])

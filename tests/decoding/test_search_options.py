@@ -40,9 +40,9 @@ def test_numbers_are_integers(name, value):
 
 
 @pytest.mark.parametrize("value", [1, 0, "yes", None, np.int64(1)])
-@pytest.mark.parametrize("name", ["exact", "exclude_history"])
+@pytest.mark.parametrize("name", ["exact", "exclude_history", "evidence"])
 def test_flags_are_booleans(name, value):
-    if name == "exclude_history" and value is None:
+    if name != "exact" and value is None:
         return  # the engine's
     with pytest.raises(TypeError, match=f"{name} must be True or False, got"):
         SearchOptions(**{name: value})
@@ -95,7 +95,7 @@ def test_methods_take_the_fields_as_arguments(name, make_engine):
     fields = inspect.signature(SearchOptions).parameters.values()
     assert own.name == "self"
     assert [(p.name, p.default) for p in options[1:]] == [(p.name, p.default) for p in fields]
-    assert [p.kind.name for p in options[2:]] == ["KEYWORD_ONLY"] * 8
+    assert [p.kind.name for p in options[2:]] == ["KEYWORD_ONLY"] * 9
     method, history = getattr(make_engine(), name), {"recommend": ["item 1"]}.get(name, [1])
     by_name = method([history], k=3, exclude_history=True)
     assert str(by_name) == str(method([history], 3, exclude_history=True))

@@ -4,6 +4,7 @@
     python benchmarks/decode.py --quick                    # the same, few repetitions
     python benchmarks/decode.py --cases model=smollm2      # SmolLM2-135M's shape, bfloat16
     python benchmarks/decode.py --cases levels=8           # a sparse catalogue, forced suffixes
+    python benchmarks/decode.py --cases decoder=heads      # no pass of the model per beam
     python benchmarks/decode.py --cases .                  # every case
     python benchmarks/decode.py --run runs/ml100k          # a trained run
 
@@ -17,12 +18,17 @@ Providers:
     transformers    the exported Llama in `generate`, constrained by transformers' prefix hook over
                     a trie of Python dicts (transformers_beam.py), if it is installed
     floor           the lower bound of a search by levels: the forward passes of `ours` alone,
-                    prefill, then each level's beams, with the level's head; no trie, no search
+                    prefill, then each level's beams, with the level's head; no trie, no search.
+                    decoder=heads: prefill and the heads
     ours_exact      every item of the catalogue scored, at batch 1
 
 All searches must return the same items with the same log-probabilities in float32; only then is
 anything timed. In bfloat16 they must stay near the float32 result. The engine's prefix cache is
 off: every repetition computes all of every history. (prefix_reuse.py has it on.)
+
+decoder=heads is the same catalogue and the same transformer with a head of 128 units per level on
+the last state. form=items is what configs/presets/ours.toml trains: one position per item, 128
+clusters, then the item itself; its histories are as many items, a quarter of the tokens.
 """
 
 import argparse
@@ -42,19 +48,22 @@ import torch
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from benchmarks.harness import Options, Report, measure_together, parse_options
-from benchmarks.plain_beam import PlainBeamSearch, Result
+from benchmarks.plain_beam import PlainBeamSearch, Result, history_tokens
+from store_engine.catalog.item_slots import ItemSlots
 from store_engine.config import DecodingConfig, ModelConfig
 from store_engine.data.catalog import Catalog
 from store_engine.decoding.backends import BackendName
 from store_engine.decoding.engine import Engine
 from store_engine.inference.cache_attention import TreeAttention
-from store_engine.inference.decoding_model import prepare_for_decoding
+from store_engine.inference.decoding_model import DecodingModel, prepare_for_decoding
 from store_engine.inference.kv_cache import KVCache
 from store_engine.inference.prefill import prefill
 from store_engine.inference.prefill_batch import PrefillBatch
 from store_engine.kernels._dispatch import choose_backend
 from store_engine.kernels.trie_topk import Normalize
+from store_engine.model.item_rows import ItemTokens
 from store_engine.model.store_model import StoreModel
+from store_engine.sid.item_tokens import slot_order
 
 Dtype = Literal["float32", "bfloat16"]
 Search = Callable[[list[list[int]], int], Result]  # of histories (catalogue rows) and beam width
@@ -93,6 +102,8 @@ class CatalogShape:
 
 
 SPARSE = CatalogShape(num_items=1_000_000, num_levels=8, codebook_size=2048)
+Form = Literal["codes", "heads", "items"]
+NUM_FEATURES, HEAD_SIZE, NUM_CLUSTERS = 64, 128, 128
 
 
 @dataclass(frozen=True)
@@ -106,6 +117,7 @@ class Case:
     history: tuple[int, int] = (20, 20)  # items, at least and at most
     catalog: CatalogShape = CatalogShape()
     normalize: Normalize = "codebook"
+    form: Form = "codes"  # heads: of the same codes; items: read and written as wholes, by heads
 
     @property
     def name(self) -> str:
@@ -114,6 +126,8 @@ class Case:
         items = str(low) if low == high else f"{low}-{high}"
         name = f"model={self.model},dtype={self.dtype},batch={self.batch},beam={self.beam}"
         name += f",history={items}"
+        if self.form != "codes":
+            name += ",decoder=heads" + (",form=items" if self.form == "items" else "")
         if self.catalog == SPARSE:
             name += f",n=1e6,levels=8,codes=2048,normalize={self.normalize}"
         return name
@@ -127,6 +141,10 @@ DEFAULT_CASES = [
 ]
 MORE_CASES = [
     Case("tiny", "float32", 2, 4, (3, 3), CatalogShape(1000, 4, 16)),  # to try the benchmark itself
+    Case("tiny", "float32", 2, 4, (3, 3), CatalogShape(1000, 4, 16), form="heads"),
+    Case("tiny", "float32", 2, 4, (3, 3), CatalogShape(1000, 4, 16), form="items"),
+    *(Case("256x4", "bfloat16", n, form=form) for form in ("heads", "items") for n in (4, 16)),
+    *(Case("smollm2", "bfloat16", n, form=form) for form in ("heads", "items") for n in (4, 16)),
     Case("256x4", "bfloat16", 1),
     Case("256x4", "bfloat16", 16, history=(5, 35)),
     Case("256x4", "bfloat16", 16, beam=50),
@@ -186,8 +204,20 @@ def random_engine(case: Case, device: str, dtype: Dtype) -> Engine:
     rng = np.random.default_rng(0)
     sizes = (catalog.codebook_size,) * catalog.num_levels
     sids = rng.integers(0, sizes[0], (catalog.num_items, len(sizes)), dtype=np.int32)
-    model = StoreModel(shape.config, shape.text_vocab_size, sizes)
+    if case.form == "items":
+        labels = np.sort(rng.integers(0, NUM_CLUSTERS, catalog.num_items))
+        index = np.arange(catalog.num_items) - np.searchsorted(labels, labels)
+        sids = rng.permutation(np.column_stack([labels, index]).astype(np.int32))
+        sizes = (NUM_CLUSTERS,)
+    items = None
+    if case.form != "codes":
+        codes = sids[slot_order(sids)][:, : len(sizes)]
+        is_whole = case.form == "items"
+        items = ItemTokens(codes, NUM_FEATURES * is_whole, is_whole, HEAD_SIZE)
+    model = StoreModel(shape.config, shape.text_vocab_size, sizes, items=items)
     torch.nn.init.normal_(model.code_head.weight, std=0.1)
+    if model.item_rows is not None:
+        torch.nn.init.normal_(model.item_rows.residual, std=0.1)
     ids = tuple(map(str, range(len(sids))))
     config = DecodingConfig(normalize=case.normalize, prefix_cache_mib=0)
     model = model.to(device, getattr(torch, dtype))
@@ -227,7 +257,9 @@ def make_searches(engine: Engine) -> dict[str, Search]:
     searches["torch_fallback"] = PlainBeamSearch(engine, BOS)
     if importlib.util.find_spec("transformers") is None:
         print("transformers is not installed: no provider transformers", file=sys.stderr)
-    elif engine.trie.num_levels == 4:  # its trie of 1e6 x 8 Python dicts would not fit
+    elif (
+        engine.trie.num_levels == 4 and engine.model.items is None
+    ):  # its trie of 1e6 x 8 Python dicts would not fit
         from benchmarks.transformers_beam import TransformersBeamSearch
 
         searches["transformers"] = TransformersBeamSearch(engine, BOS)
@@ -237,9 +269,10 @@ def make_searches(engine: Engine) -> dict[str, Search]:
 def make_lower_bound(engine: Engine, histories: list[list[int]], beam: int) -> Callable[[], object]:
     """The forward passes that a search by levels cannot do without, everything else prepared."""
     model, trie, batch = prepare_for_decoding(engine.model), engine.trie, len(histories)
-    sids = torch.from_numpy(engine.sids).long().to(engine.device)
-    item_tokens = model.vocabulary.to_id_tensor(sids)
-    contexts = PrefillBatch.from_histories([np.array(h) for h in histories], item_tokens, BOS)
+    rows = [np.array(history) for history in histories]
+    contexts = PrefillBatch.from_histories(rows, history_tokens(engine), BOS)
+    if model.has_heads:
+        return make_heads_bound(model, engine, contexts, beam)
     widths = [min(beam, size) for size in trie.level_sizes[1:-1]]
     cache = KVCache(model.config, engine.device, model.dtype)
     cache.start(contexts.lengths, sum(widths))
@@ -261,6 +294,28 @@ def make_lower_bound(engine: Engine, histories: list[list[int]], beam: int) -> C
         for level, (codes, positions, attend) in enumerate(blocks, 1):
             hidden = model.transformer(model.embed_codes(codes, level - 1), positions, attend)
             model.level_logits(hidden, level)
+
+    return run
+
+
+def make_heads_bound(
+    model: DecodingModel, engine: Engine, contexts: PrefillBatch, beam: int
+) -> Callable[[], object]:
+    """The same, where every level is read from the last state: prefill and the heads."""
+    trie, sids = engine.trie, engine.sids
+    assert engine.model.items is not None
+    if engine.model.items.have_rows or engine.model.items.are_read:
+        model = model.with_slots(ItemSlots.of(engine.model, sids, trie.codebook_sizes[-1])[0])
+    prefixes = torch.from_numpy(sids[:beam, 0]).long().to(engine.device)
+    prefixes = prefixes.expand(len(contexts.lengths), -1)
+    cache = KVCache(model.config, engine.device, model.dtype)
+    cache.start(contexts.lengths, 0)
+
+    @torch.inference_mode()
+    def run() -> None:
+        state = prefill(model, cache, contexts)
+        for level in range(trie.num_levels):
+            model.logits(model.head_states(state, level)[:, None], level, prefixes)
 
     return run
 

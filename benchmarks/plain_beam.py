@@ -6,6 +6,7 @@ each level appends to it by concatenation, and all of it is reordered by the bea
 transformers' DynamicCache. Unequal histories are padded on the left.
 
 It prefills each history once, where `generate` prefills every beam: the fastest form of this way.
+With a head per level on the last state no beam is run, and the cache is that of the prefill.
 """
 
 import numpy as np
@@ -18,6 +19,7 @@ from store_engine.catalog.trie_arrays import TrieArrays, require_arrays
 from store_engine.decoding.backends import SearchSpace, TorchBackend
 from store_engine.decoding.engine import Engine
 from store_engine.kernels.trie_topk import root_beams
+from store_engine.sid.item_tokens import slot_order
 
 Result = tuple[NDArray[np.int64], NDArray[np.float32]]  # rows and logprobs, (batch, k)
 
@@ -33,8 +35,21 @@ class PlainBeamSearch:
     def __init__(self, engine: Engine, bos: int) -> None:
         self._model, self._trie, self._bos = engine.model, require_arrays(engine.trie), bos
         self._space = SearchSpace(self._trie, normalize=engine.config.normalize)
+        self._item_tokens = history_tokens(engine)
+        self._rows = self._slots = None
+        if engine.model.item_rows is not None:
+            with torch.inference_mode():
+                self._rows = engine.model.item_rows()
+            self._slots = self._slots_by_node(engine)
+
+    def _slots_by_node(self, engine: Engine) -> Tensor:
+        """(num_nodes, codebook_size) int64: the slot of every last code below a node, or -1."""
         sids = torch.from_numpy(engine.sids).long().to(engine.device)
-        self._item_tokens = engine.model.vocabulary.to_id_tensor(sids)
+        nodes = self._trie.find(sids[:, :-1])
+        shape = self._trie.level_sizes[-2], self._trie.codebook_sizes[-1]
+        slots = torch.full(shape, -1, dtype=torch.int64, device=engine.device)
+        slots[nodes, sids[:, -1]] = item_slots(engine)
+        return slots
 
     @torch.inference_mode()
     def __call__(self, histories: list[list[int]], beam: int) -> Result:
@@ -43,6 +58,8 @@ class PlainBeamSearch:
         tokens, is_token = self._left_padded(histories)
         cache = BeamCache(is_token)
         state = self._forward(tokens, cache)
+        if model.level_heads is not None:
+            return self._by_heads(state, beam)
         logits = model.level_logits(state, 0)[:, None]
         beams = root_beams(batch, state.device)
         for level in range(trie.num_levels):
@@ -55,6 +72,24 @@ class PlainBeamSearch:
             code = beams.tokens.clamp(min=0).flatten()[:, None]
             state = self._forward(code + model.vocabulary.level_offsets[level], cache)
             logits = model.level_logits(state, level + 1).view(batch, beam, -1)
+        return items(trie, beams.nodes, beams.scores, beam)
+
+    def _by_heads(self, state: Tensor, beam: int) -> Result:
+        """Every level from the last states (batch, hidden_size)."""
+        model, trie, beams = self._model, self._trie, root_beams(len(state), state.device)
+        assert model.level_heads is not None
+        for level, head in enumerate(model.level_heads):
+            if level < len(model.codebook_sizes):
+                logits = model.level_logits(head(state), level)[:, None]
+                logits = logits.expand(-1, beams.nodes.shape[1], -1)
+            else:
+                assert self._rows is not None
+                assert self._slots is not None
+                slots = self._slots[beams.nodes.clamp(min=0)]
+                every = F.linear(head(state), self._rows.written)
+                logits = every.gather(1, slots.clamp(min=0).flatten(1)).view(slots.shape)
+                logits = logits.masked_fill(slots < 0, -torch.inf)
+            beams = TorchBackend().beam_step(self._space, level, logits, beams, beam)
         return items(trie, beams.nodes, beams.scores, beam)
 
     def _left_padded(self, histories: list[list[int]]) -> tuple[Tensor, Tensor]:
@@ -71,7 +106,7 @@ class PlainBeamSearch:
         """Runs tokens (num_sequences, seq_len) -> (num_sequences, hidden_size), the last states."""
         positions = cache.start(tokens)
         hidden = self._model.transformer(
-            self._model.embed(tokens.flatten()), positions.flatten(), cache.attend
+            self._model.embed(tokens.flatten(), self._rows), positions.flatten(), cache.attend
         )
         return hidden.view(*tokens.shape, -1)[:, -1]
 
@@ -131,6 +166,25 @@ class BeamCache:
         """Gives each new beam a copy of its parent's cache; (num_beams,) int64."""
         self._is_token = self._is_token[sequences]
         self._layers = [(k[sequences], v[sequences]) for k, v in self._layers]
+
+
+def item_slots(engine: Engine) -> Tensor:
+    """(num_items,) int64, the slot of each catalogue row, where items are tokens themselves."""
+    return torch.from_numpy(slot_order(engine.sids).argsort()).to(engine.device)
+
+
+def history_tokens(engine: Engine) -> Tensor:
+    """(num_items, tokens_per_item) int64: what a history reads, whole items or codes alone.
+
+    Raises:
+        ValueError: The last code is the item itself, and histories are codes: not measured here.
+    """
+    model = engine.model
+    if model.items is not None and model.items.have_rows and not model.items.are_read:
+        raise ValueError("histories of codes whose last is the item itself are not measured")
+    if model.items is not None and model.items.are_read:
+        return model.vocabulary.item_offset + item_slots(engine)[:, None]
+    return model.vocabulary.to_id_tensor(torch.from_numpy(engine.sids).long().to(engine.device))
 
 
 def items(trie: TrieArrays, leaves: Tensor, scores: Tensor, k: int) -> Result:

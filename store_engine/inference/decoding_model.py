@@ -13,6 +13,7 @@ from store_engine.errors import InputError
 from store_engine.inference.cache_attention import PrefillAttention, TreeAttention
 from store_engine.inference.cpu_model import CpuTransformer, PackedLinear
 from store_engine.inference.item_logits import item_logits
+from store_engine.model.item_rows import Rows
 from store_engine.model.store_model import StoreModel
 from store_engine.model.unified_vocabulary import UnifiedVocabulary
 
@@ -109,11 +110,12 @@ class DecodingModel:
         """Embeds unified ids (num_tokens,) int64 -> (num_tokens, hidden_size)."""
         if self.item_slots is None or self.item_slots.read is None:
             return self.source.embed(tokens)
-        offset = self.vocabulary.item_offset
-        is_item = tokens >= offset
-        others = self.source.embed(tokens.masked_fill(is_item, 0))
-        items = self.item_slots.read[(tokens - offset).clamp(min=0)]
-        return torch.where(is_item[:, None], items, others)
+        read, items = self.item_slots.read, self.source.items
+        if items is None or not items.are_read:
+            return self.source.embed(tokens, Rows(read, read))
+        slots = tokens - self.vocabulary.item_offset
+        text = self.source.text_embedding(tokens.masked_fill(slots >= 0, 0))
+        return torch.where((slots >= 0)[:, None], read[slots.clamp(min=0)], text)
 
     def embed_codes(self, codes: Tensor, level: int) -> Tensor:
         """Embeds codes of one level: (num_tokens,) int64 -> (num_tokens, hidden_size)."""

@@ -75,6 +75,17 @@ def test_the_prefix_cache_changes_nothing(case, histories):
         np.testing.assert_allclose(logprobs, want[1], atol=1e-5)
 
 
+def test_rows_are_computed_once(row_case, histories):
+    calls = []
+    row_case.model.item_rows.register_forward_hook(lambda *_: calls.append(1))
+    engine = row_case.engine()
+    num_at_load = len(calls)
+    assert num_at_load == 1
+    engine.recommend_rows(histories, 5)
+    engine.score_rows(histories)
+    assert len(calls) == num_at_load
+
+
 def test_bfloat16_finds_nearly_the_same(row_case, histories):
     want = row_case.engine().score_rows(histories)
     rows, logprobs = row_case.engine(dtype=torch.bfloat16).recommend_rows(histories, 5)

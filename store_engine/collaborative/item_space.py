@@ -21,7 +21,7 @@ from store_engine.data.split import Examples
 Form = Literal["unit", "norms"]
 FORMS: tuple[Form, ...] = ("unit", "norms")
 
-TEXT_WEIGHTS = (0.5, 0.7, 1.0, 1.4, 2.0)  # of the text beside the co-visits
+TEXT_WEIGHTS = (0.7, 1.4)  # of the text beside the co-visits
 
 _CO_VISIT_DIM, _TEXT_DIM = 96, 32
 _TINY = 1e-12  # instead of a length of 0

@@ -24,6 +24,7 @@ FORMS: tuple[Form, ...] = ("unit", "norms")
 TEXT_WEIGHTS = (0.7, 1.4)  # of the text beside the co-visits
 
 _CO_VISIT_DIM, _TEXT_DIM = 96, 32
+_CLEARLY = 1.02  # how much better a later mix must be: less is noise
 _TINY = 1e-12  # instead of a length of 0
 _DECAY, _RECENT = 0.7, 5  # of the histories by whose neighbours the form is chosen
 
@@ -76,11 +77,11 @@ def best_mix(visited: Vectors, text: Vectors, valid: Examples, seed: int) -> Ite
     if not len(examples.targets):
         return ItemSpace(join(visited, text, _DEFAULT), _DEFAULT, 0.0)
     events = recent_events(examples.histories, len(visited), _DECAY, _RECENT)
-    best = ItemSpace(visited, _DEFAULT, -1.0)
+    best = ItemSpace(join(visited, text, _DEFAULT), _DEFAULT, 0.0)
     for mix in itertools.starmap(Mix, itertools.product(FORMS, TEXT_WEIGHTS)):
         vectors = join(visited, text, mix)
         measured = _neighbour_ndcg(vectors, events, examples)
-        if measured > best.ndcg:
+        if measured > best.ndcg * _CLEARLY:
             best = ItemSpace(vectors, mix, measured)
     return best
 

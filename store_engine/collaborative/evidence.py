@@ -13,7 +13,7 @@ import numpy as np
 import scipy.sparse as sp
 from numpy.typing import NDArray
 
-from store_engine.collaborative.item_space import FORMS, Form
+from store_engine.collaborative.item_space import FORMS, Mix
 from store_engine.collaborative.neighbours import Rows, rank_neighbours, recent_events
 from store_engine.files.atomic import atomic_open
 from store_engine.files.npz import ArrayForm, read_npz
@@ -28,6 +28,7 @@ _ARRAYS = {
     "term_names": ArrayForm("U", 1),
     "term_weights": ArrayForm("f", 1),
     "form": ArrayForm("U", 0),
+    "text_weight": ArrayForm("f", 0),
 }
 
 
@@ -42,7 +43,7 @@ class Evidence:
         decay: Weight of an event against the one after it, in (0, 1].
         window: Last events of a history that vote, at least 1.
         weights: Name of each term -> its weight, as `fit_evidence` chose it.
-        form: Of the space whose neighbours are a term.
+        mix: Of the space whose neighbours are a term.
 
     Raises:
         ValueError: The arrays do not describe such a matrix.
@@ -54,7 +55,7 @@ class Evidence:
     decay: float
     window: int
     weights: dict[str, float]
-    form: Form
+    mix: Mix
 
     def __post_init__(self) -> None:
         """Refuses arrays that no reader could follow."""
@@ -78,8 +79,11 @@ class Evidence:
             raise ValueError(
                 f"decay must be in (0, 1] and window at least 1, got {self.decay}, {self.window}"
             )
-        if not np.isfinite(list(self.weights.values())).all() or self.form not in FORMS:
-            raise ValueError("weights must be finite, and form one of " + ", ".join(FORMS))
+        numbers = [*self.weights.values(), self.mix.text_weight]
+        if not np.isfinite(numbers).all() or min(numbers) < 0 or self.mix.form not in FORMS:
+            raise ValueError(
+                f"weights must be finite and not negative, form one of {', '.join(FORMS)}"
+            )
 
     @property
     def num_items(self) -> int:
@@ -129,7 +133,8 @@ class Evidence:
                 window=np.int64(self.window),
                 term_names=np.array(list(self.weights), dtype=np.str_),
                 term_weights=np.array(list(self.weights.values()), dtype=np.float64),
-                form=np.str_(self.form),
+                form=np.str_(self.mix.form),
+                text_weight=np.float64(self.mix.text_weight),
             )
 
     @classmethod
@@ -142,6 +147,8 @@ class Evidence:
         arrays = read_npz(path, _ARRAYS, "an evidence file")
         with parse_errors(path, "an evidence file"):
             names, weights = arrays["term_names"].tolist(), arrays["term_weights"].tolist()
+            # the class checks the form
+            mix = Mix(str(arrays["form"]), float(arrays["text_weight"]))  # type: ignore[arg-type]
             return cls(
                 arrays["indptr"],
                 arrays["indices"],
@@ -149,5 +156,5 @@ class Evidence:
                 float(arrays["decay"]),
                 int(arrays["window"]),
                 dict(zip(names, weights, strict=True)),
-                str(arrays["form"]),  # type: ignore[arg-type]  # checked by the class
+                mix,
             )

@@ -12,7 +12,7 @@ import torch
 from numpy.typing import NDArray
 
 from store_engine.collaborative.evidence import Evidence
-from store_engine.collaborative.item_space import Form
+from store_engine.collaborative.item_space import Mix
 from store_engine.collaborative.neighbours import recent_events
 from store_engine.collaborative.terms import Counts, build_terms, scaled
 from store_engine.collaborative.top_votes import top_entries
@@ -43,17 +43,17 @@ class FittedTerms(NamedTuple):
     weights: dict[str, float]  # of mean 1
     decay: float  # of the weighted sum
     own_decays: dict[str, float]  # of each term when it stands alone
-    form: Form
+    mix: Mix
 
     def evidence(self, neighbours: int) -> Evidence:
         """The weighted sum in one matrix, the largest `neighbours` votes of every item."""
-        return _collapsed(self.terms, self.weights, neighbours, self.decay, self.form)
+        return _collapsed(self.terms, self.weights, neighbours, self.decay, self.mix)
 
     def alone(self, name: str) -> Evidence:
         """One term by itself."""
         term = {name: self.terms[name]}
         return _collapsed(
-            term, {name: 1.0}, self.terms[name].shape[0], self.own_decays[name], self.form
+            term, {name: 1.0}, self.terms[name].shape[0], self.own_decays[name], self.mix
         )
 
 
@@ -92,20 +92,20 @@ def fit_terms(
         seed: Of the SVDs and of the sample of users.
     """
     counts = Counts(train, catalog.num_items, settings)
-    terms, form = build_terms(counts, catalog, valid, seed)
+    terms, mix = build_terms(counts, catalog, valid, seed)
     if not exclude_history:
         terms[_OWN] = sp.eye_array(catalog.num_items, format="csr", dtype=np.float32)
     examples = sample(valid, catalog.num_items, seed)
     if not len(examples.targets):
         equal = dict.fromkeys(terms, 1.0)
-        return FittedTerms(terms, equal, _DEFAULT_DECAY, dict.fromkeys(terms, _DEFAULT_DECAY), form)
+        return FittedTerms(terms, equal, _DEFAULT_DECAY, dict.fromkeys(terms, _DEFAULT_DECAY), mix)
     votes = _votes(list(terms.values()), examples, exclude_history)
     singles = [(term, _best_decay(votes, term)) for term in len(terms) * np.eye(len(terms))]
     starts = [*singles, *((np.ones(len(terms)), decay) for decay in _START_DECAYS)]
     _, weights, decay = max((_climb(votes, *start) for start in starts), key=lambda end: end[0])
     chosen = dict(zip(terms, weights.tolist(), strict=True))
     own_decays = dict(zip(terms, (decay for _, decay in singles), strict=True))
-    return FittedTerms(terms, chosen, decay, own_decays, form)
+    return FittedTerms(terms, chosen, decay, own_decays, mix)
 
 
 def updated(
@@ -121,10 +121,10 @@ def updated(
         seed: Of the SVDs.
     """
     counts = Counts(train, catalog.num_items, settings)
-    terms, form = build_terms(counts, catalog, evidence.form, seed)
+    terms, mix = build_terms(counts, catalog, evidence.mix, seed)
     if _OWN in evidence.weights:
         terms[_OWN] = sp.eye_array(catalog.num_items, format="csr", dtype=np.float32)
-    return _collapsed(terms, evidence.weights, settings.neighbours, evidence.decay, form)
+    return _collapsed(terms, evidence.weights, settings.neighbours, evidence.decay, mix)
 
 
 class _Votes(NamedTuple):
@@ -216,7 +216,7 @@ def _candidates(scores: list[sp.csr_array], is_seen: NDArray[np.bool_]) -> NDArr
 
 
 def _collapsed(
-    terms: Terms, weights: dict[str, float], neighbours: int, decay: float, form: Form
+    terms: Terms, weights: dict[str, float], neighbours: int, decay: float, mix: Mix
 ) -> Evidence:
     """Sums the weighted terms into one matrix of each item's largest votes."""
     shape = next(iter(terms.values())).shape
@@ -235,5 +235,5 @@ def _collapsed(
         decay,
         _WINDOW,
         {name: float(weights.get(name, 0.0)) for name in terms},
-        form,
+        mix,
     )

@@ -9,7 +9,7 @@ import scipy.sparse as sp
 from numpy.typing import NDArray
 
 from store_engine.collaborative.co_visits import co_visits, event_counts, normalised
-from store_engine.collaborative.item_space import Form, best_form, join
+from store_engine.collaborative.item_space import Mix, best_mix, join
 from store_engine.collaborative.regression import next_item_regression
 from store_engine.collaborative.spaces import Space, co_visit_space, text_space
 from store_engine.collaborative.top_votes import top_entries, top_products
@@ -19,7 +19,6 @@ from store_engine.data.histories import Histories
 from store_engine.data.split import Examples
 
 _TEXT_DIM = 128
-_TEXT_WEIGHT = 1 / 1.4
 _BACKWARD = 0.5  # weight of the symmetric graph beside the directed one
 _TRANSITION_SMOOTHING = 2.0  # added to a source's sum of co-visits
 _PLACE = 10  # the vote that is 1 after scaling
@@ -45,21 +44,21 @@ class Counts:
 
 
 def build_terms(
-    counts: Counts, catalog: Catalog, form: Form | Examples, seed: int
-) -> tuple[dict[str, sp.csr_array], Form]:
+    counts: Counts, catalog: Catalog, mix: Mix | Examples, seed: int
+) -> tuple[dict[str, sp.csr_array], Mix]:
     """Builds every term.
 
     Args:
         counts: Of the events.
         catalog: Items and their text.
-        form: Of the space whose neighbours vote, or the validation users by whom it is chosen.
+        mix: Of the space whose neighbours vote, or the validation users by whom it is chosen.
         seed: Seed of the SVDs and of the sample of users.
 
     Returns:
-        Name -> (num_items, num_items) float32 votes, and the form that was used. Names:
-        `neighbours` in the space of text and co-visits, `directed` low-rank space, `graph` of
-        full rank, `co_visitation` the baseline's own, `transitions` what share came next,
-        `regression` where the catalogue is small enough.
+        Name -> (num_items, num_items) float32 votes, and the mix that was used. Names:
+        `neighbours` in the space of text and co-visits, `text` alone, `directed` low-rank space,
+        `graph` of full rank, `co_visitation` the baseline's own, `transitions` what share came
+        next, `regression` where the catalogue is small enough.
     """
     settings, num_items = counts.settings, counts.num_items
     k = settings.neighbours
@@ -75,13 +74,15 @@ def build_terms(
         )
 
     visited, text = space(True).sources, text_space(catalog, _TEXT_DIM, seed)
-    if isinstance(form, Examples):
-        form = best_form(visited, text, _TEXT_WEIGHT, form, seed).form
-    items = join(visited, text, _TEXT_WEIGHT, form)
+    if isinstance(mix, Examples):
+        items, mix, _ = best_mix(visited, text, mix, seed)
+    else:
+        items = join(visited, text, mix)
     directed = space(False)
     symmetric = counts.directed + counts.directed.T
     terms = {
         "neighbours": top_products(items, items, k),
+        "text": top_products(text, text, k),
         "directed": top_products(directed.sources, directed.targets, k),
         "graph": top_entries(counts.normalised(counts.directed + _BACKWARD * symmetric), k),
         "co_visitation": top_entries(counts.normalised(symmetric), k),
@@ -89,7 +90,7 @@ def build_terms(
     }
     if num_items <= settings.max_regression_items:
         terms["regression"] = next_item_regression(counts.train, num_items, k)
-    return {name: scaled(term) for name, term in terms.items()}, form
+    return {name: scaled(term) for name, term in terms.items()}, mix
 
 
 def scaled(votes: sp.csr_array) -> sp.csr_array:

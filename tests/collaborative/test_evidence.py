@@ -5,6 +5,7 @@ import pytest
 
 from store_engine.collaborative.evidence import Evidence
 from store_engine.collaborative.fit_evidence import fit_evidence, updated
+from store_engine.collaborative.item_space import Mix
 from store_engine.config import EvidenceConfig
 from store_engine.data.catalog import Catalog
 from store_engine.data.histories import Histories
@@ -26,7 +27,7 @@ def small(**changes) -> Evidence:
         "decay": 0.5,
         "window": 2,
         "weights": {"graph": 1.0},
-        "form": "unit",
+        "mix": Mix("unit", 0.7),
     }
     return Evidence(**(parts | changes))
 
@@ -50,7 +51,7 @@ def test_save_and_load(tmp_path):
     for name in ("indptr", "indices", "data"):
         got, want = getattr(loaded, name), getattr(small(), name)
         assert got.dtype == want.dtype and (got == want).all()
-    assert (loaded.decay, loaded.window, loaded.form) == (0.5, 2, "unit")
+    assert (loaded.decay, loaded.window, loaded.mix) == (0.5, 2, ("unit", 0.7))
     assert loaded.weights == {"graph": 1.0}
 
 
@@ -74,7 +75,9 @@ def test_save_and_load(tmp_path):
         ({"decay": float("nan")}, "decay"),
         ({"window": 0}, "window"),
         ({"weights": {"graph": float("inf")}}, "weights"),
-        ({"form": "cube"}, "form"),
+        ({"weights": {"graph": -1.0}}, "weights"),
+        ({"mix": Mix("unit", float("nan"))}, "weights"),
+        ({"mix": Mix("cube", 1.0)}, "form"),
     ],
     ids=lambda value: value if isinstance(value, str) else "-".join(value),
 )

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from store_engine.collaborative.co_visits import co_visits, event_counts
-from store_engine.collaborative.item_space import best_form, item_space, join
+from store_engine.collaborative.item_space import Mix, best_mix, item_space, join
 from store_engine.collaborative.spaces import co_visit_space, text_space, unit_rows
 from store_engine.config import EvidenceConfig
 from store_engine.data.catalog import Catalog
@@ -64,11 +64,11 @@ def test_the_space_of_items():
     split = leave_one_out(events)
     got = item_space(split.train, split.valid, items, EvidenceConfig(), seed=1)
     again = item_space(split.train, split.valid, items, EvidenceConfig(), seed=1)
-    assert got.vectors.tobytes() == again.vectors.tobytes() and got.form == again.form
+    assert got.vectors.tobytes() == again.vectors.tobytes() and got.mix == again.mix
     assert got.vectors.shape == (200, 96 + 32) and got.vectors.dtype == np.float32
     assert got.ndcg > 0.1
     without = item_space(split.train, NOBODY, items, EvidenceConfig())
-    assert without.form == "unit" and without.ndcg == 0
+    assert without.mix == ("unit", 0.7) and without.ndcg == 0
 
 
 @pytest.mark.parametrize("num_items", [1, 2, 3])
@@ -81,11 +81,11 @@ def test_a_tiny_catalogue_and_no_events(histories, num_items):
 def test_forms():
     visited = np.array([[3, 4], [0, 0], [0.3, 0.4]], dtype=np.float32)
     text = np.array([[1], [1], [0]], dtype=np.float32)
-    unit = join(visited, text, 0.5, "unit")
+    unit = join(visited, text, Mix("unit", 0.5))
     np.testing.assert_allclose(
         unit, unit_rows(np.array([[0.6, 0.8, 0.5], [0, 0, 1], [0.6, 0.8, 0]]))
     )
-    norms = join(visited, text, 0.5, "norms")
+    norms = join(visited, text, Mix("norms", 0.5))
     assert norms.dtype == np.float32
     np.testing.assert_allclose(norms[0, :2], 10 * norms[2, :2], rtol=1e-6)
 
@@ -97,4 +97,4 @@ def test_validation_chooses_the_form():
     history = [np.array([0], dtype=np.int32)]
     for target, form in ((1, "unit"), (2, "norms")):
         examples = Examples(history, np.array([target], dtype=np.int32))
-        assert best_form(visited, text, 0.7, examples, 0).form == form
+        assert best_mix(visited, text, examples, 0).mix.form == form

@@ -179,7 +179,15 @@ def test_every_term_of_the_evidence_ranks_and_so_does_their_sum(exclude_history)
     rankings = evidence_rankings(
         split, items, EvidenceConfig(rank=32), 10, exclude_history=exclude_history
     )
-    terms = {"neighbours", "directed", "graph", "co_visitation", "transitions", "regression"}
+    terms = {
+        "neighbours",
+        "text",
+        "directed",
+        "graph",
+        "co_visitation",
+        "transitions",
+        "regression",
+    }
     assert {"evidence", *(f"evidence_{name}" for name in terms)} <= set(rankings)
     ndcg = {
         n: ranking_metrics(r, split.test.targets, (10,))["ndcg@10"] for n, r in rankings.items()

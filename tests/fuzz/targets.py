@@ -14,6 +14,7 @@ from target import Target, one
 
 from store_engine._C import ItemTrie
 from store_engine.collaborative.evidence import Evidence
+from store_engine.collaborative.item_space import Mix
 from store_engine.config import (
     Config,
     DataConfig,
@@ -79,7 +80,7 @@ def _tables() -> Iterator[Target]:
         loaded.top([np.arange(min(3, loaded.num_items), dtype=np.int32)], 2, exclude_history=True)
 
     votes = np.array([1, 2, 0], dtype=np.int32), np.ones(3, dtype=np.float32)
-    matrix = Evidence(np.array([0, 2, 2, 3]), *votes, 0.5, 20, {"graph": 1.0}, "unit")
+    matrix = Evidence(np.array([0, 2, 2, 3]), *votes, 0.5, 20, {"graph": 1.0}, Mix("unit", 1.0))
     yield one("evidence", "evidence.npz", evidence, matrix.save, m.npz, m.npz, m.blind)
 
     def sid_tables(root: Path) -> None:

@@ -47,6 +47,7 @@ from store_engine.data.movielens import FILES, find_ml100k
 from store_engine.data.packing import Document, IntArray, history_windows, pack
 from store_engine.data.readers import read_items
 from store_engine.data.tables.table import read_table
+from store_engine.errors import InputError
 from store_engine.evaluation.metrics import auc, gauc, log_loss
 from store_engine.evaluation.scoring import Scorer
 from store_engine.model.attention import PackedSequences
@@ -194,29 +195,41 @@ def new_model(events: Events, catalog: Catalog) -> Model:
     rows = events.rows[is_train].astype(np.int32)
     train = Histories(ids, rows, np.r_[0, counts.cumsum()].astype(np.int64))
     space = torch.from_numpy(item_space(catalog, train, MODEL.hidden_size))
-    made = _model(MODEL, 1, np.arange(catalog.num_items)[:, None], bos=0)
+    made = _model(MODEL, 1, np.arange(catalog.num_items)[:, None], (catalog.num_items,))
     with torch.no_grad():
         for table in (made.net.code_embedding, made.net.code_head):
             table.weight[: catalog.num_items] = space
     return made
 
 
-def model_of_run(run: Run) -> Model:
-    """The LLM of a run, with new rows for the labels."""
+def model_of_run(run: Run, catalog: Catalog) -> Model:
+    """The LLM of a run, with new rows for the labels.
+
+    Raises:
+        InputError: The run is not about these films.
+    """
+    if run.catalog.item_ids != catalog.item_ids:
+        raise InputError(f"{run.directory.root}: its items are not the films of MovieLens-100k")
+    table, vocabulary = run.sid_table, run.vocabulary
     made = _model(
-        run.config.model, len(run.vocabulary), run.sid_table.sids, bos=run.vocabulary.bos_id
+        run.config.model, len(vocabulary), table.sids, table.codebook_sizes, vocabulary.bos_id
     )
-    weights = made.net.state_dict()
-    for name, parameter in run.model.named_parameters():
-        weights[name][: len(parameter)] = parameter.detach().float().cpu()
-    made.net.load_state_dict(weights)
+    weights = dict(run.model.named_parameters())
+    with torch.no_grad():
+        for name, parameter in made.net.named_parameters():
+            parameter[: len(weights[name])] = weights[name].float().cpu()
     return made
 
 
-def _model(config: ModelConfig, text_size: int, sids: NDArray[np.integer], bos: int) -> Model:
-    sizes = tuple(int(level.max()) + 1 for level in sids.T)
-    vocabulary = UnifiedVocabulary(text_size, sizes)
-    net = StoreModel(config, text_size, (*sizes, 2))
+def _model(
+    config: ModelConfig,
+    text_size: int,
+    sids: NDArray[np.integer],
+    codebook_sizes: tuple[int, ...],
+    bos: int = 0,
+) -> Model:
+    vocabulary = UnifiedVocabulary(text_size, codebook_sizes)
+    net = StoreModel(config, text_size, (*codebook_sizes, 2))
     return Model(net, vocabulary.to_ids(sids), bos, len(vocabulary))
 
 
@@ -338,7 +351,7 @@ def main() -> None:
     }
     run = load_run(options.run) if options.run else None
     began = time.perf_counter()
-    model = model_of_run(run) if run else new_model(events, catalog)
+    model = model_of_run(run, catalog) if run else new_model(events, catalog)
     epoch = train_scorer(model, events, options.seed, options.epochs)
     seconds = time.perf_counter() - began
     found["scorer"] = chances_of(model, events)

@@ -11,9 +11,11 @@ from benchmarks.scoring import (
     chances_of,
     document,
     likeness,
+    model_of_run,
     shares_so_far,
 )
 from store_engine.config import ModelConfig
+from store_engine.runs.run import load_run
 
 SMALL = ModelConfig(
     hidden_size=16,
@@ -63,7 +65,7 @@ def test_likeness_compares_with_liked_and_disliked_films_before(events):
 
 
 def test_a_document_asks_for_every_label_and_every_next_item_of_its_targets(events):
-    model = _model(SMALL, 1, SIDS, bos=0)
+    model = _model(SMALL, 1, SIDS, (3, 4))
     is_target = np.ones(len(events.rows), dtype=bool)
     is_target[1] = False
     tokens, targets, _ = document(model, events, np.array([0, 3]), is_target)
@@ -77,7 +79,7 @@ def test_a_document_asks_for_every_label_and_every_next_item_of_its_targets(even
 
 
 def test_a_chance_depends_on_nothing_that_comes_later_nor_on_its_own_label(events):
-    model = _model(SMALL, 1, SIDS, bos=0)
+    model = _model(SMALL, 1, SIDS, (3, 4))
     place = events.offsets[1] + 130
     changed = events.labels.copy()
     changed[place:] = 1 - changed[place:]
@@ -85,3 +87,15 @@ def test_a_chance_depends_on_nothing_that_comes_later_nor_on_its_own_label(event
     before = chances_of(model, events)
     np.testing.assert_array_equal(after[: place + 1], before[: place + 1])
     assert (after[place + 1 : place + 10] != before[place + 1 : place + 10]).any()
+
+
+def test_a_runs_model_keeps_its_weights_and_codes_and_gets_rows_for_the_labels(events, run_dir):
+    run = load_run(run_dir)
+    model = model_of_run(run, run.catalog)
+    num_codes = sum(run.sid_table.codebook_sizes)
+    table = model.net.code_head.weight
+    assert len(table) == num_codes + 2
+    np.testing.assert_array_equal(table[:num_codes].detach(), run.model.code_head.weight.detach())
+    assert model.first_label == run.model.vocabulary.text_size + num_codes
+    chances = chances_of(model, events)[events.periods > 0]
+    assert ((chances > 0) & (chances < 1)).all()

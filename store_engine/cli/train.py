@@ -38,7 +38,8 @@ def parse_arguments(argv: list[str] | None) -> argparse.Namespace:
     parser.add_argument(
         "--config",
         action="append",
-        help="the run's TOML file (default configs/ml100k.toml); given again, the later one counts",
+        help="the run's TOML file; given again, the later one counts (default configs/ml100k.toml "
+        "and configs/presets/ours.toml)",
     )
     parser.add_argument(
         "--ds_config", required=True, help="DeepSpeed's JSON file, configs/zero*.json"
@@ -51,7 +52,7 @@ def parse_arguments(argv: list[str] | None) -> argparse.Namespace:
     parser.add_argument("--local_rank", type=int, help="set by the deepspeed launcher")
     add_overrides_argument(parser, "recommender.epochs=30")
     args = parser.parse_intermixed_args(argv)
-    args.config = args.config or ["configs/ml100k.toml"]
+    args.config = args.config or ["configs/ml100k.toml", "configs/presets/ours.toml"]
     if args.data is not None:
         args.overrides.append(f"data.path={json.dumps(args.data)}")
     return args

@@ -10,7 +10,8 @@ def test_data_is_short_for_an_override():
 
 
 def test_configs_may_be_several():
-    assert parse_arguments(["--ds_config", "z.json"]).config == ["configs/ml100k.toml"]
+    default = parse_arguments(["--ds_config", "z.json"]).config
+    assert default == ["configs/ml100k.toml", "configs/presets/ours.toml"]
     several = ["--config", "a.toml", "--ds_config", "z.json", "--config", "b.toml"]
     assert parse_arguments(several).config == ["a.toml", "b.toml"]
 

@@ -66,7 +66,7 @@ def search_beams(
     """
     trie = space.trie
     widths = [min(beam_width, size) for size in trie.level_sizes[1:]]
-    logits = writer.first_logits()
+    logits = writer.first_logits
     beams = root_beams(len(logits), logits.device)
     tree = _BeamTree(writer, cache, backend)
     for level, width in enumerate(widths):
@@ -120,7 +120,7 @@ class _BeamTree:
         codes, parents = beams.tokens.clamp(min=0), beams.parents.clamp(min=0)
         prefixes = self._append(codes, parents, level - 1)
         if writer.model.has_heads:
-            return writer.model.logits(writer.by_head(level), level, prefixes)
+            return writer.head_logits(level, prefixes)
         num_run = width if needs_forward is None else int(needs_forward.sum(1).max())
         slots = None
         if needs_forward is not None and num_run < width:  # as many as the fullest request has

@@ -1,8 +1,8 @@
 """Item-item evidence beside the LLM: an item's score is its log-probability plus its evidence.
 
 The candidates are the items that the beam found and as many that have the most evidence. The LLM's
-log-probability of these is exact: the same search once more, on the same cache, in a catalogue of
-them alone.
+log-probability of these is exact: from its heads, or by the same search once more, on the same
+cache, in a catalogue of them alone.
 """
 
 from collections.abc import Sequence
@@ -154,12 +154,18 @@ class Found(NamedTuple):
 
     def best(self, k: int, view: CatalogView) -> "Found":
         """Takes the k best by the sum; of equals the lower SID, then row."""
-        sids, (batch, width) = view.table.sids[self.rows], self.rows.shape
-        request = np.arange(batch).repeat(width)
-        keys = self.rows.ravel(), *sids.reshape(batch * width, -1).T[::-1], -self.total.ravel()
-        order = np.lexsort((*keys, request)).reshape(batch, width)[:, :k]
-        rows, logprobs = self.rows.ravel()[order], self.logprobs.ravel()[order]
-        evidence, is_one = self.evidence.ravel()[order], logprobs > -np.inf
+        total = self.total
+        order = np.argsort(-total, axis=1, kind="stable")
+        ordered = np.take_along_axis(total, order, 1)
+        is_tie = (ordered[:, 1:] == ordered[:, :-1]) & (ordered[:, 1:] > -np.inf)
+        for request in np.flatnonzero(is_tie[:, :k].any(1)):
+            sids = view.table.sids[self.rows[request]]
+            keys = self.rows[request], *sids.T[::-1], -total[request]
+            order[request] = np.lexsort(keys)
+        order = order[:, :k]
+        rows = np.take_along_axis(self.rows, order, 1)
+        logprobs = np.take_along_axis(self.logprobs, order, 1)
+        evidence, is_one = np.take_along_axis(self.evidence, order, 1), logprobs > -np.inf
         rows, evidence = np.where(is_one, rows, -1), np.where(is_one, evidence, np.float32(0))
         return Found(rows, logprobs, evidence)
 

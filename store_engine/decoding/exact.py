@@ -47,7 +47,7 @@ def score_catalog(
         batch.lengths, num_tree_slots=0 if model.has_heads else chunk * (trie.num_levels - 1)
     )
     writer = Writer(model, cache, prefill(model, cache, batch))
-    logits = writer.first_logits()
+    logits = writer.first_logits
     leaf_scores = logits.new_empty(size, trie.level_sizes[-1], dtype=torch.float32)
     walk = _Walk(writer, space, cache, chunk, leaf_scores)
     root = torch.zeros(1, dtype=torch.int64, device=logits.device)

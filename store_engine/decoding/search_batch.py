@@ -10,7 +10,7 @@ from store_engine._C import RowSet
 from store_engine.catalog.catalog_view import CatalogView, StaticView
 from store_engine.catalog.item_filter import ItemFilter
 from store_engine.decoding.allowance import Allowance
-from store_engine.decoding.backends import Backend, SearchSpace
+from store_engine.decoding.backends import Backend, NonFiniteLogitsError, SearchSpace
 from store_engine.decoding.beam_search import begin_search, search_beams
 from store_engine.decoding.evidence import EvidenceScorer, Found, without_repeats
 from store_engine.decoding.exact import score_catalog
@@ -99,8 +99,15 @@ def _candidates(call: Call, ids: Rows) -> Rows:
 
 
 def _score_items(call: Call, wanted: Rows, writer: Writer, cache: KVCache) -> Found:
-    """The LLM's log-probabilities of given items (batch, width), -1 for none: as many, sorted."""
+    """The LLM's log-probabilities of given items (batch, width), -1 for none."""
     assert call.backend is not None
+    if call.model.has_heads:
+        sids = torch.from_numpy(call.view.table.sids[wanted]).long().to(call.model.device)
+        scores = writer.item_scores(sids).cpu().numpy()
+        is_bad = (~(scores < np.inf) & (wanted >= 0)).any(1)
+        if is_bad.any():
+            raise NonFiniteLogitsError(np.flatnonzero(is_bad).tolist())
+        return Found.llm_alone(wanted, np.where(wanted >= 0, scores, np.float32(-np.inf)))
     view, nothing = call.view, np.zeros(0, dtype=np.int64)
     trie = view.trie.item_trie
     allowed = [RowSet.from_rows(trie, view.trie_rows(rows[rows >= 0])) for rows in wanted]

@@ -132,6 +132,10 @@ class DecodingModel:
         """Logits over one level's codes: (..., hidden_size) -> (..., codebook_sizes[level])."""
         return self.code_heads[level](hidden)
 
+    def is_item_level(self, level: int) -> bool:
+        """The level's code is the item itself."""
+        return level == len(self.code_heads)
+
     def logits(self, states: Tensor, level: int, prefixes: Tensor) -> Tensor:
         """Logits of the codes that may follow some prefixes.
 
@@ -140,13 +144,14 @@ class DecodingModel:
                 one for all prefixes of a request.
             level: Level of the codes.
             prefixes: (batch, width) int64, the codes of each prefix as one number; see
-                `next_prefixes`. Of no matter unless `reads_prefixes`.
+                `next_prefixes`; -1 for none, whose logits are of no matter. They matter only where
+                the level's code is the item itself.
 
         Returns:
             (batch, width, codebook_size); -inf for a code that no item has, where the last code is
             the item itself.
         """
-        if level < len(self.code_heads):
+        if not self.is_item_level(level):
             logits = self.level_logits(states.flatten(0, 1), level)
             return logits.view(*states.shape[:2], -1).expand(-1, prefixes.shape[1], -1)
         assert self.item_slots is not None

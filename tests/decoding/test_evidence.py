@@ -5,8 +5,10 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 import scipy.sparse as sp
+import torch
 from item_engines import FORMS, NUM_ITEMS, ItemCase, item_sids, new_items
 
+from store_engine.decoding.backends import NonFiniteLogitsError
 from store_engine.decoding.evidence import ItemEvidence, without_repeats
 from store_engine.errors import InputError
 
@@ -159,3 +161,15 @@ def test_without_repeats():
         rows[0, 3:] = found[1, 4:] = -1
         want = [[-1 if r in f else r for r in own] for f, own in zip(found, rows, strict=True)]
         np.testing.assert_array_equal(without_repeats(found, rows), want)
+
+
+@pytest.mark.parametrize("decoder", ["transformer", "heads"])
+def test_logits_that_are_not_finite_name_the_history(histories, decoder):
+    case = ItemCase("item", "codes", decoder, False)
+    engine = engine_of(case, beam_width=1)
+    found = engine.recommend_rows(histories, 1)[0]  # of the evidence's items, most are not
+    written = engine._items.view.table.item_slots.written
+    slots = case.slots[np.setdiff1d(np.arange(NUM_ITEMS), found)]
+    written[torch.from_numpy(slots)] = torch.nan
+    with pytest.raises(NonFiniteLogitsError, match="history"):
+        engine.recommend_rows(histories, 1)

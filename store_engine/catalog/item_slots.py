@@ -18,6 +18,8 @@ from store_engine.model.store_model import StoreModel
 from store_engine.sid.item_tokens import slot_order
 
 _CHUNK = 1 << 16  # items whose embeddings are summed at once
+# of the table of places, so that a catalogue cannot ask for far more memory than it has items
+_MAX_PLACES_PER_ITEM, _MAX_EMPTY = 64, 1 << 24
 
 
 @dataclass(frozen=True)
@@ -41,8 +43,15 @@ class ItemPlaces:
         """Makes the places of items.
 
         Raises:
-            InputError: Two items have one SID, or there are too many prefixes to be counted.
+            InputError: Two items have one SID, there are too many prefixes to be counted, or their
+                table would be nearly empty and large.
         """
+        num_prefixes = len(np.unique(sids[:, :-1], axis=0))
+        if num_prefixes * fanout > _MAX_EMPTY + _MAX_PLACES_PER_ITEM * len(sids):
+            raise InputError(
+                f"{fanout} last codes are too many for {len(sids):,} items behind "
+                f"{num_prefixes:,} prefixes"
+            )
         if math.prod(sizes) >= 1 << 62:
             raise InputError(f"items behind prefixes of {sizes} codes cannot be counted")
         nothing = torch.zeros(0, dtype=torch.int64), torch.zeros(0, fanout, dtype=torch.int32)

@@ -5,6 +5,7 @@ import pytest
 import torch
 from item_engines import FORMS, ROWS, ItemCase
 
+from store_engine.catalog.item_slots import ItemPlaces
 from store_engine.errors import InputError
 
 
@@ -106,3 +107,10 @@ def test_refuses_two_items_of_one_sid():
     case.sids[case.order[1]] = case.sids[case.order[0]]
     with pytest.raises(InputError, match=r"two items have the SID|those that the model's"):
         case.engine()
+
+
+def test_refuses_a_table_that_is_nearly_empty():
+    rows = np.arange(3000, dtype=np.int32)
+    sids = np.column_stack([rows, rows])
+    with pytest.raises(InputError, match="65536 last codes are too many for 3,000 items behind"):
+        ItemPlaces.of(sids, rows.astype(np.int64), (3000,), 1 << 16)

@@ -4,6 +4,7 @@ A coordinate search on NDCG@10 of validation users. Terms are scored once; a ste
 weighs the scores of each user's candidates, the best of every term.
 """
 
+import dataclasses
 from typing import NamedTuple
 
 import numpy as np
@@ -120,6 +121,8 @@ def updated(
         settings: As it was fitted with.
         seed: Of the SVDs.
     """
+    if not evidence.weights.get("regression"):  # the dearest term
+        settings = dataclasses.replace(settings, max_regression_items=0)
     counts = Counts(train, catalog.num_items, settings)
     terms, mix = build_terms(counts, catalog, evidence.mix, seed)
     if _OWN in evidence.weights:
@@ -234,6 +237,6 @@ def _collapsed(
         matrix.data.astype(np.float32),
         decay,
         _WINDOW,
-        {name: float(weights.get(name, 0.0)) for name in terms},
+        dict(weights),
         mix,
     )

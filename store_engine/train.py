@@ -11,6 +11,7 @@ not finite; 2 the data, the config or the machine has to be mended; 130 Ctrl-C b
 """
 
 import errno
+import functools
 import logging
 import os
 import sys
@@ -29,15 +30,14 @@ from deepspeed.accelerator import get_accelerator
 
 from store_engine._C import ItemTrie
 from store_engine.cli.train import parse_arguments
-from store_engine.collaborative.fit_evidence import fit_evidence
 from store_engine.collaborative.partners import Partners
 from store_engine.config import Config, load_config
-from store_engine.data.split import Split, leave_one_out
+from store_engine.data.split import leave_one_out
 from store_engine.errors import InputError
 from store_engine.evaluation.evaluate_run import evaluate_run
 from store_engine.evaluation.report import print_metrics, save_metrics
 from store_engine.evaluation.validation import Validation
-from store_engine.evaluation.weigh_evidence import weigh_evidence
+from store_engine.evaluation.weigh_evidence import fit_run_evidence
 from store_engine.model.backbones.backbone import backbone_sizes
 from store_engine.model.weights import load_weights, read_weights, save_weights
 from store_engine.runs.open_run import RunData, begin_or_resume, read_run_data
@@ -180,7 +180,9 @@ def train(config: Config, ds_config: dict[str, Any], data: RunData) -> None:
     # -- item-item evidence: what the histories alone say, weighed against the LLM ----------------
     if config.decoding.evidence == "auto" and is_first and not run.is_complete(run.evidence):
         log_rank0("evidence: counting what followed what, and weighing it on validation users")
-        _fit_evidence(run, split, config, device)
+        decided, trained = Run(run).config, read_weights(run.model_weights)
+        engine_with = functools.partial(Validation(Run(run), device).engine, trained)
+        fit_run_evidence(run, split, catalog, decided, engine_with)
 
     # -- evaluation -------------------------------------------------------------------------------
     if is_first:
@@ -195,25 +197,6 @@ def train(config: Config, ds_config: dict[str, Any], data: RunData) -> None:
         log_rank0(f"  store-engine recommend {run.root} --history ID,ID,ID")
         run.close()
     wait_for_first("evaluation")
-
-
-def _fit_evidence(run: RunDirectory, split: Split, config: Config, device: torch.device) -> None:
-    """Fits evidence to the histories, and weighs it against the trained LLM."""
-    now = Run(run)
-    evidence = fit_evidence(
-        split.train,
-        split.valid,
-        now.catalog,
-        config.evidence,
-        exclude_history=now.config.decoding.exclude_history is True,
-        seed=config.train.seed,
-    )
-    validation, weights = Validation(now, device), read_weights(run.model_weights)
-    evidence = weigh_evidence(
-        lambda scorer: validation.engine(weights, scorer), evidence, validation.examples
-    )
-    with run.writing(run.evidence):
-        evidence.save(run.evidence)
 
 
 def _check_shards(config: Config, data: RunData, stage: TokenizerStage, num_shards: int) -> None:

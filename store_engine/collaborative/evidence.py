@@ -96,9 +96,9 @@ class Evidence:
         shape = (self.num_items, self.num_items)
         return sp.csr_array((self.data, self.indices, self.indptr), shape=shape)
 
-    def scaled(self, factor: np.float32) -> "Evidence":
+    def scaled(self, factor: float) -> "Evidence":
         """Multiplies all votes by a factor, which must not be negative."""
-        return dataclasses.replace(self, data=self.data * factor)
+        return dataclasses.replace(self, data=self.data * np.float32(factor))
 
     def score(self, histories: Sequence[Rows]) -> NDArray[np.float32]:
         """Scores all items: (num_users, num_items) float32, 0 where nothing votes."""

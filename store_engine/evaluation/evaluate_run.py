@@ -2,6 +2,7 @@
 
 import dataclasses
 import datetime
+import functools
 import time
 from collections.abc import Sequence
 from pathlib import Path
@@ -12,14 +13,16 @@ from numpy.typing import NDArray
 from rich.progress import track
 
 import store_engine
+from store_engine.collaborative.evidence import Evidence
 from store_engine.config import Config, with_overrides
-from store_engine.data.split import Examples, leave_one_out
+from store_engine.data.split import Examples, Split, leave_one_out
 from store_engine.decoding.engine import Engine
 from store_engine.decoding.evidence import ItemEvidence
 from store_engine.errors import InputError
 from store_engine.evaluation.metrics import cutoffs_up_to, ranking_metrics
 from store_engine.evaluation.protocols import (
     CandidateRule,
+    Ranker,
     Rankings,
     measure,
     primary_rule,
@@ -57,28 +60,22 @@ def evaluate_run(
     """
     run = run if isinstance(run, Run) else load_run(run)
     config = _evaluation_config(run.config, overrides)
-    engine = _measuring_engine(run, config, device)
+    engine = _measuring_engine(run, config, device, run.evidence)
     split = leave_one_out(run.histories)
     num_items, max_k = run.catalog.num_items, config.eval.max_k
     primary = primary_rule(config.decoding.exclude_history is True)
     wall_s: dict[str, float] = {}
 
-    def rank(rule: CandidateRule, evidence: bool | None = None) -> Rankings:
+    def rank(rule: CandidateRule) -> Rankings:
         began, exclude = time.perf_counter(), rule.exclude_history
-        rankings = rank_all(
-            engine, split.test, max_k, exact, exclude_history=exclude, evidence=evidence
-        )
-        wall_s.setdefault(rule.name, time.perf_counter() - began)
+        rankings = rank_all(engine, split.test, max_k, exact, exclude_history=exclude)
+        wall_s[rule.name] = time.perf_counter() - began
         return rankings
 
     parts = {}
-    if (votes := run.evidence) is not None and config.decoding.evidence == "auto":
-        parts = {
-            "llm_alone": lambda rule: rank(rule, False),
-            "evidence_alone": lambda rule: votes.top(
-                split.test.histories, max_k, exclude_history=rule.exclude_history
-            ),
-        }
+    if config.decoding.evidence == "auto" and run.training_evidence is not None:
+        less = _measuring_engine(run, config, device, run.training_evidence)
+        parts = _parts(run, {"evidence": engine, "training_evidence": less}, split, max_k)
     measured = measure(rank, split, num_items, max_k, parts)
     scoring = {}
     if run.has_scoring:
@@ -126,7 +123,10 @@ def validate_run(
     """
     run = run if isinstance(run, Run) else load_run(run)
     config = _evaluation_config(run.config, overrides)
-    engine, max_k = _measuring_engine(run, config, device), max(10, config.eval.max_k)
+    engine, max_k = (
+        _measuring_engine(run, config, device, run.training_evidence),
+        max(10, config.eval.max_k),
+    )
     valid = leave_one_out(run.histories).valid
     rankings = rank_all(engine, valid, max_k, exact)
     figures = ranking_metrics(rankings, valid.targets, cutoffs_up_to(max_k))
@@ -215,7 +215,36 @@ def _evaluation_config(config: Config, overrides: Sequence[str]) -> Config:
     return with_overrides(config, overrides)
 
 
-def _measuring_engine(run: Run, config: Config, device: str) -> Engine:
+def _parts(run: Run, engines: dict[str, Engine], split: Split, k: int) -> dict[str, Ranker]:
+    """What a recommender with evidence is made of, and what it is with less evidence.
+
+    Args:
+        run: The run, which has both evidences.
+        engines: The recommender by its evidence, "evidence" or "training_evidence".
+        split: The test's users.
+        k: Length of the rankings.
+    """
+
+    def llm(rule: CandidateRule, engine: Engine, adds_evidence: bool) -> Rankings:
+        exclude = rule.exclude_history
+        return rank_all(engine, split.test, k, exclude_history=exclude, evidence=adds_evidence)
+
+    def alone(rule: CandidateRule, votes: Evidence | None) -> Rankings:
+        assert votes is not None
+        return votes.top(split.test.histories, k, exclude_history=rule.exclude_history)
+
+    less = engines["training_evidence"]
+    return {
+        "llm_alone": functools.partial(llm, engine=engines["evidence"], adds_evidence=False),
+        "evidence_alone": functools.partial(alone, votes=run.evidence),
+        "llm_with_training_evidence": functools.partial(llm, engine=less, adds_evidence=True),
+        "training_evidence_alone": functools.partial(alone, votes=run.training_evidence),
+    }
+
+
+def _measuring_engine(
+    run: Run, config: Config, device: str, evidence: Evidence | None = None
+) -> Engine:
     """An engine whose figures do not depend on the machine: float32, every user comes once."""
     decoding = dataclasses.replace(config.decoding, dtype="float32", prefix_cache_mib=0.0)
     return Engine(
@@ -226,7 +255,7 @@ def _measuring_engine(run: Run, config: Config, device: str) -> Engine:
         max_history=config.data.max_history,
         config=decoding,
         trie=run.trie,
-        evidence=ItemEvidence(votes) if (votes := run.evidence) is not None else None,
+        evidence=None if evidence is None else ItemEvidence(evidence),
     )
 
 

@@ -53,6 +53,9 @@ SEEN_ALLOWED = CandidateRule("seen_allowed", "seen items allowed", False)
 RULES = (SEEN_LEFT_OUT, SEEN_ALLOWED)
 
 
+Ranker = Callable[[CandidateRule], Rankings]  # ranks the test's users under a rule
+
+
 def primary_rule(exclude_history: bool) -> CandidateRule:
     """Returns the rule that a run's `decoding.exclude_history` stands for."""
     return SEEN_LEFT_OUT if exclude_history else SEEN_ALLOWED
@@ -91,11 +94,11 @@ def baseline_rankings(split: Split, num_items: int, k: int, rule: CandidateRule)
 
 
 def measure(
-    rank: Callable[[CandidateRule], Rankings],
+    rank: Ranker,
     split: Split,
     num_items: int,
     max_k: int,
-    parts: Mapping[str, Callable[[CandidateRule], Rankings]] = MappingProxyType({}),
+    parts: Mapping[str, Ranker] = MappingProxyType({}),
 ) -> dict[str, dict[str, Any]]:
     """Measures a recommender beside the baselines, under each rule.
 

@@ -68,9 +68,17 @@ def _add_figures(table: Table, label: str, values: dict[str, float], names: list
 
 
 def _label(provider: str) -> str:
-    return {"co_visitation": "co-visitation", "own_items": "own, latest first"}.get(
-        provider, provider
-    )
+    return _LABELS.get(provider, provider)
+
+
+_LABELS = {
+    "co_visitation": "co-visitation",
+    "own_items": "own, latest first",
+    "llm_alone": "LLM alone",
+    "evidence_alone": "evidence alone",
+    "training_evidence_alone": "evidence of train",
+    "llm_with_training_evidence": "LLM + that",
+}
 
 
 def _notes(metrics: dict[str, Any]) -> list[str]:

@@ -1,41 +1,83 @@
-"""How much item-item evidence weighs against the LLM: chosen on validation users."""
+"""A run's item-item evidence: fitted to its histories, weighed against its LLM on validation users.
+
+Weights are chosen where training events alone have been counted, as validation targets have been
+counted nowhere then. What is recommended with counts all events before the test, by the same
+weights: a server has seen them, and the test's histories hold them too. Both are measured.
+"""
 
 from collections.abc import Callable
 
-import numpy as np
-
 from store_engine.collaborative.evidence import Evidence
-from store_engine.data.split import Examples
+from store_engine.config import Config
+from store_engine.data.catalog import Catalog
+from store_engine.data.split import Examples, Split
 from store_engine.decoding.engine import Engine
 from store_engine.decoding.evidence import EvidenceScorer, ItemEvidence
 from store_engine.evaluation.evaluate_run import rank_all
 from store_engine.evaluation.metrics import ranking_metrics
+from store_engine.evaluation.validation import sample_examples
+from store_engine.runs.run_directory import RunDirectory
 
-_K = 10
+_K, _USERS = 10, 3000
 _COARSE = tuple(2.0**e for e in range(-5, 4))
 _FINE = (2.0**-0.5, 2.0**0.5)
 
+EngineMaker = Callable[[EvidenceScorer], Engine]
 
-def weigh_evidence(
-    make_engine: Callable[[EvidenceScorer], Engine], evidence: Evidence, examples: Examples
-) -> Evidence:
-    """Scales evidence so that its sum with log-probabilities ranks best.
+
+def fit_run_evidence(
+    run: RunDirectory, split: Split, catalog: Catalog, config: Config, make_engine: EngineMaker
+) -> None:
+    """Fits a run's evidence and writes it.
 
     Args:
-        make_engine: Makes the recommender with evidence.
+        run: The run, whose LLM is trained.
+        split: Its events.
+        catalog: Its items.
+        config: Its config, in which nothing is left to the data.
+        make_engine: Makes the recommender with some evidence.
+    """
+    from store_engine.collaborative.fit_evidence import fit_evidence, updated
+
+    settings, seed = config.evidence, config.train.seed
+    if not run.is_complete(run.training_evidence):
+        evidence = fit_evidence(
+            split.train,
+            split.valid,
+            catalog,
+            settings,
+            exclude_history=config.decoding.exclude_history is True,
+            seed=seed,
+        )
+        evidence = evidence.scaled(weigh_evidence(make_engine, evidence, split.valid, seed))
+        with run.writing(run.training_evidence):
+            evidence.save(run.training_evidence)
+    evidence = Evidence.load(run.training_evidence)
+    with run.writing(run.evidence):
+        updated(evidence, split.before_test, catalog, settings, seed).save(run.evidence)
+
+
+def weigh_evidence(
+    make_engine: EngineMaker, evidence: Evidence, examples: Examples, seed: int
+) -> float:
+    """Chooses how much evidence weighs against log-probabilities.
+
+    Args:
+        make_engine: Makes the recommender with some evidence.
         evidence: In units of its own.
-        examples: Validation users.
+        examples: Validation users, of whom a sample is taken.
+        seed: Of the sample.
 
     Returns:
-        The evidence in units of log-probability: of a few scales the one with the best NDCG@10.
+        Of a few scales the one whose ranking has the best NDCG@10.
     """
+    sample = sample_examples(examples, _USERS, seed)
 
     def measure(scale: float) -> float:
-        engine = make_engine(ItemEvidence(evidence, scale))
-        rankings = rank_all(engine, examples, _K)
-        return ranking_metrics(rankings, examples.targets, (_K,))[f"ndcg@{_K}"]
+        rankings = rank_all(make_engine(ItemEvidence(evidence, scale)), sample, _K)
+        return ranking_metrics(rankings, sample.targets, (_K,))[f"ndcg@{_K}"]
 
     found = {scale: measure(scale) for scale in _COARSE}
     best = max(found, key=lambda scale: found[scale])
     found |= {best * factor: measure(best * factor) for factor in _FINE}
-    return evidence.scaled(np.float32(max(found, key=lambda scale: found[scale])))
+    return max(found, key=lambda scale: found[scale])

@@ -117,10 +117,20 @@ class Run:
 
     @cached_property
     def evidence(self) -> "Evidence | None":
-        """Item-item evidence in units of log-probability; None: the run has none."""
+        """Item-item evidence of all events before the test, in units of log-probability.
+
+        None: the run has none.
+        """
+        return self._evidence(self.directory.evidence)
+
+    @cached_property
+    def training_evidence(self) -> "Evidence | None":
+        """The same of the training events alone, on which it was weighed."""
+        return self._evidence(self.directory.training_evidence)
+
+    def _evidence(self, path: Path) -> "Evidence | None":
         from store_engine.collaborative.evidence import Evidence
 
-        path = self.directory.evidence
         if not self._manifest.is_current(path.name):
             return None
         with self._reading(path):

@@ -30,6 +30,7 @@ class RunPaths:
         self.tokenizer_weights = root / "tokenizer.safetensors"
         self.sids = root / "sids.npz"
         self.item_vectors = root / "item_vectors.npz"
+        self.training_evidence = root / "evidence_train.npz"
         self.evidence = root / "evidence.npz"
         self.model_weights = root / "model.safetensors"
         self.scoring_weights = root / "scoring.safetensors"
@@ -41,6 +42,7 @@ class RunPaths:
             self.sids,
             self.item_vectors,
             self.model_weights,
+            self.training_evidence,
             self.evidence,
             self.scoring_weights,
             self.trie,
@@ -60,7 +62,8 @@ class RunPaths:
             self.sids: (self.items, self.tokenizer_weights),
             self.item_vectors: (self.sids,),
             self.model_weights: (self.sids,),
-            self.evidence: (self.histories, self.model_weights),
+            self.training_evidence: (self.histories, self.model_weights),
+            self.evidence: (self.training_evidence,),
             self.scoring_weights: (self.sids,),
             self.trie: (self.sids,),
         }.get(path, ())

@@ -123,10 +123,8 @@ def validate_run(
     """
     run = run if isinstance(run, Run) else load_run(run)
     config = _evaluation_config(run.config, overrides)
-    engine, max_k = (
-        _measuring_engine(run, config, device, run.training_evidence),
-        max(10, config.eval.max_k),
-    )
+    engine = _measuring_engine(run, config, device, run.training_evidence)
+    max_k = max(10, config.eval.max_k)
     valid = leave_one_out(run.histories).valid
     rankings = rank_all(engine, valid, max_k, exact)
     figures = ranking_metrics(rankings, valid.targets, cutoffs_up_to(max_k))

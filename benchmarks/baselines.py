@@ -27,9 +27,9 @@ import torch
 from numpy.typing import NDArray
 
 from benchmarks.harness import commit, machine
-from benchmarks.item_space import item_space
 from benchmarks.sasrec import SASRec, SASRecConfig, rank, train
-from store_engine.config import DataConfig
+from store_engine.collaborative.item_space import item_space
+from store_engine.config import DataConfig, EvidenceConfig
 from store_engine.data.load import Dataset, load_dataset
 from store_engine.data.split import Examples, Split, leave_one_out
 from store_engine.evaluation.metrics import ranking_metrics, standard_errors
@@ -37,6 +37,7 @@ from store_engine.evaluation.protocols import RULES, CandidateRule
 from store_engine.evaluation.validation import sample_examples
 from store_engine.files.npz import ArrayForm, read_npz
 from store_engine.files.regular import parse_errors
+from store_engine.training.item_start import fit_to
 
 MAX_K = 20
 TEXT_FIELDS = {
@@ -80,8 +81,10 @@ def train_sasrec(
     )
     space = None
     if options.start == "space":
-        is_unit = dataset.name != "ml-100k"  # measured: lengths help there, and nowhere else
-        space = item_space(dataset.catalog, split.train, config.hidden_size, is_unit=is_unit)
+        found = item_space(
+            split.train, split.valid, dataset.catalog, EvidenceConfig(), options.seed
+        )
+        space = fit_to(found.vectors, config.hidden_size)
     model = SASRec(dataset.catalog.num_items, config, space)
 
     def validate(model: SASRec) -> float:

@@ -39,13 +39,15 @@ from sklearn.preprocessing import OneHotEncoder, StandardScaler
 from torch import Tensor
 
 from benchmarks.harness import commit, machine
-from benchmarks.item_space import item_space, tf_idf
-from store_engine.config import ModelConfig
+from store_engine.collaborative.item_space import item_space
+from store_engine.collaborative.spaces import word_weights
+from store_engine.config import EvidenceConfig, ModelConfig
 from store_engine.data.catalog import Catalog
 from store_engine.data.histories import Histories
 from store_engine.data.movielens import FILES, find_ml100k
 from store_engine.data.packing import Document, IntArray, history_windows, pack
 from store_engine.data.readers import read_items
+from store_engine.data.split import Examples
 from store_engine.data.tables.table import read_table
 from store_engine.errors import InputError
 from store_engine.evaluation.metrics import auc, gauc, log_loss
@@ -54,6 +56,7 @@ from store_engine.model.attention import PackedSequences
 from store_engine.model.store_model import IGNORE, StoreModel
 from store_engine.model.unified_vocabulary import UnifiedVocabulary
 from store_engine.runs.run import Run, load_run
+from store_engine.training.item_start import fit_to
 
 TEXT_FIELDS = ("movie_title", "class", "release_year")
 POSITIVE = 4.0  # the lowest rating that counts as YES
@@ -162,7 +165,7 @@ def popularity(events: Events) -> Floats:
 
 def logistic_regression(events: Events, catalog: Catalog) -> Floats:
     """The regression whose regularisation is best on the validation period."""
-    words = tf_idf(catalog)
+    words = word_weights(catalog)
     is_train = events.periods == TRAIN
     dense = np.stack(
         [
@@ -194,7 +197,8 @@ def new_model(events: Events, catalog: Catalog) -> Model:
     ids = tuple(str(user) for user in range(len(counts)))
     rows = events.rows[is_train].astype(np.int32)
     train = Histories(ids, rows, np.r_[0, counts.cumsum()].astype(np.int64))
-    space = torch.from_numpy(item_space(catalog, train, MODEL.hidden_size))
+    found = item_space(train, Examples([], np.empty(0, np.int32)), catalog, EvidenceConfig())
+    space = torch.from_numpy(fit_to(found.vectors, MODEL.hidden_size))
     made = _model(MODEL, 1, np.arange(catalog.num_items)[:, None], (catalog.num_items,))
     with torch.no_grad():
         for table in (made.net.code_embedding, made.net.code_head):

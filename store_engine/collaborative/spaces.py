@@ -41,6 +41,24 @@ def text_space(catalog: Catalog, dim: int, seed: int = 0) -> Vectors:
         (num_items, at most dim) unit rows, largest component first; zeros where an item shares
         no word with another.
     """
+
+    words = word_weights(catalog)
+    if not words.shape[1]:
+        return np.zeros((catalog.num_items, 1), dtype=np.float32)
+    left, values, _ = _svd(words, dim, seed)
+    placed: Vectors = left * values
+    return unit_rows(placed)
+
+
+def word_weights(catalog: Catalog) -> sp.csr_array:
+    """Weighs the words that at least two items have by TF-IDF.
+
+    Args:
+        catalog: Items and their text; all fields count as one text.
+
+    Returns:
+        (num_items, num_words) float32, rows of length 1 or 0.
+    """
     from sklearn.feature_extraction.text import TfidfVectorizer  # here: it takes a second to load
 
     texts = [" ".join(fields) for fields in zip(*catalog.fields.values(), strict=True)]
@@ -48,12 +66,9 @@ def text_space(catalog: Catalog, dim: int, seed: int = 0) -> Vectors:
         sublinear_tf=True, min_df=2, token_pattern=r"(?u)\w+", dtype=np.float32
     )
     try:
-        words = vectorizer.fit_transform(texts)
+        return sp.csr_array(vectorizer.fit_transform(texts))
     except ValueError:  # its way to say that no word is in two items
-        return np.zeros((len(texts), 1), dtype=np.float32)
-    left, values, _ = _svd(sp.csr_array(words), dim, seed)
-    placed: Vectors = left * values
-    return unit_rows(placed)
+        return sp.csr_array((len(texts), 0), dtype=np.float32)
 
 
 def co_visit_space(

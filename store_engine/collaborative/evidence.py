@@ -29,6 +29,7 @@ _ARRAYS = {
     "term_weights": ArrayForm("f", 1),
     "form": ArrayForm("U", 0),
     "text_weight": ArrayForm("f", 0),
+    "scale": ArrayForm("f", 0),
 }
 
 
@@ -44,6 +45,7 @@ class Evidence:
         window: Last events of a history that vote, at least 1.
         weights: Name of each term -> its weight, as `fit_evidence` chose it.
         mix: Of the space whose neighbours are a term.
+        scale: What all votes were multiplied by, above 0; see `scaled`.
 
     Raises:
         ValueError: The arrays do not describe such a matrix.
@@ -56,6 +58,7 @@ class Evidence:
     window: int
     weights: dict[str, float]
     mix: Mix
+    scale: float = 1.0
 
     def __post_init__(self) -> None:
         """Refuses arrays that no reader could follow."""
@@ -79,6 +82,8 @@ class Evidence:
             raise ValueError(
                 f"decay must be in (0, 1] and window at least 1, got {self.decay}, {self.window}"
             )
+        if not 0 < self.scale < np.inf:
+            raise ValueError(f"scale must be above 0, got {self.scale}")
         numbers = [*self.weights.values(), self.mix.text_weight]
         if not np.isfinite(numbers).all() or min(numbers) < 0 or self.mix.form not in FORMS:
             raise ValueError(
@@ -97,8 +102,9 @@ class Evidence:
         return sp.csr_array((self.data, self.indices, self.indptr), shape=shape)
 
     def scaled(self, factor: float) -> "Evidence":
-        """Multiplies all votes by a factor, which must not be negative."""
-        return dataclasses.replace(self, data=self.data * np.float32(factor))
+        """Multiplies all votes by a factor above 0."""
+        data = self.data * np.float32(factor)
+        return dataclasses.replace(self, data=data, scale=self.scale * factor)
 
     def score(self, histories: Sequence[Rows]) -> NDArray[np.float32]:
         """Scores all items: (num_users, num_items) float32, 0 where nothing votes."""
@@ -135,6 +141,7 @@ class Evidence:
                 term_weights=np.array(list(self.weights.values()), dtype=np.float64),
                 form=np.str_(self.mix.form),
                 text_weight=np.float64(self.mix.text_weight),
+                scale=np.float64(self.scale),
             )
 
     @classmethod
@@ -157,4 +164,5 @@ class Evidence:
                 int(arrays["window"]),
                 dict(zip(names, weights, strict=True)),
                 mix,
+                float(arrays["scale"]),
             )

@@ -112,7 +112,7 @@ def fit_terms(
 def updated(
     evidence: Evidence, train: Histories, catalog: Catalog, settings: EvidenceConfig, seed: int = 0
 ) -> Evidence:
-    """Builds evidence anew from more events, with the weights and the decay that it has.
+    """Builds evidence anew from more events, with the weights, decay and scale that it has.
 
     Args:
         evidence: What was fitted.
@@ -127,7 +127,8 @@ def updated(
     terms, mix = build_terms(counts, catalog, evidence.mix, seed)
     if _OWN in evidence.weights:
         terms[_OWN] = sp.eye_array(catalog.num_items, format="csr", dtype=np.float32)
-    return _collapsed(terms, evidence.weights, settings.neighbours, evidence.decay, mix)
+    newer = _collapsed(terms, evidence.weights, settings.neighbours, evidence.decay, mix)
+    return newer.scaled(evidence.scale)
 
 
 class _Votes(NamedTuple):

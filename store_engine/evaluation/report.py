@@ -76,8 +76,8 @@ _LABELS = {
     "own_items": "own, latest first",
     "llm_alone": "LLM alone",
     "evidence_alone": "evidence alone",
-    "training_evidence_alone": "evidence of train",
-    "llm_with_training_evidence": "LLM + that",
+    "training_evidence_alone": "evid. of train alone",
+    "llm_with_training_evidence": "LLM + evid. of train",
 }
 
 

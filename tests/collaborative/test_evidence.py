@@ -45,14 +45,21 @@ def test_scores_and_ranking_by_hand():
     assert left_out.tolist() == [[1, -1], [0, -1], [-1] * 2]
 
 
+def test_a_scale_multiplies_all_votes():
+    twice = small().scaled(0.5).scaled(4.0)
+    assert twice.data.tolist() == [2, 1, 4]
+    assert twice.scale == 2.0
+
+
 def test_save_and_load(tmp_path):
-    small().save(tmp_path / "evidence.npz")
+    small(scale=3.0).save(tmp_path / "evidence.npz")
     loaded = Evidence.load(tmp_path / "evidence.npz")
     for name in ("indptr", "indices", "data"):
         got, want = getattr(loaded, name), getattr(small(), name)
         assert got.dtype == want.dtype and (got == want).all()
     assert (loaded.decay, loaded.window, loaded.mix) == (0.5, 2, ("unit", 0.7))
     assert loaded.weights == {"graph": 1.0}
+    assert loaded.scale == 3.0
 
 
 @pytest.mark.parametrize(

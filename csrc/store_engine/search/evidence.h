@@ -4,9 +4,10 @@
 //                        decay^n * matrix[row of event n, j]
 //
 // One request costs its events' entries, twenty rows of some hundred, whatever the number of items:
-// they are summed in a hash table of at most 50 % load, or in an array where that is smaller. Sums
-// of an item run over its events in their order, so they depend neither on the batch nor on
-// threads. An event of an item that the matrix does not know weighs nothing but keeps its place.
+// they are summed in a hash table of at most 50 % load, or in an array where that is small; those
+// of given items alone in a table of these, while the entries stream by. Sums of an item run over
+// its events in their order, so they depend neither on the batch nor on threads. An event of an
+// item that the matrix does not know weighs nothing but keeps its place.
 #pragma once
 
 #include <algorithm>
@@ -70,76 +71,30 @@ struct RecentEvents {
   int64_t num_recent;
 };
 
-// The evidence of one request, by item; the memory of one thread.
-class EvidenceSums {
+// The entries of a request's events, latest first, and the weight of each event.
+class EventEntries {
  public:
-  EvidenceSums(const EvidenceMatrix& matrix, const RecentEvents& events)
+  EventEntries(const EvidenceMatrix& matrix, const RecentEvents& events)
       : matrix_(matrix), events_(events) {}
 
-  void sum(int64_t request);
-  // Of an item in [0, num_items); 0 if it is no neighbour of the history.
-  float operator[](int64_t item) const {
-    const Entry& entry = entries_[find(static_cast<uint32_t>(item))];
-    return entry.item == item ? entry.sum : 0.0f;
-  }
-  // Calls use(item, sum), in any order, for each item that is a neighbour of the history.
+  // Goes to a request and returns its number of entries.
+  int64_t find(int64_t request);
+  // Calls use(item, vote) for each entry, event by event, latest first.
   template <typename Use>
-  void for_each(const Use& use) const {
-    for (const Entry& entry : entries_) {
-      if (entry.item >= 0) use(entry.item, entry.sum);
-    }
-  }
+  void for_each(const Use& use) const;
+  int64_t num_items() const { return matrix_.num_items(); }
 
  private:
-  struct Entry {
-    int32_t item = -1;  // none
-    float sum = 0;
-  };
-  void reserve(int64_t num_entries);
-  void add(Range row, float weight);
-  // Where an item is, or the empty place where it would be.
-  size_t find(uint32_t item) const {
-    size_t place = item * factor_ >> shift_;
-    while (entries_[place].item != static_cast<int32_t>(item) && entries_[place].item >= 0) {
-      place = (place + 1) & (entries_.size() - 1);
-    }
-    return place;
-  }
-
   const EvidenceMatrix& matrix_;
   const RecentEvents& events_;
-  std::vector<Range> recent_;   // the entries of each event
-  std::vector<Entry> entries_;  // 2^n
-  uint32_t factor_ = 1;
-  int shift_ = 0;
+  std::vector<Range> recent_;  // the entries of each event
 };
 
-inline void EvidenceSums::reserve(int64_t num_entries) {
-  const int64_t num_items = matrix_.num_items();
-  int bits = 1;
-  while (int64_t{1} << bits < std::min(2 * num_entries, num_items)) ++bits;
-  const bool has_all = int64_t{1} << bits >= num_items;  // then an item is its own place
-  factor_ = has_all ? 1 : 0x9e3779b1;
-  shift_ = has_all ? 0 : 32 - bits;
-  entries_.assign(size_t{1} << bits, Entry{});
-}
-
-inline void EvidenceSums::add(Range row, float weight) {
-  for (int64_t i = row.begin; i < row.end; ++i) {
-    // checked when the matrix was made; memory that was written to since harms no one here
-    const auto item = static_cast<uint32_t>(matrix_.indices[i]);
-    if (item >= matrix_.num_items()) continue;
-    Entry& entry = entries_[find(item)];
-    entry.item = static_cast<int32_t>(item);
-    entry.sum += weight * matrix_.data[i];
-  }
-}
-
-inline void EvidenceSums::sum(int64_t request) {
+inline int64_t EventEntries::find(int64_t request) {
   const int64_t begin = events_.offsets[request], end = events_.offsets[request + 1];
   const int64_t num_recent = std::min(events_.num_recent, end - begin);
-  recent_.clear();  // latest first
   int64_t num_entries = 0;
+  recent_.clear();
   for (int64_t event = end - 1; event >= end - num_recent; --event) {
     const Range row = matrix_.entries(events_.rows[event]);
     recent_.push_back(row);
@@ -147,12 +102,70 @@ inline void EvidenceSums::sum(int64_t request) {
     __builtin_prefetch(matrix_.indices + row.begin);
     __builtin_prefetch(matrix_.data + row.begin);
   }
-  reserve(num_entries);
+  return num_entries;
+}
+
+template <typename Use>
+void EventEntries::for_each(const Use& use) const {
   float weight = 1;
+  const auto num_items = static_cast<uint32_t>(matrix_.num_items());
   for (const Range row : recent_) {
-    add(row, weight);
+    for (int64_t i = row.begin; i < row.end; ++i) {
+      // checked when the matrix was made; memory that was written to since harms no one here
+      const auto item = static_cast<uint32_t>(matrix_.indices[i]);
+      if (item < num_items) use(item, weight * matrix_.data[i]);
+    }
     weight *= events_.decay;
   }
+}
+
+// The evidence of one request, by item; the memory of one thread.
+class EvidenceSums {
+ public:
+  struct Entry {
+    int32_t item = -1;  // none
+    float sum = 0;
+  };
+
+  // Sums all entries by item.
+  void sum(const EventEntries& entries, int64_t num_entries);
+  // Forgets everything, and makes room for `size` items in [0, num_items).
+  void reserve(int64_t size, int64_t num_items, int64_t max_array);
+  // Where an item is, or the empty place where it would be.
+  Entry& at(uint32_t item) {
+    size_t place = item * factor_ >> shift_;
+    while (entries_[place].item != static_cast<int32_t>(item) && entries_[place].item >= 0) {
+      place = (place + 1) & (entries_.size() - 1);
+    }
+    return entries_[place];
+  }
+  // In any order; also places without an item.
+  const std::vector<Entry>& entries() const { return entries_; }
+
+ private:
+  std::vector<Entry> entries_;  // 2^n
+  uint32_t factor_ = 1;
+  int shift_ = 0;
+};
+
+inline void EvidenceSums::reserve(int64_t size, int64_t num_items, int64_t max_array) {
+  const bool has_all = num_items <= max_array;  // then an item is its own place
+  const int64_t wanted = has_all ? num_items : 2 * size;
+  int bits = 1;
+  while (int64_t{1} << bits < wanted) ++bits;
+  factor_ = has_all ? 1 : 0x9e3779b1;
+  shift_ = has_all ? 0 : 32 - bits;
+  entries_.assign(size_t{1} << bits, Entry{});
+}
+
+inline void EvidenceSums::sum(const EventEntries& entries, int64_t num_entries) {
+  // an array has no collisions, which cost more than to clear what a cache holds anyway
+  reserve(num_entries, entries.num_items(), std::max<int64_t>(4 * num_entries, 1 << 14));
+  entries.for_each([&](uint32_t item, float vote) {
+    Entry& entry = at(item);
+    entry.item = static_cast<int32_t>(item);
+    entry.sum += vote;
+  });
 }
 
 // Finds the items with the most evidence; of equals the lower row. Only neighbours of the history
@@ -161,17 +174,19 @@ inline void top_evidence(const EvidenceMatrix& matrix, const RecentEvents& event
                          const ItemFilter* filter, int64_t num_threads, const RankingOut& out) {
   const ParallelOptions options{4 * num_threads, num_threads, Threads::kOpenMp};
   parallel_for(events.batch, options, [&](int64_t, int64_t begin, int64_t end) {
-    EvidenceSums sums(matrix, events);
+    EventEntries entries(matrix, events);
+    EvidenceSums sums;
     TopK top(out.size);
     for (int64_t request = begin; request < end; ++request) {
-      sums.sum(request);
+      sums.sum(entries, entries.find(request));
       top.clear();
-      sums.for_each([&](int64_t item, float score) {
-        if (!(score >= top.threshold())) return;
-        if (filter != nullptr && !filter->allows_item(request, item)) return;
+      for (const EvidenceSums::Entry& entry : sums.entries()) {
+        // one branch: whether a place is taken no one can predict, nearly all others fall short
+        if (!((entry.item >= 0) & (entry.sum >= top.threshold()))) continue;
+        if (filter != nullptr && !filter->allows_item(request, entry.item)) continue;
         top.reserve(1);
-        top.offer(score, item, 0, 0);
-      });
+        top.offer(entry.sum, entry.item, 0, 0);
+      }
       const int64_t num_found = top.sort();
       for (int64_t i = 0; i < num_found; ++i) out.put(request, i, top[i].node, top[i].score());
       out.end(request, num_found);
@@ -183,14 +198,32 @@ inline void top_evidence(const EvidenceMatrix& matrix, const RecentEvents& event
 // row.
 inline void score_evidence(const EvidenceMatrix& matrix, const RecentEvents& events,
                            const int64_t* rows, int64_t width, int64_t num_threads, float* scores) {
+  const int64_t num_items = matrix.num_items();
   const ParallelOptions options{4 * num_threads, num_threads, Threads::kOpenMp};
   parallel_for(events.batch, options, [&](int64_t, int64_t begin, int64_t end) {
-    EvidenceSums sums(matrix, events);
+    EventEntries entries(matrix, events);
+    EvidenceSums sums;
+    const auto is_known = [num_items](int64_t row) { return row >= 0 && row < num_items; };
     for (int64_t request = begin; request < end; ++request) {
-      sums.sum(request);
-      for (int64_t i = request * width; i < (request + 1) * width; ++i) {
-        const int64_t row = rows[i];
-        scores[i] = row < 0 || row >= matrix.num_items() ? 0.0f : sums[row];
+      const int64_t *own = rows + request * width, num_entries = entries.find(request);
+      if (width >= num_entries) {
+        sums.sum(entries, num_entries);
+      } else {
+        // room for few collisions: most entries must find an empty place at once
+        sums.reserve(8 * width, num_items, 64 * width);
+        for (int64_t i = 0; i < width; ++i) {
+          if (is_known(own[i])) {
+            sums.at(static_cast<uint32_t>(own[i])).item = static_cast<int32_t>(own[i]);
+          }
+        }
+        entries.for_each([&](uint32_t item, float vote) {
+          EvidenceSums::Entry& entry = sums.at(item);
+          entry.sum += entry.item >= 0 ? vote : 0.0f;
+        });
+      }
+      for (int64_t i = 0; i < width; ++i) {
+        scores[request * width + i] =
+            is_known(own[i]) ? sums.at(static_cast<uint32_t>(own[i])).sum : 0.0f;
       }
     }
   });

@@ -374,7 +374,7 @@ def time_case(
     }
     if case.normalize == "codebook":  # otherwise the number of passes depends on the items found
         runs["floor"] = make_lower_bound(engine, histories, case.beam)
-    if case.batch == 1:
+    if case.batch == 1 or case.form == "heads":  # heads: all items ranked in one scan
         runs["ours_exact"] = partial(
             engine.recommend_rows, histories, case.beam, exclude_history=False, exact=True
         )

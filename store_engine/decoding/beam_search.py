@@ -174,15 +174,12 @@ class _BeamTree:
         return buffer.scatter_(1, slots[:, :, None].expand_as(logits), logits)
 
     def _append(self, block: Prefixes, level: int) -> Tensor:
-        """Appends the block's codes to their parents' prefixes: (batch, width) int64; -1 is none."""
-        before, model = self._prefixes, self._writer.model
+        """Appends the block's codes to their parents' prefixes, as numbers; -1 for none."""
+        (codes, parents), before, model = block, self._prefixes, self._writer.model
         if not model.reads_prefixes:
-            return block.codes
-        before = (
-            torch.zeros_like(block.codes) if before is None else before.gather(1, block.parents)
-        )
-        prefixes = model.next_prefixes(before, block.codes, level)
-        self._prefixes = prefixes.masked_fill(block.codes < 0, -1)
+            return codes
+        before = torch.zeros_like(codes) if before is None else before.gather(1, parents)
+        self._prefixes = model.next_prefixes(before, codes, level).masked_fill(codes < 0, -1)
         return self._prefixes
 
     def _grow(self, parents: Tensor) -> Tensor:

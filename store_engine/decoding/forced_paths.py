@@ -14,6 +14,8 @@ from store_engine.decoding.backends import NonFiniteLogitsError
 from store_engine.inference.numpy_view import as_numpy
 from store_engine.kernels.trie_topk import Beams
 
+_MAX_CODES = 1 << 16  # of a level
+
 
 class Prefixes(NamedTuple):
     """Prefixes beside the beams of a level; (batch, num_prefixes) both."""
@@ -61,26 +63,21 @@ class ForcedPaths:
         Returns:
             As few as the request with the most needs.
         """
-        codes, width = self._sids[:, :, level], beams.nodes.shape[1]
+        codes, (batch, width) = self._sids[:, :, level], beams.nodes.shape
         # a prefix is its parent and its last code: these are in one block, where each is once
-        own = torch.stack([self._places, codes], 2)[:, :, None]
-        others = torch.stack([beams.parents, beams.tokens], 2)[:, None]
-        is_beam = (own == others).all(3)
-        in_beams, slots = is_beam.max(2)
-        is_same = (own == own.transpose(1, 2)).all(3)
-        first = is_same.int().argmax(2)
-        is_new = (
-            ~in_beams
-            & self._is_wanted
-            & (first == torch.arange(self.num_items, device=first.device))
-        )
+        own = self._places * _MAX_CODES + codes
+        others = beams.parents * _MAX_CODES + beams.tokens
+        is_beam = own[:, :, None] == others[:, None]
+        slots = is_beam.byte().argmax(2)
+        in_beams = is_beam.any(2)
+        first = (own[:, :, None] == own[:, None]).byte().argmax(2)
+        itself = torch.arange(self.num_items, device=first.device)
+        is_new = (first == itself) & self._is_wanted & ~in_beams
         ranks = is_new.cumsum(1) - 1
         places = torch.where(in_beams, slots, width + ranks.gather(1, first))
-        num_new = int(is_new.sum(1).max())
         request, item = is_new.nonzero(as_tuple=True)
-        new = Prefixes(
-            codes.new_full((len(codes), num_new), -1), codes.new_zeros(len(codes), num_new)
-        )
+        shape = batch, int(is_new.sum(1).max())
+        new = Prefixes(codes.new_full(shape, -1), codes.new_zeros(shape))
         for part, values in zip(new, (codes, self._places), strict=True):
             part[request, ranks[request, item]] = values[request, item]
         self._places = places.masked_fill(~self._is_wanted, -1)

@@ -7,11 +7,12 @@ import torch
 from numpy.typing import NDArray
 
 from store_engine.catalog.catalog_view import CatalogView, StaticView
+from store_engine.catalog.item_filter import ItemFilter
 from store_engine.decoding.allowance import Allowance
 from store_engine.decoding.backends import Backend, SearchSpace
 from store_engine.decoding.beam_search import begin_search, search_beams
 from store_engine.decoding.evidence import EvidenceScorer, Found, without_repeats
-from store_engine.decoding.exact import score_catalog
+from store_engine.decoding.exact import rank_catalog, score_catalog
 from store_engine.decoding.forced_paths import ForcedPaths
 from store_engine.decoding.ranking import rank_beams, rank_scores
 from store_engine.inference.decoding_model import DecodingModel
@@ -35,7 +36,8 @@ class Call:
         k: Items wanted.
         width: Beams.
         normalize: What a softmax runs over.
-        backend: The steps of the beam search; None scores every item.
+        backend: The steps of the beam search; None scores every item,
+        is_one_scan: and that in one scan of the core.
         evidence: To add; None: the LLM alone.
         voters: The allowance by the rows that `evidence` counts in; None without evidence.
     """
@@ -47,6 +49,7 @@ class Call:
     width: int
     normalize: Normalize
     backend: Backend | None
+    is_one_scan: bool
     evidence: EvidenceScorer | None
     voters: Allowance | None
 
@@ -70,6 +73,9 @@ def search_batch(call: Call, ids: Rows, batch: PrefillBatch, cache: KVCache) -> 
     """
     view, model = call.view, call.model
     space = SearchSpace(view.trie, call.allowance.item_filter(ids), call.normalize)
+    if call.backend is None and call.is_one_scan:
+        rows, logprobs = rank_catalog(model, space, cache, batch, call.k)
+        return Found.llm_alone(view.rows(rows), logprobs)
     if call.backend is None:
         scores = score_catalog(model, space, cache, batch)
         return _rank_all(call, ids, space, scores)
@@ -78,7 +84,7 @@ def search_batch(call: Call, ids: Rows, batch: PrefillBatch, cache: KVCache) -> 
         beams = search_beams(writer, space, cache, call.width, call.backend)
         rows, logprobs = rank_beams(space, beams, call.k)
         return Found.llm_alone(view.rows(rows), logprobs)
-    wanted = _candidates(call, ids)
+    wanted = _candidates(call, ids, space.item_filter)
     forced = _paths(call, wanted)
     writer = begin_search(model, space, cache, batch, call.width, forced.num_items)
     beams = search_beams(writer, space, cache, call.width, call.backend, forced)
@@ -92,11 +98,12 @@ def search_batch(call: Call, ids: Rows, batch: PrefillBatch, cache: KVCache) -> 
     return found._replace(evidence=evidence).best(call.k, view)
 
 
-def _candidates(call: Call, ids: Rows) -> Rows:
-    """(batch, width) catalogue rows of the most evidence that each history may be given."""
+def _candidates(call: Call, ids: Rows, item_filter: ItemFilter | None) -> Rows:
+    """(batch, num) catalogue rows of the most evidence within the batch's filter."""
     assert call.evidence is not None
     assert call.voters is not None
-    item_filter = call.voters.item_filter(ids)
+    if call.voters is not call.allowance:
+        item_filter = call.voters.item_filter(ids)
     if item_filter is None and not isinstance(call.voters.view, StaticView):
         item_filter = call.voters.filter_of(ids)  # of the items that there are now
     num = min(call.width, max(call.k, _NUM_CANDIDATES))

@@ -4,7 +4,7 @@
 //                        decay^n * matrix[row of event n, j]
 //
 // One request costs its events' entries, twenty rows of some hundred, whatever the number of items:
-// they are summed in a hash table of at most 50 % load, or in an array where that is small; those
+// they are summed in a hash table of at most 25 % load, or in an array where that is small; those
 // of given items alone in a table of these, while the entries stream by. Sums of an item run over
 // its events in their order, so they depend neither on the batch nor on threads. An event of an
 // item that the matrix does not know weighs nothing but keeps its place.
@@ -85,6 +85,14 @@ class EventEntries {
   int64_t num_items() const { return matrix_.num_items(); }
 
  private:
+  // Hints that a row will be read soon; 256 entries of it, what comes then the CPU foresees.
+  void prefetch(Range row) const {
+    for (int64_t i = row.begin; i < std::min(row.end, row.begin + 256); i += 16) {
+      __builtin_prefetch(matrix_.indices + i);
+      __builtin_prefetch(matrix_.data + i);
+    }
+  }
+
   const EvidenceMatrix& matrix_;
   const RecentEvents& events_;
   std::vector<Range> recent_;  // the entries of each event
@@ -99,8 +107,7 @@ inline int64_t EventEntries::find(int64_t request) {
     const Range row = matrix_.entries(events_.rows[event]);
     recent_.push_back(row);
     num_entries += row.size();
-    __builtin_prefetch(matrix_.indices + row.begin);
-    __builtin_prefetch(matrix_.data + row.begin);
+    if (event == end - 1) prefetch(row);
   }
   return num_entries;
 }
@@ -109,7 +116,9 @@ template <typename Use>
 void EventEntries::for_each(const Use& use) const {
   float weight = 1;
   const auto num_items = static_cast<uint32_t>(matrix_.num_items());
-  for (const Range row : recent_) {
+  for (size_t event = 0; event < recent_.size(); ++event) {
+    const Range row = recent_[event];
+    if (event + 1 < recent_.size()) prefetch(recent_[event + 1]);
     for (int64_t i = row.begin; i < row.end; ++i) {
       // checked when the matrix was made; memory that was written to since harms no one here
       const auto item = static_cast<uint32_t>(matrix_.indices[i]);
@@ -134,7 +143,11 @@ class EvidenceSums {
   // Where an item is, or the empty place where it would be.
   Entry& at(uint32_t item) {
     size_t place = item * factor_ >> shift_;
-    while (entries_[place].item != static_cast<int32_t>(item) && entries_[place].item >= 0) {
+    const auto is_other = [&](const Entry& entry) {
+      // one branch, for which of the two it is no one can predict
+      return !((entry.item == static_cast<int32_t>(item)) | (entry.item < 0));
+    };
+    while (__builtin_expect(is_other(entries_[place]), 0)) {
       place = (place + 1) & (entries_.size() - 1);
     }
     return entries_[place];
@@ -150,7 +163,7 @@ class EvidenceSums {
 
 inline void EvidenceSums::reserve(int64_t size, int64_t num_items, int64_t max_array) {
   const bool has_all = num_items <= max_array;  // then an item is its own place
-  const int64_t wanted = has_all ? num_items : 2 * size;
+  const int64_t wanted = has_all ? num_items : 4 * size;
   int bits = 1;
   while (int64_t{1} << bits < wanted) ++bits;
   factor_ = has_all ? 1 : 0x9e3779b1;
@@ -210,7 +223,7 @@ inline void score_evidence(const EvidenceMatrix& matrix, const RecentEvents& eve
         sums.sum(entries, num_entries);
       } else {
         // room for few collisions: most entries must find an empty place at once
-        sums.reserve(8 * width, num_items, 64 * width);
+        sums.reserve(4 * width, num_items, 64 * width);
         for (int64_t i = 0; i < width; ++i) {
           if (is_known(own[i])) {
             sums.at(static_cast<uint32_t>(own[i])).item = static_cast<int32_t>(own[i]);

@@ -22,7 +22,7 @@ from store_engine.kernels.trie_topk import Normalize
 
 Rows = NDArray[np.int64]
 
-_NUM_CANDIDATES = 32  # of the evidence's best that are scored, or k if that is more
+_EVIDENCE_SHARE = 0.25  # of the beams, which its best items have; they are at least k
 
 
 @dataclass(frozen=True)
@@ -86,13 +86,14 @@ def search_batch(call: Call, ids: Rows, batch: PrefillBatch, cache: KVCache) -> 
         return Found.llm_alone(view.rows(rows), logprobs)
     wanted = _candidates(call, ids, space.item_filter)
     forced = _paths(call, wanted)
-    writer = begin_search(model, space, cache, batch, call.width, forced.num_items)
-    beams = search_beams(writer, space, cache, call.width, call.backend, forced)
-    rows, logprobs = rank_beams(space, beams, call.width)
+    width = max(call.k, call.width - forced.num_items)  # so that evidence costs little
+    writer = begin_search(model, space, cache, batch, width, forced.num_items)
+    beams = search_beams(writer, space, cache, width, call.backend, forced)
+    rows, logprobs = rank_beams(space, beams, width)
     found = Found.llm_alone(view.rows(rows), logprobs)
     wanted = without_repeats(found.rows, wanted)
-    scores = np.where(wanted >= 0, forced.result().cpu().numpy(), np.float32(-np.inf))
-    found = found.joined(Found.llm_alone(wanted, scores))
+    own = np.where(wanted >= 0, forced.result().cpu().numpy(), np.float32(-np.inf))
+    found = found.joined(Found.llm_alone(wanted, own))
     histories = [call.histories[i] for i in ids]
     evidence = call.evidence.score(histories, found.rows)
     return found._replace(evidence=evidence).best(call.k, view)
@@ -106,7 +107,7 @@ def _candidates(call: Call, ids: Rows, item_filter: ItemFilter | None) -> Rows:
         item_filter = call.voters.item_filter(ids)
     if item_filter is None and not isinstance(call.voters.view, StaticView):
         item_filter = call.voters.filter_of(ids)  # of the items that there are now
-    num = min(call.width, max(call.k, _NUM_CANDIDATES))
+    num = max(call.k, int(_EVIDENCE_SHARE * call.width))
     return call.evidence.top([call.histories[i] for i in ids], num, item_filter)
 
 

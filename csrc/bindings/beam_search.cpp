@@ -77,8 +77,8 @@ py::array_t<float> call_code_logprobs(const NumpyArray<Logit>& logits,
   require_shape(codes, "codes", {batch, size}, "(batch, num_codes) as beams");
   require_in("batch", batch, 0, kMaxBatch);
   check_num_threads(num_threads);
-  const CodeQuery<Logit> query{logits.data(), batch,        logits.shape(1), logits.shape(2),
-                               beams.data(),  codes.data(), size};
+  const CodeQuery<Logit> query{logits.data(), batch, logits.shape(1), logits.shape(2), beams.data(),
+                               codes.data(),  size};
   py::array_t<float> out(std::vector<py::ssize_t>{batch, size});
   float* logprobs = out.mutable_data();
   {

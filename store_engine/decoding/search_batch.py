@@ -22,7 +22,7 @@ from store_engine.kernels.trie_topk import Normalize
 
 Rows = NDArray[np.int64]
 
-_EVIDENCE_SHARE = 0.25  # of the beams, which its best items have; they are at least k
+_EVIDENCE_SHARE = 0.25  # candidates that it names, of the beam width; at least k
 
 
 @dataclass(frozen=True)
@@ -86,7 +86,9 @@ def search_batch(call: Call, ids: Rows, batch: PrefillBatch, cache: KVCache) -> 
         return Found.llm_alone(view.rows(rows), logprobs)
     wanted = _candidates(call, ids, space.item_filter)
     forced = _paths(call, wanted)
-    width = max(call.k, call.width - forced.num_items)  # so that evidence costs little
+    width = call.width
+    if not model.has_heads:  # a prefix costs a step of the LLM: there are no more in all
+        width = max(call.k, width - forced.num_items)
     writer = begin_search(model, space, cache, batch, width, forced.num_items)
     beams = search_beams(writer, space, cache, width, call.backend, forced)
     rows, logprobs = rank_beams(space, beams, width)

@@ -63,7 +63,8 @@ void code_logprobs(const CodeQuery<Logit>& query, int64_t num_threads, float* ou
             kernels.widen_bfloat16(row, vocab_size, wide.data());
             numbers = wide.data();
           }
-          lse[beam] = kernels.log_sum_exp(numbers, vocab_size, kernels.row_max(numbers, vocab_size));
+          lse[beam] =
+              kernels.log_sum_exp(numbers, vocab_size, kernels.row_max(numbers, vocab_size));
           is_known[beam] = 1;
         }
         if (lse[beam] != -kInfinity) out[i] = logit - lse[beam];

@@ -4,10 +4,10 @@
 //                        decay^n * matrix[row of event n, j]
 //
 // One request costs its events' entries, twenty rows of some hundred, whatever the number of items:
-// they are summed in a hash table of at most 25 % load, or in an array where that is small; those
-// of given items alone in a table of these, while the entries stream by. Sums of an item run over
-// its events in their order, so they depend neither on the batch nor on threads. An event of an
-// item that the matrix does not know weighs nothing but keeps its place.
+// they are summed in an array where all items fit a cache, else in a hash table of at most 25 %
+// load; those of given items alone in a table of these, while the entries stream by. Sums of an
+// item run over its events in their order, so they depend neither on the batch nor on threads. An
+// event of an item that the matrix does not know weighs nothing but keeps its place.
 #pragma once
 
 #include <algorithm>
@@ -128,23 +128,25 @@ void EventEntries::for_each(const Use& use) const {
   }
 }
 
-// The evidence of one request, by item; the memory of one thread.
-class EvidenceSums {
+// The evidence of one request, by item, in a hash table; the memory of one thread.
+class EvidenceTable {
  public:
   struct Entry {
     int32_t item = -1;  // none
     float sum = 0;
   };
 
-  // Sums all entries by item.
-  void sum(const EventEntries& entries, int64_t num_entries);
-  // Forgets everything, and makes room for `size` items in [0, num_items).
-  void reserve(int64_t size, int64_t num_items, int64_t max_array);
+  // Forgets everything, and makes room for `size` items.
+  void reserve(int64_t size) {
+    int bits = 1;
+    while (int64_t{1} << bits < 4 * size) ++bits;  // few collisions, for these no one can predict
+    shift_ = 32 - bits;
+    entries_.assign(size_t{1} << bits, Entry{});
+  }
   // Where an item is, or the empty place where it would be.
   Entry& at(uint32_t item) {
-    size_t place = item * factor_ >> shift_;
-    const auto is_other = [&](const Entry& entry) {
-      // one branch, for which of the two it is no one can predict
+    size_t place = item * 0x9e3779b1 >> shift_;
+    const auto is_other = [item](const Entry& entry) {  // one branch, for the same reason
       return !((entry.item == static_cast<int32_t>(item)) | (entry.item < 0));
     };
     while (__builtin_expect(is_other(entries_[place]), 0)) {
@@ -152,59 +154,98 @@ class EvidenceSums {
     }
     return entries_[place];
   }
-  // In any order; also places without an item.
-  const std::vector<Entry>& entries() const { return entries_; }
+  void sum(const EventEntries& entries, int64_t num_entries) {
+    reserve(num_entries);
+    entries.for_each([this](uint32_t item, float vote) {
+      Entry& entry = at(item);
+      entry.item = static_cast<int32_t>(item);
+      entry.sum += vote;
+    });
+  }
+  // Calls use(item, sum) for each item with at least bound(), in any order.
+  template <typename Bound, typename Use>
+  void for_each_above(const Bound& bound, const Use& use) const {
+    for (const Entry& entry : entries_) {
+      if ((entry.item >= 0) & (entry.sum >= bound())) use(entry.item, entry.sum);
+    }
+  }
 
  private:
   std::vector<Entry> entries_;  // 2^n
-  uint32_t factor_ = 1;
   int shift_ = 0;
 };
 
-inline void EvidenceSums::reserve(int64_t size, int64_t num_items, int64_t max_array) {
-  const bool has_all = num_items <= max_array;  // then an item is its own place
-  const int64_t wanted = has_all ? num_items : 4 * size;
-  int bits = 1;
-  while (int64_t{1} << bits < wanted) ++bits;
-  factor_ = has_all ? 1 : 0x9e3779b1;
-  shift_ = has_all ? 0 : 32 - bits;
-  entries_.assign(size_t{1} << bits, Entry{});
-}
+// The same in an array of all items.
+class EvidenceArray {
+ public:
+  static constexpr int64_t kMaxItems = 1 << 17;  // 512 KiB, in a second-level cache
 
-inline void EvidenceSums::sum(const EventEntries& entries, int64_t num_entries) {
-  // an array has no collisions, which cost more than to clear what a cache holds anyway
-  reserve(num_entries, entries.num_items(), std::max<int64_t>(4 * num_entries, 1 << 14));
-  entries.for_each([&](uint32_t item, float vote) {
-    Entry& entry = at(item);
-    entry.item = static_cast<int32_t>(item);
-    entry.sum += vote;
-  });
-}
+  void sum(const EventEntries& entries, int64_t num_entries) {
+    const auto num_items = static_cast<size_t>(entries.num_items());
+    for (const uint32_t item : found_) {
+      sums_[item] = 0;
+      is_found_[item / 64] = 0;
+    }
+    sums_.resize(num_items);
+    is_found_.resize(num_items / 64 + 1);
+    found_.resize(static_cast<size_t>(num_entries) + 1);
+    size_t size = 0;
+    entries.for_each([&](uint32_t item, float vote) {  // without a branch
+      uint64_t& word = is_found_[item / 64];
+      found_[size] = item;
+      size += ~word >> item % 64 & 1;
+      word |= uint64_t{1} << item % 64;
+      sums_[item] += vote;
+    });
+    found_.resize(size);
+  }
+  template <typename Bound, typename Use>
+  void for_each_above(const Bound& bound, const Use& use) const {
+    for (const uint32_t item : found_) {
+      if (sums_[item] >= bound()) use(item, sums_[item]);
+    }
+  }
+
+ private:
+  std::vector<float> sums_;
+  std::vector<uint64_t> is_found_;
+  std::vector<uint32_t> found_;
+};
 
 // Finds the items with the most evidence; of equals the lower row. Only neighbours of the history
 // count, and of these only what the filter (null: all) allows.
-inline void top_evidence(const EvidenceMatrix& matrix, const RecentEvents& events,
-                         const ItemFilter* filter, int64_t num_threads, const RankingOut& out) {
+template <typename Sums>
+void top_evidence_by(const EvidenceMatrix& matrix, const RecentEvents& events,
+                     const ItemFilter* filter, int64_t num_threads, const RankingOut& out) {
   const ParallelOptions options{4 * num_threads, num_threads, Threads::kOpenMp};
   parallel_for(events.batch, options, [&](int64_t, int64_t begin, int64_t end) {
     EventEntries entries(matrix, events);
-    EvidenceSums sums;
+    Sums sums;
     TopK top(out.size);
+    const auto bound = [&top] { return top.threshold(); };
     for (int64_t request = begin; request < end; ++request) {
-      sums.sum(entries, entries.find(request));
+      const int64_t num_entries = entries.find(request);
+      sums.sum(entries, num_entries);
       top.clear();
-      for (const EvidenceSums::Entry& entry : sums.entries()) {
-        // one branch: whether a place is taken no one can predict, nearly all others fall short
-        if (!((entry.item >= 0) & (entry.sum >= top.threshold()))) continue;
-        if (filter != nullptr && !filter->allows_item(request, entry.item)) continue;
+      sums.for_each_above(bound, [&](int64_t item, float sum) {
+        if (filter != nullptr && !filter->allows_item(request, item)) return;
         top.reserve(1);
-        top.offer(entry.sum, entry.item, 0, 0);
-      }
+        top.offer(sum, item, 0, 0);
+      });
       const int64_t num_found = top.sort();
       for (int64_t i = 0; i < num_found; ++i) out.put(request, i, top[i].node, top[i].score());
       out.end(request, num_found);
     }
   });
+}
+
+inline void top_evidence(const EvidenceMatrix& matrix, const RecentEvents& events,
+                         const ItemFilter* filter, int64_t num_threads, const RankingOut& out) {
+  if (matrix.num_items() <= EvidenceArray::kMaxItems) {
+    top_evidence_by<EvidenceArray>(matrix, events, filter, num_threads, out);
+  } else {
+    top_evidence_by<EvidenceTable>(matrix, events, filter, num_threads, out);
+  }
 }
 
 // Finds the evidence of items (batch, width), 0 where there is none or the matrix knows no such
@@ -215,25 +256,20 @@ inline void score_evidence(const EvidenceMatrix& matrix, const RecentEvents& eve
   const ParallelOptions options{4 * num_threads, num_threads, Threads::kOpenMp};
   parallel_for(events.batch, options, [&](int64_t, int64_t begin, int64_t end) {
     EventEntries entries(matrix, events);
-    EvidenceSums sums;
+    EvidenceTable sums;
     const auto is_known = [num_items](int64_t row) { return row >= 0 && row < num_items; };
     for (int64_t request = begin; request < end; ++request) {
-      const int64_t *own = rows + request * width, num_entries = entries.find(request);
-      if (width >= num_entries) {
-        sums.sum(entries, num_entries);
-      } else {
-        // room for few collisions: most entries must find an empty place at once
-        sums.reserve(4 * width, num_items, 64 * width);
-        for (int64_t i = 0; i < width; ++i) {
-          if (is_known(own[i])) {
-            sums.at(static_cast<uint32_t>(own[i])).item = static_cast<int32_t>(own[i]);
-          }
-        }
-        entries.for_each([&](uint32_t item, float vote) {
-          EvidenceSums::Entry& entry = sums.at(item);
-          entry.sum += entry.item >= 0 ? vote : 0.0f;
-        });
+      const int64_t* own = rows + request * width;
+      entries.find(request);
+      sums.reserve(4 * width);  // most entries must find an empty place at once
+      for (int64_t i = 0; i < width; ++i) {
+        if (!is_known(own[i])) continue;
+        sums.at(static_cast<uint32_t>(own[i])).item = static_cast<int32_t>(own[i]);
       }
+      entries.for_each([&](uint32_t item, float vote) {
+        EvidenceTable::Entry& entry = sums.at(item);
+        entry.sum += entry.item >= 0 ? vote : 0.0f;
+      });
       for (int64_t i = 0; i < width; ++i) {
         scores[request * width + i] =
             is_known(own[i]) ? sums.at(static_cast<uint32_t>(own[i])).sum : 0.0f;

@@ -67,7 +67,8 @@ def begin_search(
         num_forced: Items per request that are walked beside the beams.
     """
     sizes = space.trie.level_sizes[1:-1]
-    slots = 0 if model.has_heads else sum(min(beam_width, size) + num_forced for size in sizes)
+    widths = [min(beam_width, size) + min(num_forced, size) for size in sizes]
+    slots = 0 if model.has_heads else sum(widths)
     cache.start(batch.lengths, num_tree_slots=slots)
     return Writer(model, cache, prefill(model, cache, batch))
 

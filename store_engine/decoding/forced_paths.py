@@ -14,7 +14,7 @@ from store_engine.decoding.backends import NonFiniteLogitsError
 from store_engine.inference.numpy_view import as_numpy
 from store_engine.kernels.trie_topk import Beams
 
-_MAX_CODES = 1 << 16  # of a level
+_MAX_CODES, _MAX_PREFIXES = 1 << 16, 1 << 40  # of a level; of a block, times codes
 
 
 class Prefixes(NamedTuple):
@@ -64,17 +64,19 @@ class ForcedPaths:
             As few as the request with the most needs.
         """
         codes, (batch, width) = self._sids[:, :, level], beams.nodes.shape
-        # a prefix is its parent and its last code: these are in one block, where each is once
-        own = self._places * _MAX_CODES + codes
-        others = beams.parents * _MAX_CODES + beams.tokens
-        is_beam = own[:, :, None] == others[:, None]
-        slots = is_beam.byte().argmax(2)
-        in_beams = is_beam.any(2)
-        first = (own[:, :, None] == own[:, None]).byte().argmax(2)
-        itself = torch.arange(self.num_items, device=first.device)
-        is_new = (first == itself) & self._is_wanted & ~in_beams
+        # a prefix is its request, its parent and its last code: these are in one block
+        requests = torch.arange(batch, device=codes.device)[:, None]
+        parents = torch.cat([beams.parents, self._places], 1)
+        keys = requests * _MAX_PREFIXES + parents * _MAX_CODES + torch.cat([beams.tokens, codes], 1)
+        unique, group = keys.unique(return_inverse=True)
+        columns = torch.arange(keys.shape[1], device=codes.device).expand_as(keys)
+        first = torch.full_like(unique, keys.shape[1])
+        first.scatter_reduce_(0, group.flatten(), columns.flatten(), "amin")
+        first = first[group[:, width:]]  # (batch, num_items), where each one's prefix stands first
+        is_new = (first == columns[:, width:]) & self._is_wanted
         ranks = is_new.cumsum(1) - 1
-        places = torch.where(in_beams, slots, width + ranks.gather(1, first))
+        new_places = width + ranks.gather(1, (first - width).clamp(min=0))
+        places = torch.where(first < width, first, new_places)
         request, item = is_new.nonzero(as_tuple=True)
         shape = batch, int(is_new.sum(1).max())
         new = Prefixes(codes.new_full(shape, -1), codes.new_zeros(shape))

@@ -110,6 +110,7 @@ def _candidates(call: Call, ids: Rows, item_filter: ItemFilter | None) -> Rows:
     if item_filter is None and not isinstance(call.voters.view, StaticView):
         item_filter = call.voters.filter_of(ids)  # of the items that there are now
     num = max(call.k, int(_EVIDENCE_SHARE * call.width))
+    num = min(num, call.view.trie.num_items)
     return call.evidence.top([call.histories[i] for i in ids], num, item_filter)
 
 

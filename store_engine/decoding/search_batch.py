@@ -86,9 +86,8 @@ def search_batch(call: Call, ids: Rows, batch: PrefillBatch, cache: KVCache) -> 
         return Found.llm_alone(view.rows(rows), logprobs)
     wanted = _candidates(call, ids, space.item_filter)
     forced = _paths(call, wanted)
-    width = call.width
-    if not model.has_heads:  # a prefix costs a step of the LLM: there are no more in all
-        width = max(call.k, width - forced.num_items)
+    # prefixes beside the beams cost as much as beams: there are no more in all, where k allows it
+    width = min(call.width, max(2 * call.k, call.width - forced.num_items))
     writer = begin_search(model, space, cache, batch, width, forced.num_items)
     beams = search_beams(writer, space, cache, width, call.backend, forced)
     rows, logprobs = rank_beams(space, beams, width)

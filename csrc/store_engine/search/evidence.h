@@ -260,16 +260,20 @@ inline void score_evidence(const EvidenceMatrix& matrix, const RecentEvents& eve
     const auto is_known = [num_items](int64_t row) { return row >= 0 && row < num_items; };
     for (int64_t request = begin; request < end; ++request) {
       const int64_t* own = rows + request * width;
-      entries.find(request);
-      sums.reserve(4 * width);  // most entries must find an empty place at once
-      for (int64_t i = 0; i < width; ++i) {
-        if (!is_known(own[i])) continue;
-        sums.at(static_cast<uint32_t>(own[i])).item = static_cast<int32_t>(own[i]);
+      const int64_t num_entries = entries.find(request);
+      if (4 * width > num_entries) {
+        sums.sum(entries, num_entries);
+      } else {
+        sums.reserve(4 * width);  // most entries must find an empty place at once
+        for (int64_t i = 0; i < width; ++i) {
+          if (!is_known(own[i])) continue;
+          sums.at(static_cast<uint32_t>(own[i])).item = static_cast<int32_t>(own[i]);
+        }
+        entries.for_each([&](uint32_t item, float vote) {
+          EvidenceTable::Entry& entry = sums.at(item);
+          entry.sum += entry.item >= 0 ? vote : 0.0f;
+        });
       }
-      entries.for_each([&](uint32_t item, float vote) {
-        EvidenceTable::Entry& entry = sums.at(item);
-        entry.sum += entry.item >= 0 ? vote : 0.0f;
-      });
       for (int64_t i = 0; i < width; ++i) {
         scores[request * width + i] =
             is_known(own[i]) ? sums.at(static_cast<uint32_t>(own[i])).sum : 0.0f;

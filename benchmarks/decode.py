@@ -20,7 +20,7 @@ Providers:
     floor           the lower bound of a search by levels: the forward passes of `ours` alone,
                     prefill, then each level's beams, with the level's head; no trie, no search.
                     decoder=heads: prefill and the heads
-    ours_exact      every item of the catalogue scored, at batch 1; where heads read plain codes, all
+    ours_exact      every item of the catalogue scored, at batch 1; for heads of plain codes, all
                     items ranked in one scan
 
 All searches must return the same items with the same log-probabilities in float32; only then is

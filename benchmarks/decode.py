@@ -20,7 +20,8 @@ Providers:
     floor           the lower bound of a search by levels: the forward passes of `ours` alone,
                     prefill, then each level's beams, with the level's head; no trie, no search.
                     decoder=heads: prefill and the heads
-    ours_exact      every item of the catalogue scored, at batch 1
+    ours_exact      every item of the catalogue scored, at batch 1; for heads of plain codes, all
+                    items ranked in one scan
 
 All searches must return the same items with the same log-probabilities in float32; only then is
 anything timed. In bfloat16 they must stay near the float32 result. The engine's prefix cache is
@@ -374,7 +375,7 @@ def time_case(
     }
     if case.normalize == "codebook":  # otherwise the number of passes depends on the items found
         runs["floor"] = make_lower_bound(engine, histories, case.beam)
-    if case.batch == 1:
+    if case.batch == 1 or case.form == "heads":  # heads: all items ranked in one scan
         runs["ours_exact"] = partial(
             engine.recommend_rows, histories, case.beam, exclude_history=False, exact=True
         )

@@ -286,6 +286,24 @@ def beam_step(
         ValueError: A valid beam holds NaN or +inf, or `item_filter` is of another trie or snapshot.
     """
 
+def code_logprobs(
+    logits: _FloatOrBfloat16, beams: _Int64, codes: _Int64, *, num_threads: int = 1
+) -> _Float32:
+    """Computes the log-probabilities of given codes, each behind one of its request's beams.
+
+    The same bits as those that `beam_step` adds with normalize="codebook", for paths that are
+    walked whether they are among the best or not.
+
+    Args:
+        logits: (batch, beam_width, codebook_size); bfloat16 is widened exactly.
+        beams: (batch, num_codes), the slot of the beam that each code follows; -1 for none.
+        codes: (batch, num_codes), in [0, codebook_size).
+        num_threads: Threads to share the requests among, in [1, 1024].
+
+    Returns:
+        (batch, num_codes) float32: -inf for no beam, NaN where a beam's logits hold NaN or +inf.
+    """
+
 def unique_leaves(
     trie: ItemTrie | Snapshot,
     level: int,

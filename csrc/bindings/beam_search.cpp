@@ -1,4 +1,4 @@
-// store_engine._C.beam_step, unique_leaves, rank_items and simd_targets
+// store_engine._C.beam_step, code_logprobs, unique_leaves, rank_items and simd_targets
 #include "store_engine/search/beam_search.h"
 
 #include <pybind11/stl.h>
@@ -7,6 +7,7 @@
 
 #include "bindings/bindings.h"
 #include "bindings/objects.h"
+#include "store_engine/search/code_logprobs.h"
 #include "store_engine/search/rank_items.h"
 #include "store_engine/search/unique_leaves.h"
 #include "store_engine/simd/dispatch.h"
@@ -62,6 +63,29 @@ py::object call_beam_step(const py::object& trie, int64_t level, const NumpyArra
   }
   return py::module_::import("store_engine._C")
       .attr("BeamStep")(out_scores, parents, tokens, out_nodes, out_num_valid);
+}
+
+template <typename Logit>
+py::array_t<float> call_code_logprobs(const NumpyArray<Logit>& logits,
+                                      const NumpyArray<int64_t>& beams,
+                                      const NumpyArray<int64_t>& codes, int64_t num_threads) {
+  if (logits.ndim() != 3) throw py::value_error("logits must be 3-D (batch, beam_width, size)");
+  const int64_t batch = logits.shape(0);
+  if (beams.ndim() != 2) throw py::value_error("beams must be 2-D (batch, num_codes)");
+  const int64_t size = beams.shape(1);
+  require_shape(beams, "beams", {batch, size}, "(batch, num_codes) as logits");
+  require_shape(codes, "codes", {batch, size}, "(batch, num_codes) as beams");
+  require_in("batch", batch, 0, kMaxBatch);
+  check_num_threads(num_threads);
+  const CodeQuery<Logit> query{logits.data(), batch, logits.shape(1), logits.shape(2), beams.data(),
+                               codes.data(),  size};
+  py::array_t<float> out(std::vector<py::ssize_t>{batch, size});
+  float* logprobs = out.mutable_data();
+  {
+    py::gil_scoped_release release;
+    code_logprobs(query, num_threads, logprobs);
+  }
+  return out;
 }
 
 py::tuple call_unique_leaves(const py::object& trie, int64_t level,
@@ -136,6 +160,12 @@ void bind_beam_search(py::module_& m) {
   };
   def_beam_step(&call_beam_step<float>);
   def_beam_step(&call_beam_step<uint16_t>);
+  const auto def_code_logprobs = [&m](auto function) {
+    m.def("code_logprobs", function, "logits"_a, "beams"_a, "codes"_a, py::kw_only(),
+          integer("num_threads") = 1);
+  };
+  def_code_logprobs(&call_code_logprobs<float>);
+  def_code_logprobs(&call_code_logprobs<uint16_t>);
   m.def("unique_leaves", &call_unique_leaves, "trie"_a, integer("level"), "nodes"_a, py::kw_only(),
         "item_filter"_a = py::none());
   m.def("rank_items", &call_rank_items, "trie"_a, "level_logprobs"_a, integer("k"), py::kw_only(),

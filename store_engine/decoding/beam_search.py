@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from store_engine.decoding.backends import Backend, SearchSpace, check_beams
+from store_engine.decoding.forced_paths import ForcedPaths, Prefixes
 from store_engine.decoding.writers import Writer
 from store_engine.inference.decoding_model import DecodingModel
 from store_engine.inference.kv_cache import KVCache
@@ -48,21 +49,47 @@ def beam_search(
 
 
 def begin_search(
-    model: DecodingModel, space: SearchSpace, cache: KVCache, batch: PrefillBatch, beam_width: int
+    model: DecodingModel,
+    space: SearchSpace,
+    cache: KVCache,
+    batch: PrefillBatch,
+    beam_width: int,
+    num_forced: int = 0,
 ) -> Writer:
-    """Runs the histories through the model, into a cache with room for the beams to come."""
+    """Runs the histories through the model, into a cache with room for the beams to come.
+
+    Args:
+        model: The model.
+        space: What may be found.
+        cache: Overwritten.
+        batch: The histories.
+        beam_width: As for `beam_search`.
+        num_forced: Items per request that are walked beside the beams.
+    """
     sizes = space.trie.level_sizes[1:-1]
-    slots = 0 if model.has_heads else sum(min(beam_width, size) for size in sizes)
+    widths = [min(beam_width, size) + min(num_forced, size) for size in sizes]
+    slots = 0 if model.has_heads else sum(widths)
     cache.start(batch.lengths, num_tree_slots=slots)
     return Writer(model, cache, prefill(model, cache, batch))
 
 
 def search_beams(
-    writer: Writer, space: SearchSpace, cache: KVCache, beam_width: int, backend: Backend
+    writer: Writer,
+    space: SearchSpace,
+    cache: KVCache,
+    beam_width: int,
+    backend: Backend,
+    forced: ForcedPaths | None = None,
 ) -> Beams:
-    """Searches after `begin_search`, as `beam_search` does; again and again, also in other spaces.
+    """Searches after `begin_search`, as `beam_search` does, and scores given items on the way.
 
-    A space has the nodes of that which the search began in, and beams are no more.
+    Args:
+        writer: What `begin_search` returned.
+        space: What it was given; with `forced`, its softmax runs over the codebook.
+        cache: The same.
+        beam_width: The same.
+        backend: The implementation of the steps.
+        forced: The items to score; does not change what is found.
     """
     trie = space.trie
     widths = [min(beam_width, size) for size in trie.level_sizes[1:]]
@@ -70,9 +97,15 @@ def search_beams(
     beams = root_beams(len(logits), logits.device)
     tree = _BeamTree(writer, cache, backend)
     for level, width in enumerate(widths):
-        beams = backend.beam_step(space, level, logits, beams, width)
+        if forced is not None:
+            forced.score(level, logits)
+        beams = backend.beam_step(space, level, logits[:, : beams.nodes.shape[1]], beams, width)
         if level + 1 == trie.num_levels:
             break
+        block = Prefixes(beams.tokens.clamp(min=0), beams.parents.clamp(min=0))
+        if forced is not None:
+            pairs = zip(block, forced.beside(level, beams), strict=True)
+            block = Prefixes(*(torch.cat(pair, 1) for pair in pairs))
         needs_forward = None
         if space.normalize == "children":
             leaves, tokens = backend.unique_leaves(space, level + 1, beams.nodes)
@@ -80,7 +113,7 @@ def search_beams(
             if not bool(needs_forward.any()):
                 beams = _leaves_below(beams, leaves, tokens)
                 break
-        logits = tree.logits(level + 1, beams, needs_forward)
+        logits = tree.logits(level + 1, block, needs_forward)
     check_beams(beams)
     return beams
 
@@ -96,7 +129,7 @@ class _BeamTree:
 
     def __init__(self, writer: Writer, cache: KVCache, backend: Backend) -> None:
         self._writer, self._cache, self._backend = writer, cache, backend
-        # (batch, width) int64, the prefixes of the last beams; None: the empty one
+        # (batch, width) int64, the prefixes of the last block; None: the empty one
         self._prefixes: Tensor | None = None
         # (batch, width) int64, each beam's index in the last block; None: they stand in order
         self._block_index: Tensor | None = None
@@ -104,23 +137,23 @@ class _BeamTree:
         self._ancestors: Tensor | None = None
         self._num_slots = 0
 
-    def logits(self, level: int, beams: Beams, needs_forward: Tensor | None) -> Tensor:
-        """Computes what may follow each beam.
+    def logits(self, level: int, block: Prefixes, needs_forward: Tensor | None) -> Tensor:
+        """Computes what may follow each prefix.
 
         Args:
             level: Level of the codes that follow, at least 1.
-            beams: The beams of the level before.
-            needs_forward: (batch, width) bool, the beams to run; None runs them all. A beam that is
+            block: (batch, width) prefixes: the beams of the level before, and what is beside them.
+            needs_forward: (batch, width) bool, the prefixes to run; None runs them all. One that is
                 not run must have no descendant that is.
 
         Returns:
-            (batch, width, codebook_size), zeros for a beam that was not run.
+            (batch, width, codebook_size), zeros for a prefix that was not run.
         """
-        writer, (batch, width) = self._writer, beams.nodes.shape
-        codes, parents = beams.tokens.clamp(min=0), beams.parents.clamp(min=0)
-        prefixes = self._append(codes, parents, level - 1)
+        writer, (batch, width) = self._writer, block.codes.shape
+        prefixes = self._append(block, level - 1)
         if writer.model.has_heads:
             return writer.head_logits(level, prefixes)
+        codes, parents = block.codes.clamp(min=0), block.parents
         num_run = width if needs_forward is None else int(needs_forward.sum(1).max())
         slots = None
         if needs_forward is not None and num_run < width:  # as many as the fullest request has
@@ -137,17 +170,17 @@ class _BeamTree:
         if slots is None:
             return logits
         index = torch.arange(num_run, device=slots.device).expand_as(slots)
-        self._block_index = torch.zeros_like(beams.nodes).scatter_(1, slots, index)
+        self._block_index = torch.zeros_like(block.codes).scatter_(1, slots, index)
         buffer = logits.new_zeros(batch, width, logits.shape[2])
         return buffer.scatter_(1, slots[:, :, None].expand_as(logits), logits)
 
-    def _append(self, codes: Tensor, parents: Tensor, level: int) -> Tensor:
-        """Appends the beams' codes to their parents' prefixes: (batch, width) int64."""
-        before = self._prefixes
-        if not self._writer.model.reads_prefixes:
+    def _append(self, block: Prefixes, level: int) -> Tensor:
+        """Appends the block's codes to their parents' prefixes, as numbers; -1 for none."""
+        (codes, parents), before, model = block, self._prefixes, self._writer.model
+        if not model.reads_prefixes:
             return codes
         before = torch.zeros_like(codes) if before is None else before.gather(1, parents)
-        self._prefixes = self._writer.model.next_prefixes(before, codes, level)
+        self._prefixes = model.next_prefixes(before, codes, level).masked_fill(codes < 0, -1)
         return self._prefixes
 
     def _grow(self, parents: Tensor) -> Tensor:

@@ -31,7 +31,7 @@ from store_engine.decoding.engine_parts import (
     check_reading,
 )
 from store_engine.decoding.evidence import EvidenceScorer, Found, choose_evidence, run_evidence
-from store_engine.decoding.exact import score_catalog
+from store_engine.decoding.exact import has_independent_codes, score_catalog
 from store_engine.decoding.ranking import Ranking
 from store_engine.decoding.search_batch import Call, search_batch
 from store_engine.decoding.search_options import SearchOptions, takes_search_options
@@ -79,8 +79,8 @@ class Engine:
         config: Defaults of the search: beam width, normalisation, batch size, exclusion; and the
             memory for the contexts of earlier requests, with which a user's next request computes
             its new items only. The dtype is the model's.
-        backend: Which implementation searches: "cpp", "torch", "triton", or "auto": cpp on a CPU,
-            on a GPU triton where it can run, else torch.
+        backend: "cpp", "torch", "triton", or "auto": cpp on a CPU, on a GPU triton where it can
+            run, else torch.
         trie: The trie of `sids`, when it is already built.
         evidence: Item-item evidence of this catalogue, added to log-probabilities where
             `config.evidence` or a call says so.
@@ -307,22 +307,19 @@ class Engine:
     def _search(self, histories: Iterable[Iterable[int]], options: SearchOptions) -> Found:
         report_fork()
         call = self._call(histories, options)
-        view, num, k = call.view, len(call.histories), options.k
-        found = Found.nothing(num, k)
+        view, found = call.view, Found.nothing(len(call.histories), options.k)
         # more beams than that at once would take too much memory for keys and values
         batch_size = max(1, min(self.config.batch_size, _MAX_BEAMS // call.width))
         for ids in batches(call.histories, batch_size):
             batch = self._prefill_batch(view, [call.histories[i] for i in ids])
             with self._cache(ids) as cache:
-                own = search_batch(call, ids, batch, cache)
-            found.put(ids, own)
+                found.put(ids, search_batch(call, ids, batch, cache))
         return found
 
     def _call(self, histories: Iterable[Iterable[int]], options: SearchOptions) -> Call:
         """Resolves a call's options against the catalogue as it is now."""
-        view, backend, config = self._items.view, self._backend, self.config
-        if options.backend is not None:
-            backend = resolve_backend(options.backend, self.device)
+        view, config, name = self._items.view, self.config, options.backend
+        backend = self._backend if name is None else resolve_backend(name, self.device)
         checked = check_rows(histories, len(view.tokens), "history")
         exclude_history = options.exclude_history
         if exclude_history is None:
@@ -331,17 +328,21 @@ class Engine:
         evidence = choose_evidence(self._evidence, options.evidence, config.evidence, normalize)
         allowance = Allowance.of(view, options, checked, exclude_history)
         voters = allowance if evidence is not None else None
-        if (options.exact or backend.reads_arrays) and view.compacted is not view:
+        model = self._model.with_slots(view.table.item_slots)
+        is_one_scan = has_independent_codes(model, normalize) and evidence is None
+        reads_arrays = not is_one_scan if options.exact else backend.reads_arrays
+        if reads_arrays and view.compacted is not view:
             view = view.compacted
             allowance = Allowance.of(view, options, checked, exclude_history)
         return Call(
-            self._model.with_slots(view.table.item_slots),
+            model,
             checked,
             allowance,
             options.k,
             options.width(config.beam_width),
             normalize,
             None if options.exact else backend,
+            is_one_scan,
             evidence,
             voters,
         )

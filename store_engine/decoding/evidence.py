@@ -1,8 +1,7 @@
 """Item-item evidence beside the LLM: an item's score is its log-probability plus its evidence.
 
-The candidates are the items that the beam found and as many that have the most evidence. The LLM's
-log-probability of these is exact: from its heads, or by the same search once more, on the same
-cache, in a catalogue of them alone.
+The candidates are the items that the beam found and some that have the most evidence. The LLM's
+log-probability of these is exact: their paths are walked beside the beams.
 """
 
 from collections.abc import Sequence

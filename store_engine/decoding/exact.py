@@ -3,6 +3,7 @@
 Walks the trie depth first, a chunk of sibling prefixes at a time, so a prefix that many items share
 is run through the model once and memory is bounded by the chunk, whatever the catalogue. It is the
 truth that beam search is tested against, and the evaluation without a beam's error.
+Where codes are independent, `rank_catalog` ranks all items in one scan of the C++ core.
 """
 
 from dataclasses import dataclass
@@ -11,7 +12,9 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+from store_engine._C import rank_items
 from store_engine.decoding.backends import NonFiniteLogitsError, SearchSpace
+from store_engine.decoding.ranking import Ranking
 from store_engine.decoding.writers import Writer
 from store_engine.inference.cache_attention import TreeAttention
 from store_engine.inference.decoding_model import DecodingModel
@@ -19,6 +22,7 @@ from store_engine.inference.kv_cache import KVCache
 from store_engine.inference.prefill import prefill
 from store_engine.inference.prefill_batch import PrefillBatch
 from store_engine.kernels.ragged import segment_logsumexp
+from store_engine.kernels.trie_topk import Normalize
 
 _CHUNK_TOKENS = 4096  # prefixes per forward pass, over the whole batch
 
@@ -55,6 +59,55 @@ def score_catalog(
     walk.descend(0, nothing, logits.float(), logits.new_zeros(size, 1).float())
     leaf = torch.searchsorted(trie.item_begin[-1], trie.ranks, right=True) - 1
     return leaf_scores[:, leaf]
+
+
+def has_independent_codes(model: DecodingModel, normalize: Normalize) -> bool:
+    """Says whether an item's score is a sum over its codes, each read from one state alone.
+
+    Args:
+        model: For the items that are searched.
+        normalize: What a softmax runs over.
+    """
+    return model.has_heads and not model.reads_prefixes and normalize == "codebook"
+
+
+def rank_catalog(
+    model: DecodingModel, space: SearchSpace, cache: KVCache, batch: PrefillBatch, k: int
+) -> Ranking:
+    """Ranks all items where codes are independent: one forward pass and one scan.
+
+    Args:
+        model: With `has_independent_codes`.
+        space: What may be found.
+        cache: Overwritten.
+        batch: The histories.
+        k: Items wanted.
+
+    Returns:
+        What `rank_scores` makes of `score_catalog`, in the same bits.
+
+    Raises:
+        NonFiniteLogitsError: The model gave NaN or +inf for some of the requests.
+
+    Source: RPG, https://arxiv.org/abs/2506.05781.
+    """
+    cache.start(batch.lengths, num_tree_slots=0)
+    writer = Writer(model, cache, prefill(model, cache, batch))
+    root = torch.zeros(len(batch.lengths), 1, dtype=torch.int64, device=model.device)
+    logprobs = []
+    for level in range(space.trie.num_levels):
+        logits = writer.head_logits(level, root).float()
+        _check_finite(level, logits)
+        log_sum = logits.logsumexp(2, keepdim=True)
+        log_sum = log_sum.masked_fill(log_sum == -torch.inf, torch.inf)
+        logprobs.append((logits - log_sum)[:, 0].cpu().numpy())
+    return rank_items(
+        space.trie.item_trie,
+        logprobs,
+        k,
+        item_filter=space.item_filter.core if space.item_filter else None,
+        num_threads=torch.get_num_threads(),
+    )
 
 
 class _Prefixes(NamedTuple):

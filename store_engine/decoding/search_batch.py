@@ -1,4 +1,4 @@
-"""One batch of a call: prefill, search, ranking; with evidence a second search for its items."""
+"""One batch of a call: prefill, search, ranking; with evidence its best items are scored too."""
 
 from dataclasses import dataclass
 
@@ -6,22 +6,23 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from store_engine._C import RowSet
 from store_engine.catalog.catalog_view import CatalogView, StaticView
 from store_engine.catalog.item_filter import ItemFilter
 from store_engine.decoding.allowance import Allowance
-from store_engine.decoding.backends import Backend, NonFiniteLogitsError, SearchSpace
+from store_engine.decoding.backends import Backend, SearchSpace
 from store_engine.decoding.beam_search import begin_search, search_beams
 from store_engine.decoding.evidence import EvidenceScorer, Found, without_repeats
-from store_engine.decoding.exact import score_catalog
+from store_engine.decoding.exact import rank_catalog, score_catalog
+from store_engine.decoding.forced_paths import ForcedPaths
 from store_engine.decoding.ranking import rank_beams, rank_scores
-from store_engine.decoding.writers import Writer
 from store_engine.inference.decoding_model import DecodingModel
 from store_engine.inference.kv_cache import KVCache
 from store_engine.inference.prefill_batch import PrefillBatch
 from store_engine.kernels.trie_topk import Normalize
 
 Rows = NDArray[np.int64]
+
+_EVIDENCE_SHARE = 0.25  # candidates that it names, of the beam width; at least k
 
 
 @dataclass(frozen=True)
@@ -35,7 +36,8 @@ class Call:
         k: Items wanted.
         width: Beams.
         normalize: What a softmax runs over.
-        backend: The steps of the beam search; None scores every item.
+        backend: The steps of the beam search; None scores every item,
+        is_one_scan: and that in one scan of the core.
         evidence: To add; None: the LLM alone.
         voters: The allowance by the rows that `evidence` counts in; None without evidence.
     """
@@ -47,6 +49,7 @@ class Call:
     width: int
     normalize: Normalize
     backend: Backend | None
+    is_one_scan: bool
     evidence: EvidenceScorer | None
     voters: Allowance | None
 
@@ -70,52 +73,51 @@ def search_batch(call: Call, ids: Rows, batch: PrefillBatch, cache: KVCache) -> 
     """
     view, model = call.view, call.model
     space = SearchSpace(view.trie, call.allowance.item_filter(ids), call.normalize)
+    if call.backend is None and call.is_one_scan:
+        rows, logprobs = rank_catalog(model, space, cache, batch, call.k)
+        return Found.llm_alone(view.rows(rows), logprobs)
     if call.backend is None:
         scores = score_catalog(model, space, cache, batch)
         return _rank_all(call, ids, space, scores)
-    writer = begin_search(model, space, cache, batch, call.width)
-    beams = search_beams(writer, space, cache, call.width, call.backend)
     if call.evidence is None:
+        writer = begin_search(model, space, cache, batch, call.width)
+        beams = search_beams(writer, space, cache, call.width, call.backend)
         rows, logprobs = rank_beams(space, beams, call.k)
         return Found.llm_alone(view.rows(rows), logprobs)
-    rows, logprobs = rank_beams(space, beams, call.width)
+    wanted = _candidates(call, ids, space.item_filter)
+    forced = _paths(call, wanted)
+    # prefixes beside the beams cost as much as beams: there are no more in all, where k allows it
+    width = min(call.width, max(2 * call.k, call.width - forced.num_items))
+    writer = begin_search(model, space, cache, batch, width, forced.num_items)
+    beams = search_beams(writer, space, cache, width, call.backend, forced)
+    rows, logprobs = rank_beams(space, beams, width)
     found = Found.llm_alone(view.rows(rows), logprobs)
-    wanted = without_repeats(found.rows, _candidates(call, ids))
-    if (wanted >= 0).any():
-        found = found.joined(_score_items(call, wanted, writer, cache))
+    wanted = without_repeats(found.rows, wanted)
+    own = np.where(wanted >= 0, forced.result().cpu().numpy(), np.float32(-np.inf))
+    found = found.joined(Found.llm_alone(wanted, own))
     histories = [call.histories[i] for i in ids]
     evidence = call.evidence.score(histories, found.rows)
     return found._replace(evidence=evidence).best(call.k, view)
 
 
-def _candidates(call: Call, ids: Rows) -> Rows:
-    """(batch, width) catalogue rows of the most evidence that each history may be given."""
+def _candidates(call: Call, ids: Rows, item_filter: ItemFilter | None) -> Rows:
+    """(batch, num) catalogue rows of the most evidence within the batch's filter."""
     assert call.evidence is not None
     assert call.voters is not None
-    item_filter = call.voters.item_filter(ids)
+    if call.voters is not call.allowance:
+        item_filter = call.voters.item_filter(ids)
     if item_filter is None and not isinstance(call.voters.view, StaticView):
         item_filter = call.voters.filter_of(ids)  # of the items that there are now
-    return call.evidence.top([call.histories[i] for i in ids], call.width, item_filter)
+    num = max(call.k, int(_EVIDENCE_SHARE * call.width))
+    num = min(num, call.view.trie.num_items)
+    return call.evidence.top([call.histories[i] for i in ids], num, item_filter)
 
 
-def _score_items(call: Call, wanted: Rows, writer: Writer, cache: KVCache) -> Found:
-    """The LLM's log-probabilities of given items (batch, width), -1 for none."""
-    assert call.backend is not None
-    if call.model.has_heads:
-        sids = torch.from_numpy(call.view.table.sids[wanted]).long().to(call.model.device)
-        scores = writer.item_scores(sids).cpu().numpy()
-        is_bad = (~(scores < np.inf) & (wanted >= 0)).any(1)
-        if is_bad.any():
-            raise NonFiniteLogitsError(np.flatnonzero(is_bad).tolist())
-        return Found.llm_alone(wanted, np.where(wanted >= 0, scores, np.float32(-np.inf)))
-    view, nothing = call.view, np.zeros(0, dtype=np.int64)
-    trie = view.trie.item_trie
-    allowed = [RowSet.from_rows(trie, view.trie_rows(rows[rows >= 0])) for rows in wanted]
-    space = SearchSpace(view.trie, ItemFilter(view.trie, allowed, [nothing] * len(wanted)))
-    width = int((wanted >= 0).sum(1).max())
-    beams = search_beams(writer, space, cache, width, call.backend)
-    rows, logprobs = rank_beams(space, beams, width)
-    return Found.llm_alone(view.rows(rows), logprobs)
+def _paths(call: Call, wanted: Rows) -> ForcedPaths:
+    """The paths of catalogue rows (batch, width), -1 for none."""
+    device = call.model.device
+    sids = torch.from_numpy(call.view.table.sids[wanted]).to(device, torch.int64)
+    return ForcedPaths(sids, torch.from_numpy(wanted >= 0).to(device))
 
 
 def _rank_all(call: Call, ids: Rows, space: SearchSpace, scores: torch.Tensor) -> Found:

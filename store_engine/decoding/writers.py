@@ -26,8 +26,6 @@ class Writer:
     def __init__(self, model: DecodingModel, cache: KVCache, state: Tensor) -> None:
         self.model, self._cache, self._state = model, cache, state
         self._head_states: dict[int, Tensor] = {}
-        # prefixes (batch, width) of the search before, and the items' logits under each
-        self._known: tuple[Tensor, Tensor] | None = None
 
     @functools.cached_property
     def first_logits(self) -> Tensor:
@@ -43,47 +41,8 @@ class Writer:
         return self._head_states[level]
 
     def head_logits(self, level: int, prefixes: Tensor) -> Tensor:
-        """Computes the logits behind prefixes (batch, width), where heads read all levels.
-
-        What a search on the same histories computed before is taken from there.
-        """
-        model, state = self.model, self.by_head(level)
-        if not model.is_item_level(level):
-            return model.logits(state, level, prefixes)
-        if self._known is None:
-            self._known = prefixes, model.logits(state, level, prefixes)
-            return self._known[1]
-        known, logits = self._known
-        ordered, order = known.sort(dim=1)
-        at = torch.searchsorted(ordered, prefixes).clamp(max=known.shape[1] - 1)
-        is_known = ordered.gather(1, at) == prefixes
-        found = model.logits(state, level, prefixes.masked_fill(is_known, -1))
-        request, beam = is_known.nonzero(as_tuple=True)
-        found[request, beam] = logits[request, order.gather(1, at)[request, beam]]
-        return found
-
-    def item_scores(self, sids: Tensor) -> Tensor:
-        """Computes the log-probabilities of given items, where heads read all levels.
-
-        Args:
-            sids: (batch, width, num_levels) int64.
-
-        Returns:
-            (batch, width) float32.
-        """
-        model, (batch, width, num_levels) = self.model, sids.shape
-        scores = torch.zeros(batch, width, device=sids.device)
-        prefixes = torch.zeros_like(sids[:, :, 0])
-        for level in range(num_levels):
-            codes = sids[:, :, level]
-            if model.is_item_level(level):
-                logits = self.head_logits(level, prefixes)
-                own = logits.gather(2, codes[:, :, None])[:, :, 0]
-                return scores + own - logits.logsumexp(2)
-            logits = model.logits(self.by_head(level), level, prefixes[:, :1])[:, 0]
-            scores = scores + logits.float().log_softmax(1).gather(1, codes)
-            prefixes = model.next_prefixes(prefixes, codes, level)
-        return scores
+        """The logits behind prefixes (batch, width), where heads read all levels."""
+        return self.model.logits(self.by_head(level), level, prefixes)
 
     def by_step(self, level: int, codes: Tensor, attend: TreeAttention) -> Tensor:
         """Runs codes through the model: (batch, width, hidden_size), for the level behind them.

@@ -69,6 +69,7 @@ def test_equals_a_plain_loop(seed, num_items, has_ties, num_recent, k):
     top = evidence.top(rows, offsets, 0.7, num_recent, k)
     fewer = evidence.top(rows, offsets, 0.7, num_recent, k, item_filter=item_filter)
     scores = evidence.score(rows, offsets, 0.7, num_recent, asked)
+    few = evidence.score(rows, offsets, 0.7, num_recent, asked[:, :1].copy())
     for i, history in enumerate(histories):
         sums = reference(matrix, history, 0.7, num_recent)
         assert (top[0][i].tolist(), top[1][i].tolist()) == best(sums, k)
@@ -77,6 +78,7 @@ def test_equals_a_plain_loop(seed, num_items, has_ties, num_recent, k):
             return item not in own and (allow is None or item in allowed)
 
         assert (fewer[0][i].tolist(), fewer[1][i].tolist()) == best(sums, k, may)
+        assert few[i].tolist() == [sums.get(int(item), 0) for item in asked[i, :1]]
         assert scores[i].tolist() == [sums.get(int(item), 0) for item in asked[i]]
         alone = evidence.top(*ragged([history]), 0.7, num_recent, k)
         assert alone[1].tobytes() == top[1][i : i + 1].tobytes()

@@ -95,6 +95,14 @@ def test_a_narrow_beam_scores_its_candidates_exactly(case, histories, options):
     np.testing.assert_allclose(scores, np.concatenate([one[1] for one in alone]), atol=1e-5)
 
 
+def test_far_more_items_wanted_than_there_are(case, histories):
+    engine = engine_of(case, batch_size=2)
+    rows, scores = engine.recommend_rows(histories, 20_000)
+    exact_rows, exact = engine.recommend_rows(histories, 20_000, exact=True)
+    np.testing.assert_array_equal(rows, exact_rows)
+    np.testing.assert_allclose(scores, exact, atol=1e-5)
+
+
 def test_the_evidence_finds_what_the_beam_does_not(histories):
     case = ItemCase("item", "codes", "heads", False)
     votes = random_votes()

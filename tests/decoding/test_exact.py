@@ -1,7 +1,9 @@
 import numpy as np
 import pytest
 import torch
+from item_engines import NUM_ITEMS, ItemCase, item_sids, new_items
 
+from store_engine.decoding.backends import NonFiniteLogitsError
 from store_engine.model.attention import PackedSequences
 
 
@@ -46,3 +48,31 @@ def test_refuses_nan(make_bench):
     bench.model.code_head.weight[-1] = torch.nan
     with pytest.raises(ValueError, match="level 2: logits NaN"):
         bench.scores([[1]])
+
+
+@pytest.mark.parametrize("history", ["codes", "items"])
+@pytest.mark.parametrize("is_live", [False, True])
+def test_independent_codes_are_ranked_in_one_scan(histories, history, is_live, monkeypatch):
+    case = ItemCase("code", history, "heads", False)
+    case.model.code_head.weight.mul_(4).round_().div_(4)  # many equal scores
+    engine = case.engine()
+    if is_live:
+        engine.remove_items(["item 3", "item 31"])
+        engine.add_items(new_items(4), item_sids(12, seed=5)[[0, 1, 0, 2]])
+    engine.define("even", [f"item {row}" for row in range(0, NUM_ITEMS, 2) if row not in (3, 31)])
+    options = [{}, {"allow": ["even", None] * 2 + ["even"], "exclude": [[2], [], [4, 4], [0], []]}]
+    options += [{"exclude_history": True}]
+    found = [engine.recommend_rows(histories, k, exact=True, **o) for o in options for k in (1, 70)]
+    monkeypatch.setattr("store_engine.decoding.engine.has_independent_codes", lambda *_: False)
+    want = [engine.recommend_rows(histories, k, exact=True, **o) for o in options for k in (1, 70)]
+    for one, other in zip(found, want, strict=True):
+        np.testing.assert_array_equal(one[0], other[0])
+        np.testing.assert_array_equal(one[1], other[1])
+
+
+def test_one_scan_names_a_history_with_logits_that_are_not_finite(histories):
+    case = ItemCase("code", "codes", "heads", False)
+    engine = case.engine()
+    case.model.level_heads[1].down_proj.weight.fill_(torch.nan)
+    with pytest.raises(NonFiniteLogitsError, match=r"history 0 \(and 4 more\): level 1"):
+        engine.recommend_rows(histories, 3, exact=True)

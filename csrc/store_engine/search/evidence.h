@@ -4,9 +4,10 @@
 //                        decay^n * matrix[row of event n, j]
 //
 // One request costs its events' entries, twenty rows of some hundred, whatever the number of items:
-// they are summed in a hash table of at most 50 % load, or in an array where that is smaller. Sums
-// of an item run over its events in their order, so they depend neither on the batch nor on
-// threads. An event of an item that the matrix does not know weighs nothing but keeps its place.
+// they are summed in an array where all items fit a cache, else in a hash table of at most 25 %
+// load; those of given items alone in a table of these, while the entries stream by. Sums of an
+// item run over its events in their order, so they depend neither on the batch nor on threads. An
+// event of an item that the matrix does not know weighs nothing but keeps its place.
 #pragma once
 
 #include <algorithm>
@@ -70,107 +71,166 @@ struct RecentEvents {
   int64_t num_recent;
 };
 
-// The evidence of one request, by item; the memory of one thread.
-class EvidenceSums {
+// The entries of a request's events, latest first, and the weight of each event.
+class EventEntries {
  public:
-  EvidenceSums(const EvidenceMatrix& matrix, const RecentEvents& events)
+  EventEntries(const EvidenceMatrix& matrix, const RecentEvents& events)
       : matrix_(matrix), events_(events) {}
 
-  void sum(int64_t request);
-  // Of an item in [0, num_items); 0 if it is no neighbour of the history.
-  float operator[](int64_t item) const {
-    const Entry& entry = entries_[find(static_cast<uint32_t>(item))];
-    return entry.item == item ? entry.sum : 0.0f;
-  }
-  // Calls use(item, sum), in any order, for each item that is a neighbour of the history.
+  // Goes to a request and returns its number of entries.
+  int64_t find(int64_t request);
+  // Calls use(item, vote) for each entry, event by event, latest first.
   template <typename Use>
-  void for_each(const Use& use) const {
-    for (const Entry& entry : entries_) {
-      if (entry.item >= 0) use(entry.item, entry.sum);
-    }
-  }
+  void for_each(const Use& use) const;
+  int64_t num_items() const { return matrix_.num_items(); }
 
  private:
-  struct Entry {
-    int32_t item = -1;  // none
-    float sum = 0;
-  };
-  void reserve(int64_t num_entries);
-  void add(Range row, float weight);
-  // Where an item is, or the empty place where it would be.
-  size_t find(uint32_t item) const {
-    size_t place = item * factor_ >> shift_;
-    while (entries_[place].item != static_cast<int32_t>(item) && entries_[place].item >= 0) {
-      place = (place + 1) & (entries_.size() - 1);
+  // Hints that a row will be read soon; 256 entries of it, what comes then the CPU foresees.
+  void prefetch(Range row) const {
+    for (int64_t i = row.begin; i < std::min(row.end, row.begin + 256); i += 16) {
+      __builtin_prefetch(matrix_.indices + i);
+      __builtin_prefetch(matrix_.data + i);
     }
-    return place;
   }
 
   const EvidenceMatrix& matrix_;
   const RecentEvents& events_;
-  std::vector<Range> recent_;   // the entries of each event
-  std::vector<Entry> entries_;  // 2^n
-  uint32_t factor_ = 1;
-  int shift_ = 0;
+  std::vector<Range> recent_;  // the entries of each event
 };
 
-inline void EvidenceSums::reserve(int64_t num_entries) {
-  const int64_t num_items = matrix_.num_items();
-  int bits = 1;
-  while (int64_t{1} << bits < std::min(2 * num_entries, num_items)) ++bits;
-  const bool has_all = int64_t{1} << bits >= num_items;  // then an item is its own place
-  factor_ = has_all ? 1 : 0x9e3779b1;
-  shift_ = has_all ? 0 : 32 - bits;
-  entries_.assign(size_t{1} << bits, Entry{});
-}
-
-inline void EvidenceSums::add(Range row, float weight) {
-  for (int64_t i = row.begin; i < row.end; ++i) {
-    // checked when the matrix was made; memory that was written to since harms no one here
-    const auto item = static_cast<uint32_t>(matrix_.indices[i]);
-    if (item >= matrix_.num_items()) continue;
-    Entry& entry = entries_[find(item)];
-    entry.item = static_cast<int32_t>(item);
-    entry.sum += weight * matrix_.data[i];
-  }
-}
-
-inline void EvidenceSums::sum(int64_t request) {
+inline int64_t EventEntries::find(int64_t request) {
   const int64_t begin = events_.offsets[request], end = events_.offsets[request + 1];
   const int64_t num_recent = std::min(events_.num_recent, end - begin);
-  recent_.clear();  // latest first
   int64_t num_entries = 0;
+  recent_.clear();
   for (int64_t event = end - 1; event >= end - num_recent; --event) {
     const Range row = matrix_.entries(events_.rows[event]);
     recent_.push_back(row);
     num_entries += row.size();
-    __builtin_prefetch(matrix_.indices + row.begin);
-    __builtin_prefetch(matrix_.data + row.begin);
+    if (event == end - 1) prefetch(row);
   }
-  reserve(num_entries);
+  return num_entries;
+}
+
+template <typename Use>
+void EventEntries::for_each(const Use& use) const {
   float weight = 1;
-  for (const Range row : recent_) {
-    add(row, weight);
+  const auto num_items = static_cast<uint32_t>(matrix_.num_items());
+  for (size_t event = 0; event < recent_.size(); ++event) {
+    const Range row = recent_[event];
+    if (event + 1 < recent_.size()) prefetch(recent_[event + 1]);
+    for (int64_t i = row.begin; i < row.end; ++i) {
+      // checked when the matrix was made; memory that was written to since harms no one here
+      const auto item = static_cast<uint32_t>(matrix_.indices[i]);
+      if (item < num_items) use(item, weight * matrix_.data[i]);
+    }
     weight *= events_.decay;
   }
 }
 
+// The evidence of one request, by item, in a hash table; the memory of one thread.
+class EvidenceTable {
+ public:
+  struct Entry {
+    int32_t item = -1;  // none
+    float sum = 0;
+  };
+
+  // Forgets everything, and makes room for `size` items.
+  void reserve(int64_t size) {
+    int bits = 1;
+    while (int64_t{1} << bits < 4 * size) ++bits;  // few collisions, for these no one can predict
+    shift_ = 32 - bits;
+    entries_.assign(size_t{1} << bits, Entry{});
+  }
+  // Where an item is, or the empty place where it would be.
+  Entry& at(uint32_t item) {
+    size_t place = item * 0x9e3779b1 >> shift_;
+    const auto is_other = [item](const Entry& entry) {  // one branch, for the same reason
+      return !((entry.item == static_cast<int32_t>(item)) | (entry.item < 0));
+    };
+    while (__builtin_expect(is_other(entries_[place]), 0)) {
+      place = (place + 1) & (entries_.size() - 1);
+    }
+    return entries_[place];
+  }
+  void sum(const EventEntries& entries, int64_t num_entries) {
+    reserve(num_entries);
+    entries.for_each([this](uint32_t item, float vote) {
+      Entry& entry = at(item);
+      entry.item = static_cast<int32_t>(item);
+      entry.sum += vote;
+    });
+  }
+  // Calls use(item, sum) for each item with at least bound(), in any order.
+  template <typename Bound, typename Use>
+  void for_each_above(const Bound& bound, const Use& use) const {
+    for (const Entry& entry : entries_) {
+      if ((entry.item >= 0) & (entry.sum >= bound())) use(entry.item, entry.sum);
+    }
+  }
+
+ private:
+  std::vector<Entry> entries_;  // 2^n
+  int shift_ = 0;
+};
+
+// The same in an array of all items.
+class EvidenceArray {
+ public:
+  static constexpr int64_t kMaxItems = 1 << 17;  // 512 KiB, in a second-level cache
+
+  void sum(const EventEntries& entries, int64_t num_entries) {
+    const auto num_items = static_cast<size_t>(entries.num_items());
+    for (const uint32_t item : found_) {
+      sums_[item] = 0;
+      is_found_[item / 64] = 0;
+    }
+    sums_.resize(num_items);
+    is_found_.resize(num_items / 64 + 1);
+    found_.resize(static_cast<size_t>(num_entries) + 1);
+    size_t size = 0;
+    entries.for_each([&](uint32_t item, float vote) {  // without a branch
+      uint64_t& word = is_found_[item / 64];
+      found_[size] = item;
+      size += ~word >> item % 64 & 1;
+      word |= uint64_t{1} << item % 64;
+      sums_[item] += vote;
+    });
+    found_.resize(size);
+  }
+  template <typename Bound, typename Use>
+  void for_each_above(const Bound& bound, const Use& use) const {
+    for (const uint32_t item : found_) {
+      if (sums_[item] >= bound()) use(item, sums_[item]);
+    }
+  }
+
+ private:
+  std::vector<float> sums_;
+  std::vector<uint64_t> is_found_;
+  std::vector<uint32_t> found_;
+};
+
 // Finds the items with the most evidence; of equals the lower row. Only neighbours of the history
 // count, and of these only what the filter (null: all) allows.
-inline void top_evidence(const EvidenceMatrix& matrix, const RecentEvents& events,
-                         const ItemFilter* filter, int64_t num_threads, const RankingOut& out) {
+template <typename Sums>
+void top_evidence_by(const EvidenceMatrix& matrix, const RecentEvents& events,
+                     const ItemFilter* filter, int64_t num_threads, const RankingOut& out) {
   const ParallelOptions options{4 * num_threads, num_threads, Threads::kOpenMp};
   parallel_for(events.batch, options, [&](int64_t, int64_t begin, int64_t end) {
-    EvidenceSums sums(matrix, events);
+    EventEntries entries(matrix, events);
+    Sums sums;
     TopK top(out.size);
+    const auto bound = [&top] { return top.threshold(); };
     for (int64_t request = begin; request < end; ++request) {
-      sums.sum(request);
+      const int64_t num_entries = entries.find(request);
+      sums.sum(entries, num_entries);
       top.clear();
-      sums.for_each([&](int64_t item, float score) {
-        if (!(score >= top.threshold())) return;
+      sums.for_each_above(bound, [&](int64_t item, float sum) {
         if (filter != nullptr && !filter->allows_item(request, item)) return;
         top.reserve(1);
-        top.offer(score, item, 0, 0);
+        top.offer(sum, item, 0, 0);
       });
       const int64_t num_found = top.sort();
       for (int64_t i = 0; i < num_found; ++i) out.put(request, i, top[i].node, top[i].score());
@@ -179,18 +239,44 @@ inline void top_evidence(const EvidenceMatrix& matrix, const RecentEvents& event
   });
 }
 
+inline void top_evidence(const EvidenceMatrix& matrix, const RecentEvents& events,
+                         const ItemFilter* filter, int64_t num_threads, const RankingOut& out) {
+  if (matrix.num_items() <= EvidenceArray::kMaxItems) {
+    top_evidence_by<EvidenceArray>(matrix, events, filter, num_threads, out);
+  } else {
+    top_evidence_by<EvidenceTable>(matrix, events, filter, num_threads, out);
+  }
+}
+
 // Finds the evidence of items (batch, width), 0 where there is none or the matrix knows no such
 // row.
 inline void score_evidence(const EvidenceMatrix& matrix, const RecentEvents& events,
                            const int64_t* rows, int64_t width, int64_t num_threads, float* scores) {
+  const int64_t num_items = matrix.num_items();
   const ParallelOptions options{4 * num_threads, num_threads, Threads::kOpenMp};
   parallel_for(events.batch, options, [&](int64_t, int64_t begin, int64_t end) {
-    EvidenceSums sums(matrix, events);
+    EventEntries entries(matrix, events);
+    EvidenceTable sums;
+    const auto is_known = [num_items](int64_t row) { return row >= 0 && row < num_items; };
     for (int64_t request = begin; request < end; ++request) {
-      sums.sum(request);
-      for (int64_t i = request * width; i < (request + 1) * width; ++i) {
-        const int64_t row = rows[i];
-        scores[i] = row < 0 || row >= matrix.num_items() ? 0.0f : sums[row];
+      const int64_t* own = rows + request * width;
+      const int64_t num_entries = entries.find(request);
+      if (4 * width > num_entries) {
+        sums.sum(entries, num_entries);
+      } else {
+        sums.reserve(4 * width);  // most entries must find an empty place at once
+        for (int64_t i = 0; i < width; ++i) {
+          if (!is_known(own[i])) continue;
+          sums.at(static_cast<uint32_t>(own[i])).item = static_cast<int32_t>(own[i]);
+        }
+        entries.for_each([&](uint32_t item, float vote) {
+          EvidenceTable::Entry& entry = sums.at(item);
+          entry.sum += entry.item >= 0 ? vote : 0.0f;
+        });
+      }
+      for (int64_t i = 0; i < width; ++i) {
+        scores[request * width + i] =
+            is_known(own[i]) ? sums.at(static_cast<uint32_t>(own[i])).sum : 0.0f;
       }
     }
   });

@@ -26,6 +26,23 @@ def cutoffs_up_to(max_k: int) -> tuple[int, ...]:
     return (*(k for k in CUTOFFS if k < max_k), max_k)
 
 
+def per_user_metrics(
+    rankings: IntArray, targets: IntArray, cutoffs: tuple[int, ...]
+) -> dict[str, NDArray[np.float64]]:
+    """Computes the metrics of `ranking_metrics` for each user: (num_users,) each.
+
+    Raises:
+        ValueError: The shapes do not fit, or a cutoff is beyond the rankings.
+    """
+    ranks, max_k = _ranks(rankings, targets), rankings.shape[1]
+    if max(cutoffs) > max_k or min(cutoffs) < 1:
+        raise ValueError(f"cutoffs must be in [1, {max_k}], got {cutoffs}")
+    gains = 1.0 / np.log2(ranks + 2.0)
+    values = {f"recall@{k}": (ranks < k).astype(np.float64) for k in cutoffs}
+    values |= {f"ndcg@{k}": np.where(ranks < k, gains, 0.0) for k in cutoffs}
+    return values | {"mrr": np.where(ranks < max_k, 1.0 / (ranks + 1.0), 0.0)}
+
+
 def ranking_metrics(
     rankings: IntArray, targets: IntArray, cutoffs: tuple[int, ...] = CUTOFFS
 ) -> dict[str, float]:
@@ -43,7 +60,9 @@ def ranking_metrics(
     Raises:
         ValueError: The shapes do not fit, there is no user, or a cutoff is beyond max_k.
     """
-    return {name: float(v.mean()) for name, v in _per_user(rankings, targets, cutoffs).items()}
+    return {
+        name: float(v.mean()) for name, v in per_user_metrics(rankings, targets, cutoffs).items()
+    }
 
 
 def standard_errors(
@@ -63,7 +82,7 @@ def standard_errors(
     Raises:
         ValueError: As `ranking_metrics`.
     """
-    per_user = _per_user(rankings, targets, cutoffs)
+    per_user = per_user_metrics(rankings, targets, cutoffs)
     if len(targets) < 2:
         return {}
     root = len(targets) ** 0.5
@@ -202,19 +221,6 @@ def log_loss(probabilities: FloatArray, labels: IntArray) -> float:
         raise ValueError("probabilities must be in [0, 1]")
     p = np.clip(probabilities.astype(np.float64), 1e-7, 1 - 1e-7)
     return float(-np.where(labels == 1, np.log(p), np.log1p(-p)).mean())
-
-
-def _per_user(
-    rankings: IntArray, targets: IntArray, cutoffs: tuple[int, ...]
-) -> dict[str, NDArray[np.float64]]:
-    """(num_users,) each metric of each user; Recall, NDCG by cutoff, then MRR."""
-    ranks, max_k = _ranks(rankings, targets), rankings.shape[1]
-    if max(cutoffs) > max_k or min(cutoffs) < 1:
-        raise ValueError(f"cutoffs must be in [1, {max_k}], got {cutoffs}")
-    gains = 1.0 / np.log2(ranks + 2.0)
-    values = {f"recall@{k}": (ranks < k).astype(np.float64) for k in cutoffs}
-    values |= {f"ndcg@{k}": np.where(ranks < k, gains, 0.0) for k in cutoffs}
-    return values | {"mrr": np.where(ranks < max_k, 1.0 / (ranks + 1.0), 0.0)}
 
 
 def _ranks(rankings: IntArray, targets: IntArray) -> NDArray[np.int64]:

@@ -7,6 +7,9 @@ weights: a server has seen them, and the test's histories hold them too. Both ar
 
 from collections.abc import Callable
 
+import numpy as np
+from numpy.typing import NDArray
+
 from store_engine.collaborative.evidence import Evidence
 from store_engine.config import Config
 from store_engine.data.catalog import Catalog
@@ -14,13 +17,12 @@ from store_engine.data.split import Examples, Split
 from store_engine.decoding.engine import Engine
 from store_engine.decoding.evidence import EvidenceScorer, ItemEvidence
 from store_engine.evaluation.evaluate_run import rank_all
-from store_engine.evaluation.metrics import ranking_metrics
+from store_engine.evaluation.metrics import per_user_metrics
 from store_engine.evaluation.validation import sample_examples
 from store_engine.runs.run_directory import RunDirectory
 
 _K, _USERS = 10, 3000
-_COARSE = tuple(2.0**e for e in range(-5, 4))
-_FINE = (2.0**-0.5, 2.0**0.5)
+_SCALES = tuple(2.0 ** (e / 2) for e in range(-7, 9))
 
 EngineMaker = Callable[[EvidenceScorer], Engine]
 
@@ -69,15 +71,21 @@ def weigh_evidence(
         seed: Of the sample.
 
     Returns:
-        Of a few scales the one whose ranking has the best NDCG@10.
+        Of the scales whose NDCG@10 is at most one standard error below the best one's, the largest.
+        The evidence is the simpler model, and the LLM has been chosen on these users before
+        (Breiman et al. 1984, the one-standard-error rule, with the paired difference's error).
     """
     sample = sample_examples(examples, _USERS, seed)
 
-    def measure(scale: float) -> float:
+    def measure(scale: float) -> NDArray[np.float64]:
         rankings = rank_all(make_engine(ItemEvidence(evidence, scale)), sample, _K)
-        return ranking_metrics(rankings, sample.targets, (_K,))[f"ndcg@{_K}"]
+        return per_user_metrics(rankings, sample.targets, (_K,))[f"ndcg@{_K}"]
 
-    found = {scale: measure(scale) for scale in _COARSE}
-    best = max(found, key=lambda scale: found[scale])
-    found |= {best * factor: measure(best * factor) for factor in _FINE}
-    return max(found, key=lambda scale: found[scale])
+    found = {scale: measure(scale) for scale in _SCALES}
+    best = max(found.values(), key=lambda ndcg: float(ndcg.mean()))
+
+    def is_as_good(ndcg: NDArray[np.float64]) -> bool:
+        loss = best - ndcg
+        return bool(loss.mean() <= loss.std() / len(loss) ** 0.5)
+
+    return max(scale for scale, ndcg in found.items() if is_as_good(ndcg))

@@ -20,18 +20,24 @@ def votes(data):
     return Evidence(indptr, indices, floats, 0.5, 2, {"graph": 1.0}, Mix("unit", 0.7))
 
 
-@pytest.mark.parametrize("best", [0.125, 2.0**0.5, 8.0])
-def test_the_scale_is_the_one_that_ranks_best(best, monkeypatch):
-    """With a measure that is best at one scale, coarse or fine, that scale is found."""
-    examples = Examples([np.zeros(1, np.int32)] * 4, np.arange(4, dtype=np.int32))
-    monkeypatch.setattr(module, "rank_all", lambda engine, *_: engine)
+@pytest.mark.parametrize(
+    ("losses", "want"),
+    [
+        ({1.0: [0.0, 0.0]}, 1.0),  # all others lose much
+        ({1.0: [0.0, 0.0], 2.0: [0.3, -0.2], 4.0: [0.3, 0.3]}, 2.0),  # .05 and an error of .18
+        ({1.0: [0.0, 0.0], 4.0: [0.2, 0.1]}, 1.0),  # .15 and an error of .04
+    ],
+)
+def test_of_the_scales_as_good_as_the_best_the_largest_is_taken(losses, want, monkeypatch):
+    examples = Examples([np.zeros(1, np.int32)] * 2, np.arange(2, dtype=np.int32))
+    monkeypatch.setattr(module, "rank_all", lambda scale, *_: scale)
     monkeypatch.setattr(
         module,
-        "ranking_metrics",
-        lambda scale, *_: {"ndcg@10": -abs(np.log2(scale) - np.log2(best))},
+        "per_user_metrics",
+        lambda scale, *_: {"ndcg@10": 0.5 - np.array(losses.get(scale, [0.4, 0.4]))},
     )
     monkeypatch.setattr(module, "ItemEvidence", lambda evidence, scale: scale)
-    assert weigh_evidence(lambda scale: scale, votes([1.0]), examples, 0) == best
+    assert weigh_evidence(lambda scale: scale, votes([1.0]), examples, 0) == want
 
 
 def test_new_events_keep_weights_and_scale():

@@ -90,3 +90,28 @@ def test_palette_queries_see_the_whole_content(tokenizer, texts):
     sequences = PackedSequences(torch.tensor([0, len(tokens)]))
     one, other = (tokenizer.encode(t, sequences, batch.palette_slots) for t in (tokens, changed))
     assert ((one - other).abs().amax(-1) > 0).all()
+
+
+def test_partners_draw_items_together_and_are_no_negatives():
+    torch.manual_seed(0)
+    vectors = torch.randn(4, 2, 8)
+    partners = torch.tensor([1, 0, 3, 2])
+    near = vectors.clone()
+    near[1], near[3] = near[0], near[2]
+    loss = [contrastive_loss(v, 0.1, partners) for v in (vectors, near)]
+    assert loss[1] < loss[0]
+    # by hand: the third term finds the partner among the others, the second leaves it out
+    unit = torch.nn.functional.normalize(vectors, dim=-1)
+    similarity = torch.einsum("ind,jnd->nij", unit, unit) / 0.1
+    want = contrastive_loss(vectors, 0.1)
+    plain = (similarity.logsumexp(-1) - similarity.diagonal(dim1=1, dim2=2)).mean()
+    others, chosen = [], []
+    for code in range(2):
+        for item in range(4):
+            row, partner = similarity[code, item], int(partners[item])
+            kept = [j for j in range(4) if j != partner]
+            others.append(row[kept].logsumexp(0) - row[item])
+            rest = [j for j in range(4) if j != item]
+            chosen.append(row[rest].logsumexp(0) - row[partner])
+    want = want - plain + torch.stack(others).mean() + torch.stack(chosen).mean()
+    torch.testing.assert_close(loss[0], want)

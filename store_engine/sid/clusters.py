@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from store_engine.errors import InputError
-from store_engine.sid.kmeans import Vectors, check_vectors, kmeans, nearest
+from store_engine.sid.kmeans import Vectors, check_vectors, kmeans, means, nearest
 
 Codes = NDArray[np.int32]
 
@@ -51,7 +51,7 @@ def balanced_clusters(
     room = np.full(num_clusters, max_size)
     labels = _fill_empty(*_assign(vectors, centroids, room), num_clusters)
     for _ in range(_BALANCED_ITERATIONS):
-        centroids = _means(vectors, labels, num_clusters)
+        centroids = means(vectors, labels, num_clusters)
         labels = _fill_empty(*_assign(vectors, centroids, room), num_clusters)
     return labels
 
@@ -103,7 +103,7 @@ def prefix_centres(vectors: Vectors, sids: Codes) -> tuple[Codes, Vectors]:
         items (num_clusters, dim) float32.
     """
     prefixes, labels = np.unique(sids[:, :-1], axis=0, return_inverse=True)
-    return prefixes, _means(vectors, labels.reshape(-1), len(prefixes))
+    return prefixes, means(vectors, labels.reshape(-1), len(prefixes))
 
 
 def assign_new(
@@ -227,12 +227,3 @@ def _fill_empty(labels: NDArray[np.int32], costs: Vectors, num_clusters: int) ->
     labels = labels.copy()
     labels[farthest] = empty
     return labels
-
-
-def _means(vectors: Vectors, labels: NDArray[np.integer], num_clusters: int) -> Vectors:
-    """(num_clusters, dim) float32 means; every cluster has an item."""
-    order = np.argsort(labels, kind="stable")
-    sizes = np.bincount(labels, minlength=num_clusters)
-    begins = np.r_[0, np.cumsum(sizes)[:-1]]
-    sums = np.add.reduceat(vectors[order].astype(np.float64), begins, axis=0)
-    return (sums / sizes[:, None]).astype(np.float32)

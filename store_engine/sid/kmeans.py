@@ -66,6 +66,24 @@ def nearest(
     return distances, indices
 
 
+def means(vectors: Vectors, labels: NDArray[np.integer], num_clusters: int) -> Vectors:
+    """Computes the mean of every cluster, none of which is empty.
+
+    Args:
+        vectors: (num_items, dim) float32.
+        labels: (num_items,) in [0, num_clusters).
+        num_clusters: Number of clusters.
+
+    Returns:
+        (num_clusters, dim) float32.
+    """
+    order = np.argsort(labels, kind="stable")
+    sizes = np.bincount(labels, minlength=num_clusters)
+    begins = np.r_[0, np.cumsum(sizes)[:-1]]
+    sums = np.add.reduceat(vectors[order].astype(np.float64), begins, axis=0)
+    return (sums / sizes[:, None]).astype(np.float32)
+
+
 def check_vectors(vectors: Vectors) -> None:
     """Refuses vectors whose squared distances are not finite.
 

@@ -2,7 +2,8 @@
 
 An item's vectors are put side by side, so that the parts need not be the vectors: the rotation
 gives every code an equal share of what there is to say.
-Source: Ge et al., Optimized Product Quantization, CVPR 2013; the rotation is faiss's.
+Source: Ge et al., Optimized Product Quantization, CVPR 2013. (faiss's OPQMatrix crashes on
+fewer points than dimensions.)
 """
 
 from dataclasses import dataclass
@@ -12,7 +13,7 @@ import numpy as np
 
 from store_engine.errors import InputError
 from store_engine.files.npz import ArrayForm
-from store_engine.sid.kmeans import Vectors, kmeans
+from store_engine.sid.kmeans import Vectors, kmeans, means
 from store_engine.sid.quantizers.quantizer import (
     Codes,
     FitSettings,
@@ -23,7 +24,7 @@ from store_engine.sid.quantizers.quantizer import (
     squared_distances,
 )
 
-_MAX_BITS = 8  # of the codes that the rotation is fitted with; a finer one takes long
+_ROTATIONS = 20  # rounds of codes and rotation; later ones change little
 
 
 @dataclass(frozen=True)
@@ -96,16 +97,40 @@ class OpqQuantizer(Quantizer):
 
 
 def _rotation(points: Vectors, settings: FitSettings) -> Vectors:
-    """Finds the rotation (dim, dim) of points (num_items, dim) that product codes lose least by."""
-    import faiss
+    """Finds the rotation (dim, dim) of points (num_items, dim) that product codes lose least by.
 
-    dim, num_bits = points.shape[1], min(_MAX_BITS, settings.codebook_size.bit_length() - 1)
-    if num_bits == 0 or settings.num_codes == 1:  # one code, or one part: nothing to share out
-        return np.eye(dim, dtype=np.float32)
-    matrix = faiss.OPQMatrix(dim, settings.num_codes)
-    product = faiss.ProductQuantizer(dim, settings.num_codes, num_bits)
-    product.cp.min_points_per_centroid = 1
-    matrix.pq = product
-    matrix.train(np.ascontiguousarray(points, dtype=np.float32))
-    rotation: Vectors = faiss.vector_to_array(matrix.A).reshape(dim, dim).copy()
+    In turn: the codes of the rotated points, the means of each code's points, and the rotation that
+    brings the points nearest to those (Procrustes).
+    """
+    num_codes = settings.num_codes
+    rotation = _shared_out(points, num_codes)
+    parts = (points @ rotation.T).reshape(len(points), num_codes, -1)
+    size, iterations = settings.codebook_size, settings.iterations
+    centroids = np.stack(
+        [kmeans(parts[:, n], size, iterations, settings.seed + n) for n in range(num_codes)]
+    )
+    for _ in range(_ROTATIONS):
+        codes = squared_distances(parts, centroids).argmin(-1)
+        for n in range(num_codes):
+            used, labels = np.unique(codes[:, n], return_inverse=True)
+            centroids[n, used] = means(parts[:, n], labels, len(used))
+        rebuilt = centroids[np.arange(num_codes), codes].reshape(points.shape)
+        left, _, right = np.linalg.svd(rebuilt.T.astype(np.float64) @ points)
+        rotation = (left @ right).astype(np.float32)
+        parts = (points @ rotation.T).reshape(parts.shape)
     return rotation
+
+
+def _shared_out(points: Vectors, num_parts: int) -> Vectors:
+    """Permutes principal axes so that every part has as large a product of variances.
+
+    Returns:
+        A permutation (dim, dim); each part has dim / num_parts of the axes, the largest first.
+    """
+    variances = np.maximum(points.var(0), 1e-12)
+    logs = np.log(variances / variances.min())  # not negative: what is in a part adds up
+    parts: list[list[int]] = [[] for _ in range(num_parts)]
+    for axis in np.argsort(-variances, kind="stable").tolist():
+        is_open = [part for part in parts if len(part) < len(logs) // num_parts]
+        min(is_open, key=lambda part: float(logs[part].sum())).append(axis)
+    return np.eye(len(logs), dtype=np.float32)[np.concatenate(parts)]

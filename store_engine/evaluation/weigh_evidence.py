@@ -4,7 +4,7 @@ from collections.abc import Callable
 
 import numpy as np
 
-from store_engine.collaborative.evidence import Evidence
+from store_engine.collaborative.evidence import Evidence, NewItemVotes
 from store_engine.data.split import Examples
 from store_engine.decoding.engine import Engine
 from store_engine.decoding.evidence import EvidenceScorer, ItemEvidence
@@ -14,6 +14,7 @@ from store_engine.evaluation.metrics import ranking_metrics
 _K = 10
 _COARSE = tuple(2.0**e for e in range(-5, 4))
 _FINE = (2.0**-0.5, 2.0**0.5)
+_OFFSETS = (-64.0, 64.0)  # of new items: none is recommended, only they are
 
 
 def weigh_evidence(
@@ -39,3 +40,32 @@ def weigh_evidence(
     best = max(found, key=lambda scale: found[scale])
     found |= {best * factor: measure(best * factor) for factor in _FINE}
     return evidence.scaled(np.float32(max(found, key=lambda scale: found[scale])))
+
+
+def weigh_new_items(
+    engine: Engine, votes: NewItemVotes, examples: Examples, price: float = 0.015
+) -> float:
+    """Lets an engine recommend new items as much as its old ones can bear.
+
+    Args:
+        engine: With the new items; takes the votes with the offset that is chosen.
+        votes: For the new items.
+        examples: Validation users of the old items.
+        price: Share of these users' Recall@10 that may be lost.
+
+    Returns:
+        The largest offset, to 1/16, that costs no more.
+    """
+
+    def measure(offset: float) -> float:
+        engine.vote_for_new_items(votes.with_offset(offset))
+        rankings = rank_all(engine, examples, _K)
+        return ranking_metrics(rankings, examples.targets, (_K,))[f"recall@{_K}"]
+
+    low, high = _OFFSETS
+    least = (1 - price) * measure(low)
+    while high - low > 1 / 16:
+        middle = (low + high) / 2
+        low, high = (middle, high) if measure(middle) >= least else (low, middle)
+    engine.vote_for_new_items(votes.with_offset(low))
+    return low

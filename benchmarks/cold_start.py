@@ -236,7 +236,7 @@ def main(argv: list[str] | None = None) -> int:
     parser.prog = "python benchmarks/cold_start.py"
     parser.add_argument("--dataset", required=True, help="its config: configs/NAME.toml")
     parser.add_argument("--data", type=Path, required=True, metavar="FOLDER", help="csv files")
-    parser.add_argument("--cold", type=ColdRule.parse, required=True, metavar="RULE:SHARE")
+    parser.add_argument("--cold", required=True, metavar="RULE:SHARE")
     parser.add_argument(
         "--config",
         action="append",
@@ -252,6 +252,7 @@ def main(argv: list[str] | None = None) -> int:
 
 
 def _run(args: argparse.Namespace) -> int:
+    args.cold = ColdRule.parse(args.cold)
     preset = args.config or [ROOT / "configs" / "presets" / "ours.toml"]
     args.config = [ROOT / "configs" / f"{args.dataset}.toml", *preset]
     data = load_config(args.config, args.set).data

@@ -17,7 +17,7 @@ from torch import Tensor
 
 from store_engine._C import ItemTrie, LiveTrie
 from store_engine.catalog.catalog_view import CatalogView, LiveView, StaticView
-from store_engine.catalog.item_ids import check_item_ids
+from store_engine.catalog.item_ids import check_histories, check_item_ids
 from store_engine.catalog.item_slots import ItemSlots
 from store_engine.catalog.item_table import ItemTable
 from store_engine.catalog.new_items import check_new_items
@@ -83,6 +83,29 @@ class LiveCatalog:
             InputError: There never was such an item.
         """
         return self.view.table.row_of(item_id)
+
+    def rows_of_lists(
+        self, lists: Iterable[Iterable[str]], what: str, *, is_ordered: bool = True
+    ) -> list[list[int]]:
+        """Returns the rows of lists of items, which are or were in the catalogue.
+
+        Args:
+            lists: Item ids of each.
+            what: What messages call them.
+            is_ordered: Their order means something; a set is refused.
+
+        Raises:
+            TypeError: They are no lists of item ids.
+            InputError: There never was such an item.
+        """
+        rows = []
+        checked = check_histories(lists, what, known=self.view.table, is_ordered=is_ordered)
+        for i, item_ids in enumerate(checked):
+            try:
+                rows.append([self.row_of(item_id) for item_id in item_ids])
+            except InputError as error:
+                raise InputError(f"{what}[{i}]: {error}") from error
+        return rows
 
     def define(self, name: str, item_ids: Iterable[str]) -> None:
         """Names a set of items, or replaces it. Calls under way go on with the old one.

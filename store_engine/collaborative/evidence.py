@@ -2,6 +2,9 @@
 
 An item's score is the sum over the last `window` events, k = 0 the latest, of
 decay^k matrix[event, item]. `fit_evidence` makes it, `evidence.npz` of a run holds it.
+
+The counts know nothing of an item that came later. An item of the history votes for it if it is
+among its nearest by text, old items counted too: where many are alike, a new one has to be nearer.
 """
 
 import dataclasses
@@ -15,10 +18,17 @@ from numpy.typing import NDArray
 
 from store_engine.collaborative.item_space import FORMS, Mix
 from store_engine.collaborative.neighbours import Rows, rank_neighbours, recent_events
+from store_engine.collaborative.spaces import text_space
+from store_engine.collaborative.top_votes import votes_by_rank
+from store_engine.data.catalog import Catalog
 from store_engine.files.atomic import atomic_open
 from store_engine.files.npz import ArrayForm, read_npz
 from store_engine.files.regular import parse_errors
 
+_TEXT_DIM = 128  # of the space whose neighbours vote for new items
+_NEAREST = 50  # items by text that an item may vote for
+# of a vote for the nearest, in units of log-probability: above what the model knows of new items
+_SCALE = 16.0
 _ARRAYS = {
     "indptr": ArrayForm("i", 1),
     "indices": ArrayForm("i", 1),
@@ -166,3 +176,38 @@ class Evidence:
                 mix,
                 float(arrays["scale"]),
             )
+
+
+@dataclass(frozen=True)
+class NewItemVotes:
+    """Votes for new items, in units of log-probability.
+
+    Args:
+        num_old: Items that the evidence counted; catalogue rows from there on are new.
+        matrix: (num_items, num_items) float32, entry [a, b] the vote of a for b; only new items are
+            voted for.
+        offset: Added to every new item's score; the smaller, the more alike must an item be to be
+            recommended.
+    """
+
+    num_old: int
+    matrix: sp.csr_array
+    offset: float = 0.0
+
+    def with_offset(self, offset: float) -> "NewItemVotes":
+        """Returns the same votes with another offset."""
+        return dataclasses.replace(self, offset=offset)
+
+
+def new_item_votes(catalog: Catalog, num_old: int, seed: int = 0) -> NewItemVotes:
+    """Makes the votes for the items of a catalogue from row `num_old` on.
+
+    An item votes 16 / sqrt(rank) for those of its 50 nearest by text that are new.
+
+    Args:
+        catalog: All items by row, the new ones last.
+        num_old: Items that the evidence counted.
+        seed: Of the SVD of the text.
+    """
+    space = text_space(catalog, _TEXT_DIM, seed)
+    return NewItemVotes(num_old, np.float32(_SCALE) * votes_by_rank(space, _NEAREST, num_old))

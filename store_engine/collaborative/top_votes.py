@@ -113,3 +113,34 @@ def top_entries(matrix: sp.csr_array, k: int) -> sp.csr_array:
     top = sp.csr_array(sp.coo_array(entries, shape=matrix.shape))
     top.sort_indices()
     return top
+
+
+def votes_by_rank(space: Vectors, k: int, num_old: int) -> sp.csr_array:
+    """Finds which items have new ones among their nearest.
+
+    Args:
+        space: (num_items, dim) unit rows.
+        k: Nearest items, old and new, that an item may vote for.
+        num_old: Rows from there on are new.
+
+    Returns:
+        (num_items, num_items) float32: 1 / sqrt(rank), the nearest has rank 1; only for new items.
+    """
+    num_items = len(space)
+    k = min(k, num_items - 1)
+    votes = (1 / np.sqrt(1 + np.arange(k))).astype(np.float32)
+    parts: list[tuple[NDArray[np.int64], ...]] = []
+    block = max(1, _BLOCK_VOTES // num_items)
+    for begin in range(0, num_items, block):
+        likeness = space[begin : begin + block] @ space.T
+        own = np.arange(len(likeness))
+        likeness[own, begin + own] = -np.inf
+        near = np.argpartition(-likeness, k - 1, axis=1)[:, :k]
+        order = np.argsort(-np.take_along_axis(likeness, near, 1), axis=1, kind="stable")
+        near = np.take_along_axis(near, order, 1)
+        row, rank = np.nonzero(near >= num_old)
+        parts.append((row + begin, near[row, rank], rank))
+    rows, columns, ranks = (np.concatenate(part) for part in zip(*parts, strict=True))
+    matrix = sp.csr_array((votes[ranks], (rows, columns)), shape=(num_items, num_items))
+    matrix.sort_indices()
+    return matrix

@@ -12,9 +12,9 @@ from numpy.typing import NDArray
 
 from store_engine._C import ItemTrie
 from store_engine.catalog.catalog_view import CatalogView
-from store_engine.catalog.item_ids import check_histories
 from store_engine.catalog.live_catalog import LiveCatalog
 from store_engine.catalog.trie_arrays import SearchTrie
+from store_engine.collaborative.evidence import NewItemVotes
 from store_engine.config import DecodingConfig
 from store_engine.data.catalog import Catalog
 from store_engine.decoding.allowance import Allowance
@@ -216,6 +216,19 @@ class Engine:
         """
         self._items.add(items, sids, features)
 
+    def vote_for_new_items(self, votes: NewItemVotes) -> None:
+        """Lets items that were added be recommended by evidence too, by votes for their text.
+
+        Args:
+            votes: From `new_item_votes`, in place of any before.
+
+        Raises:
+            InputError: The engine has no evidence, or the votes are of other items.
+        """
+        if self._evidence is None:
+            raise InputError("votes for new items need an engine with evidence")
+        self._evidence = self._evidence.with_new_items(votes, self._items.view.table.num_rows)
+
     def remove_items(self, item_ids: Iterable[str]) -> None:
         """Removes items from what later calls can find; histories may go on naming them.
 
@@ -259,28 +272,15 @@ class Engine:
                 option is out of its range.
             TypeError: `histories` is not a list of lists, or an option is of another type.
         """
-        rows = self._rows_of(histories, "histories")
+        rows = self._items.rows_of_lists(histories, "histories")
         if options.exclude is not None:
-            excluded = self._rows_of(options.exclude, "exclude", is_ordered=False)
+            excluded = self._items.rows_of_lists(options.exclude, "exclude", is_ordered=False)
             options = dataclasses.replace(options, exclude=excluded)
         name = self._items.item_id
         return [
             [Recommendation(name(r), p, e) for r, p, e in zip(*one, strict=True) if r >= 0]
             for one in zip(*(part.tolist() for part in self._search(rows, options)), strict=True)
         ]
-
-    def _rows_of(
-        self, lists: Iterable[Iterable[str]], what: str, *, is_ordered: bool = True
-    ) -> list[list[int]]:
-        rows = []
-        known = self._items.view.table
-        checked = check_histories(lists, what, known=known, is_ordered=is_ordered)
-        for i, item_ids in enumerate(checked):
-            try:
-                rows.append([self._items.row_of(item_id) for item_id in item_ids])
-            except InputError as error:
-                raise InputError(f"{what}[{i}]: {error}") from error
-        return rows
 
     @takes_search_options
     def recommend_rows(self, histories: Iterable[Iterable[int]], options: SearchOptions) -> Ranking:
@@ -318,6 +318,7 @@ class Engine:
 
     def _call(self, histories: Iterable[Iterable[int]], options: SearchOptions) -> Call:
         """Resolves a call's options against the catalogue as it is now."""
+        own = self._evidence  # before the view, which has all items that it votes for
         view, config, name = self._items.view, self.config, options.backend
         backend = self._backend if name is None else resolve_backend(name, self.device)
         checked = check_rows(histories, len(view.tokens), "history")
@@ -325,7 +326,7 @@ class Engine:
         if exclude_history is None:
             exclude_history = config.exclude_history is True
         normalize = options.normalize or config.normalize
-        evidence = choose_evidence(self._evidence, options.evidence, config.evidence, normalize)
+        evidence = choose_evidence(own, options.evidence, config.evidence, normalize)
         allowance = Allowance.of(view, options, checked, exclude_history)
         voters = allowance if evidence is not None else None
         model = self._model.with_slots(view.table.item_slots)

@@ -4,6 +4,7 @@ The candidates are the items that the beam found and some that have the most evi
 log-probability of these is exact: their paths are walked beside the beams.
 """
 
+import copy
 from collections.abc import Sequence
 from typing import Literal, NamedTuple, Protocol
 
@@ -14,7 +15,7 @@ from numpy.typing import NDArray
 from store_engine import _C
 from store_engine.catalog.catalog_view import CatalogView
 from store_engine.catalog.item_filter import ItemFilter
-from store_engine.collaborative.evidence import Evidence
+from store_engine.collaborative.evidence import Evidence, NewItemVotes
 from store_engine.errors import InputError
 from store_engine.kernels.trie_topk import Normalize
 from store_engine.runs.run import Run
@@ -39,11 +40,23 @@ class EvidenceScorer(Protocol):
                 of a snapshot; None: every item.
 
         Returns:
-            (batch, k) catalogue rows, -1 where there are no more.
+            (batch, at least k) catalogue rows, -1 where there are no more: k of the items that were
+            counted, and as many new ones, where these have votes.
         """
 
     def score(self, histories: Sequence[Rows], rows: Rows) -> NDArray[np.float32]:
         """Returns the evidence of given items, (batch, width) as `rows`; 0 for -1."""
+
+    def with_new_items(self, votes: NewItemVotes, num_rows: int) -> "EvidenceScorer":
+        """Returns the evidence with these votes for new items, in place of any before.
+
+        Args:
+            votes: For the items behind those that were counted.
+            num_rows: Catalogue rows that there are.
+
+        Raises:
+            InputError: The votes are for others.
+        """
 
 
 def choose_evidence(
@@ -77,6 +90,23 @@ def choose_evidence(
     return evidence
 
 
+class _NewItems(NamedTuple):
+    """The votes for new items, in the core."""
+
+    core: _C.Evidence
+    offset: np.float32
+
+    @classmethod
+    def of(cls, votes: NewItemVotes) -> "_NewItems":
+        indptr, indices = votes.matrix.indptr, votes.matrix.indices
+        core = _C.Evidence(
+            indptr.astype(np.int64),
+            indices.astype(np.int32),
+            votes.matrix.data.astype(np.float32),
+        )
+        return cls(core, np.float32(votes.offset))
+
+
 class ItemEvidence:
     """The evidence of a run, scored by the C++ core.
 
@@ -89,22 +119,44 @@ class ItemEvidence:
         data = votes.data * np.float32(scale)
         self._core = _C.Evidence(votes.indptr, votes.indices, data)
         self._decay, self._window = votes.decay, votes.window
+        self._new: _NewItems | None = None
 
     @property
     def num_items(self) -> int:
         """See `EvidenceScorer`."""
         return self._core.num_items
 
+    def with_new_items(self, votes: NewItemVotes, num_rows: int) -> "ItemEvidence":
+        """Adds votes for new items; see `EvidenceScorer`."""
+        end = votes.matrix.shape[0]
+        if votes.num_old != self.num_items or not self.num_items < end <= num_rows:
+            raise InputError(
+                f"votes must be for the items of rows {self.num_items} to {num_rows - 1}, which "
+                f"the evidence does not know, are for {votes.num_old} to {end - 1}"
+            )
+        scorer = copy.copy(self)
+        scorer._new = _NewItems.of(votes)
+        return scorer
+
     def top(self, histories: Sequence[Rows], k: int, item_filter: ItemFilter | None) -> Rows:
         """Finds the items with the most evidence; see `EvidenceScorer`."""
         core = item_filter.core if item_filter is not None else None
         events, threads = self._events(histories), torch.get_num_threads()
-        return self._core.top(*events, k, item_filter=core, num_threads=threads)[0]
+        cores = [self._core] if self._new is None else [self._core, self._new.core]
+        return np.hstack(
+            [one.top(*events, k, item_filter=core, num_threads=threads)[0] for one in cores]
+        )
 
     def score(self, histories: Sequence[Rows], rows: Rows) -> NDArray[np.float32]:
         """Returns the evidence of given items; see `EvidenceScorer`."""
         rows, threads = np.ascontiguousarray(rows), torch.get_num_threads()
-        return self._core.score(*self._events(histories), rows, num_threads=threads)
+        events, new = self._events(histories), self._new
+        scores: NDArray[np.float32] = self._core.score(*events, rows, num_threads=threads)
+        if new is None:
+            return scores
+        is_new = (rows >= self.num_items) & (rows < new.core.num_items)
+        own = new.core.score(*events, np.where(is_new, rows, -1), num_threads=threads)
+        return scores + own + np.where(is_new, new.offset, np.float32(0))
 
     def _events(self, histories: Sequence[Rows]) -> tuple[Rows, Rows, float, int]:
         recent = [history[-self._window :] for history in histories]

@@ -10,19 +10,20 @@ from collections.abc import Callable
 import numpy as np
 from numpy.typing import NDArray
 
-from store_engine.collaborative.evidence import Evidence
+from store_engine.collaborative.evidence import Evidence, NewItemVotes
 from store_engine.config import Config
 from store_engine.data.catalog import Catalog
 from store_engine.data.split import Examples, Split
 from store_engine.decoding.engine import Engine
 from store_engine.decoding.evidence import EvidenceScorer, ItemEvidence
 from store_engine.evaluation.evaluate_run import rank_all
-from store_engine.evaluation.metrics import per_user_metrics
+from store_engine.evaluation.metrics import per_user_metrics, ranking_metrics
 from store_engine.evaluation.validation import sample_examples
 from store_engine.runs.run_directory import RunDirectory
 
 _K, _USERS = 10, 3000
 _SCALES = tuple(2.0 ** (e / 2) for e in range(-7, 9))
+_OFFSETS = (-64.0, 64.0)  # of new items: none is recommended, only they are
 
 EngineMaker = Callable[[EvidenceScorer], Engine]
 
@@ -89,3 +90,32 @@ def weigh_evidence(
         return bool(loss.mean() <= loss.std() / len(loss) ** 0.5)
 
     return max(scale for scale, ndcg in found.items() if is_as_good(ndcg))
+
+
+def weigh_new_items(
+    engine: Engine, votes: NewItemVotes, examples: Examples, price: float = 0.01
+) -> float:
+    """Lets an engine recommend new items as much as its old ones can bear.
+
+    Args:
+        engine: With the new items; takes the votes with the offset that is chosen.
+        votes: For the new items.
+        examples: Validation users of the old items.
+        price: Share of these users' Recall@10 that may be lost.
+
+    Returns:
+        The largest offset, to 1/16, that costs no more.
+    """
+
+    def measure(offset: float) -> float:
+        engine.vote_for_new_items(votes.with_offset(offset))
+        rankings = rank_all(engine, examples, _K)
+        return ranking_metrics(rankings, examples.targets, (_K,))[f"recall@{_K}"]
+
+    low, high = _OFFSETS
+    least = (1 - price) * measure(low)
+    while high - low > 1 / 16:
+        middle = (low + high) / 2
+        low, high = (middle, high) if measure(middle) >= least else (low, middle)
+    engine.vote_for_new_items(votes.with_offset(low))
+    return low

@@ -50,7 +50,7 @@ lock: install ## requirements.lock anew: the newest versions that pyproject.toml
 	$(VENV)/bin/python -m pip install --quiet pip-tools
 	mkdir -p build && echo '$(TORCH)' > build/torch.txt
 	pip-compile --upgrade --quiet --generate-hashes --strip-extras --no-annotate --no-header \
-		--no-emit-index-url --no-emit-find-links --no-emit-options --unsafe-package torch \
+		--no-emit-index-url --no-emit-find-links --no-emit-options --unsafe-package torch --unsafe-package store-engine \
 		--extra dev --build-deps-for wheel --constraint build/torch.txt \
 		--output-file requirements.lock pyproject.toml
 clean:     ## remove what was built, keep runs/

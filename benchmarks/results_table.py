@@ -144,7 +144,7 @@ def _recommender_line(title: str, rows: Sequence[Row], name: str) -> list[str]:
 
 
 def _label(name: str) -> str:
-    return _escaped(_TITLES.get(name, name.replace("_", " ")))
+    return _escaped(_TITLES.get(name, name.replace("_", " ").replace("llm", "LLM")))
 
 
 def _cell(values: Sequence[float]) -> str:

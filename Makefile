@@ -50,9 +50,11 @@ lock: install ## requirements.lock anew: the newest versions that pyproject.toml
 	$(VENV)/bin/python -m pip install --quiet pip-tools
 	mkdir -p build && echo '$(TORCH)' > build/torch.txt
 	pip-compile --upgrade --quiet --generate-hashes --strip-extras --no-annotate --no-header \
-		--no-emit-index-url --no-emit-find-links --no-emit-options --unsafe-package torch --unsafe-package store-engine \
+		--no-emit-index-url --no-emit-find-links --no-emit-options \
+		--unsafe-package torch --unsafe-package store-engine \
 		--extra dev --build-deps-for wheel --constraint build/torch.txt \
 		--output-file requirements.lock pyproject.toml
+	sed --in-place '/^#/d; /^$$/d' requirements.lock  # its notes on what it leaves out
 clean:     ## remove what was built, keep runs/
 	rm -rf $(VENV) build *.egg-info store_engine/_C*.so
 

@@ -322,9 +322,8 @@ class Engine:
         view, config, name = self._items.view, self.config, options.backend
         backend = self._backend if name is None else resolve_backend(name, self.device)
         checked = check_rows(histories, len(view.tokens), "history")
-        exclude_history = options.exclude_history
-        if exclude_history is None:
-            exclude_history = config.exclude_history is True
+        own_rule = options.exclude_history
+        exclude_history = config.exclude_history is True if own_rule is None else own_rule
         normalize = options.normalize or config.normalize
         evidence = choose_evidence(own, options.evidence, config.evidence, normalize)
         allowance = Allowance.of(view, options, checked, exclude_history)

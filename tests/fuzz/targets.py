@@ -32,6 +32,7 @@ from store_engine.files.token_file import TokenFile
 from store_engine.runs.inspect_run import inspect_run
 from store_engine.runs.run_directory import RunDirectory, RunOrigin
 from store_engine.sid.codebook_report import codebook_report
+from store_engine.sid.item_features import ItemVectors, fit_features
 from store_engine.sid.quantizers.item_clusters import ItemClusters
 from store_engine.sid.quantizers.parallel import ParallelQuantizer
 from store_engine.sid.quantizers.quantizer import FitSettings
@@ -44,6 +45,7 @@ from store_engine.training.distributed.progress import (
     read_manifest,
     write_manifest,
 )
+from store_engine.training.item_start import fit_to
 from store_engine.training.log import read_log
 
 IDS = tuple(f"item {n}" for n in range(12))
@@ -83,6 +85,13 @@ def _tables() -> Iterator[Target]:
     matrix = Evidence(np.array([0, 2, 2, 3]), *votes, 0.5, 20, {"graph": 1.0}, Mix("unit", 1.0))
     yield one("evidence", "evidence.npz", evidence, matrix.save, m.npz, m.npz, m.blind)
 
+    def item_vectors(path: Path) -> None:
+        loaded = ItemVectors.load(path)
+        fit_to(loaded.space, 4)
+
+    vectors = ItemVectors(np.ones((3, 2), np.float32), np.zeros((3, 4), np.float32))
+    yield one("item vectors", "item_vectors.npz", item_vectors, vectors.save, m.npz, m.npz, m.blind)
+
     def sid_tables(root: Path) -> None:
         rng = np.random.default_rng(0)
         mean, pca = rng.random((2, 8), np.float32), rng.random((2, 4, 8), np.float32)
@@ -93,6 +102,11 @@ def _tables() -> Iterator[Target]:
             (root / str(index)).mkdir()
             shares = None if one_of is None else np.array([0.5])
             SidTable(_sids(), (6, 300), IDS, one_of, shares).save(root / str(index) / "sids.npz")
+        (root / "items").mkdir()
+        features = fit_features(vectors, 3)
+        SidTable(_sids(), (6, 300), IDS, fitted[1], features=features).save(
+            root / "items" / "sids.npz"
+        )
 
     def sid_table(folder: Path) -> None:
         table = SidTable.load(folder / "sids.npz")
@@ -101,6 +115,8 @@ def _tables() -> Iterator[Target]:
             codebook_report(table, 2)
         if table.quantizer is not None:
             table.quantizer.lift()
+        if table.features is not None and table.features.mean.size < 1 << 12:
+            table.features(np.zeros((1, 1, table.features.mean.size), np.float32))
 
     yield Target("sids", sid_table, sid_tables, {"sids.npz": (m.npz, m.npz, m.blind)})
 

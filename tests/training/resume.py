@@ -16,7 +16,7 @@ from pathlib import Path
 import torch
 
 sys.path.insert(0, str(Path(__file__).parent))
-from conftest import ALL_TASKS, make_stages
+from conftest import ALL_TASKS, ITEMS, make_stages
 
 from store_engine.model.weights import save_weights
 from store_engine.training.distributed.deepspeed_setup import read_ds_config
@@ -37,6 +37,7 @@ CASES = {
     "zero2_recomputed": ("zero2", ("train.activation_checkpointing=true",)),
     "zero3_bf16": ("zero3", ("train.dtype=bfloat16", "train.fused_loss=false")),
     "validated": ("zero3", VALIDATED),
+    "items": ("zero3", (*ITEMS, "train.table_weight_decay=0.1")),
 }
 
 

@@ -11,7 +11,7 @@ from store_engine.training.distributed.progress import read_progress
 from store_engine.training.log import VALIDATION, read_log
 
 CASES = [
-    "zero3", "zero0_bf16_wsd", "zero1_bf16", "zero2_recomputed", "zero3_bf16", "validated",
+    "zero3", "zero0_bf16_wsd", "zero1_bf16", "zero2_recomputed", "zero3_bf16", "validated", "items",
 ]  # fmt: skip
 pytestmark = pytest.mark.slow
 

@@ -167,3 +167,17 @@ def test_losses_and_gradients_do_not_depend_on_the_kernel(
     got = losses_and_gradients()
     for ours, theirs in zip(got, want, strict=True):
         torch.testing.assert_close(ours, theirs, atol=1e-5, rtol=1e-5)
+
+
+@pytest.mark.parametrize("num_shards", [1, 3])
+def test_losses_of_items_do_not_depend_on_shards_or_kernel(num_shards, item_stage):
+    stage = item_stage
+    torch.manual_seed(0)
+    module = stage.build()
+    module.item_rows.features.data.normal_()
+    whole = stage.loss(module, stage.batch(1, 0, 1), 1).total
+    module.item_loss.is_fused = False  # the reference: all logits at once
+    parts = [
+        stage.loss(module, stage.batch(1, i, num_shards), num_shards) for i in range(num_shards)
+    ]
+    torch.testing.assert_close(sum(part.total for part in parts) / num_shards, whole)

@@ -42,6 +42,8 @@ from store_engine.training.distributed.progress import (
 _UNIVERSAL = "universal"  # folder of the state put together again, while it is read
 # what an optimiser's state holds beside tensors, numbers, strings and containers
 _CLASSES = (LossScaler, DynamicLossScaler, ZeroStageEnum, fragment_address)
+# Python before 3.11.4 pickles an enum's member as a call of getattr, which no reader may be allowed
+ZeroStageEnum.__reduce_ex__ = lambda self, _: (type(self), (self.value,))  # type: ignore[method-assign,assignment]
 # torch.load then reads nothing but tensors and listed classes, whatever its caller asks for
 _FORCE = "TORCH_FORCE_WEIGHTS_ONLY_LOAD"
 
@@ -199,6 +201,7 @@ def _put_together(source: Path, target: Path) -> None:
     """Writes ZeRO's shards as one file per parameter and state, by DeepSpeed's own tool."""
     shutil.rmtree(target, ignore_errors=True)
     lines = [f"from {c.__module__} import {c.__name__}" for c in _CLASSES]
+    lines += ["ZeroStageEnum.__reduce_ex__ = lambda self, _: (type(self), (self.value,))"]
     lines += ["import torch", "from deepspeed.checkpoint import ds_to_universal as tool"]
     lines += [f"torch.serialization.add_safe_globals([{', '.join(c.__name__ for c in _CLASSES)}])"]
     lines += ["tool.main(tool.parse_arguments())"]

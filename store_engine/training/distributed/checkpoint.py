@@ -43,7 +43,7 @@ _UNIVERSAL = "universal"  # folder of the state put together again, while it is 
 # what an optimiser's state holds beside tensors, numbers, strings and containers
 _CLASSES = (LossScaler, DynamicLossScaler, ZeroStageEnum, fragment_address)
 # Python before 3.11.4 pickles an enum's member as a call of getattr, which no reader may be allowed
-ZeroStageEnum.__reduce_ex__ = lambda self, _: (type(self), (self.value,))  # type: ignore[method-assign,assignment]
+ZeroStageEnum.__reduce_ex__ = lambda self, _: (type(self), (self.value,))
 # torch.load then reads nothing but tensors and listed classes, whatever its caller asks for
 _FORCE = "TORCH_FORCE_WEIGHTS_ONLY_LOAD"
 

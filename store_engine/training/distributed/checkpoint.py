@@ -200,10 +200,9 @@ def _tensors_only(source: Path) -> Iterator[None]:
 def _put_together(source: Path, target: Path) -> None:
     """Writes ZeRO's shards as one file per parameter and state, by DeepSpeed's own tool."""
     shutil.rmtree(target, ignore_errors=True)
-    lines = [f"from {c.__module__} import {c.__name__}" for c in _CLASSES]
-    lines += ["ZeroStageEnum.__reduce_ex__ = lambda self, _: (type(self), (self.value,))"]
-    lines += ["import torch", "from deepspeed.checkpoint import ds_to_universal as tool"]
-    lines += [f"torch.serialization.add_safe_globals([{', '.join(c.__name__ for c in _CLASSES)}])"]
+    lines = ["import torch", "from deepspeed.checkpoint import ds_to_universal as tool"]
+    lines += [f"from {__name__} import _CLASSES"]  # an enum is pickled by value there too
+    lines += ["torch.serialization.add_safe_globals(list(_CLASSES))"]
     lines += ["tool.main(tool.parse_arguments())"]
     command = [sys.executable, "-c", "\n".join(lines)]
     command += ["--input_folder", str(source), "--output_folder", str(target)]

@@ -9,6 +9,7 @@ from numpy.typing import NDArray
 from store_engine.files.atomic import atomic_open
 from store_engine.files.npz import ArrayForm, read_npz
 from store_engine.files.regular import parse_errors
+from store_engine.sid.quantizers.quantizer import principal_axes
 
 Vectors = NDArray[np.float32]
 
@@ -103,17 +104,6 @@ def fit_features(dense_tokens: Vectors, num_features: int) -> FeatureMap:
     """
     flat = dense_tokens.reshape(len(dense_tokens), -1)
     mean = flat.mean(0)
-    axes = _principal_axes(flat - mean, min(num_features, *flat.shape))
+    axes = principal_axes(flat - mean, min(num_features, *flat.shape))
     norm = np.sqrt((((flat - mean) @ axes.T) ** 2).sum(1).mean())
     return FeatureMap(mean, (axes / norm if norm > 0 else axes).astype(np.float32))
-
-
-def _principal_axes(centred: Vectors, dim: int) -> Vectors:
-    """Finds the `dim` directions of most variance of centred (n, size): (dim, size), orthonormal.
-
-    An axis' sign is arbitrary: its largest entry is made positive, so that runs can be compared.
-    """
-    _, vectors = np.linalg.eigh(centred.T.astype(np.float64) @ centred)
-    axes = vectors[:, ::-1][:, :dim].T
-    largest = np.take_along_axis(axes, np.abs(axes).argmax(1, keepdims=True), 1)
-    return np.ascontiguousarray(axes * np.sign(largest), dtype=np.float32)

@@ -15,7 +15,6 @@ from store_engine.errors import InputError
 from store_engine.files.npz import ArrayForm
 from store_engine.sid.kmeans import Vectors, kmeans, means
 from store_engine.sid.quantizers.quantizer import (
-    Codes,
     FitSettings,
     Quantizer,
     check_fit,
@@ -82,10 +81,6 @@ class OpqQuantizer(Quantizer):
         num_codes, _, part_dim = self.centroids.shape
         parts = rotated.reshape(len(vectors), num_codes, part_dim)
         return squared_distances(parts, self.centroids)
-
-    def encode(self, vectors: Vectors) -> Codes:
-        """Finds the nearest centroid of every part: (num_items, num_codes) int32."""
-        return self.distances(vectors).argmin(-1).astype(np.int32)
 
     def lift(self) -> Vectors:
         """Centroids in the space of a vector: rotated back, averaged over the item's vectors."""

@@ -13,7 +13,6 @@ from store_engine.errors import InputError
 from store_engine.files.npz import ArrayForm
 from store_engine.sid.kmeans import Vectors, kmeans
 from store_engine.sid.quantizers.quantizer import (
-    Codes,
     FitSettings,
     Quantizer,
     check_fit,
@@ -83,10 +82,6 @@ class ParallelQuantizer(Quantizer):
     def distances(self, vectors: Vectors) -> Vectors:
         """Computes squared distances to all centroids: (num_items, num_codes, codebook_size)."""
         return squared_distances(self.project(vectors), self.centroids)
-
-    def encode(self, vectors: Vectors) -> Codes:
-        """Finds the nearest centroid of every position: (num_items, num_codes) int32."""
-        return self.distances(vectors).argmin(-1).astype(np.int32)
 
     def lift(self) -> Vectors:
         """Centroids in the LLM's space: (num_codes, codebook_size, hidden_size)."""

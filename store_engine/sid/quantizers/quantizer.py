@@ -47,9 +47,12 @@ class Quantizer(abc.ABC):
                 do not have the form that this quantiser needs.
         """
 
-    @abc.abstractmethod
     def encode(self, vectors: Vectors) -> Codes:
-        """Finds the codes of vectors (num_items, num_vectors, dim): (num_items, num_codes)."""
+        """Finds the codes of vectors (num_items, num_vectors, dim): (num_items, num_codes) int32.
+
+        The nearest ones by `distances`, unless a quantiser has another way.
+        """
+        return self.distances(vectors).argmin(-1).astype(np.int32)
 
     def distances(self, vectors: Vectors) -> Vectors:
         """Computes squared distances to all codes: (num_items, num_codes, codebook_size).

@@ -7,6 +7,7 @@ import numpy as np
 import scipy.sparse as sp
 from numpy.typing import NDArray
 
+from store_engine.config import EvidenceConfig
 from store_engine.data.histories import Histories
 
 # pairs that are sorted at once; a block's arrays take about 50 bytes a pair
@@ -62,6 +63,30 @@ def normalised(
     sources = np.repeat(np.arange(counts.shape[0]), np.diff(counts.indptr))
     data = counts.data / np.sqrt(smoothed[sources] * smoothed[counts.indices])
     return sp.csr_array((data, counts.indices, counts.indptr), shape=counts.shape)
+
+
+class Counts:
+    """Co-visits and frequencies of some events: what spaces, terms and partners are made from.
+
+    Args:
+        train: The events.
+        num_items: Size of the catalogue.
+        settings: Window and smoothing.
+    """
+
+    def __init__(self, train: Histories, num_items: int, settings: EvidenceConfig) -> None:
+        self.train, self.num_items, self.settings = train, num_items, settings
+        self.frequency: NDArray[np.int64] = event_counts(train, num_items)
+        self.directed = co_visits(train, num_items, settings.window)
+
+    @property
+    def symmetric(self) -> sp.csr_array:
+        """The co-visits both ways."""
+        return sp.csr_array(self.directed + self.directed.T)
+
+    def normalised(self, matrix: sp.csr_array) -> sp.csr_array:
+        """Divides by the roots of the smoothed frequencies."""
+        return normalised(matrix, self.frequency, self.settings.smoothing)
 
 
 def _block(

@@ -12,10 +12,11 @@ import scipy.sparse as sp
 import torch
 from numpy.typing import NDArray
 
+from store_engine.collaborative.co_visits import Counts
 from store_engine.collaborative.evidence import Evidence
 from store_engine.collaborative.item_space import Mix
 from store_engine.collaborative.neighbours import recent_events
-from store_engine.collaborative.terms import Counts, build_terms, scaled
+from store_engine.collaborative.terms import build_terms, scaled
 from store_engine.collaborative.top_votes import top_entries
 from store_engine.collaborative.validation import ndcg, sample, user_blocks
 from store_engine.config import EvidenceConfig

@@ -7,7 +7,7 @@ import numpy as np
 import scipy.sparse as sp
 from numpy.typing import NDArray
 
-from store_engine.collaborative.co_visits import co_visits, event_counts
+from store_engine.collaborative.co_visits import Counts
 from store_engine.collaborative.neighbours import recent_events
 from store_engine.collaborative.spaces import Vectors, co_visit_space, text_space, unit_rows
 from store_engine.collaborative.validation import dense_ndcg, sample
@@ -63,10 +63,14 @@ def item_space(
         settings: Window and smoothing of the co-visits.
         seed: Seed of the SVDs and of the sample of users.
     """
-    frequency = event_counts(train, catalog.num_items)
-    counts = co_visits(train, catalog.num_items, settings.window)
+    counts = Counts(train, catalog.num_items, settings)
     visited = co_visit_space(
-        counts, frequency, settings.smoothing, _CO_VISIT_DIM, symmetric=True, seed=seed
+        counts.directed,
+        counts.frequency,
+        settings.smoothing,
+        _CO_VISIT_DIM,
+        symmetric=True,
+        seed=seed,
     ).sources
     return best_mix(visited, text_space(catalog, _TEXT_DIM, seed), valid, seed)
 

@@ -3,7 +3,7 @@
 import numpy as np
 from numpy.typing import NDArray
 
-from store_engine.collaborative.co_visits import co_visits, event_counts, normalised
+from store_engine.collaborative.co_visits import Counts
 from store_engine.config import EvidenceConfig
 from store_engine.data.histories import Histories
 
@@ -18,9 +18,8 @@ class Partners:
     """
 
     def __init__(self, train: Histories, num_items: int, settings: EvidenceConfig) -> None:
-        counts = co_visits(train, num_items, settings.window)
-        frequency = event_counts(train, num_items)
-        weights = normalised((counts + counts.T).tocsr(), frequency, settings.smoothing)
+        counts = Counts(train, num_items, settings)
+        weights = counts.normalised(counts.symmetric)
         self._ends = np.asarray(weights.indptr)
         self._partners = np.asarray(weights.indices)
         self._cumulative = np.concatenate([[0.0], np.cumsum(weights.data)])
@@ -35,12 +34,11 @@ class Partners:
         Returns:
             (n,) catalogue rows.
         """
+        if not len(self._partners):
+            return rows.copy()
         low, high = self._cumulative[self._ends[rows]], self._cumulative[self._ends[rows + 1]]
         at = low + generator.random(len(rows)) * (high - low)
         drawn = np.searchsorted(self._cumulative, at, side="right") - 1
         drawn = np.clip(drawn, self._ends[rows], self._ends[rows + 1] - 1)
         is_alone = self._ends[rows] == self._ends[rows + 1]
-        if not len(self._partners):
-            return rows.copy()
-        partners = self._partners[drawn.clip(0, len(self._partners) - 1)].astype(np.int64)
-        return np.where(is_alone, rows, partners)
+        return np.where(is_alone, rows, self._partners[drawn].astype(np.int64))

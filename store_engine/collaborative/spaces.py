@@ -41,7 +41,6 @@ def text_space(catalog: Catalog, dim: int, seed: int = 0) -> Vectors:
         (num_items, at most dim) unit rows, largest component first; zeros where an item shares
         no word with another.
     """
-
     words = word_weights(catalog)
     if not words.shape[1]:
         return np.zeros((catalog.num_items, 1), dtype=np.float32)

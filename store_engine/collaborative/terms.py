@@ -6,41 +6,19 @@ on average: weights of terms can be compared.
 
 import numpy as np
 import scipy.sparse as sp
-from numpy.typing import NDArray
 
-from store_engine.collaborative.co_visits import co_visits, event_counts, normalised
+from store_engine.collaborative.co_visits import Counts
 from store_engine.collaborative.item_space import Mix, best_mix, join
 from store_engine.collaborative.regression import next_item_regression
 from store_engine.collaborative.spaces import Space, co_visit_space, text_space
 from store_engine.collaborative.top_votes import top_entries, top_products
-from store_engine.config import EvidenceConfig
 from store_engine.data.catalog import Catalog
-from store_engine.data.histories import Histories
 from store_engine.data.split import Examples
 
 _TEXT_DIM = 128
 _BACKWARD = 0.5  # weight of the symmetric graph beside the directed one
 _TRANSITION_SMOOTHING = 2.0  # added to a source's sum of co-visits
 _PLACE = 10  # the vote that is 1 after scaling
-
-
-class Counts:
-    """What all terms are made from: directed co-visits and frequencies.
-
-    Args:
-        train: The events.
-        num_items: Size of the catalogue.
-        settings: Window and smoothing.
-    """
-
-    def __init__(self, train: Histories, num_items: int, settings: EvidenceConfig) -> None:
-        self.train, self.num_items, self.settings = train, num_items, settings
-        self.frequency: NDArray[np.int64] = event_counts(train, num_items)
-        self.directed = co_visits(train, num_items, settings.window)
-
-    def normalised(self, matrix: sp.csr_array) -> sp.csr_array:
-        """Divides by the roots of the smoothed frequencies."""
-        return normalised(matrix, self.frequency, self.settings.smoothing)
 
 
 def build_terms(
@@ -79,13 +57,12 @@ def build_terms(
     else:
         items = join(visited, text, mix)
     directed = space(False)
-    symmetric = counts.directed + counts.directed.T
     terms = {
         "neighbours": top_products(items, items, k),
         "text": top_products(text, text, k),
         "directed": top_products(directed.sources, directed.targets, k),
-        "graph": top_entries(counts.normalised(counts.directed + _BACKWARD * symmetric), k),
-        "co_visitation": top_entries(counts.normalised(symmetric), k),
+        "graph": top_entries(counts.normalised(counts.directed + _BACKWARD * counts.symmetric), k),
+        "co_visitation": top_entries(counts.normalised(counts.symmetric), k),
         "transitions": top_entries(_shares(counts.directed), k),
     }
     if num_items <= settings.max_regression_items:

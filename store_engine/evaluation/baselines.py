@@ -11,7 +11,7 @@ import scipy.sparse as sp
 import torch
 from numpy.typing import NDArray
 
-from store_engine.collaborative.co_visits import co_visits, event_counts, normalised
+from store_engine.collaborative.co_visits import Counts, event_counts
 from store_engine.collaborative.fit_evidence import fit_terms, updated
 from store_engine.collaborative.neighbours import rank_neighbours, recent_events
 from store_engine.config import EvidenceConfig
@@ -111,8 +111,9 @@ def co_visitation(
         (num_users, k) catalogue rows, best first, -1 padded: items never seen beside the history
         are not ranked.
     """
-    counts = co_visits(train, num_items, _WINDOW)
-    matrix = normalised(counts + counts.T, event_counts(train, num_items), _SMOOTHING)
+    settings = EvidenceConfig(window=_WINDOW, smoothing=_SMOOTHING)
+    counts = Counts(train, num_items, settings)
+    matrix = counts.normalised(counts.symmetric)
     events = recent_events(histories, num_items, _DECAY, _RECENT)
     return rank_neighbours(matrix, events, histories, k, exclude_history)
 

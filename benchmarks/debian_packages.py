@@ -7,7 +7,6 @@ depend on, in an order drawn by seed, as a dependency has no time; an item's tex
 section and description. Five-core. Read from `apt-cache dumpavail`, so no download of its own.
 """
 
-import argparse
 import csv
 import re
 import subprocess

@@ -109,7 +109,7 @@ def squared_distances(points: Vectors, centroids: Vectors) -> Vectors:
 
 
 def principal_axes(points: Vectors, dim: int) -> Vectors:
-    """Finds principal axes of points (num_items, n), as a rule centred: (dim, n), rows orthonormal."""
+    """Finds the principal axes of points (num_items, n): (dim, n), rows orthonormal."""
     _, vectors = np.linalg.eigh(points.T.astype(np.float64) @ points)
     axes = vectors[:, ::-1][:, :dim].T
     # an axis' sign is arbitrary: its largest entry is made positive, so that runs can be compared

@@ -2,6 +2,7 @@
 
     python benchmarks/baselines.py --dataset beauty --data FOLDER --model sasrec --start space
     python benchmarks/baselines.py --dataset ml-100k --model sasrec --start random --seed 1
+    python benchmarks/baselines.py --dataset ml-100k --model slist
     ... --run RUN                            # log-probabilities plus the evidence of a run of ours
     ... --rankings tiger.npz --name tiger    # rankings made elsewhere (benchmarks/peers/)
 
@@ -11,6 +12,7 @@ validation events, as ours is (`sasrec_refit`). One JSON line per rule goes to -
 """
 
 import argparse
+import dataclasses
 import datetime
 import itertools
 import json
@@ -30,6 +32,7 @@ from numpy.typing import NDArray
 
 from benchmarks.harness import commit, machine
 from benchmarks.sasrec import SASRec, SASRecConfig, rank, train
+from benchmarks.slist import Slist, choose
 from store_engine.collaborative.item_space import item_space
 from store_engine.config import DataConfig, EvidenceConfig
 from store_engine.data.load import Dataset, load_dataset
@@ -271,6 +274,26 @@ def measure_sasrec(
     return rows
 
 
+def measure_slist(
+    dataset: Dataset, split: Split, options: argparse.Namespace
+) -> list[dict[str, Any]]:
+    """Fits SLIST as validation likes it, then with the validation events; measures both."""
+    valid = sample_examples(split.valid, options.valid_users, options.seed)
+    began, num_items = time.perf_counter(), dataset.catalog.num_items
+    chosen = choose(split.train, num_items, lambda m: validation_ndcg(m.scores, valid)).model
+    refitted = Slist(split.before_test, num_items, chosen.config)
+    spent = {"seconds": time.perf_counter() - began, "config": dataclasses.asdict(chosen.config)}
+    rows = []
+    for name, model in (("slist", chosen), ("slist_refit", refitted)):
+
+        def rank_by(rule: CandidateRule, model: Slist = model) -> NDArray[np.int64]:
+            exclude = rule.exclude_history
+            return rank(model.scores, split.test.histories, MAX_K, exclude_history=exclude)
+
+        rows += [{"model": name, **spent} | r for r in result_rows(rank_by, split.test.targets)]
+    return rows
+
+
 def parse() -> argparse.Namespace:
     """Reads the command line."""
     parser = argparse.ArgumentParser(
@@ -278,7 +301,7 @@ def parse() -> argparse.Namespace:
     )
     parser.add_argument("--dataset", required=True, help=f"{', '.join(TEXT_FIELDS)}, or a name")
     parser.add_argument("--data", default="", metavar="FOLDER")
-    parser.add_argument("--model", default="sasrec", choices=("sasrec",))
+    parser.add_argument("--model", default="sasrec", choices=("sasrec", "slist"))
     parser.add_argument("--start", default="random", choices=("random", "space"))
     parser.add_argument("--run", type=Path, metavar="RUN", help="whose evidence is added")
     parser.add_argument("--rankings", type=Path, metavar="FILE.npz", help="of another library")
@@ -301,7 +324,8 @@ def main() -> None:
         measured = measure_rankings(split, dataset.catalog.num_items, options.rankings)
         rows = [{"model": options.name} | row for row in measured]
     else:
-        rows = measure_sasrec(dataset, split, options)
+        measure = {"sasrec": measure_sasrec, "slist": measure_slist}[options.model]
+        rows = measure(dataset, split, options)
     stamp = {
         "dataset": dataset.name,
         "protocol": split.protocol,

@@ -7,13 +7,13 @@ from numpy.typing import NDArray
 
 from store_engine.data.split import Examples
 
-_MAX_USERS = 3000
+_MAX_USERS = 10_000
 _BLOCK_SCORES = 1 << 19  # scores that are dense at once: what caches hold
 _K = 10
 
 
 def sample(examples: Examples, num_items: int, seed: int) -> Examples:
-    """Draws at most 3,000 users whose histories are not empty, fewer of very large catalogues."""
+    """Draws at most 10,000 users whose histories are not empty, fewer of very large catalogues."""
     users = np.array([u for u, history in enumerate(examples.histories) if len(history)], dtype=int)
     most = min(_MAX_USERS, max(500, 2_000_000_000 // num_items))
     if len(users) > most:

@@ -6,10 +6,10 @@ from store_engine.data.split import Examples
 
 
 def test_the_sample_is_fixed_and_leaves_empty_histories_out():
-    histories = [np.arange(user % 3, dtype=np.int32) for user in range(6000)]
-    examples = Examples(histories, np.arange(6000, dtype=np.int32))
+    histories = [np.arange(user % 3, dtype=np.int32) for user in range(18_000)]
+    examples = Examples(histories, np.arange(18_000, dtype=np.int32))
     got, again = sample(examples, 100, seed=1), sample(examples, 100, seed=1)
-    assert len(got.targets) == 3000 and (got.targets == again.targets).all()
+    assert len(got.targets) == 10_000 and (got.targets == again.targets).all()
     assert all(len(history) for history in got.histories)
     assert (got.targets % 3 != 0).all()
     assert len(sample(examples, 10**6, seed=1).targets) == 2000

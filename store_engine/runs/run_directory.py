@@ -12,7 +12,7 @@ import hashlib
 import os
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import store_engine
 from store_engine.config import Config, build_config, dump_config, read_config_tree
@@ -31,6 +31,9 @@ from store_engine.runs.manifest import (
     write_manifest,
 )
 from store_engine.runs.run_paths import RunPaths
+
+# of runs whose config does not state them
+_BEFORE_CHOICES = (("recommender", "first_item_loss", True), ("data", "strip_html", False))
 
 
 class RunOrigin(NamedTuple):
@@ -146,10 +149,7 @@ class RunDirectory(RunPaths):
         manifest = manifest or self.read_manifest()
         self.check(self.config, manifest)
         read = read_config1 if manifest.format == 1 else read_config_tree
-        tree = read(self.config)
-        if isinstance(recommender := tree.get("recommender"), dict):
-            recommender.setdefault("first_item_loss", True)  # before there was a choice
-        return build_config(tree)
+        return build_config(_with_old_defaults(read(self.config)))
 
     def is_complete(self, path: Path) -> bool:
         """Tells whether a file is there, listed, and made from the files that are there."""
@@ -256,7 +256,7 @@ class RunDirectory(RunPaths):
         """Rewrites a run of format 1; a kill on the way leaves one that can be rewritten again."""
         manifest = self.read_manifest()
         with atomic_open(self.config) as file:
-            file.write(dump_config(build_config(read_config1(self.config))).encode())
+            file.write(dump_config(build_config(_with_old_defaults(read_config1(self.config)))).encode())
         files = {}
         for name in manifest.files:
             origins = [self._name(origin) for origin in self.made_from(self.root / name)]
@@ -292,6 +292,14 @@ def _new_manifest(origin: RunOrigin, files: dict[str, FileEntry]) -> Manifest:
     now = datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds")
     version = store_engine.__version__
     return Manifest(FORMAT, version, origin.dataset, now, files, dict(origin.sources))
+
+
+def _with_old_defaults(tree: dict[str, Any]) -> dict[str, Any]:
+    """States what was so before there was a choice, in a config that does not state it."""
+    for section, key, value in _BEFORE_CHOICES:
+        if isinstance(values := tree.get(section), dict):
+            values.setdefault(key, value)
+    return tree
 
 
 def _bound_files(paths: RunPaths) -> Iterator[str]:

@@ -9,6 +9,7 @@ also by an interrupt or for lack of memory, it has happened in full or not at al
 import threading
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
+from typing import Literal
 
 import numpy as np
 import torch
@@ -74,6 +75,21 @@ class LiveCatalog:
         """(num_rows, num_levels), by row, also of items that were removed."""
         return self.view.table.sids.copy()
 
+    def present(self) -> NDArray[np.int64]:
+        """Returns the rows of the items that there are now, ascending. O(number of items)."""
+        trie = self.view.trie.item_trie
+        if isinstance(trie, ItemTrie):
+            return np.arange(trie.num_items, dtype=np.int64)
+        return np.sort(trie.items()[1])
+
+    def are_there(self, item_ids: Iterable[str]) -> list[bool]:
+        """Tells of each item whether it is in the catalogue now."""
+        view = self.view
+        rows = np.array([view.table.find(one) for one in item_ids], dtype=np.int64)
+        found = rows[rows >= 0]
+        there = view.rows(view.trie_rows(found))
+        return np.isin(rows, there).tolist()
+
     def item_id(self, row: int) -> str:
         """Returns the item of a row."""
         return self.view.table.item_id(row)
@@ -108,6 +124,33 @@ class LiveCatalog:
             except InputError as error:
                 raise InputError(f"{what}[{i}]: {error}") from error
         return rows
+
+    def known_rows_of_lists(
+        self,
+        lists: Iterable[Iterable[str]],
+        what: str,
+        unknown: Literal["error", "skip"],
+        *,
+        is_ordered: bool = True,
+    ) -> tuple[list[list[int]], int]:
+        """Returns the rows of histories, and how many items were left out.
+
+        Args:
+            lists: Item ids of each.
+            what: What messages call them.
+            unknown: "skip" leaves out what there never was.
+            is_ordered: As for `rows_of_lists`.
+
+        Raises:
+            TypeError: They are no lists of item ids.
+            InputError: There never was such an item, and `unknown` is "error".
+        """
+        if unknown == "error":
+            return self.rows_of_lists(lists, what, is_ordered=is_ordered), 0
+        table = self.view.table
+        checked = check_histories(lists, what, known=table, is_ordered=is_ordered)
+        rows = [[row for one in ids if (row := table.find(one)) >= 0] for ids in checked]
+        return rows, sum(map(len, checked)) - sum(map(len, rows))
 
     def define(self, name: str, item_ids: Iterable[str]) -> None:
         """Names a set of items, or replaces it. Calls under way go on with the old one.

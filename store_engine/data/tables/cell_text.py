@@ -32,9 +32,12 @@ _NAMES = (
     "ins|label|li|link|meta|ol|p|pre|q|s|section|small|span|strike|strong|sub|sup|table|tbody|td|"
     "tfoot|th|thead|title|tr|tt|u|ul|wbr"
 )
+_ENTITIES = re.compile(r"&(?:#\d{1,7}|#[xX][0-9a-fA-F]{1,6}|[a-zA-Z][a-zA-Z0-9]{1,31});")
 _TAGS = re.compile(rf"</?(?:{_NAMES})(?:\s[^<>]*)?/?>", re.IGNORECASE)
 _INLINE = re.compile(r"</?(?:b|i|u|em|strong|span|font|a|wbr|s)(?:\s[^<>]*)?/?>", re.IGNORECASE)
-_HIDDEN = re.compile(r"<!--.{0,5000}?-->|<(script|style)\b[^<>]*>.{0,5000}?</\1\s*>", re.IGNORECASE | re.DOTALL)
+_HIDDEN = re.compile(
+    r"<!--.{0,5000}?-->|<(script|style)\b[^<>]*>.{0,5000}?</\1\s*>", re.IGNORECASE | re.DOTALL
+)
 
 
 def cell_text(value: object, depth: int = 0) -> str:
@@ -112,7 +115,8 @@ def without_html(text: str) -> str:
     exports of shops have them, are resolved twice.
     """
     if "&" in text:
-        text = html.unescape(html.unescape(text))
+        for _ in range(2):
+            text = _ENTITIES.sub(lambda entity: html.unescape(entity[0]), text)
     if "<" in text and ">" in text:
         text = _TAGS.sub(" ", _INLINE.sub("", _HIDDEN.sub(" ", text)))
     return text

@@ -161,7 +161,10 @@ def _time(value: object, where: str) -> float:
         return value.timestamp()
     if isinstance(value, bool) or not isinstance(value, Real):
         raise TypeError(f"{where}: a time is a number or a datetime, got {shown(value)}")
-    time = float(value)
+    try:
+        time = float(value)
+    except OverflowError:
+        time = math.inf
     if not math.isfinite(time) or abs(time) > _LARGEST_TIME:
         raise InputError(f"{where}: a time must be finite, got {shown(value)}")
     return time

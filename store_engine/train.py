@@ -2,6 +2,8 @@
 
     deepspeed store_engine/train.py --ds_config configs/zero3.json
     deepspeed store_engine/train.py --ds_config configs/zero3.json --resume
+    deepspeed store_engine/train.py --ds_config configs/zero3.json --from runs/ml100k \
+        --interactions new_events.csv --items new_items.csv run_dir=runs/ml100k-2
     deepspeed --num_accelerators 2 store_engine/train.py --ds_config configs/zero3.json \
         --config configs/tiny.toml run_dir=runs/mine recommender.lr=1e-3
 
@@ -40,6 +42,7 @@ from store_engine.evaluation.validation import Validation
 from store_engine.evaluation.weigh_evidence import fit_run_evidence
 from store_engine.model.backbones.backbone import backbone_sizes
 from store_engine.model.weights import load_weights, read_weights, save_weights
+from store_engine.runs.continued import NewData, Parent
 from store_engine.runs.open_run import RunData, begin_or_resume, read_run_data
 from store_engine.runs.run import Run
 from store_engine.runs.run_directory import RunDirectory
@@ -64,6 +67,7 @@ from store_engine.training.initial_weights import (
 )
 from store_engine.training.loop import Training, train_stage
 from store_engine.training.stages import RecommenderStage, TokenizerStage
+from store_engine.training.warm_start import warm_weights
 
 # what a user can mend: a full disk or quota, a file beyond the limit, no permission, read-only
 _UNWRITABLE = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EACCES, errno.EPERM, errno.EROFS)
@@ -77,14 +81,20 @@ def main(argv: list[str] | None = None) -> int:
     logging.getLogger("DeepSpeed").setLevel(logging.WARNING)
     escape_unencodable_output()
     args = parse_arguments(argv)
-    place = args.config[-1]
+    place = args.from_run or args.config[-1]
     try:
         rank = launched_rank()
-        config = load_config(args.config, args.overrides, backbone_sizes)
+        if args.from_run is None:
+            parent, config = None, load_config(args.config, args.overrides, backbone_sizes)
+        else:
+            parent = Parent(args.from_run, NewData(args.items, args.interactions))
+            config = parent.config(args.config, args.overrides)
         place = config.run_dir
         ds_config = read_ds_config(args.ds_config, config.train)
         # the data is looked at before DeepSpeed compiles, which takes a minute; other ranks wait
-        directory = begin_or_resume(config, args.resume, args.overwrite) if rank == 0 else None
+        directory = None
+        if rank == 0:
+            directory = begin_or_resume(config, args.resume, args.overwrite, parent)
         with process_group():
             train(config, ds_config, read_run_data(config, directory))
     except InputError as error:
@@ -145,13 +155,17 @@ def train(config: Config, ds_config: dict[str, Any], data: RunData) -> None:
         weights = train_stage(stage, Training(config, ds_config, run.root), initial)
         _finish_stage(run, {run.tokenizer_weights: weights})
 
-    # -- discretisation: vectors become codes -----------------------------------------------------
+    # -- discretisation: vectors become codes; a run that goes on from another knows some ---------
+    known = SidTable.load(run.start_sids) if run.is_complete(run.start_sids) else None
     if not (run.is_complete(run.sids) and (is_code_run or run.is_complete(run.item_vectors))):
         tokenizer = stage.build()
         load_weights(tokenizer, run.tokenizer_weights)
-        vectors = encode_over_ranks(tokenizer.to(device), texts, config.tokenizer.num_codes, device)
+        num_known = 0 if known is None else len(known.item_ids)
+        vectors = encode_over_ranks(
+            tokenizer.to(device), texts, config.tokenizer.num_codes, device, num_known
+        )
         if vectors is not None:
-            found = discretise(vectors, catalog, split, config)
+            found = discretise(vectors, catalog, split, config, known)
             with run.writing(run.sids):
                 found.table.save(run.sids)
             if found.vectors is not None:
@@ -166,9 +180,12 @@ def train(config: Config, ds_config: dict[str, Any], data: RunData) -> None:
     recommender = RecommenderStage(config, texts, len(vocabulary), histories, table)
     if not run.is_complete(run.model_weights):
         items = None if is_code_run else ItemVectors.load(run.item_vectors)
-        start = initial_recommender_weights(
-            config, read_weights(run.tokenizer_weights), table, recommender.num_labels, items
-        )
+        if known is None:
+            tokenizer_weights = read_weights(run.tokenizer_weights)
+            num_labels = recommender.num_labels
+            start = initial_recommender_weights(config, tokenizer_weights, table, num_labels, items)
+        else:
+            start = warm_weights(config, run, (known, table), recommender.num_labels, items)
         validate = Validation(Run(run), device) if config.train.eval_every else None
         training = Training(config, ds_config, run.root, validate)
         weights, labels = recommender.split_labels(

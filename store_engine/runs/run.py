@@ -11,6 +11,7 @@ from store_engine._C import ItemTrie
 from store_engine.config import Config
 from store_engine.errors import InputError
 from store_engine.files.regular import parse_errors
+from store_engine.runs.manifest import Lineage
 from store_engine.runs.run_directory import RunDirectory
 
 if TYPE_CHECKING:
@@ -43,6 +44,26 @@ class Run:
     def dataset(self) -> str:
         """The name of the data set."""
         return self._manifest.dataset
+
+    @property
+    def created(self) -> str:
+        """When it was begun: date and time, ISO 8601."""
+        return self._manifest.created
+
+    @property
+    def version(self) -> str:
+        """Of the package that began it."""
+        return self._manifest.version
+
+    @property
+    def weights_digest(self) -> str:
+        """SHA-256 of model.safetensors; "" in a run of format 1."""
+        return self._manifest.files[self.directory.model_weights.name].sha256
+
+    @property
+    def lineage(self) -> Lineage | None:
+        """The run that it goes on from; None: it was trained from the start."""
+        return self._manifest.parent
 
     @cached_property
     def config(self) -> Config:

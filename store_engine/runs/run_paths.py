@@ -27,6 +27,12 @@ class RunPaths:
         self.item_texts = root / "texts.tokens"
         self.train_rows = root / "train.tokens"
         self.vocabulary = tuple(root / name for name in VOCABULARY_FILES)
+        # of the run that this one goes on from
+        self.start = root / "start"
+        self.start_sids = self.start / "sids.npz"
+        self.start_weights = self.start / "model.safetensors"
+        self.start_scoring = self.start / "scoring.safetensors"
+        self.start_evidence = self.start / "evidence_train.npz"
         self.tokenizer_weights = root / "tokenizer.safetensors"
         self.sids = root / "sids.npz"
         self.item_vectors = root / "item_vectors.npz"

@@ -13,6 +13,7 @@ class DataReport:
         num_users: Users read, those dropped included.
         num_dropped_users: Users with fewer than `min_events` events.
         min_events: The limit for `num_dropped_users`.
+        num_unknown: Events dropped because the catalogue has not their item.
         num_empty: Text field -> items without a text in it.
         num_replaced: Lone surrogates in texts, each replaced by U+FFFD.
         num_stripped: Control characters in texts, each replaced by a space.
@@ -24,6 +25,7 @@ class DataReport:
     num_users: int = 0
     num_dropped_users: int = 0
     min_events: int = 0
+    num_unknown: int = 0
     num_empty: dict[str, int] = field(default_factory=dict)
     num_replaced: int = 0
     num_stripped: int = 0
@@ -39,6 +41,8 @@ class DataReport:
             lines.append(
                 f"dropped {self.num_dropped_users:,} users with fewer than {self.min_events} events"
             )
+        if self.num_unknown:
+            lines.append(f"dropped {self.num_unknown:,} events of unknown items")
         for name, count in self.num_empty.items():
             if count:
                 lines.append(f"{count:,} of {self.num_items:,} items have no {name}")

@@ -149,6 +149,12 @@ class Run:
         """The same of the training events alone, on which it was weighed."""
         return self._evidence(self.directory.training_evidence)
 
+    @cached_property
+    def evidence_now(self) -> "Evidence | None":
+        """What is served: of all events known now, if they were counted since; else `evidence`."""
+        newer = self._evidence(self.directory.evidence_now)
+        return self.evidence if newer is None else newer
+
     def _evidence(self, path: Path) -> "Evidence | None":
         from store_engine.collaborative.evidence import Evidence
 

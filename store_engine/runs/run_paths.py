@@ -38,6 +38,7 @@ class RunPaths:
         self.item_vectors = root / "item_vectors.npz"
         self.training_evidence = root / "evidence_train.npz"
         self.evidence = root / "evidence.npz"
+        self.evidence_now = root / "evidence_now.npz"
         self.model_weights = root / "model.safetensors"
         self.scoring_weights = root / "scoring.safetensors"
         self.trie = root / "trie.bin"
@@ -50,6 +51,7 @@ class RunPaths:
             self.model_weights,
             self.training_evidence,
             self.evidence,
+            self.evidence_now,
             self.scoring_weights,
             self.trie,
             self.metrics,
@@ -70,6 +72,7 @@ class RunPaths:
             self.model_weights: (self.sids,),
             self.training_evidence: (self.histories, self.model_weights),
             self.evidence: (self.training_evidence,),
+            self.evidence_now: (self.training_evidence,),
             self.scoring_weights: (self.sids,),
             self.trie: (self.sids,),
         }.get(path, ())

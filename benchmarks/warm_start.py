@@ -7,8 +7,8 @@
 The newest items and the last part of every history are cut off (a history also from its first new
 item on), and a run is trained on what is left: yesterday's. Then, on all data:
 
-    as it is   yesterday's run with the new items, their SIDs and the new events' evidence, untrained
-               (`--from`, recommender.epochs=0)
+    as it is   yesterday's run with the new items, their SIDs and the new events' evidence, not
+               trained (`--from`, recommender.epochs=0)
     warm       `--from`, as many epochs as it chooses by itself, or --epochs
     anew       trained from the start
 

@@ -1,12 +1,7 @@
 """The command `store-engine VERB ...`, and what its verbs share.
 
-Each verb is a module of this package with a `main(argv)` that returns the exit status:
-
-    0    done
-    1    training or a model gave numbers that are not finite
-    2    the input is wrong, or a file cannot be read or written: one line on stderr says which
-    130  interrupted from the keyboard
-    141  whatever read the output (`| head`) has closed it
+Each verb is a module of this package (`add-items` is add_items.py) with a `main(argv)` that returns
+the exit status, one of `STATUSES`.
 
 Nothing here imports PyTorch, so that --help answers at once; a verb loads what it needs when it
 runs.
@@ -16,6 +11,7 @@ import argparse
 import contextlib
 import importlib
 import json
+import keyword
 import os
 import re
 import sys
@@ -32,10 +28,19 @@ VERBS = {
     "sweep": "train a list of variants and rank them by validation",
     "recommend": "recommend items after a history",
     "tokenize": "give SIDs to items",
-    "check": "say what of a run is whole and what is not",
     "evidence": "count item-item evidence anew with new events, without training",
-    "plot": "draw a run's losses, learning rate and throughput",
     "export": "export a run as a Hugging Face checkpoint",
+    "plot": "draw a run's losses, learning rate and throughput",
+    "check": "say what of a run is whole and what is not",
+    "bench": "time a run's recommendations beside plain PyTorch",
+    "completion": "print what completes these commands in a shell",
+}
+STATUSES = {
+    0: "done",
+    1: "training or a model gave numbers that are not finite",
+    2: "the input is wrong, or a file cannot be read or written: one line on stderr says which",
+    130: "interrupted from the keyboard",
+    141: "whatever read the output (`| head`) has closed it",
 }
 _USAGE = "usage: store-engine VERB ...\n\n{}\n\nstore-engine VERB --help says more, with an example"
 
@@ -116,6 +121,13 @@ def guard(act: Callable[[], int]) -> int:
         return _say(f"error: {where}: {error.strerror or error}", 2)
 
 
+class _CollectedError(Exception):
+    """Carries a verb's parser out of its `main`."""
+
+
+_COLLECT: list[str] = []  # this very list: no arguments, the parser is wanted
+
+
 class VerbParser(argparse.ArgumentParser):
     """A parser whose usage names the verb, and whose errors cannot steer the terminal.
 
@@ -132,9 +144,36 @@ class VerbParser(argparse.ArgumentParser):
             allow_abbrev=False,
         )
 
+    def parse_known_args(self, args: Any = None, namespace: Any = None) -> Any:
+        """Parses, as all ways to parse do at last; or gives itself to `parser_of`."""
+        if args is _COLLECT:
+            raise _CollectedError(self)
+        return super().parse_known_args(args, namespace)
+
+    def format_help(self) -> str:
+        """Adds what the exit statuses mean, one line each."""
+        statuses = "\n".join(f"  {status:<4} {what}" for status, what in STATUSES.items())
+        return f"{super().format_help()}\nexit status:\n{statuses}\n"
+
     def error(self, message: str) -> NoReturn:
         """Prints the usage and what is wrong, then exits with status 2."""
         super().error(printable(message))
+
+
+def module_of(verb: str) -> str:
+    """Returns the name of a verb's module: `import`, which is no name, is import_."""
+    name = verb.replace("-", "_")
+    return f"{name}_" if keyword.iskeyword(name) else name
+
+
+def parser_of(verb: str) -> VerbParser:
+    """Returns the parser of a verb, which does nothing."""
+    try:
+        importlib.import_module(f"store_engine.cli.{module_of(verb)}").main(_COLLECT)
+    except _CollectedError as collected:
+        parser: VerbParser = collected.args[0]
+        return parser
+    raise ValueError(f"{verb} parses its arguments by no VerbParser")
 
 
 def add_run_argument(parser: argparse.ArgumentParser) -> None:
@@ -211,7 +250,7 @@ def _start(verb: str, arguments: list[str]) -> int:
     # libgomp reads it when torch is loaded: a thread that waits for the others sleeps soon. On
     # cores that other processes keep busy, long spinning makes two threads ten times slower
     os.environ.setdefault("GOMP_SPINCOUNT", "1000")
-    status: int = importlib.import_module(f"store_engine.cli.{verb}").main(arguments)
+    status: int = importlib.import_module(f"store_engine.cli.{module_of(verb)}").main(arguments)
     return status
 
 

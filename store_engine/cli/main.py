@@ -11,7 +11,6 @@ import argparse
 import contextlib
 import importlib
 import json
-import keyword
 import os
 import re
 import sys
@@ -161,9 +160,8 @@ class VerbParser(argparse.ArgumentParser):
 
 
 def module_of(verb: str) -> str:
-    """Returns the name of a verb's module: `import`, which is no name, is import_."""
-    name = verb.replace("-", "_")
-    return f"{name}_" if keyword.iskeyword(name) else name
+    """Returns the name of a verb's module."""
+    return verb.replace("-", "_")
 
 
 def parser_of(verb: str) -> VerbParser:

@@ -23,7 +23,7 @@ _EPOCHS = 4  # a run that goes on has a quarter of the epochs, where nothing els
 _KEPT_SECTIONS = ("model.", "tokenizer.")
 _FREE = ("model.dropout", "model.dropout_places", "tokenizer.sids_file")
 _KEPT = (
-    *("data.text_fields", "data.max_text_tokens", "data.text_vocab_size"),
+    *("data.text_fields", "data.max_text_tokens", "data.text_vocab_size", "data.strip_html"),
     *(f"recommender.{name}" for name in ("history", "decoder", "head_size", "skip", "tie_items")),
 )
 

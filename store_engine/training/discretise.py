@@ -15,7 +15,7 @@ from store_engine.sid.codebook_report import neighbours_share_prefix
 from store_engine.sid.collisions import resolve_collisions
 from store_engine.sid.dense_tokenizer import DenseTokenizer, ItemTexts, content_batch
 from store_engine.sid.item_features import ItemVectors, fit_features
-from store_engine.sid.new_sids import extended
+from store_engine.sid.longer_table import extended
 from store_engine.sid.quantizers.item_clusters import ItemClusters
 from store_engine.sid.quantizers.kinds import QUANTIZERS
 from store_engine.sid.quantizers.quantizer import FitSettings

@@ -12,7 +12,7 @@ from store_engine.errors import InputError
 from store_engine.sid.clusters import item_sids
 from store_engine.sid.collisions import resolve_collisions
 from store_engine.sid.item_features import fit_features
-from store_engine.sid.new_sids import extended
+from store_engine.sid.longer_table import extended
 from store_engine.sid.quantizers.item_clusters import ItemClusters
 from store_engine.sid.quantizers.parallel import ParallelQuantizer
 from store_engine.sid.quantizers.quantizer import FitSettings

@@ -22,10 +22,18 @@ import warnings
 from pathlib import Path
 from typing import Any
 
+from store_engine.terminal import (
+    escape_unencodable_output,
+    make_console,
+    printable,
+    quieten_deepspeed,
+)
+
 if __name__ == "__main__":
     # libgomp reads it when torch is loaded: a thread that waits for the others sleeps soon. On
     # cores that other processes keep busy, long spinning makes two threads ten times slower
     os.environ.setdefault("GOMP_SPINCOUNT", "1000")
+    quieten_deepspeed()
 
 import torch
 from deepspeed.accelerator import get_accelerator
@@ -46,11 +54,10 @@ from store_engine.runs.continued import NewData, Parent
 from store_engine.runs.open_run import RunData, begin_or_resume, read_run_data
 from store_engine.runs.run import Run
 from store_engine.runs.run_directory import RunDirectory
-from store_engine.sid.clusters import num_cluster_levels
+from store_engine.sid.codebook_report import advice
 from store_engine.sid.collisions import describe, sid_report
-from store_engine.sid.item_features import FeatureMap, ItemVectors
+from store_engine.sid.item_features import ItemVectors
 from store_engine.sid.sid_table import SidTable
-from store_engine.terminal import escape_unencodable_output, make_console, printable
 from store_engine.training.discretise import discretise, encode_over_ranks
 from store_engine.training.distributed.deepspeed_setup import read_ds_config, set_threads
 from store_engine.training.distributed.process_group import (
@@ -66,7 +73,7 @@ from store_engine.training.initial_weights import (
     initial_tokenizer_weights,
 )
 from store_engine.training.loop import Training, train_stage
-from store_engine.training.stages import RecommenderStage, TokenizerStage
+from store_engine.training.stages import RecommenderStage, TokenizerStage, check_shards
 from store_engine.training.warm_start import warm_weights
 
 # what a user can mend: a full disk or quota, a file beyond the limit, no permission, read-only
@@ -140,7 +147,7 @@ def train(config: Config, ds_config: dict[str, Any], data: RunData) -> None:
     zero_stage = ds_config.get("zero_optimization", {}).get("stage", 0)
     log_rank0(
         f"ZeRO-{zero_stage}, {num_ranks} rank(s) x {threads.num_threads} thread(s) "
-        f"({threads.reason}), {dtype}"
+        f"({threads.reason}) on {device}, {dtype}"
     )
 
     # -- stage 1: the LLM learns to say an item in a few vectors ----------------------------------
@@ -149,7 +156,7 @@ def train(config: Config, ds_config: dict[str, Any], data: RunData) -> None:
         partners = Partners(split.train, catalog.num_items, config.evidence)
     stage = TokenizerStage(config, texts, len(vocabulary), partners)
     if is_first:
-        _check_shards(config, data, stage, num_ranks * ds_config["gradient_accumulation_steps"])
+        check_shards(config, data, stage, num_ranks * ds_config["gradient_accumulation_steps"])
     if not run.is_complete(run.tokenizer_weights):
         initial = initial_tokenizer_weights(config, len(vocabulary))
         weights = train_stage(stage, Training(config, ds_config, run.root), initial)
@@ -175,6 +182,8 @@ def train(config: Config, ds_config: dict[str, Any], data: RunData) -> None:
     table = SidTable.load(run.sids)
     num_codes = table.described_levels(config.tokenizer.num_codes)
     log_rank0(describe(sid_report(table.sids, table.codebook_sizes, num_codes)))
+    for line in advice(table, num_codes):
+        log_rank0(line)
 
     # -- stage 2: the same weights learn to write the next item's codes --------------------------
     recommender = RecommenderStage(config, texts, len(vocabulary), histories, table)
@@ -214,26 +223,6 @@ def train(config: Config, ds_config: dict[str, Any], data: RunData) -> None:
         log_rank0(f"  store-engine recommend {run.root} --history ID,ID,ID")
         run.close()
     wait_for_first("evaluation")
-
-
-def _check_shards(config: Config, data: RunData, stage: TokenizerStage, num_shards: int) -> None:
-    """Refuses, before anything is trained, steps too small for all ranks and micro-batches.
-
-    Raises:
-        InputError: A step of either stage is.
-    """
-    stage.check_shards(num_shards)
-    settings, num_items = config.tokenizer, data.catalog.num_items
-    # what an item's SID will be is not known yet, but how long: it decides what a step holds
-    num_levels, features = settings.num_codes + (settings.collisions == "suffix"), None
-    if settings.last_level == "item":
-        num_levels = num_cluster_levels(num_items, settings.codebook_size) + 1
-        features = FeatureMap(torch.zeros(1).numpy(), torch.zeros(1, 1).numpy())
-    sids = torch.zeros(num_items, num_levels, dtype=torch.int32).numpy()
-    sizes = (settings.codebook_size,) * num_levels
-    table = SidTable(sids, sizes, data.catalog.item_ids, features=features)
-    planned = RecommenderStage(config, data.texts, len(data.vocabulary), data.train, table)
-    planned.check_shards(num_shards)
 
 
 def _finish_stage(run: RunDirectory, files: dict[Path, dict[str, torch.Tensor]]) -> None:

@@ -25,11 +25,13 @@ import importlib
 import json
 
 from store_engine.cli.main import VerbParser, add_overrides_argument
+from store_engine.terminal import quieten_deepspeed
 
 
 def main(argv: list[str] | None = None) -> int:
     """Runs the command line; returns the exit status."""
     parse_arguments(argv)  # answers --help, and refuses a wrong flag, before PyTorch is loaded
+    quieten_deepspeed()
     # by name, as every verb is started: train.py stands above this package and imports its parser
     status: int = importlib.import_module("store_engine.train").main(argv)
     return status

@@ -121,7 +121,8 @@ class Parent:
         report, sources, catalog, histories = DataReport(), [], run.catalog, run.histories
         if self._new.items:
             path = Path(self._new.items)
-            found = read_items(path, settings.item_id, tuple(catalog.fields), report)
+            names, strip = tuple(catalog.fields), settings.strip_html
+            found = read_items(path, settings.item_id, names, report, strip_html=strip)
             catalog = catalog.extended(found)
             sources.append(path)
         if self._new.interactions:
@@ -138,12 +139,17 @@ class Parent:
         return Dataset(catalog, histories, run.dataset, tuple(sources), report)
 
     def lines(self, dataset: Dataset) -> list[str]:
-        """Says what is new."""
+        """Says what is new, and what is left aside."""
         old, catalog, histories = self.run, dataset.catalog, dataset.histories
+        journal = [
+            f"{old.directory.journal}: changes since the training are not read here: `store-engine "
+            f"compact` makes items a part of the run, --interactions gives the events"
+        ]
         return [
+            *(journal if old.directory.journal.exists() else ()),
             f"goes on from {self.root}: {catalog.num_items - old.catalog.num_items:,} new items, "
             f"{histories.num_users - old.histories.num_users:+,} users, "
-            f"{histories.num_events - old.histories.num_events:+,} events"
+            f"{histories.num_events - old.histories.num_events:+,} events",
         ]
 
     def copy_into(self, paths: RunPaths) -> None:

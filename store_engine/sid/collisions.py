@@ -38,7 +38,7 @@ def resolve_collisions(
     if how == "share":
         return codes, sizes
     if how == "reassign":
-        codes = nearest_free(codes, distances, codes[:0])
+        codes = _reassign(codes, distances)
     ranks = _rank_within_sid(codes)
     if not ranks.any() and how == "reassign":
         return codes, sizes
@@ -112,36 +112,26 @@ def _rank_within_sid(codes: Codes) -> NDArray[np.int32]:
     return rank_within(group.reshape(-1)).astype(np.int32)
 
 
-def nearest_free(codes: Codes, distances: NDArray[np.float32], taken: Codes) -> Codes:
-    """Moves items whose codes are taken to the nearest free ones among near codes.
-
-    Args:
-        codes: (num_items, num_codes) int32 nearest codes.
-        distances: (num_items, num_codes, codebook_size) squared distances to the centroids.
-        taken: (num_taken, num_codes) codes of other items, which keep them.
-
-    Returns:
-        (num_items, num_codes) int32: of the items of the same codes the one closest to its
-        centroids keeps them. One that finds no free codes nearby has those it had.
-    """
+def _reassign(codes: Codes, distances: NDArray[np.float32]) -> Codes:
+    """Moves all but the closest item of each SID to the nearest free SID among near codes."""
     codes = codes.copy()
     cost = np.take_along_axis(distances, codes[:, :, None], 2)[:, :, 0].sum(1)
     order = np.argsort(cost, kind="stable")
-    is_taken = set(map(tuple, taken.tolist()))
+    taken: set[tuple[int, ...]] = set()
     displaced = []
     for row in order.tolist():  # the item closest to its centroids keeps the SID
         sid = tuple(codes[row].tolist())
-        if sid in is_taken:
+        if sid in taken:
             displaced.append(row)
-        is_taken.add(sid)
+        taken.add(sid)
     for row in displaced:
         near = np.argsort(distances[row], axis=1, kind="stable")[:, :_CANDIDATES]
         combinations = itertools.product(*near.tolist())
         by_cost = sorted(
             combinations, key=lambda sid: sum(distances[row, n, c] for n, c in enumerate(sid))
         )
-        free = next((sid for sid in by_cost if sid not in is_taken), None)
+        free = next((sid for sid in by_cost if sid not in taken), None)
         if free is not None:
             codes[row] = free
-            is_taken.add(free)
+            taken.add(free)
     return codes

@@ -1,7 +1,7 @@
 """SIDs of new items beside those there are: nobody else's changes.
 
-The run's quantiser gives the codes that describe an item; what tells apart the items of the same
-codes (a suffix, a free combination nearby, the item's own last code) goes on where the table ends.
+The run's rule (new_sids.py) chooses, with more room at the last level than the table had: a suffix
+may grow, as its rows are trained on.
 """
 
 import dataclasses
@@ -13,8 +13,7 @@ from numpy.typing import NDArray
 from store_engine.config import Config
 from store_engine.errors import InputError
 from store_engine.sid.clusters import rank_within
-from store_engine.sid.collisions import nearest_free
-from store_engine.sid.quantizers.item_clusters import ItemClusters
+from store_engine.sid.new_sids import SidRule
 from store_engine.sid.sid_table import SidTable
 from store_engine.sid.sids_file import read_sids_of
 
@@ -45,69 +44,34 @@ def extended(
         raise ValueError("the first items must be those of the table, in its order")
     if len(item_ids) == num_old:
         return table
-    if table.features is not None:
-        new, size = _item_codes(table, dense_tokens)
+    if config.tokenizer.sids_file:
+        new = _with_suffixes(read_sids_of(config, item_ids)[num_old:], table, config)
     else:
-        new, size = _codes(table, item_ids, dense_tokens, config)
-    sizes = (*table.codebook_sizes[:-1], max(size, table.codebook_sizes[-1]))
+        new = _chosen(table, dense_tokens, config)
+    largest, size = int(new[:, -1].max()) + 1, table.codebook_sizes[-1]
+    if table.features is not None:  # as `item_sids` leaves room
+        largest = min(1 << (2 * largest - 1).bit_length(), _MAX_CODEBOOK_SIZE)
+    sizes = (*table.codebook_sizes[:-1], max(size, largest))
     sids = np.concatenate([table.sids, new]).astype(np.int32)
     return dataclasses.replace(table, sids=sids, codebook_sizes=sizes, item_ids=item_ids)
 
 
-def _item_codes(table: SidTable, dense_tokens: NDArray[np.float32]) -> tuple[Codes, int]:
-    """SIDs whose last code is the item itself, and the size of the last codebook."""
-    assert table.features is not None
-    if not isinstance(table.quantizer, ItemClusters):
-        raise InputError("the SID table has no clusters to find those of new items by")
-    before = table.codebook_sizes[-1]
-    described, room = table.features(dense_tokens), min(2 * before, _MAX_CODEBOOK_SIZE)
-    new = table.quantizer.new_sids(described[:, None], table.sids, room)
-    largest = int(new[:, -1].max()) + 1
-    return new, min(max(before, 1 << (2 * largest - 1).bit_length()), _MAX_CODEBOOK_SIZE)
+def _chosen(table: SidTable, dense_tokens: NDArray[np.float32], config: Config) -> Codes:
+    """SIDs by the run's rule, in a table whose last level has more room."""
+    room = table.codebook_sizes[-1]
+    if table.features is not None:
+        room = min(2 * room, _MAX_CODEBOOK_SIZE)
+    elif len(table.codebook_sizes) > config.tokenizer.num_codes:
+        room = _MAX_CODEBOOK_SIZE
+    wider = dataclasses.replace(table, codebook_sizes=(*table.codebook_sizes[:-1], room))
+    rule = SidRule(wider, config.tokenizer)
+    return rule.choose(dense_tokens, rule.nearest(dense_tokens), table.sids).sids
 
 
-def _codes(
-    table: SidTable,
-    item_ids: tuple[str, ...],
-    dense_tokens: NDArray[np.float32],
-    config: Config,
-) -> tuple[Codes, int]:
-    """SIDs whose codes all describe the item, and the size of the last codebook."""
-    settings, num_old = config.tokenizer, len(table.item_ids)
-    distances = np.zeros((0, 0, 0), np.float32)
-    if settings.sids_file:
-        codes = read_sids_of(config, item_ids)[num_old:]
-    elif settings.space == "collaborative":
-        raise InputError(
-            "the run's codes were cut from co-visits (tokenizer.space = 'collaborative', "
-            "last_level = 'code'), which say nothing of new items: train anew, or with "
-            "last_level = 'item'"
-        )
-    elif table.quantizer is None:
-        raise InputError("the run's SIDs were brought as a file, they have no codebook")
-    else:
-        codes = table.quantizer.encode(dense_tokens)
-        if settings.collisions == "reassign":
-            distances = table.quantizer.distances(dense_tokens)
-    if settings.collisions == "share":
-        return codes, table.codebook_sizes[-1]
-    if settings.collisions == "reassign":
-        taken = table.sids[:, : settings.num_codes]
-        codes = nearest_free(codes, distances, taken)
-    if len(table.codebook_sizes) > settings.num_codes:
-        return _with_suffixes(codes, table)
-    both = np.concatenate([table.sids, codes])
-    _, counts = np.unique(both, axis=0, return_counts=True)
-    if counts.max() > 1:
-        raise InputError(
-            f"{int((counts - 1).sum()):,} new items have the codes of others, with no free ones "
-            f"nearby (tokenizer.collisions = 'reassign'); train anew with them in the catalogue"
-        )
-    return codes, table.codebook_sizes[-1]
-
-
-def _with_suffixes(codes: Codes, table: SidTable) -> tuple[Codes, int]:
-    """Numbers new items on behind the largest suffix of their codes."""
+def _with_suffixes(codes: Codes, table: SidTable, config: Config) -> Codes:
+    """Codes of a file, new items numbered on behind the largest suffix of their codes."""
+    if config.tokenizer.collisions == "share":
+        return codes
     old, suffixes = table.sids[:, :-1], table.sids[:, -1]
     _, groups = np.unique(np.concatenate([old, codes]), axis=0, return_inverse=True)
     groups = groups.reshape(-1)
@@ -117,4 +81,4 @@ def _with_suffixes(codes: Codes, table: SidTable) -> tuple[Codes, int]:
     last = first[own] + rank_within(own)
     if last.max() >= _MAX_CODEBOOK_SIZE:
         raise InputError(f"more than {_MAX_CODEBOOK_SIZE:,} items would have the same codes")
-    return np.column_stack([codes, last]).astype(np.int32), int(last.max()) + 1
+    return np.column_stack([codes, last]).astype(np.int32)

@@ -152,14 +152,19 @@ def write_split(folder: Path, work: Path, data: DataConfig, cold: set[str]) -> N
     warm = work / "warm"
     warm.mkdir(parents=True, exist_ok=True)
     for name in (data.items, data.interactions):
-        rows = _read_csv(folder / name, data.item_id)
-        _write_csv(warm / name, [row for row in rows if row[data.item_id] not in cold])
+        rows = read_csv(folder / name, data.item_id)
+        write_csv(warm / name, [row for row in rows if row[data.item_id] not in cold])
         if name == data.items:
             held_out = [row for row in rows if row[data.item_id] in cold]
-            _write_csv(work / "cold_items.csv", held_out)
+            write_csv(work / "cold_items.csv", held_out)
 
 
-def _read_csv(path: Path, item_id: str) -> list[dict[str, str]]:
+def read_csv(path: Path, item_id: str) -> list[dict[str, str]]:
+    """Reads the rows of a csv file.
+
+    Raises:
+        InputError: It cannot be read, or has no such column.
+    """
     try:
         with path.open(newline="", encoding="utf-8") as file:
             rows = list(csv.DictReader(file))
@@ -170,7 +175,8 @@ def _read_csv(path: Path, item_id: str) -> list[dict[str, str]]:
     return rows
 
 
-def _write_csv(path: Path, rows: list[dict[str, str]]) -> None:
+def write_csv(path: Path, rows: list[dict[str, str]]) -> None:
+    """Writes rows of the same columns as a csv file."""
     with path.open("w", newline="", encoding="utf-8") as file:
         writer = csv.DictWriter(file, list(rows[0]), lineterminator="\n")
         writer.writeheader()

@@ -14,7 +14,7 @@ Providers:
     ours_cpp, ours_torch, ours_triton
                     the same engine with another backend, where that runs on the device
     torch_fallback  plain PyTorch: each beam has its own copy of the cache, reordered at each level
-                    (plain_beam.py)
+                    (store_engine/evaluation/plain_beam.py)
     transformers    the exported Llama in `generate`, constrained by transformers' prefix hook over
                     a trie of Python dicts (transformers_beam.py), if it is installed
     floor           the lower bound of a search by levels: the forward passes of `ours` alone,
@@ -49,12 +49,12 @@ import torch
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from benchmarks.harness import Options, Report, measure_together, parse_options
-from benchmarks.plain_beam import PlainBeamSearch, Result, history_tokens
 from store_engine.catalog.item_slots import ItemSlots
 from store_engine.config import DecodingConfig, ModelConfig
 from store_engine.data.catalog import Catalog
 from store_engine.decoding.backends import BackendName
 from store_engine.decoding.engine import Engine
+from store_engine.evaluation.plain_beam import PlainBeamSearch, Result, history_tokens
 from store_engine.inference.cache_attention import TreeAttention
 from store_engine.inference.decoding_model import DecodingModel, prepare_for_decoding
 from store_engine.inference.kv_cache import KVCache

@@ -18,7 +18,6 @@ import csv
 import datetime
 import os
 import re
-import time
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -27,6 +26,7 @@ from typing import NamedTuple
 import torch
 
 from benchmarks.gpu_clock import device_milliseconds
+from store_engine.evaluation.latency import time_in_turn
 from store_engine.experiments.provenance import commit, machine
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -234,29 +234,8 @@ def measure_together(
     """
     if options.quick:
         min_repeats, budget_s = 3, budget_s / 10
-    for run in runs.values():
-        run()
-    durations: dict[str, list[float]] = {name: [] for name in runs}
-    going = dict(runs)
-    while going:
-        for name, run in list(going.items()):
-            spent = durations[name]
-            spent.append(_milliseconds(run, options.device))
-            is_long_enough = sum(spent) >= 1e3 * budget_s or len(spent) >= 1000
-            if len(spent) >= min_repeats and is_long_enough:
-                del going[name]
+    durations = time_in_turn(runs, options.device, min_repeats, budget_s)
     return {name: _quantiles(values) for name, values in durations.items()}
-
-
-def _milliseconds(run: Callable[[], object], device: str) -> float:
-    on_gpu = device.startswith("cuda")
-    if on_gpu:
-        torch.cuda.synchronize()
-    begin = time.perf_counter()
-    run()
-    if on_gpu:
-        torch.cuda.synchronize()
-    return 1e3 * (time.perf_counter() - begin)
 
 
 def _quantiles(values: list[float]) -> Quantiles:

@@ -38,9 +38,9 @@ from benchmarks.decode import (
     wanted_cases,
 )
 from benchmarks.harness import Options, Report, measure_together, parse_options
-from benchmarks.plain_beam import PlainBeamSearch, Result
 from store_engine.config import DecodingConfig
 from store_engine.decoding.engine import Engine
+from store_engine.evaluation.plain_beam import PlainBeamSearch, Result
 
 Request = list[list[int]]  # a batch of histories, in catalogue rows
 NUM_REQUESTS = 1002  # one to check, one to warm up, and the most that measure_together repeats

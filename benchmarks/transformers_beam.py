@@ -15,9 +15,9 @@ from transformers import (
     PrefixConstrainedLogitsProcessor,
 )
 
-from benchmarks.plain_beam import Result
 from store_engine._C import ItemTrie
 from store_engine.decoding.engine import Engine
+from store_engine.evaluation.plain_beam import Result
 from store_engine.integrations.huggingface import export_huggingface
 
 PAD = 0

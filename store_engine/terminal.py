@@ -5,6 +5,7 @@ title can recolour or rewrite the screen, `[red]` is taken for markup, and a let
 terminal's encoding lacks ends the program.
 """
 
+import logging
 import sys
 import unicodedata
 from io import TextIOWrapper
@@ -34,6 +35,13 @@ def printable(value: object) -> str:
     if text.isprintable():
         return text
     return "".join(_shown(character) for character in text)
+
+
+def quieten_deepspeed() -> None:
+    """Keeps back DeepSpeed's warning that there is no GPU; it comes when it is imported."""
+    logging.getLogger("DeepSpeed").addFilter(
+        lambda record: not str(record.msg).startswith("Setting accelerator to CPU")
+    )
 
 
 def make_console(

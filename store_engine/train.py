@@ -2,6 +2,8 @@
 
     deepspeed store_engine/train.py --ds_config configs/zero3.json
     deepspeed store_engine/train.py --ds_config configs/zero3.json --resume
+    deepspeed store_engine/train.py --ds_config configs/zero3.json --from runs/ml100k \
+        --interactions new_events.csv --items new_items.csv run_dir=runs/ml100k-2
     deepspeed --num_accelerators 2 store_engine/train.py --ds_config configs/zero3.json \
         --config configs/tiny.toml run_dir=runs/mine recommender.lr=1e-3
 
@@ -21,10 +23,18 @@ import warnings
 from pathlib import Path
 from typing import Any
 
+from store_engine.terminal import (
+    escape_unencodable_output,
+    make_console,
+    printable,
+    quieten_deepspeed,
+)
+
 if __name__ == "__main__":
     # libgomp reads it when torch is loaded: a thread that waits for the others sleeps soon. On
     # cores that other processes keep busy, long spinning makes two threads ten times slower
     os.environ.setdefault("GOMP_SPINCOUNT", "1000")
+    quieten_deepspeed()
 
 import torch
 from deepspeed.accelerator import get_accelerator
@@ -41,14 +51,14 @@ from store_engine.evaluation.validation import Validation
 from store_engine.evaluation.weigh_evidence import fit_run_evidence
 from store_engine.model.backbones.backbone import backbone_sizes
 from store_engine.model.weights import load_weights, read_weights, save_weights
+from store_engine.runs.continued import NewData, Parent
 from store_engine.runs.open_run import RunData, begin_or_resume, read_run_data
 from store_engine.runs.run import Run
 from store_engine.runs.run_directory import RunDirectory
-from store_engine.sid.clusters import num_cluster_levels
+from store_engine.sid.codebook_report import advice
 from store_engine.sid.collisions import describe, sid_report
-from store_engine.sid.item_features import FeatureMap, ItemVectors
+from store_engine.sid.item_features import ItemVectors
 from store_engine.sid.sid_table import SidTable
-from store_engine.terminal import escape_unencodable_output, make_console, printable
 from store_engine.training.discretise import discretise, encode_over_ranks
 from store_engine.training.distributed.deepspeed_setup import read_ds_config, set_threads
 from store_engine.training.distributed.process_group import (
@@ -64,7 +74,13 @@ from store_engine.training.initial_weights import (
     initial_tokenizer_weights,
 )
 from store_engine.training.loop import Training, train_stage
-from store_engine.training.stages import RecommenderStage, RefitStage, TokenizerStage
+from store_engine.training.stages import (
+    RecommenderStage,
+    RefitStage,
+    TokenizerStage,
+    check_shards,
+)
+from store_engine.training.warm_start import warm_weights
 
 # what a user can mend: a full disk or quota, a file beyond the limit, no permission, read-only
 _UNWRITABLE = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EACCES, errno.EPERM, errno.EROFS)
@@ -78,14 +94,20 @@ def main(argv: list[str] | None = None) -> int:
     logging.getLogger("DeepSpeed").setLevel(logging.WARNING)
     escape_unencodable_output()
     args = parse_arguments(argv)
-    place = args.config[-1]
+    place = args.from_run or args.config[-1]
     try:
         rank = launched_rank()
-        config = load_config(args.config, args.overrides, backbone_sizes)
+        if args.from_run is None:
+            parent, config = None, load_config(args.config, args.overrides, backbone_sizes)
+        else:
+            parent = Parent(args.from_run, NewData(args.items, args.interactions))
+            config = parent.config(args.config, args.overrides)
         place = config.run_dir
         ds_config = read_ds_config(args.ds_config, config.train)
         # the data is looked at before DeepSpeed compiles, which takes a minute; other ranks wait
-        directory = begin_or_resume(config, args.resume, args.overwrite) if rank == 0 else None
+        directory = None
+        if rank == 0:
+            directory = begin_or_resume(config, args.resume, args.overwrite, parent)
         with process_group():
             train(config, ds_config, read_run_data(config, directory))
     except InputError as error:
@@ -131,7 +153,7 @@ def train(config: Config, ds_config: dict[str, Any], data: RunData) -> None:
     zero_stage = ds_config.get("zero_optimization", {}).get("stage", 0)
     log_rank0(
         f"ZeRO-{zero_stage}, {num_ranks} rank(s) x {threads.num_threads} thread(s) "
-        f"({threads.reason}), {dtype}"
+        f"({threads.reason}) on {device}, {dtype}"
     )
 
     # -- stage 1: the LLM learns to say an item in a few vectors ----------------------------------
@@ -140,19 +162,23 @@ def train(config: Config, ds_config: dict[str, Any], data: RunData) -> None:
         partners = Partners(split.train, catalog.num_items, config.evidence)
     stage = TokenizerStage(config, texts, len(vocabulary), partners)
     if is_first:
-        _check_shards(config, data, stage, num_ranks * ds_config["gradient_accumulation_steps"])
+        check_shards(config, data, stage, num_ranks * ds_config["gradient_accumulation_steps"])
     if not run.is_complete(run.tokenizer_weights):
         initial = initial_tokenizer_weights(config, len(vocabulary))
         weights = train_stage(stage, Training(config, ds_config, run.root), initial)
         _finish_stage(run, {run.tokenizer_weights: weights})
 
-    # -- discretisation: vectors become codes -----------------------------------------------------
+    # -- discretisation: vectors become codes; a run that goes on from another knows some ---------
+    known = SidTable.load(run.start_sids) if run.is_complete(run.start_sids) else None
     if not (run.is_complete(run.sids) and (is_code_run or run.is_complete(run.item_vectors))):
         tokenizer = stage.build()
         load_weights(tokenizer, run.tokenizer_weights)
-        vectors = encode_over_ranks(tokenizer.to(device), texts, config.tokenizer.num_codes, device)
+        num_known = 0 if known is None else len(known.item_ids)
+        vectors = encode_over_ranks(
+            tokenizer.to(device), texts, config.tokenizer.num_codes, device, num_known
+        )
         if vectors is not None:
-            found = discretise(vectors, catalog, split, config)
+            found = discretise(vectors, catalog, split, config, known)
             with run.writing(run.sids):
                 found.table.save(run.sids)
             if found.vectors is not None:
@@ -162,6 +188,8 @@ def train(config: Config, ds_config: dict[str, Any], data: RunData) -> None:
     table = SidTable.load(run.sids)
     num_codes = table.described_levels(config.tokenizer.num_codes)
     log_rank0(describe(sid_report(table.sids, table.codebook_sizes, num_codes)))
+    for line in advice(table, num_codes):
+        log_rank0(line)
 
     # -- stage 2: the same weights learn to write the next item's codes --------------------------
     recommender = RecommenderStage(config, texts, len(vocabulary), histories, table)
@@ -170,7 +198,7 @@ def train(config: Config, ds_config: dict[str, Any], data: RunData) -> None:
     if not run.is_complete(chosen):
         validate = Validation(Run(run), device) if config.train.eval_every else None
         validated = dataclasses.replace(training, validate=validate)
-        _train_recommender(recommender, validated, run, chosen)
+        _train_recommender(recommender, validated, run, chosen, known)
 
     # -- item-item evidence: what the histories alone say, weighed against the LLM ----------------
     if config.decoding.evidence == "auto" and is_first and not run.is_complete(run.evidence):
@@ -184,7 +212,7 @@ def train(config: Config, ds_config: dict[str, Any], data: RunData) -> None:
         best = _best_epoch(config, recommender, training)
         log_rank0(f"refit: {best:g} epoch(s) of all events before the test")
         again = RefitStage(recommender, more_histories, best)
-        _train_recommender(again, training, run, run.model_weights)
+        _train_recommender(again, training, run, run.model_weights, known)
 
     # -- evaluation -------------------------------------------------------------------------------
     if is_first:
@@ -201,34 +229,22 @@ def train(config: Config, ds_config: dict[str, Any], data: RunData) -> None:
     wait_for_first("evaluation")
 
 
-def _check_shards(config: Config, data: RunData, stage: TokenizerStage, num_shards: int) -> None:
-    """Refuses, before anything is trained, steps too small for all ranks and micro-batches.
-
-    Raises:
-        InputError: A step of either stage is.
-    """
-    stage.check_shards(num_shards)
-    settings, num_items = config.tokenizer, data.catalog.num_items
-    # what an item's SID will be is not known yet, but how long: it decides what a step holds
-    num_levels, features = settings.num_codes + (settings.collisions == "suffix"), None
-    if settings.last_level == "item":
-        num_levels = num_cluster_levels(num_items, settings.codebook_size) + 1
-        features = FeatureMap(torch.zeros(1).numpy(), torch.zeros(1, 1).numpy())
-    sids = torch.zeros(num_items, num_levels, dtype=torch.int32).numpy()
-    sizes = (settings.codebook_size,) * num_levels
-    table = SidTable(sids, sizes, data.catalog.item_ids, features=features)
-    planned = RecommenderStage(config, data.texts, len(data.vocabulary), data.train, table)
-    planned.check_shards(num_shards)
-
-
 def _train_recommender(
-    stage: RecommenderStage, training: Training, run: RunDirectory, path: Path
+    stage: RecommenderStage,
+    training: Training,
+    run: RunDirectory,
+    path: Path,
+    known: SidTable | None,
 ) -> None:
     """Trains stage 2 from its start, and writes the weights to `path`."""
     config, is_code_run = training.config, training.config.tokenizer.last_level == "code"
     items = None if is_code_run else ItemVectors.load(run.item_vectors)
-    first = read_weights(run.tokenizer_weights)
-    start = initial_recommender_weights(config, first, stage.table, stage.num_labels, items)
+    if known is None:
+        first = read_weights(run.tokenizer_weights)
+        start = initial_recommender_weights(config, first, stage.table, stage.num_labels, items)
+    else:
+        is_refit, tables = isinstance(stage, RefitStage), (known, stage.table)
+        start = warm_weights(config, run, tables, stage.num_labels, items, with_validation=is_refit)
     weights, labels = stage.split_labels(train_stage(stage, training, start.items()))
     files = {run.scoring_weights: labels} if labels and path == run.model_weights else {}
     _finish_stage(run, {**files, path: weights})

@@ -1,6 +1,7 @@
 """What reaches a terminal."""
 
 import io
+import logging
 import sys
 import unicodedata
 
@@ -8,7 +9,12 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from store_engine.terminal import escape_unencodable_output, make_console, printable
+from store_engine.terminal import (
+    escape_unencodable_output,
+    make_console,
+    printable,
+    quieten_deepspeed,
+)
 from store_engine.training.log import TrainLog
 
 _LETTERS = "caf\u00e9 \u6f22\u5b57 \u0e01\u0e33 \U0001f469\u200d\U0001f4bb \xa0|"
@@ -110,3 +116,14 @@ def test_a_column_of_the_users_cannot_steer_the_log_of_a_training(name, tmp_path
     assert f"{printable(name)} 2.000" in out
     assert "\x1b" not in out
     assert out.count("\n") == 1
+
+
+def test_only_deepspeeds_word_on_the_missing_gpu_is_kept_back(caplog):
+    logger = logging.getLogger("DeepSpeed")
+    before = list(logger.filters)
+    quieten_deepspeed()
+    with caplog.at_level("WARNING", logger="DeepSpeed"):
+        logger.warning("Setting accelerator to CPU. If you have GPU ...")
+        logger.warning("another thing")
+    logger.filters[:] = before
+    assert [record.message for record in caplog.records] == ["another thing"]

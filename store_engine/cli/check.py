@@ -16,6 +16,7 @@ from store_engine.terminal import printable
 
 if TYPE_CHECKING:
     from store_engine.runs.inspect_run import RunReport
+    from store_engine.runs.manifest import Lineage
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -67,6 +68,7 @@ def _in_words(root: Path, report: "RunReport") -> list[str]:
     lines = [
         f"{root}: format {manifest.format}, begun by store_engine {manifest.version}{created}, "
         f"data set {manifest.dataset!r}",
+        *([] if manifest.parent is None else [_of_parent(manifest.parent)]),
         f"training: {report.stage}",
         f"lock: {f'held by {report.owner}' if report.owner else 'free'}",
         f"config: {report.config or 'whole'}",
@@ -79,6 +81,10 @@ def _in_words(root: Path, report: "RunReport") -> list[str]:
     return lines
 
 
+def _of_parent(parent: "Lineage") -> str:
+    return f"goes on from {parent.run_dir}, begun on {parent.created}, weights {parent.weights}"
+
+
 def _as_json(report: "RunReport", num_changes: int, problem: str | None) -> dict[str, Any]:
     manifest = report.manifest
     return {
@@ -88,6 +94,7 @@ def _as_json(report: "RunReport", num_changes: int, problem: str | None) -> dict
         "version": manifest.version,
         "dataset": manifest.dataset,
         "created": manifest.created,
+        "parent": None if manifest.parent is None else manifest.parent._asdict(),
         "stage": report.stage,
         "lock": report.owner,
         "config": report.config,

@@ -1,13 +1,7 @@
 """The command `store-engine VERB ...`, and what its verbs share.
 
 Each verb is a module of this package (`add-items` is add_items.py) with a `main(argv)` that returns
-the exit status:
-
-    0    done
-    1    training or a model gave numbers that are not finite
-    2    the input is wrong, or a file cannot be read or written: one line on stderr says which
-    130  interrupted from the keyboard
-    141  whatever read the output (`| head`) has closed it
+the exit status, one of `STATUSES`.
 
 Nothing here imports PyTorch, so that --help answers at once; a verb loads what it needs when it
 runs.
@@ -34,13 +28,23 @@ VERBS = {
     "sweep": "train a list of variants and rank them by validation",
     "recommend": "recommend items after a history",
     "tokenize": "give SIDs to items",
+    "evidence": "count item-item evidence anew with new events, without training",
     "add-items": "add new items of a file to a run's catalogue",
     "remove-items": "remove items from a run's catalogue",
     "compact": "make what changed since training a part of the run's files",
     "forget": "delete a user from a run",
-    "check": "say what of a run is whole and what is not",
-    "plot": "draw a run's losses, learning rate and throughput",
     "export": "export a run as a Hugging Face checkpoint",
+    "plot": "draw a run's losses, learning rate and throughput",
+    "check": "say what of a run is whole and what is not",
+    "bench": "time a run's recommendations beside plain PyTorch",
+    "completion": "print what completes these commands in a shell",
+}
+STATUSES = {
+    0: "done",
+    1: "training or a model gave numbers that are not finite",
+    2: "the input is wrong, or a file cannot be read or written: one line on stderr says which",
+    130: "interrupted from the keyboard",
+    141: "whatever read the output (`| head`) has closed it",
 }
 _USAGE = "usage: store-engine VERB ...\n\n{}\n\nstore-engine VERB --help says more, with an example"
 
@@ -121,6 +125,13 @@ def guard(act: Callable[[], int]) -> int:
         return _say(f"error: {where}: {error.strerror or error}", 2)
 
 
+class _CollectedError(Exception):
+    """Carries a verb's parser out of its `main`."""
+
+
+_COLLECT: list[str] = []  # this very list: no arguments, the parser is wanted
+
+
 class VerbParser(argparse.ArgumentParser):
     """A parser whose usage names the verb, and whose errors cannot steer the terminal.
 
@@ -137,6 +148,17 @@ class VerbParser(argparse.ArgumentParser):
             allow_abbrev=False,
         )
 
+    def parse_known_args(self, args: Any = None, namespace: Any = None) -> Any:
+        """Parses, as all ways to parse do at last; or gives itself to `parser_of`."""
+        if args is _COLLECT:
+            raise _CollectedError(self)
+        return super().parse_known_args(args, namespace)
+
+    def format_help(self) -> str:
+        """Adds what the exit statuses mean, one line each."""
+        statuses = "\n".join(f"  {status:<4} {what}" for status, what in STATUSES.items())
+        return f"{super().format_help()}\nexit status:\n{statuses}\n"
+
     def error(self, message: str) -> NoReturn:
         """Prints the usage and what is wrong, then exits with status 2."""
         super().error(printable(message))
@@ -145,6 +167,16 @@ class VerbParser(argparse.ArgumentParser):
 def module_of(verb: str) -> str:
     """Returns the name of a verb's module."""
     return verb.replace("-", "_")
+
+
+def parser_of(verb: str) -> VerbParser:
+    """Returns the parser of a verb, which does nothing."""
+    try:
+        importlib.import_module(f"store_engine.cli.{module_of(verb)}").main(_COLLECT)
+    except _CollectedError as collected:
+        parser: VerbParser = collected.args[0]
+        return parser
+    raise ValueError(f"{verb} parses its arguments by no VerbParser")
 
 
 def add_run_argument(parser: argparse.ArgumentParser) -> None:

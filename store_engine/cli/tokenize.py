@@ -60,7 +60,7 @@ def _tokenize(args: argparse.Namespace) -> None:
     # here, because it takes seconds that --help need not wait for
     from store_engine.runs.run import Run
     from store_engine.runs.run_directory import RunDirectory
-    from store_engine.sid.codebook_report import codebook_report
+    from store_engine.sid.codebook_report import advice, codebook_report
     from store_engine.sid.collisions import describe
 
     read = [] if args.items is None else [Path(args.items)]
@@ -80,7 +80,11 @@ def _tokenize(args: argparse.Namespace) -> None:
         _write_csv(args.out, item_ids, codes)
     if args.items is None:
         report = codebook_report(table, run.config.tokenizer.num_codes)
-        print_json(report) if args.json else print(describe(report))
+        advised = advice(table, run.config.tokenizer.num_codes)
+        if args.json:
+            print_json(report | {"advice": advised})
+        else:
+            print("\n".join([describe(report), *advised]))
     elif args.json:
         print_json(dict(zip(item_ids, codes.tolist(), strict=True)))
     elif args.out is None:

@@ -67,17 +67,22 @@ def build_config(tree: dict[str, Any]) -> Config:
     return config
 
 
-def with_overrides(config: Config, overrides: Sequence[str]) -> Config:
+def with_overrides(
+    config: Config, overrides: Sequence[str], paths: Sequence[str | Path] = ()
+) -> Config:
     """Changes values of a config.
 
     Args:
         config: The config.
         overrides: As for `load_config`.
+        paths: TOML files whose values come before the overrides.
 
     Raises:
-        InputError: A name is unknown, or a value does not fit.
+        InputError: A file is missing or no TOML, a name is unknown, or a value does not fit.
     """
     tree = tomllib.loads(dump_config(config))
+    for path in paths:
+        _merge(tree, read_config_tree(path))
     for override in overrides:
         _apply_override(tree, override)
     return build_config(tree)

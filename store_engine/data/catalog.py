@@ -77,6 +77,30 @@ class Catalog:
             raise unknown_item(item_id, self._rows, self.num_items)
         return row
 
+    def extended(self, other: "Catalog") -> "Catalog":
+        """Takes the items of another catalogue in: known ones keep their row, new ones come last.
+
+        Args:
+            other: With the same fields; its texts count for the items of both.
+
+        Raises:
+            InputError: It has other fields.
+        """
+        if other.fields.keys() != self.fields.keys():
+            raise InputError(
+                f"the items' fields must be {', '.join(self.fields)}, got {', '.join(other.fields)}"
+            )
+        row_of = dict(self._rows)
+        for item_id in other.item_ids:
+            row_of.setdefault(item_id, len(row_of))
+        fields = {}
+        for name, texts in self.fields.items():
+            merged = [*texts, *[""] * (len(row_of) - self.num_items)]
+            for item_id, text in zip(other.item_ids, other.fields[name], strict=True):
+                merged[row_of[item_id]] = text
+            fields[name] = tuple(merged)
+        return Catalog(tuple(row_of), fields)
+
     def take(self, rows: Sequence[int]) -> "Catalog":
         """Returns the items of some rows, at least one, in their order."""
         fields = {n: tuple(texts[row] for row in rows) for n, texts in self.fields.items()}

@@ -76,6 +76,36 @@ class Histories:
             raise IndexError(f"user must be in [0, {self.num_users}), got {user}")
         return self.rows[self.offsets[user] : self.offsets[user + 1]]
 
+    def followed_by(self, later: "Histories") -> "Histories":
+        """Puts each user's later events behind the ones here; users that are new come last.
+
+        Args:
+            later: In rows of the same catalogue.
+        """
+        place = {user_id: user for user, user_id in enumerate(self.user_ids)}
+        for user_id in later.user_ids:
+            place.setdefault(user_id, len(place))
+        both = (self, later)
+        owners = [np.array([place[u] for u in one.user_ids], dtype=np.int64) for one in both]
+        users = np.concatenate(
+            [
+                np.repeat(owner, np.diff(one.offsets))
+                for owner, one in zip(owners, both, strict=True)
+            ]
+        )
+        order = np.argsort(users, kind="stable")
+        counts = np.bincount(users, minlength=len(place))
+        rows = np.concatenate([self.rows, later.rows])[order]
+        return Histories(tuple(place), rows, np.r_[0, np.cumsum(counts)].astype(np.int64))
+
+    def of_at_least(self, num_events: int) -> "Histories":
+        """Leaves out the users with fewer events."""
+        lengths = np.diff(self.offsets)
+        is_kept = lengths >= num_events
+        ids = tuple(i for i, kept in zip(self.user_ids, is_kept.tolist(), strict=True) if kept)
+        offsets = np.r_[0, np.cumsum(lengths[is_kept])].astype(np.int64)
+        return Histories(ids, self.rows[np.repeat(is_kept, lengths)], offsets)
+
     def save(self, path: str | Path) -> None:
         """Writes an npz file, which either stands complete or not at all."""
         # ids as one blob: a fixed-width string array would pay the longest id for every user

@@ -11,6 +11,7 @@ from store_engine.data.movielens import FILES, find_ml100k
 from store_engine.data.readers import EventColumns, EventRules, read_interactions, read_items
 from store_engine.data.report import DataReport
 from store_engine.data.synthetic import synthetic
+from store_engine.errors import InputError
 
 
 @dataclass(frozen=True)
@@ -37,13 +38,19 @@ class Dataset:
         return self.report.num_dropped_users
 
 
-def load_dataset(config: DataConfig) -> Dataset:
+def load_dataset(config: DataConfig, known: Catalog | None = None) -> Dataset:
     """Reads, fetches or draws the data set.
+
+    Args:
+        config: What to read.
+        known: Items of an earlier run, which keep their rows; the file's new ones come after them.
 
     Raises:
         InputError: What the config names is missing or malformed.
     """
     if config.name == "synthetic":
+        if known is not None:
+            raise InputError("a drawn data set (data.name = 'synthetic') has no later state")
         sizes = (config.num_items, config.num_users, config.num_topics)
         catalog, histories = synthetic(*sizes, config.seed)
         report = DataReport(catalog.num_items, histories.num_events, histories.num_users)
@@ -59,6 +66,7 @@ def load_dataset(config: DataConfig) -> Dataset:
     catalog = read_items(
         items, config.item_id, config.text_fields, report, strip_html=config.strip_html
     )
+    catalog = catalog if known is None else known.extended(catalog)
     columns = EventColumns(config.user_id, config.item_id, config.timestamp)
     rules = EventRules(config.min_events, config.ties, config.seed)
     histories, _ = read_interactions(interactions, catalog, columns, rules, report)

@@ -40,11 +40,14 @@ class EventRules:
         ties: What orders a user's events of one timestamp: the file, or chance. Where times are
             coarse (Amazon's are per day) the file's order decides which event is the test.
         seed: For `ties="shuffle"`.
+        unknown_items: Events of items that the catalogue has not are an error, or dropped and
+            counted.
     """
 
     min_events: int = 3
     ties: Literal["file", "shuffle"] = "file"
     seed: int = 0
+    unknown_items: Literal["error", "drop"] = "error"
 
 
 def read_items(
@@ -133,8 +136,10 @@ def read_interactions(
     users, items = table.keys(columns.user_id), table.keys(columns.item_id)
     times = table.times(columns.timestamp)
     rows, unknown = _catalog_rows(items, catalog)
-    table.refuse([*users.bad, *items.bad, *unknown, *times.bad])
-    num_events = np.bincount(users.codes, minlength=len(users.unique))
+    drops = rules.unknown_items == "drop"
+    table.refuse([*users.bad, *items.bad, *(() if drops else unknown), *times.bad])
+    is_known = rows >= 0
+    num_events = np.bincount(users.codes[is_known], minlength=len(users.unique))
     is_kept = num_events >= rules.min_events
     if not is_kept.any():
         raise InputError(
@@ -146,7 +151,7 @@ def read_interactions(
     if rules.ties == "shuffle":
         keys.insert(0, np.random.default_rng(rules.seed).permutation(len(rows)))
     order = np.lexsort(keys)
-    order = order[is_kept[users.codes[order]]]
+    order = order[is_kept[users.codes[order]] & is_known[order]]
     histories = Histories(
         tuple(user_id for user_id, kept in zip(users.unique, is_kept, strict=True) if kept),
         rows[order],
@@ -155,6 +160,7 @@ def read_interactions(
     num_dropped = int((~is_kept).sum())
     report.num_events, report.num_users = len(rows), len(users.unique)
     report.num_dropped_users, report.min_events = num_dropped, rules.min_events
+    report.num_unknown = int((~is_known).sum())
     report.notes += table.notes
     return histories, num_dropped
 

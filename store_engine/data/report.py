@@ -18,6 +18,7 @@ class DataReport:
         num_stripped: Control characters in texts, each replaced by a space.
         notes: What could be read in two ways, one line each, with file and line.
         num_html: Texts with HTML, made plain.
+        num_unknown: Events dropped because the catalogue has not their item.
     """
 
     num_items: int = 0
@@ -30,6 +31,7 @@ class DataReport:
     num_stripped: int = 0
     notes: list[str] = field(default_factory=list)
     num_html: int = 0
+    num_unknown: int = 0
 
     def lines(self) -> list[str]:
         """Describes the data in plain lines: first its size, then only what a user should know."""
@@ -41,6 +43,8 @@ class DataReport:
             lines.append(
                 f"dropped {self.num_dropped_users:,} users with fewer than {self.min_events} events"
             )
+        if self.num_unknown:
+            lines.append(f"dropped {self.num_unknown:,} events of unknown items")
         for name, count in self.num_empty.items():
             if count:
                 lines.append(f"{count:,} of {self.num_items:,} items have no {name}")

@@ -181,9 +181,9 @@ class ItemEvidence:
 
 def run_evidence(run: Run) -> ItemEvidence | None:
     """Returns the evidence that a run recommends with; None: it has none, or leaves it out."""
-    if run.config.decoding.evidence == "none" or run.evidence is None:
+    if run.config.decoding.evidence == "none" or run.evidence_now is None:
         return None
-    return ItemEvidence(run.evidence)
+    return ItemEvidence(run.evidence_now)
 
 
 class Found(NamedTuple):

@@ -87,6 +87,11 @@ def evaluate_run(
     return {
         "version": store_engine.__version__,
         "date": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
+        "run": {
+            "created": run.created,
+            "weights": run.weights_digest,
+            "parent": None if run.lineage is None else run.lineage._asdict(),
+        },
         "dataset": run.dataset,
         "protocol": split.protocol,
         "primary": primary.name,

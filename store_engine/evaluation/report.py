@@ -87,7 +87,7 @@ def _notes(metrics: dict[str, Any]) -> list[str]:
     exclude = str(metrics["config"]["decoding"]["exclude_history"]).lower()
     notes = [
         f"* the run's own rule (decoding.exclude_history = {exclude}); "
-        f"below, its users by how often training saw the target",
+        f"its last rows are users by how often training saw the target",
         f"{metrics['share_of_targets_seen']:.1%} of the targets stand in the user's history",
     ]
     name = "recall@10" if "recall@10" in metrics["metrics"] else "mrr"

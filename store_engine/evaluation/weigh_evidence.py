@@ -31,7 +31,7 @@ EngineMaker = Callable[[EvidenceScorer], Engine]
 def fit_run_evidence(
     run: RunDirectory, split: Split, catalog: Catalog, config: Config, make_engine: EngineMaker
 ) -> None:
-    """Fits a run's evidence and writes it.
+    """Fits a run's evidence and writes it; one that goes on from another keeps the weights.
 
     Args:
         run: The run, whose LLM is trained.
@@ -43,6 +43,11 @@ def fit_run_evidence(
     from store_engine.collaborative.fit_evidence import fit_evidence, updated
 
     settings, seed = config.evidence, config.train.seed
+    if run.is_complete(run.start_evidence) and not run.is_complete(run.training_evidence):
+        fitted = Evidence.load(run.start_evidence)
+        with run.writing(run.training_evidence):
+            newer = updated(fitted, split.train, catalog, settings, seed)
+            newer.save(run.training_evidence)
     if not run.is_complete(run.training_evidence):
         evidence = fit_evidence(
             split.train,

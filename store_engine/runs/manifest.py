@@ -22,6 +22,15 @@ class FileEntry(NamedTuple):
     next_sha256: str = ""  # of what is about to replace it; a kill on the way leaves either
 
 
+class Lineage(NamedTuple):
+    """The run that a run went on from."""
+
+    run_dir: str  # absolute path, at that time
+    created: str  # date and time, ISO 8601
+    version: str  # of the package that began it
+    weights: str  # SHA-256 of its model.safetensors
+
+
 class Manifest(NamedTuple):
     """What run.json holds."""
 
@@ -31,6 +40,7 @@ class Manifest(NamedTuple):
     created: str  # date and time, ISO 8601
     files: dict[str, FileEntry]  # by path within the run, with "/"
     sources: dict[str, str]  # absolute path of each file that was read -> its digest
+    parent: Lineage | None = None  # None: trained from the start
 
     def is_current(self, name: str) -> bool:
         """Tells whether a file is listed and what it was made from is still the same."""
@@ -69,9 +79,11 @@ def read_manifest(path: Path) -> Manifest:
         }
         sources = {str(name): str(digest) for name, digest in values["sources"].items()}
         dataset, created = str(values["dataset"]), str(values["created"])
+        parent = values.get("parent")
+        parent = None if parent is None else Lineage(*(str(parent[n]) for n in Lineage._fields))
     except (KeyError, AttributeError, TypeError, ValueError) as error:
         raise InputError(f"{path}: damaged: {type(error).__name__}: {error}") from error
-    return Manifest(number, version, dataset, created, files, sources)
+    return Manifest(number, version, dataset, created, files, sources, parent)
 
 
 def write_manifest(path: Path, manifest: Manifest) -> None:
@@ -81,7 +93,9 @@ def write_manifest(path: Path, manifest: Manifest) -> None:
         optional = {"made_from": entry.made_from, "next_sha256": entry.next_sha256}
         files[name] = {"bytes": entry.num_bytes, "sha256": entry.sha256}
         files[name] |= {key: value for key, value in optional.items() if value}
-    write_json(path, manifest._asdict() | {"files": files})
+    content = manifest._asdict() | {"files": files}
+    parent = content.pop("parent")
+    write_json(path, content if parent is None else content | {"parent": parent._asdict()})
 
 
 def _checked_name(name: str) -> str:

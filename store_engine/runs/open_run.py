@@ -21,6 +21,7 @@ from store_engine.files.lock import FileLock
 from store_engine.files.token_file import TokenFile
 from store_engine.model.backbones.backbone import Backbone
 from store_engine.runs.before_training import check_before_training, warn_of_full_disk
+from store_engine.runs.continued import Parent
 from store_engine.runs.run import Run
 from store_engine.runs.run_directory import RunDirectory, RunOrigin, lock_to_replace
 from store_engine.runs.run_paths import RunPaths
@@ -41,13 +42,16 @@ class RunData(NamedTuple):
     refit: TokenFile | None  # the same with the validation events, for `train.refit`
 
 
-def begin_or_resume(config: Config, resume: bool, overwrite: bool) -> RunDirectory:
+def begin_or_resume(
+    config: Config, resume: bool, overwrite: bool, parent: Parent | None = None
+) -> RunDirectory:
     """Begins a run, or opens one to go on with; the first rank calls it, before the others read.
 
     Args:
         config: The run's config.
         resume: Go on with a run that was interrupted; a new one is begun if there is none.
         overwrite: Replace the run that is there, once the new one has read its data.
+        parent: The finished run that a new one goes on from.
 
     Returns:
         The run, whose lock this process holds.
@@ -58,7 +62,15 @@ def begin_or_resume(config: Config, resume: bool, overwrite: bool) -> RunDirecto
             trains it; or it has another format, config or data; or the directory cannot be
             written.
     """
-    return _begin_or_resume(config, _place(config.run_dir), resume, overwrite)
+    root = _place(config.run_dir)
+    if not _is_new(root, resume, overwrite):
+        return _resume(config, root)
+    replaces = lock_to_replace(root) if RunPaths(root).manifest.exists() else None
+    try:
+        return _begin(config, root, replaces, parent)
+    finally:
+        if replaces is not None:
+            replaces.release()
 
 
 def read_run_data(config: Config, directory: RunDirectory | None = None) -> RunData:
@@ -89,7 +101,12 @@ def _place(run_dir: str) -> Path:
         raise InputError(f"{run_dir}: cannot be used: {error}") from error
 
 
-def _begin_or_resume(config: Config, root: Path, resume: bool, overwrite: bool) -> RunDirectory:
+def _is_new(root: Path, resume: bool, overwrite: bool) -> bool:
+    """Whether a run is to begin there; else one is to be resumed.
+
+    Raises:
+        InputError: Neither can be done.
+    """
     try:
         recover(root)
         is_begun = RunPaths(root).manifest.exists()
@@ -97,7 +114,7 @@ def _begin_or_resume(config: Config, root: Path, resume: bool, overwrite: bool) 
     except OSError as error:
         raise InputError(f"{root}: cannot be read: {error.strerror}") from error
     if is_begun and resume and not overwrite:
-        return _resume(config, root)
+        return False
     if is_begun and not overwrite:
         raise InputError(
             f"{root}: there is a run already; --resume goes on with it, "
@@ -109,21 +126,19 @@ def _begin_or_resume(config: Config, root: Path, resume: bool, overwrite: bool) 
         raise InputError(
             f"{root}: a run cannot begin in the current directory or above it: name another run_dir"
         )
-    replaces = lock_to_replace(root) if is_begun else None
-    try:
-        return _begin(config, root, replaces)
-    finally:
-        if replaces is not None:
-            replaces.release()
+    return True
 
 
-def _begin(config: Config, root: Path, replaces: FileLock | None) -> RunDirectory:
-    dataset = load_dataset(config.data)
+def _begin(
+    config: Config, root: Path, replaces: FileLock | None, parent: Parent | None
+) -> RunDirectory:
+    dataset = load_dataset(config.data) if parent is None else parent.dataset(config)
     catalog = dataset.catalog
-    for line in dataset.report.lines():
+    news = [] if parent is None else parent.lines(dataset)
+    for line in [*(dataset.report.lines() if dataset.report.num_events else ()), *news]:
         print(printable(line), flush=True)
     config = decide(config, leave_one_out(dataset.histories).train)
-    vocabulary = _vocabulary(config, catalog)
+    vocabulary = _vocabulary(config, catalog) if parent is None else parent.run.vocabulary
     check_before_training(config, catalog, dataset.histories.num_users, len(vocabulary))
     warn_of_full_disk(config, root, len(vocabulary))
 
@@ -136,8 +151,11 @@ def _begin(config: Config, root: Path, replaces: FileLock | None) -> RunDirector
         TokenFile.write(paths.train_rows, iter(split.train))
         if config.train.refit:
             TokenFile.write(paths.refit_rows, iter(split.before_test))
+        if parent is not None:
+            parent.copy_into(paths)
 
-    origin = RunOrigin(config, dataset.name, _sources(dataset))
+    lineage = None if parent is None else parent.lineage()
+    origin = RunOrigin(config, dataset.name, _sources(dataset), lineage)
     return RunDirectory.create(root, origin, write_data, replaces)
 
 
@@ -217,6 +235,8 @@ def _check_same_data(directory: RunDirectory, config: Config) -> None:
     for name in manifest.files:
         path = directory.root / name
         is_made_later = path in directory.made_later
+        if manifest.parent is not None and path == directory.tokenizer_weights:
+            is_made_later = False  # they are the old run's
         if not path.exists() and not is_made_later:
             raise InputError(f"{path}: lost since the run began; --overwrite starts anew")
         if (

@@ -11,6 +11,7 @@ from store_engine._C import ItemTrie
 from store_engine.config import Config
 from store_engine.errors import InputError
 from store_engine.files.regular import parse_errors
+from store_engine.runs.manifest import Lineage
 from store_engine.runs.run_directory import RunDirectory
 
 if TYPE_CHECKING:
@@ -49,6 +50,26 @@ class Run:
     def dataset(self) -> str:
         """The name of the data set."""
         return self._manifest.dataset
+
+    @property
+    def created(self) -> str:
+        """When it was begun: date and time, ISO 8601."""
+        return self._manifest.created
+
+    @property
+    def version(self) -> str:
+        """Of the package that began it."""
+        return self._manifest.version
+
+    @property
+    def weights_digest(self) -> str:
+        """SHA-256 of model.safetensors; "" in a run of format 1."""
+        return self._manifest.files[self.directory.model_weights.name].sha256
+
+    @property
+    def lineage(self) -> Lineage | None:
+        """The run that it goes on from; None: it was trained from the start."""
+        return self._manifest.parent
 
     @cached_property
     def config(self) -> Config:
@@ -146,6 +167,12 @@ class Run:
     def training_evidence(self) -> "Evidence | None":
         """The same of the training events alone, on which it was weighed."""
         return self._evidence(self.directory.training_evidence)
+
+    @cached_property
+    def evidence_now(self) -> "Evidence | None":
+        """What is served: of all events known now, if they were counted since; else `evidence`."""
+        newer = self._evidence(self.directory.evidence_now)
+        return self.evidence if newer is None else newer
 
     def _evidence(self, path: Path) -> "Evidence | None":
         from store_engine.collaborative.evidence import Evidence

@@ -26,6 +26,7 @@ from store_engine.runs.format1 import DATA_FILE, read_config1
 from store_engine.runs.manifest import (
     FORMAT,
     FileEntry,
+    Lineage,
     Manifest,
     read_manifest,
     write_manifest,
@@ -42,6 +43,7 @@ class RunOrigin(NamedTuple):
     config: Config
     dataset: str  # name of the data set
     sources: Mapping[str, str] = {}  # absolute path of each file that was read -> its SHA-256
+    parent: Lineage | None = None  # the run that it goes on from
 
 
 class RunDirectory(RunPaths):
@@ -297,7 +299,8 @@ def lock_to_replace(root: Path) -> FileLock:
 def _new_manifest(origin: RunOrigin, files: dict[str, FileEntry]) -> Manifest:
     now = datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds")
     version = store_engine.__version__
-    return Manifest(FORMAT, version, origin.dataset, now, files, dict(origin.sources))
+    sources = dict(origin.sources)
+    return Manifest(FORMAT, version, origin.dataset, now, files, sources, origin.parent)
 
 
 def _with_old_defaults(tree: dict[str, Any]) -> dict[str, Any]:

@@ -28,12 +28,20 @@ class RunPaths:
         self.train_rows = root / "train.tokens"
         self.refit_rows = root / "refit.tokens"
         self.vocabulary = tuple(root / name for name in VOCABULARY_FILES)
+        # of the run that this one goes on from
+        self.start = root / "start"
+        self.start_sids = self.start / "sids.npz"
+        self.start_weights = self.start / "model.safetensors"
+        self.start_training_weights = self.start / "model_train.safetensors"
+        self.start_scoring = self.start / "scoring.safetensors"
+        self.start_evidence = self.start / "evidence_train.npz"
         self.tokenizer_weights = root / "tokenizer.safetensors"
         self.sids = root / "sids.npz"
         self.item_vectors = root / "item_vectors.npz"
         self.training_weights = root / "model_train.safetensors"
         self.training_evidence = root / "evidence_train.npz"
         self.evidence = root / "evidence.npz"
+        self.evidence_now = root / "evidence_now.npz"
         self.model_weights = root / "model.safetensors"
         self.scoring_weights = root / "scoring.safetensors"
         self.trie = root / "trie.bin"
@@ -47,6 +55,7 @@ class RunPaths:
             self.training_evidence,
             self.evidence,
             self.model_weights,
+            self.evidence_now,
             self.scoring_weights,
             self.trie,
             self.metrics,
@@ -71,6 +80,7 @@ class RunPaths:
             self.model_weights: (self.sids, self.training_weights),
             self.training_evidence: (self.histories, self.training_weights, self.model_weights),
             self.evidence: (self.training_evidence,),
+            self.evidence_now: (self.training_evidence,),
             self.scoring_weights: (self.sids,),
             self.trie: (self.sids,),
         }.get(path, ())

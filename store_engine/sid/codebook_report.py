@@ -12,6 +12,7 @@ from store_engine.sid.sid_table import SidTable
 
 Codes = NDArray[np.int32]
 
+_MANY_SHARED, _LITTLE_USED = 0.3, 0.5  # shares of items and of codes that call for advice
 _NEIGHBOURS, _SAMPLE = 10, 1000  # of an item; items whose neighbours are looked for
 
 
@@ -40,6 +41,37 @@ def codebook_report(table: SidTable, num_codes: int) -> dict[str, Any]:
     if table.neighbours_share_prefix is not None:
         report["neighbours_share_prefix"] = table.neighbours_share_prefix.tolist()
     return report
+
+
+def advice(table: SidTable, num_codes: int) -> list[str]:
+    """Says what of the codes could be better chosen, and how.
+
+    Args:
+        table: The SIDs.
+        num_codes: As for `codebook_report`.
+
+    Returns:
+        A line for each thing; none where nothing stands out. Item clusters are balanced by design.
+    """
+    if isinstance(table.quantizer, ItemClusters):
+        return []
+    codes = table.sids[:, :num_codes]
+    _, groups, counts = np.unique(codes, axis=0, return_inverse=True, return_counts=True)
+    share = float((counts[groups.reshape(-1)] > 1).mean())
+    lines = []
+    if share > _MANY_SHARED:
+        lines.append(
+            f"{share:.0%} of the items have the codes of another one, which the model cannot tell "
+            f"apart by what they are: try a larger tokenizer.codebook_size or tokenizer.num_codes"
+        )
+    for level, size in enumerate(table.codebook_sizes[: codes.shape[1]]):
+        num_used = len(np.unique(codes[:, level]))
+        if num_used < _LITTLE_USED * size:
+            lines.append(
+                f"level {level} uses {num_used} of {size} codes: a smaller tokenizer.codebook_size "
+                f"says as much"
+            )
+    return lines
 
 
 def redundancy(codes: Codes) -> NDArray[np.float64]:

@@ -15,6 +15,7 @@ from store_engine.sid.codebook_report import neighbours_share_prefix
 from store_engine.sid.collisions import resolve_collisions
 from store_engine.sid.dense_tokenizer import DenseTokenizer, ItemTexts, content_batch
 from store_engine.sid.item_features import ItemVectors, fit_features
+from store_engine.sid.longer_table import extended
 from store_engine.sid.quantizers.item_clusters import ItemClusters
 from store_engine.sid.quantizers.kinds import QUANTIZERS
 from store_engine.sid.quantizers.quantizer import FitSettings
@@ -25,9 +26,13 @@ _BATCH_ITEMS = 256
 
 
 def encode_over_ranks(
-    tokenizer: DenseTokenizer, texts: ItemTexts, num_codes: int, device: torch.device
+    tokenizer: DenseTokenizer,
+    texts: ItemTexts,
+    num_codes: int,
+    device: torch.device,
+    begin_row: int = 0,
 ) -> NDArray[np.float32] | None:
-    """Encodes every item, batch after batch, each by another rank. Every rank calls it.
+    """Encodes items, batch after batch, each by another rank. Every rank calls it.
 
     The batches are those of `encode_catalog`, however many ranks there are: the result is the same
     to the last bit.
@@ -37,15 +42,16 @@ def encode_over_ranks(
         texts: Token ids of the catalogue's texts.
         num_codes: Palette size.
         device: Where the process group communicates.
+        begin_row: The first item; those of a run that this one goes on from have their SIDs.
 
     Returns:
-        On rank 0 the dense tokens (num_items, num_codes, hidden_size), else None.
+        On rank 0 the dense tokens (num_items - begin_row, num_codes, hidden_size), else None.
     """
     rank, num_ranks = torch.distributed.get_rank(), torch.distributed.get_world_size()
     size = (_BATCH_ITEMS, num_codes, tokenizer.model.config.hidden_size)
     batches: list[torch.Tensor] = []
     tokenizer.eval()
-    for first in range(0, texts.num_items, _BATCH_ITEMS * num_ranks):
+    for first in range(begin_row, texts.num_items, _BATCH_ITEMS * num_ranks):
         begin = first + _BATCH_ITEMS * rank
         rows = range(begin, min(begin + _BATCH_ITEMS, texts.num_items))
         own = torch.zeros(size, device=device)
@@ -59,30 +65,43 @@ def encode_over_ranks(
         parts = [torch.empty_like(own) for _ in range(num_ranks)] if rank == 0 else None
         torch.distributed.gather(own, parts)
         batches += [part.cpu() for part in parts or ()]
-    return torch.cat(batches)[: texts.num_items].numpy() if rank == 0 else None
+    if rank > 0:
+        return None
+    encoded = torch.cat(batches) if batches else torch.zeros(0, *size[1:])
+    return encoded[: texts.num_items - begin_row].numpy()
 
 
 class Discretised(NamedTuple):
     """What stage 2 starts from."""
 
     table: SidTable
-    vectors: ItemVectors | None  # of items that are their own last code
+    vectors: ItemVectors | None  # of items that are their own last code, but for known ones
 
 
 def discretise(
-    dense_tokens: NDArray[np.float32], catalog: Catalog, split: Split, config: Config
+    dense_tokens: NDArray[np.float32],
+    catalog: Catalog,
+    split: Split,
+    config: Config,
+    known: SidTable | None = None,
 ) -> Discretised:
     """Gives every item its SID.
 
     Args:
-        dense_tokens: (num_items, num_codes, hidden_size).
+        dense_tokens: (num_items, num_codes, hidden_size), without the items of `known`.
         catalog: The items.
         split: Training events and validation users, from which the collaborative space is made.
         config: The run's config.
+        known: SIDs of the first items, which stay what they are; others find their place there.
 
     Raises:
         InputError: There are fewer items than codes, or a vector is not finite.
     """
+    if known is not None:
+        table = extended(known, catalog.item_ids, dense_tokens, config)
+        described = None if known.features is None else known.features(dense_tokens)
+        new = None if described is None else ItemVectors(described[:, :-1], described)
+        return Discretised(table, new)
     settings = config.tokenizer
     space, features = dense_tokens, None
     if settings.space == "collaborative":

@@ -266,6 +266,8 @@ def _in_words(progress: TrainProgress, stage: Stage, train: TrainConfig) -> str:
     words += f" ({progress.best.score:.4f})"
     if _is_hopeless(progress, train):
         words += f", stopped after step {progress.step} of {stage.num_steps}"
+    elif progress.best.step == stage.num_steps:
+        words += f", the last one: more {stage.name}.epochs may be better"
     return f"{words}; the {train.keep} weights are kept"
 
 

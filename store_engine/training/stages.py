@@ -21,6 +21,8 @@ from store_engine.files.token_file import TokenFile
 from store_engine.model.attention import PackedSequences
 from store_engine.model.store_model import StoreModel
 from store_engine.model.unified_vocabulary import UnifiedVocabulary
+from store_engine.runs.open_run import RunData
+from store_engine.sid.clusters import num_cluster_levels
 from store_engine.sid.dense_tokenizer import (
     DenseTokenizer,
     ItemTexts,
@@ -28,6 +30,7 @@ from store_engine.sid.dense_tokenizer import (
     contrastive_loss,
     tokenizer_batch,
 )
+from store_engine.sid.item_features import FeatureMap
 from store_engine.sid.item_tokens import item_ids, item_tokens
 from store_engine.sid.sid_table import SidTable
 from store_engine.training.randomness import rng
@@ -291,6 +294,32 @@ class RefitStage(RecommenderStage):
     def __init__(self, of: RecommenderStage, histories: TokenFile, epochs: float) -> None:
         super().__init__(of.config, of.texts, of.text_vocab_size, histories, of.table)
         self.num_steps = max(1, round(epochs * self.steps_per_epoch))
+
+
+def check_shards(config: Config, data: RunData, stage: TokenizerStage, num_shards: int) -> None:
+    """Refuses, before anything is trained, steps too small for all ranks and micro-batches.
+
+    Args:
+        config: The run's config.
+        data: The run's data.
+        stage: Stage 1; what stage 2 will be is estimated.
+        num_shards: Ranks times micro-batches.
+
+    Raises:
+        InputError: A step of either stage is.
+    """
+    stage.check_shards(num_shards)
+    settings, num_items = config.tokenizer, data.catalog.num_items
+    # what an item's SID will be is not known yet, but how long: it decides what a step holds
+    num_levels, features = settings.num_codes + (settings.collisions == "suffix"), None
+    if settings.last_level == "item":
+        num_levels = num_cluster_levels(num_items, settings.codebook_size) + 1
+        features = FeatureMap(torch.zeros(1).numpy(), torch.zeros(1, 1).numpy())
+    sids = torch.zeros(num_items, num_levels, dtype=torch.int32).numpy()
+    sizes = (settings.codebook_size,) * num_levels
+    table = SidTable(sids, sizes, data.catalog.item_ids, features=features)
+    planned = RecommenderStage(config, data.texts, len(data.vocabulary), data.train, table)
+    planned.check_shards(num_shards)
 
 
 def _by_task(losses: Tensor, task_ids: Tensor, num_tasks: int) -> tuple[Tensor, Tensor]:

@@ -12,11 +12,13 @@ import pytest
 
 from store_engine import __version__
 from store_engine.cli.main import (
+    STATUSES,
     VERBS,
     add_overrides_argument,
     add_run_argument,
     main,
     module_of,
+    parser_of,
     print_json,
     run_verb,
 )
@@ -24,7 +26,7 @@ from store_engine.errors import InputError
 
 ROOT = Path(__file__).parents[2]
 FOLDER = ROOT / "store_engine" / "cli"
-FOUND = sorted({path.stem for path in FOLDER.glob("*.py")} - {"main", "__init__"})
+FOUND = sorted({path.stem for path in FOLDER.glob("*.py")} - {"main", "reference", "__init__"})
 HEAVY = ("torch", "faiss", "deepspeed", "pyarrow", "sentencepiece", "rich", "numpy", "transformers")
 
 
@@ -48,6 +50,8 @@ def test_help_names_the_verb_and_shows_an_example(verb, capsys):
     out = capsys.readouterr().out
     assert out.startswith(f"usage: store-engine {verb} ")
     assert out.count(f"store-engine {verb} ") >= 2
+    statuses = out[out.index("\nexit status:\n") :].splitlines()[2:]
+    assert [line.split()[0] for line in statuses] == [str(status) for status in STATUSES]
 
 
 @pytest.mark.parametrize("arguments", [[], ["--help"], ["-h"]], ids=["nothing", "--help", "-h"])
@@ -76,7 +80,8 @@ def test_an_unknown_verb_is_named_on_stderr(verb, capsys):
     [
         "import store_engine.cli.main",
         "import store_engine",
-        *(f"import store_engine.cli.{verb}" for verb in FOUND),
+        *(f"__import__('store_engine.cli.{name}')" for name in FOUND),
+        "from store_engine.cli.reference import reference; reference()",
         "from store_engine.cli.main import main; main(['--help'])",
         "from store_engine.cli.main import main; main(['recommend', '--help'])",
     ],
@@ -276,3 +281,9 @@ def test_a_locale_without_letters_is_served(hostile_run):
     assert done.returncode == 0, done.stderr
     assert b"\\xedtem" in done.stdout
     assert done.stdout.isascii()
+
+
+@pytest.mark.parametrize("verb", VERBS)
+def test_a_parser_is_had_without_running_its_verb(verb):
+    assert parser_of(verb).prog == f"store-engine {verb}"
+    assert [a.dest for a in parser_of(verb)._actions] == [a.dest for a in parser_of(verb)._actions]

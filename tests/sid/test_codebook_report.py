@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 
 from store_engine.sid.codebook_report import (
+    advice,
     codebook_report,
     neighbours_share_prefix,
     redundancy,
@@ -100,3 +101,15 @@ def test_measured_neighbours_are_saved_and_checked(tmp_path):
     for wrong in [0.5, 0.5], [1.5], [np.nan]:
         with pytest.raises(ValueError, match="neighbours_share_prefix must be shares"):
             table_of([[0, 0], [0, 1]], (1, 2), neighbours_share_prefix=np.array(wrong))
+
+
+def test_advice_names_what_could_be_better_chosen():
+    good = table_of([[a, b, 0] for a in range(4) for b in range(4)], (4, 4, 1))
+    assert advice(good, 2) == []
+    shared = table_of([[0, 0, 0], [0, 0, 1], [1, 1, 0], [2, 0, 0], [3, 1, 0]], (4, 2, 2))
+    (line,) = advice(shared, 2)
+    assert line.startswith("40% of the items have the codes of another one")
+    unused = table_of([[a, b, 0] for a in range(4) for b in range(4)], (9, 8, 1))
+    assert advice(unused, 2) == [
+        "level 0 uses 4 of 9 codes: a smaller tokenizer.codebook_size says as much"
+    ]

@@ -1,0 +1,210 @@
+"""Going on from a finished run: its vocabulary, SIDs and weights, with the data of today.
+
+What the old weights were made with stays: sizes, text fields, codes. Items keep their rows and
+SIDs, new ones come after them. The new run takes copies of all that it needs of the old one (into
+`start/`), which may then be removed.
+"""
+
+import shutil
+from collections.abc import Sequence
+from pathlib import Path
+from typing import NamedTuple
+
+from store_engine.config import Config, DataConfig, changes, read_config_tree, with_overrides
+from store_engine.data.load import Dataset, load_dataset
+from store_engine.data.readers import EventColumns, EventRules, read_interactions, read_items
+from store_engine.data.report import DataReport
+from store_engine.errors import InputError
+from store_engine.runs.manifest import Lineage
+from store_engine.runs.run import Run, load_run
+from store_engine.runs.run_paths import RunPaths
+
+_EPOCHS = 4  # a run that goes on has a quarter of the epochs, where nothing else is said
+_KEPT_SECTIONS = ("model.", "tokenizer.")
+_FREE = ("model.dropout", "model.dropout_places", "tokenizer.sids_file")
+_KEPT = (
+    *("data.text_fields", "data.max_text_tokens", "data.text_vocab_size", "data.strip_html"),
+    *(f"recommender.{name}" for name in ("history", "decoder", "head_size", "skip", "tie_items")),
+)
+
+
+class NewData(NamedTuple):
+    """What has come to the data since the old run.
+
+    Args:
+        items: A file of items that come to the old run's; None: none do.
+        interactions: A file of events that come after the old run's; None: none do.
+    """
+
+    items: str | None = None
+    interactions: str | None = None
+
+
+class DataPlace(NamedTuple):
+    """Where a config's data are."""
+
+    name: str
+    path: str
+    items: str
+    interactions: str
+
+
+class Parent:
+    """A finished run that a new one goes on from.
+
+    Args:
+        run_dir: Its directory.
+        new: What has come since, beside its own data. A config that names other data than the old
+            one's, or the same again (`data.path`), stands for all data of today.
+
+    Raises:
+        InputError: It is no finished run.
+    """
+
+    def __init__(self, run_dir: str | Path, new: NewData) -> None:
+        self.run, self._new = load_run(run_dir), new
+        self._is_whole = False  # until a config names its data
+        self.root = self.run.directory.root.resolve()
+
+    def config(self, paths: Sequence[str | Path], overrides: Sequence[str]) -> Config:
+        """Makes the new run's config: the old one's, with what may be another.
+
+        Args:
+            paths: TOML files whose values count more than the old run's.
+            overrides: `section.key=value`, which count most. Where neither states
+                recommender.epochs, a run that was trained from the start is gone on from with a
+                quarter of its epochs; later ones keep that number.
+
+        Raises:
+            InputError: A value is wrong, is one that the old weights depend on, or run_dir is the
+                old run's.
+        """
+        old = self.run.config
+        epochs = old.recommender.epochs
+        if self.run.lineage is None:
+            epochs = -(-epochs // _EPOCHS)
+        config = with_overrides(
+            old,
+            [*(() if _states_epochs(paths) else (f"recommender.epochs={epochs}",)), *overrides],
+            paths,
+        )
+        self._is_whole = _names_data(overrides) or _place(old.data) != _place(config.data)
+        if self._is_whole and any(self._new):
+            raise InputError(
+                "--data names all data of today, --items and --interactions what has come to the "
+                "old run's: one of the two is wanted"
+            )
+        if Path(config.run_dir).resolve() == self.root:
+            raise InputError(
+                f"{self.root}: a run goes on in a directory of its own: run_dir=PATH names it"
+            )
+        for change in changes(old, config):
+            is_kept = change.key in _KEPT or change.key.startswith(_KEPT_SECTIONS)
+            if is_kept and change.key not in _FREE:
+                raise InputError(
+                    f"{self.root}: its weights and SIDs were made with {change.key} = "
+                    f"{change.old!r}, which --from must keep, got {change.new!r}"
+                )
+        return config
+
+    def dataset(self, config: Config) -> Dataset:
+        """Reads the data of today.
+
+        Raises:
+            InputError: They cannot be read, or nobody has enough events.
+        """
+        run, settings = self.run, config.data
+        if self._is_whole:
+            dataset = load_dataset(settings, run.catalog)
+            dataset.report.notes += _shortened(run, dataset)
+            return dataset
+        report, sources, catalog, histories = DataReport(), [], run.catalog, run.histories
+        if self._new.items:
+            path = Path(self._new.items)
+            names, strip = tuple(catalog.fields), settings.strip_html
+            found = read_items(path, settings.item_id, names, report, strip_html=strip)
+            catalog = catalog.extended(found)
+            sources.append(path)
+        if self._new.interactions:
+            path = Path(self._new.interactions)
+            columns = EventColumns(settings.user_id, settings.item_id, settings.timestamp)
+            rules = EventRules(1, settings.ties, settings.seed)
+            later, _ = read_interactions(path, catalog, columns, rules, report)
+            histories = histories.followed_by(later)
+            report.num_dropped_users = histories.num_users
+            histories = histories.of_at_least(settings.min_events)
+            report.num_dropped_users -= histories.num_users
+            report.min_events = settings.min_events
+            sources.append(path)
+        return Dataset(catalog, histories, run.dataset, tuple(sources), report)
+
+    def lines(self, dataset: Dataset) -> list[str]:
+        """Says what is new, and what is left aside."""
+        old, catalog, histories = self.run, dataset.catalog, dataset.histories
+        journal = [
+            f"{old.directory.journal}: changes since the training are not read here: `store-engine "
+            f"compact` makes items a part of the run, --interactions gives the events"
+        ]
+        return [
+            *(journal if old.directory.journal.exists() else ()),
+            f"goes on from {self.root}: {catalog.num_items - old.catalog.num_items:,} new items, "
+            f"{histories.num_users - old.histories.num_users:+,} users, "
+            f"{histories.num_events - old.histories.num_events:+,} events",
+        ]
+
+    def copy_into(self, paths: RunPaths) -> None:
+        """Copies what the new run needs of this one."""
+        own = self.run.directory
+        paths.start.mkdir()
+        copies = {
+            own.tokenizer_weights: paths.tokenizer_weights,
+            own.sids: paths.start_sids,
+            own.model_weights: paths.start_weights,
+        }
+        if self.run.is_refitted:  # of whom validation is still unseen
+            copies[own.training_weights] = paths.start_training_weights
+        if self.run.has_scoring:
+            copies[own.scoring_weights] = paths.start_scoring
+        if self.run.training_evidence is not None:
+            copies[own.training_evidence] = paths.start_evidence
+        for source, target in copies.items():
+            own.check(source)
+            shutil.copyfile(source, target)
+
+    def lineage(self) -> Lineage:
+        """What the new run's run.json says of this one."""
+        run = self.run
+        return Lineage(str(self.root), run.created, run.version, run.weights_digest)
+
+
+def _names_data(overrides: Sequence[str]) -> bool:
+    names = {override.partition("=")[0] for override in overrides}
+    return not names.isdisjoint(f"data.{name}" for name in DataPlace._fields)
+
+
+def _place(data: DataConfig) -> DataPlace:
+    return DataPlace(data.name, data.path, data.items, data.interactions)
+
+
+def _states_epochs(paths: Sequence[str | Path]) -> bool:
+    sections = [read_config_tree(path).get("recommender") for path in paths]
+    return any(isinstance(section, dict) and "epochs" in section for section in sections)
+
+
+def _shortened(run: Run, dataset: Dataset) -> list[str]:
+    """Warns of users whose test may have been trained on."""
+    lengths = {
+        user_id: int(run.histories.offsets[user + 1] - run.histories.offsets[user])
+        for user, user_id in enumerate(run.histories.user_ids)
+    }
+    now = dataset.histories
+    shorter = sum(
+        int(now.offsets[user + 1] - now.offsets[user]) < lengths.get(user_id, 0)
+        for user, user_id in enumerate(now.user_ids)
+    )
+    if not shorter:
+        return []
+    return [
+        f"warning: {shorter:,} users have fewer events than in {run.directory.root}, whose "
+        f"training may have seen what they are tested on now"
+    ]

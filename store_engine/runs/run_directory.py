@@ -67,7 +67,7 @@ class RunDirectory(RunPaths):
                 another format.
         """
         run = cls(Path(root))
-        if not run.manifest.exists():
+        if not os.path.exists(run.manifest):
             with contextlib.suppress(OSError):  # a replacement in two steps may have been killed
                 recover(run.root)
         read_manifest(run.manifest)

@@ -13,6 +13,7 @@ from store_engine.inference.kv_cache import KVCache
 from store_engine.inference.prefill_batch import PrefillBatch
 from store_engine.integrations.huggingface import export_huggingface
 from store_engine.integrations.logits_processor import TrieLogitsProcessor, prefix_allowed_tokens_fn
+from store_engine.integrations.trie_beam_search import TrieBeamSearch
 
 TEXT, PAD, BOS = 20, 0, 1
 SIDS = np.array([[2, 0], [0, 1], [2, 3], [0, 0]], dtype=np.int32)  # sizes 3, 4; ids from 20, 23
@@ -78,11 +79,36 @@ def test_generate_equals_our_beam_search(make_model, sids, item_trie, beam_width
         output_scores=True,
         logits_processor=[TrieLogitsProcessor(item_trie, TEXT)],
     )
+    again = export_huggingface(model).generate(
+        padded,
+        attention_mask=(padded != PAD).long(),
+        max_new_tokens=3,
+        num_beams=beam_width,
+        num_return_sequences=beam_width,
+        pad_token_id=PAD,
+        return_dict_in_generate=True,
+        custom_generate=TrieBeamSearch(item_trie, TEXT),
+    )
+    assert torch.equal(again.sequences, out.sequences)
+    torch.testing.assert_close(again.sequences_scores.view(3, -1), beams.scores)
     codes = out.sequences[:, longest:] - torch.tensor([20, 26, 31])
     assert trie.find(codes).view(3, -1).tolist() == beams.nodes.tolist()
     if beam_width > 1:  # greedy search has no sequences_scores
         scores = out.sequences_scores.view(3, -1)
         torch.testing.assert_close(scores, beams.scores, atol=1e-4, rtol=1e-4)
+
+
+def test_fewer_sids_than_beams_end_in_pads(make_model, small):
+    exported = export_huggingface(make_model((3, 4)))
+    prompts = torch.tensor([[1, 22, 26]])
+    asked = {"max_new_tokens": 2, "num_beams": 6, "num_return_sequences": 6, "pad_token_id": 9}
+    out = exported.generate(prompts, custom_generate=TrieBeamSearch(small, TEXT), **asked)
+    written = out[:, 3:].tolist()
+    assert sorted(written[:4]) == [[20, 23], [20, 24], [22, 23], [22, 26]]
+    assert written[4:] == [[9, 9]] * 2
+    with pytest.raises(InputError, match="max_new_tokens must be at least 2, a SID's, got 1"):
+        asked["max_new_tokens"] = 1
+        exported.generate(prompts, custom_generate=TrieBeamSearch(small, TEXT), **asked)
 
 
 def tries():

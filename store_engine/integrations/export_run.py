@@ -16,6 +16,7 @@ import contextlib
 import dataclasses
 import json
 import os
+import re
 import secrets
 import shutil
 from collections.abc import Iterator
@@ -25,12 +26,14 @@ from typing import Any, NamedTuple
 import numpy as np
 from safetensors import SafetensorError
 from tokenizers import Tokenizer
+from transformers import PreTrainedModel
 
 import store_engine
-from store_engine.errors import InputError
+from store_engine.errors import InputError, shown
 from store_engine.files.atomic import sync_directory, sync_tree
 from store_engine.files.json_file import read_json, write_json
 from store_engine.integrations.huggingface import export_huggingface, is_plain, item_weights
+from store_engine.integrations.import_run import ITEM_WEIGHTS
 from store_engine.integrations.model_card import portable, write_card
 from store_engine.model.weights import save_weights
 from store_engine.runs.run import Run
@@ -40,7 +43,7 @@ from store_engine.sid.sid_table import SidTable
 from store_engine.text.fast_tokenizer import check_fast_tokenizer, code_tokens, fast_tokenizer
 from store_engine.text.vocabulary import EXPORTED_RUN
 
-ITEM_WEIGHTS = "items.safetensors"  # in store_engine/: what no family of transformers has
+_SIZE = re.compile(r"[1-9]\d{0,8}[KMG]B")
 _MIN_TOKENS = 4096  # of the context that config.json allows
 
 
@@ -67,10 +70,14 @@ def export_run(
             trust_remote_code=True)` recommends where item rows and heads stand beside the LLM.
 
     Raises:
-        InputError: `out` is there already or cannot be written, transformers has no family for the
-            model, the text vocabulary cannot be written as a tokenizer.json, or there is no code
-            for the model.
+        InputError: `max_shard_size` is none, `out` is there already or cannot be written,
+            transformers has no family for the model, the text vocabulary cannot be written as a
+            tokenizer.json, or there is no code for the model.
     """
+    if not _SIZE.fullmatch(max_shard_size):
+        raise InputError(
+            f"a shard's size must be such as 500MB or 5GB, got {shown(max_shard_size)}"
+        )
     plain = is_plain(run.model)
     if with_code:
         _check_code(run)
@@ -87,12 +94,12 @@ def export_run(
             "version": store_engine.__version__,
             "text_vocab_size": len(vocabulary),
             "codebook_sizes": list(table.codebook_sizes),
+            "max_history": run.config.data.max_history,
             "is_plain": plain,
+            "reads_items": run.config.recommender.history == "items",
         }
         if with_code:
-            exported.config.auto_map = {"AutoModel": "modeling_store_engine.StoreRecommender"}
-            source = Path(__file__).with_name("modeling_store_engine.py")
-            shutil.copyfile(source, folder / source.name)
+            add_code(exported, folder)
         exported.save_pretrained(folder, max_shard_size=max_shard_size)
         for shard in folder.glob("*.safetensors"):  # safetensors lets nobody else read them
             shard.chmod((folder / "config.json").stat().st_mode)
@@ -113,6 +120,13 @@ def sid_tokens(table: SidTable) -> dict[str, list[str]]:
     begins = np.cumsum([0, *table.codebook_sizes[:-1]])
     rows = (table.sids + begins).tolist()
     return {item: [spelled[i] for i in row] for item, row in zip(table.item_ids, rows, strict=True)}
+
+
+def add_code(exported: PreTrainedModel, folder: Path) -> None:
+    """Puts the Python file that recommends by heads into a folder, and into the LLM's config."""
+    source = Path(__file__).with_name("modeling_store_engine.py")
+    shutil.copyfile(source, folder / source.name)
+    exported.config.auto_map = {"AutoModel": f"{source.stem}.StoreRecommender"}
 
 
 @contextlib.contextmanager

@@ -15,7 +15,6 @@ from store_engine._C import ItemTrie
 from store_engine.config import Config
 from store_engine.data.histories import Histories
 from store_engine.errors import InputError
-from store_engine.integrations.export_run import ITEM_WEIGHTS
 from store_engine.model.backbones.backbone import Backbone
 from store_engine.model.weights import read_weights, save_weights
 from store_engine.runs.run import Run
@@ -23,6 +22,8 @@ from store_engine.runs.run_directory import RunDirectory, RunOrigin
 from store_engine.runs.run_paths import RunPaths
 from store_engine.sid.item_tokens import recommender_model
 from store_engine.text.vocabulary import EXPORTED_RUN
+
+ITEM_WEIGHTS = "items.safetensors"  # in store_engine/: what no family of transformers has
 
 
 def import_run(folder: Path, to: Path) -> Run:

@@ -11,6 +11,7 @@ from store_engine import Engine, InputError, ItemTrie, load_run
 from store_engine.integrations.export_run import export_run, sid_tokens
 from store_engine.integrations.import_run import import_run
 from store_engine.integrations.logits_processor import TrieLogitsProcessor
+from store_engine.integrations.model_card import write_card
 from store_engine.model.backbones.backbone import Backbone
 from store_engine.runs.run import Run
 from store_engine.runs.run_directory import RunDirectory
@@ -119,6 +120,25 @@ def test_weights_are_sharded_by_size(run, tmp_path):
     assert len(shards) > 2
     import_run(tmp_path / "many", tmp_path / "back")
     assert_same_recommendations(run, tmp_path / "back")
+
+
+@pytest.mark.parametrize("size", ["", "5", "0GB", "-1GB", "5 GB", "5TB", "1e3GB", "GB"])
+def test_sizes_of_shards_that_are_none(size, run, tmp_path):
+    with pytest.raises(InputError, match="a shard's size must be such as 500MB or 5GB, got"):
+        export_run(run, tmp_path / "out", max_shard_size=size)
+    assert not (tmp_path / "out").exists()
+
+
+def test_the_card_cannot_be_taken_over_by_a_name(run, tmp_path):
+    run._manifest = run._manifest._replace(dataset="x\n---\n# y\n```\n<script>[a](b)|\x1b[31m")
+    write_card(run, "LlamaForCausalLM", tmp_path / "README.md")
+    card = (tmp_path / "README.md").read_text()
+    assert card.count("\n---\n") == 1  # the end of the front matter
+    assert "<script>" not in card
+    assert "\x1b" not in card
+    assert r"\<script\>\[a\](b)\|" in card
+    assert "The run was not measured." in card
+    assert '    text_fields = ["' in card  # the config, as code
 
 
 def assert_same_recommendations(run, other_dir):

@@ -10,6 +10,7 @@ log-probabilities is left out. Shapes: B requests, H hidden_size, N items.
 
 import json
 import os
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -47,11 +48,11 @@ class StoreRecommender(nn.Module):
         self.max_history, self.reads_items = ours["max_history"], ours["reads_items"]
 
     @classmethod
-    def from_pretrained(cls, folder: str, *args: object, **options: object) -> "StoreRecommender":
+    def from_pretrained(cls, folder: str, *args: Any, **options: Any) -> "StoreRecommender":
         """Loads the folder, or a repository of this name."""
-        options = {name: options[name] for name in ("revision", "token") if name in options}
         if not os.path.isdir(folder):
-            folder = snapshot_download(folder, **options)
+            revision, token = options.get("revision"), options.get("token")
+            folder = snapshot_download(folder, revision=revision, token=token)
         llm = AutoModelForCausalLM.from_pretrained(folder)
         weights = load_file(os.path.join(folder, "store_engine", "items.safetensors"))
         with open(os.path.join(folder, "sids.json"), encoding="utf-8") as file:

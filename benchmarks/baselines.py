@@ -2,15 +2,19 @@
 
     python benchmarks/baselines.py --dataset beauty --data FOLDER --model sasrec --start space
     python benchmarks/baselines.py --dataset ml-100k --model sasrec --start random --seed 1
-    ... --evidence RUN/evidence.npz          # log-probabilities plus item-item evidence
+    python benchmarks/baselines.py --dataset ml-100k --model slist
+    ... --run RUN                            # log-probabilities plus the evidence of a run of ours
     ... --rankings tiger.npz --name tiger    # rankings made elsewhere (benchmarks/peers/)
 
 Leave-one-out; all items compete, or all but those of the history. The epoch and the weight of the
-evidence are chosen on validation users. One JSON line per rule goes to --out.
+evidence are chosen on validation users; then the model is trained again for as many epochs with the
+validation events, as ours is (`sasrec_refit`). One JSON line per rule goes to --out.
 """
 
 import argparse
+import dataclasses
 import datetime
+import itertools
 import json
 import sys
 import time
@@ -28,6 +32,7 @@ from numpy.typing import NDArray
 
 from benchmarks.harness import commit, machine
 from benchmarks.sasrec import SASRec, SASRecConfig, rank, train
+from benchmarks.slist import Slist, choose
 from store_engine.collaborative.item_space import item_space
 from store_engine.config import DataConfig, EvidenceConfig
 from store_engine.data.load import Dataset, load_dataset
@@ -66,14 +71,26 @@ def load(name: str, folder: str) -> Dataset:
 
 
 def train_sasrec(
-    dataset: Dataset, split: Split, valid: Examples, options: argparse.Namespace
+    dataset: Dataset, split: Split, options: argparse.Namespace, refit_epochs: int | None = None
 ) -> tuple[SASRec, int]:
-    """Trains SASRec from the start that is asked for; returns it and the epoch that was kept."""
+    """Trains SASRec from the start that is asked for.
+
+    Args:
+        dataset: Items.
+        split: Events and validation users.
+        options: The command line's.
+        refit_epochs: Passes over all events before the test; None trains on the training events
+            until validation gets no better.
+
+    Returns:
+        The model, and the epoch that was kept.
+    """
     torch.manual_seed(options.seed)
+    valid = sample_examples(split.valid, options.valid_users, options.seed)
     # a random start is slow to come near: validation may stand still for longer
     patience = 4 if options.start == "space" else 6
     config = SASRecConfig(
-        max_epochs=options.epochs,
+        max_epochs=options.epochs if refit_epochs is None else refit_epochs,
         patience=patience,
         num_negatives=options.num_negatives,
         dropout=options.dropout,
@@ -87,13 +104,18 @@ def train_sasrec(
         space = fit_to(found.vectors, config.hidden_size)
     model = SASRec(dataset.catalog.num_items, config, space)
 
+    epochs_done = itertools.count()
+
     def validate(model: SASRec) -> float:
+        if refit_epochs is not None:
+            return next(epochs_done)  # nothing is left to validate on: the last weights are kept
         return validation_ndcg(model.log_probabilities, valid)
 
     def log(line: str) -> None:
         print(line, file=sys.stderr, flush=True)
 
-    return model, train(model, split.train, config, validate, log)
+    events = split.train if refit_epochs is None else split.before_test
+    return model, train(model, events, config, validate, log)
 
 
 def validation_ndcg(score: Score, valid: Examples) -> float:
@@ -128,11 +150,16 @@ def read_evidence(path: Path, num_items: int) -> Score:
 def with_evidence(score: Score, evidence: Score, valid: Examples) -> tuple[Score, float]:
     """Adds evidence to a score with the weight that is best on validation users."""
 
-    def summed(weight: float) -> Score:
-        return lambda histories: score(histories) + np.float32(weight) * evidence(histories)
+    best = max(
+        WEIGHTS,
+        key=lambda weight: validation_ndcg(add_evidence(score, evidence, weight), valid),
+    )
+    return add_evidence(score, evidence, best), best
 
-    best = max(WEIGHTS, key=lambda weight: validation_ndcg(summed(weight), valid))
-    return summed(best), best
+
+def add_evidence(score: Score, evidence: Score, weight: float) -> Score:
+    """Adds evidence to a score."""
+    return lambda histories: score(histories) + np.float32(weight) * evidence(histories)
 
 
 def result_rows(
@@ -214,21 +241,28 @@ def measure_sasrec(
     dataset: Dataset, split: Split, options: argparse.Namespace
 ) -> list[dict[str, Any]]:
     """Trains SASRec and measures it, alone and with the evidence where it is given."""
-    valid = sample_examples(split.valid, options.valid_users, options.seed)
     began, cpu_began = time.perf_counter(), time.process_time()
-    model, epoch = train_sasrec(dataset, split, valid, options)
+    model, epoch = train_sasrec(dataset, split, options)
+    refitted, _ = train_sasrec(dataset, split, options, epoch)
     spent = {
         "seconds": time.perf_counter() - began,
         "cpu_seconds": time.process_time() - cpu_began,
         "epoch": epoch,
-        "evidence_weight": 0.0,
     }
     rows = []
-    scores: dict[str, tuple[Score, float]] = {"sasrec": (model.log_probabilities, 0.0)}
-    if options.evidence:
-        evidence = read_evidence(options.evidence, dataset.catalog.num_items)
-        scores["evidence"] = evidence, 1.0
-        scores["sasrec+evidence"] = with_evidence(model.log_probabilities, evidence, valid)
+    scores: dict[str, tuple[Score, float]] = {
+        "sasrec": (model.log_probabilities, 0.0),
+        "sasrec_refit": (refitted.log_probabilities, 0.0),
+    }
+    if options.run:
+        valid = sample_examples(split.valid, options.valid_users, options.seed)
+        num_items = dataset.catalog.num_items
+        counted = read_evidence(options.run / "evidence_train.npz", num_items)
+        updated = read_evidence(options.run / "evidence.npz", num_items)
+        summed, weight = with_evidence(model.log_probabilities, counted, valid)
+        scores["sasrec+evidence"] = summed, weight
+        both = add_evidence(refitted.log_probabilities, updated, weight)
+        scores["sasrec_refit+evidence_updated"] = both, weight
     for name, (score, weight) in scores.items():
 
         def rank_by(rule: CandidateRule, score: Score = score) -> NDArray[np.int64]:
@@ -240,6 +274,26 @@ def measure_sasrec(
     return rows
 
 
+def measure_slist(
+    dataset: Dataset, split: Split, options: argparse.Namespace
+) -> list[dict[str, Any]]:
+    """Fits SLIST as validation likes it, then with the validation events; measures both."""
+    valid = sample_examples(split.valid, options.valid_users, options.seed)
+    began, num_items = time.perf_counter(), dataset.catalog.num_items
+    chosen = choose(split.train, num_items, lambda m: validation_ndcg(m.scores, valid)).model
+    refitted = Slist(split.before_test, num_items, chosen.config)
+    spent = {"seconds": time.perf_counter() - began, "config": dataclasses.asdict(chosen.config)}
+    rows = []
+    for name, model in (("slist", chosen), ("slist_refit", refitted)):
+
+        def rank_by(rule: CandidateRule, model: Slist = model) -> NDArray[np.int64]:
+            exclude = rule.exclude_history
+            return rank(model.scores, split.test.histories, MAX_K, exclude_history=exclude)
+
+        rows += [{"model": name, **spent} | r for r in result_rows(rank_by, split.test.targets)]
+    return rows
+
+
 def parse() -> argparse.Namespace:
     """Reads the command line."""
     parser = argparse.ArgumentParser(
@@ -247,9 +301,9 @@ def parse() -> argparse.Namespace:
     )
     parser.add_argument("--dataset", required=True, help=f"{', '.join(TEXT_FIELDS)}, or a name")
     parser.add_argument("--data", default="", metavar="FOLDER")
-    parser.add_argument("--model", default="sasrec", choices=("sasrec",))
+    parser.add_argument("--model", default="sasrec", choices=("sasrec", "slist"))
     parser.add_argument("--start", default="random", choices=("random", "space"))
-    parser.add_argument("--evidence", type=Path, metavar="FILE.npz", help="item-item matrix")
+    parser.add_argument("--run", type=Path, metavar="RUN", help="whose evidence is added")
     parser.add_argument("--rankings", type=Path, metavar="FILE.npz", help="of another library")
     parser.add_argument("--name", default="rankings", help="whose rankings those are")
     parser.add_argument("--seed", type=int, default=0)
@@ -270,7 +324,8 @@ def main() -> None:
         measured = measure_rankings(split, dataset.catalog.num_items, options.rankings)
         rows = [{"model": options.name} | row for row in measured]
     else:
-        rows = measure_sasrec(dataset, split, options)
+        measure = {"sasrec": measure_sasrec, "slist": measure_slist}[options.model]
+        rows = measure(dataset, split, options)
     stamp = {
         "dataset": dataset.name,
         "protocol": split.protocol,

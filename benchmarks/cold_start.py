@@ -255,6 +255,7 @@ def _run(args: argparse.Namespace) -> int:
     args.cold = ColdRule.parse(args.cold)
     preset = args.config or [ROOT / "configs" / "presets" / "ours.toml"]
     args.config = [ROOT / "configs" / f"{args.dataset}.toml", *preset]
+    args.set = ["train.refit=false", *args.set]  # validation users choose the offset afterwards
     data = load_config(args.config, args.set).data
     name = f"{args.dataset}-{args.cold.name}-{args.cold.share}-seed{args.seed}"
     work = args.work or ROOT / "runs" / "cold" / name

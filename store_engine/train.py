@@ -10,6 +10,7 @@ Exit status: 0 done, or stopped by SIGTERM or Ctrl-C with a checkpoint; 1 the lo
 not finite; 2 the data, the config or the machine has to be mended; 130 Ctrl-C between two stages.
 """
 
+import dataclasses
 import errno
 import functools
 import logging
@@ -57,13 +58,13 @@ from store_engine.training.distributed.process_group import (
     process_group,
     wait_for_first,
 )
-from store_engine.training.distributed.progress import threads_before
+from store_engine.training.distributed.progress import read_progress, threads_before
 from store_engine.training.initial_weights import (
     initial_recommender_weights,
     initial_tokenizer_weights,
 )
 from store_engine.training.loop import Training, train_stage
-from store_engine.training.stages import RecommenderStage, TokenizerStage
+from store_engine.training.stages import RecommenderStage, RefitStage, TokenizerStage
 
 # what a user can mend: a full disk or quota, a file beyond the limit, no permission, read-only
 _UNWRITABLE = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EACCES, errno.EPERM, errno.EROFS)
@@ -113,7 +114,7 @@ def train(config: Config, ds_config: dict[str, Any], data: RunData) -> None:
         InputError: The data, the config or the run directory cannot be worked with.
     """
     began = time.perf_counter()
-    run, catalog, vocabulary, texts, histories = data
+    run, catalog, vocabulary, texts, histories, more_histories = data
     split = leave_one_out(Run(run).histories)
     is_code_run = config.tokenizer.last_level == "code"
     num_ranks, is_first = torch.distributed.get_world_size(), torch.distributed.get_rank() == 0
@@ -164,25 +165,26 @@ def train(config: Config, ds_config: dict[str, Any], data: RunData) -> None:
 
     # -- stage 2: the same weights learn to write the next item's codes --------------------------
     recommender = RecommenderStage(config, texts, len(vocabulary), histories, table)
-    if not run.is_complete(run.model_weights):
-        items = None if is_code_run else ItemVectors.load(run.item_vectors)
-        start = initial_recommender_weights(
-            config, read_weights(run.tokenizer_weights), table, recommender.num_labels, items
-        )
+    chosen = run.training_weights if config.train.refit else run.model_weights
+    training = Training(config, ds_config, run.root)
+    if not run.is_complete(chosen):
         validate = Validation(Run(run), device) if config.train.eval_every else None
-        training = Training(config, ds_config, run.root, validate)
-        weights, labels = recommender.split_labels(
-            train_stage(recommender, training, start.items())
-        )
-        files = {run.scoring_weights: labels} if labels else {}
-        _finish_stage(run, {**files, run.model_weights: weights})
+        validated = dataclasses.replace(training, validate=validate)
+        _train_recommender(recommender, validated, run, chosen)
 
     # -- item-item evidence: what the histories alone say, weighed against the LLM ----------------
     if config.decoding.evidence == "auto" and is_first and not run.is_complete(run.evidence):
         log_rank0("evidence: counting what followed what, and weighing it on validation users")
-        decided, trained = Run(run).config, read_weights(run.model_weights)
+        decided, trained = Run(run).config, read_weights(chosen)
         engine_with = functools.partial(Validation(Run(run), device).engine, trained)
         fit_run_evidence(run, split, catalog, decided, engine_with)
+
+    # -- stage 2 again: the recommender of tomorrow has seen the validation events too ------------
+    if more_histories is not None and not run.is_complete(run.model_weights):
+        best = _best_epoch(config, recommender, training)
+        log_rank0(f"refit: {best:g} epoch(s) of all events before the test")
+        again = RefitStage(recommender, more_histories, best)
+        _train_recommender(again, training, run, run.model_weights)
 
     # -- evaluation -------------------------------------------------------------------------------
     if is_first:
@@ -217,6 +219,35 @@ def _check_shards(config: Config, data: RunData, stage: TokenizerStage, num_shar
     table = SidTable(sids, sizes, data.catalog.item_ids, features=features)
     planned = RecommenderStage(config, data.texts, len(data.vocabulary), data.train, table)
     planned.check_shards(num_shards)
+
+
+def _train_recommender(
+    stage: RecommenderStage, training: Training, run: RunDirectory, path: Path
+) -> None:
+    """Trains stage 2 from its start, and writes the weights to `path`."""
+    config, is_code_run = training.config, training.config.tokenizer.last_level == "code"
+    items = None if is_code_run else ItemVectors.load(run.item_vectors)
+    first = read_weights(run.tokenizer_weights)
+    start = initial_recommender_weights(config, first, stage.table, stage.num_labels, items)
+    weights, labels = stage.split_labels(train_stage(stage, training, start.items()))
+    files = {run.scoring_weights: labels} if labels and path == run.model_weights else {}
+    _finish_stage(run, {**files, path: weights})
+
+
+def _best_epoch(config: Config, stage: RecommenderStage, training: Training) -> float:
+    """How many epochs the kept weights of stage 2 have seen.
+
+    Raises:
+        InputError: The checkpoints are gone, which say so.
+    """
+    progress = read_progress(training.checkpoints(stage))
+    if progress is None:
+        raise InputError(
+            f"{training.checkpoints(stage)}: has no checkpoint, which says after how many epochs "
+            f"stage 2 was best; --overwrite trains it again"
+        )
+    best = progress.best if config.train.keep == "best" else None
+    return (progress.step if best is None else best.step) / stage.steps_per_epoch
 
 
 def _finish_stage(run: RunDirectory, files: dict[Path, dict[str, torch.Tensor]]) -> None:

@@ -1,19 +1,19 @@
 """NDCG@10 of scores on validation users: what every choice of this package is made by."""
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 
 import numpy as np
 from numpy.typing import NDArray
 
 from store_engine.data.split import Examples
 
-_MAX_USERS = 3000
+_MAX_USERS = 10_000
 _BLOCK_SCORES = 1 << 19  # scores that are dense at once: what caches hold
 _K = 10
 
 
 def sample(examples: Examples, num_items: int, seed: int) -> Examples:
-    """Draws at most 3,000 users whose histories are not empty, fewer of very large catalogues."""
+    """Draws at most 10,000 users whose histories are not empty, fewer of very large catalogues."""
     users = np.array([u for u, history in enumerate(examples.histories) if len(history)], dtype=int)
     most = min(_MAX_USERS, max(500, 2_000_000_000 // num_items))
     if len(users) > most:
@@ -64,30 +64,3 @@ def dense_ndcg(
         num_equal = (scores == own[:, None]).sum(1) - 1
         better.append((scores > own[:, None]).sum(1) + num_equal / 2)
     return ndcg(np.concatenate(better), np.concatenate(hits))
-
-
-def choose_scale(
-    logprobs: NDArray[np.floating],
-    evidence: NDArray[np.floating],
-    is_target: NDArray[np.bool_],
-    grid: Sequence[float],
-) -> tuple[float, float]:
-    """Chooses the weight of evidence beside the LLM's log-probabilities.
-
-    Args:
-        logprobs: (num_users, num_candidates) of each user's candidates, -inf for padding.
-        evidence: (num_users, num_candidates) scores of the same candidates.
-        is_target: (num_users, num_candidates) true at the target, if it is a candidate.
-        grid: Weights to try; of equally good ones the first.
-
-    Returns:
-        The weight, and its NDCG@10.
-    """
-    measured = []
-    for scale in grid:
-        scores = logprobs + scale * evidence
-        own = np.where(is_target, scores, -np.inf).max(1, initial=-np.inf, keepdims=True)
-        equal = (scores == own).sum(1) - 1
-        measured.append(ndcg((scores > own).sum(1) + equal / 2, own[:, 0] > -np.inf))
-    best = int(np.argmax(measured))
-    return grid[best], measured[best]

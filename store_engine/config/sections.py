@@ -206,6 +206,8 @@ class TrainConfig:
     keep: Literal["best", "last"] = "last"  # the weights that stage 2 ends with
     # measurements without a better one, after which stage 2 stops; 0 = never
     patience: int = setting(0, 0, 1_000_000)
+    # train stage 2 anew for as many epochs as validation chose, the validation events included
+    refit: bool = False
     # per rank; 0 = OMP_NUM_THREADS, or as many as are fastest on cores / ranks
     threads: int = setting(0, 0, 1024, is_runtime=True)
     fused_loss: bool = True  # False: materialise the logits; slower, the same losses

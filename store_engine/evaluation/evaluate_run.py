@@ -2,7 +2,6 @@
 
 import dataclasses
 import datetime
-import functools
 import time
 from collections.abc import Sequence
 from pathlib import Path
@@ -31,6 +30,7 @@ from store_engine.evaluation.protocols import (
 )
 from store_engine.evaluation.scoring import Scorer, measure_scoring
 from store_engine.model.dtype import choose_device
+from store_engine.model.store_model import StoreModel
 from store_engine.runs.run import Run, load_run
 from store_engine.sid.codebook_report import codebook_report
 from store_engine.terminal import make_console
@@ -61,8 +61,8 @@ def evaluate_run(
     """
     run = run if isinstance(run, Run) else load_run(run)
     config = _evaluation_config(run.config, overrides)
-    engine = _measuring_engine(run, config, device, run.evidence)
     split = leave_one_out(_histories(run))
+    engine = _measuring_engine(run, config, run.model, run.evidence, device)
     num_items, max_k = run.catalog.num_items, config.eval.max_k
     primary = primary_rule(config.decoding.exclude_history is True)
     wall_s: dict[str, float] = {}
@@ -73,10 +73,12 @@ def evaluate_run(
         wall_s[rule.name] = time.perf_counter() - began
         return rankings
 
-    parts = {}
-    if config.decoding.evidence == "auto" and run.training_evidence is not None:
-        less = _measuring_engine(run, config, device, run.training_evidence)
-        parts = _parts(run, {"evidence": engine, "training_evidence": less}, split, max_k)
+    parts = _parts(engine, run.evidence, split, max_k)
+    if parts or run.is_refitted:  # what it would recommend without the validation events
+        model, evidence = run.training_model, run.training_evidence
+        less = _measuring_engine(run, config, model, evidence, device)
+        known = {"events": _ranker(less, split, max_k), **_parts(less, evidence, split, max_k)}
+        parts |= {f"training_{name}": part for name, part in known.items()}
     measured = measure(rank, split, num_items, max_k, parts)
     scoring = {}
     if run.has_scoring:
@@ -124,9 +126,9 @@ def validate_run(
     """
     run = run if isinstance(run, Run) else load_run(run)
     config = _evaluation_config(run.config, overrides)
-    engine = _measuring_engine(run, config, device, run.training_evidence)
-    max_k = max(10, config.eval.max_k)
     valid = leave_one_out(_histories(run)).valid
+    engine = _measuring_engine(run, config, run.training_model, run.training_evidence, device)
+    max_k = max(10, config.eval.max_k)
     rankings = rank_all(engine, valid, max_k, exact)
     figures = ranking_metrics(rankings, valid.targets, cutoffs_up_to(max_k))
     return {"num_users": len(valid.targets), **figures}
@@ -223,40 +225,42 @@ def _evaluation_config(config: Config, overrides: Sequence[str]) -> Config:
     return with_overrides(config, overrides)
 
 
-def _parts(run: Run, engines: dict[str, Engine], split: Split, k: int) -> dict[str, Ranker]:
-    """What a recommender with evidence is made of, and what it is with less evidence.
+def _parts(engine: Engine, evidence: Evidence | None, split: Split, k: int) -> dict[str, Ranker]:
+    """What a recommender with evidence is made of; nothing if it has none.
 
     Args:
-        run: The run, which has both evidences.
-        engines: The recommender by its evidence, "evidence" or "training_evidence".
+        engine: The recommender.
+        evidence: Its evidence.
         split: The test's users.
         k: Length of the rankings.
     """
+    if evidence is None or engine.config.evidence == "none":
+        return {}
 
-    def llm(rule: CandidateRule, engine: Engine, adds_evidence: bool) -> Rankings:
+    def evidence_alone(rule: CandidateRule) -> Rankings:
+        return evidence.top(split.test.histories, k, exclude_history=rule.exclude_history)
+
+    llm_alone = _ranker(engine, split, k, evidence=False)
+    return {"llm_alone": llm_alone, "evidence_alone": evidence_alone}
+
+
+def _ranker(engine: Engine, split: Split, k: int, **options: Any) -> Ranker:
+    """Ranks the test's users under a rule; `options` are those of `rank_all`."""
+
+    def rank(rule: CandidateRule) -> Rankings:
         exclude = rule.exclude_history
-        return rank_all(engine, split.test, k, exclude_history=exclude, evidence=adds_evidence)
+        return rank_all(engine, split.test, k, exclude_history=exclude, **options)
 
-    def alone(rule: CandidateRule, votes: Evidence | None) -> Rankings:
-        assert votes is not None
-        return votes.top(split.test.histories, k, exclude_history=rule.exclude_history)
-
-    less = engines["training_evidence"]
-    return {
-        "llm_alone": functools.partial(llm, engine=engines["evidence"], adds_evidence=False),
-        "evidence_alone": functools.partial(alone, votes=run.evidence),
-        "llm_with_training_evidence": functools.partial(llm, engine=less, adds_evidence=True),
-        "training_evidence_alone": functools.partial(alone, votes=run.training_evidence),
-    }
+    return rank
 
 
 def _measuring_engine(
-    run: Run, config: Config, device: str, evidence: Evidence | None = None
+    run: Run, config: Config, model: StoreModel, evidence: Evidence | None, device: str
 ) -> Engine:
     """An engine whose figures do not depend on the machine: float32, every user comes once."""
     decoding = dataclasses.replace(config.decoding, dtype="float32", prefix_cache_mib=0.0)
     return Engine(
-        run.model.to(choose_device(device)),
+        model.to(choose_device(device)),
         run.catalog,
         run.sid_table.sids,
         bos=run.vocabulary.bos_id,

@@ -77,7 +77,8 @@ def baseline_rankings(split: Split, num_items: int, k: int, rule: CandidateRule)
         rule: Which items compete.
 
     Returns:
-        Name -> (num_users, k) catalogue rows. `own_items` is there if seen items are allowed and
+        Name -> (num_users, k) catalogue rows. They count training events; `co_visitation_updated`
+        counts the validation events too. `own_items` is there if seen items are allowed and
         at least 1 % of the targets stand in the user's history.
     """
     histories = split.test.histories
@@ -86,6 +87,9 @@ def baseline_rankings(split: Split, num_items: int, k: int, rule: CandidateRule)
         "popularity": popularity(split.train, num_items, histories, k, exclude_history=exclude),
         "co_visitation": co_visitation(
             split.train, num_items, histories, k, exclude_history=exclude
+        ),
+        "co_visitation_updated": co_visitation(
+            split.before_test, num_items, histories, k, exclude_history=exclude
         ),
     }
     if not exclude and share_of_targets_seen(split.test) >= COMMON_REPEATS:

@@ -76,8 +76,10 @@ _LABELS = {
     "own_items": "own, latest first",
     "llm_alone": "LLM alone",
     "evidence_alone": "evidence alone",
-    "training_evidence_alone": "evid. of train alone",
-    "llm_with_training_evidence": "LLM + evid. of train",
+    "co_visitation_updated": "co-visits, updated",
+    "training_events": "of training events",
+    "training_llm_alone": "LLM of training",
+    "training_evidence_alone": "evidence of training",
 }
 
 

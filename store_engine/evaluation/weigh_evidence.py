@@ -21,8 +21,8 @@ from store_engine.evaluation.metrics import per_user_metrics, ranking_metrics
 from store_engine.evaluation.validation import sample_examples
 from store_engine.runs.run_directory import RunDirectory
 
-_K, _USERS = 10, 3000
-_SCALES = tuple(2.0 ** (e / 2) for e in range(-7, 9))
+_K, _USERS = 10, 6000
+_SCALES = tuple(2.0**e for e in range(-4, 5))
 _OFFSETS = (-64.0, 64.0)  # of new items: none is recommended, only they are
 
 EngineMaker = Callable[[EvidenceScorer], Engine]

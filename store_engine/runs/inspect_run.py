@@ -10,7 +10,7 @@ from store_engine.files.lock import lock_owner
 from store_engine.runs.manifest import Manifest
 from store_engine.runs.run_directory import RunDirectory
 
-_STAGES = ("tokenizer", "recommender")
+_STAGES = ("tokenizer", "recommender", "refit")
 
 
 class FileState(NamedTuple):
@@ -122,6 +122,8 @@ def _stage(run: RunDirectory) -> str:
         return "finished and measured"
     if run.is_complete(run.model_weights):
         return "finished, not measured"
+    if run.is_complete(run.training_weights):
+        return f"stage 2 is to be trained anew{_steps(run, 'refit')}"
     if run.is_complete(run.sids):
         return f"stage 2 is to be trained{_steps(run, 'recommender')}"
     if run.is_complete(run.tokenizer_weights):

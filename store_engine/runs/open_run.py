@@ -38,6 +38,7 @@ class RunData(NamedTuple):
     vocabulary: Vocabulary
     texts: ItemTexts  # on disk
     train: TokenFile  # what may be learnt from: catalogue rows, one document per user; on disk
+    refit: TokenFile | None  # the same with the validation events, for `train.refit`
 
 
 def begin_or_resume(config: Config, resume: bool, overwrite: bool) -> RunDirectory:
@@ -75,7 +76,9 @@ def read_run_data(config: Config, directory: RunDirectory | None = None) -> RunD
     _check_same_config(config, run.config, directory.root)
     written, max_tokens = TokenFile(directory.item_texts), config.data.max_text_tokens
     texts = ItemTexts(run.catalog, run.vocabulary, max_tokens, written)
-    return RunData(directory, run.catalog, run.vocabulary, texts, TokenFile(directory.train_rows))
+    refit = TokenFile(directory.refit_rows) if config.train.refit else None
+    train = TokenFile(directory.train_rows)
+    return RunData(directory, run.catalog, run.vocabulary, texts, train, refit)
 
 
 def _place(run_dir: str) -> Path:
@@ -129,8 +132,10 @@ def _begin(config: Config, root: Path, replaces: FileLock | None) -> RunDirector
         dataset.histories.save(paths.histories)
         vocabulary.save(paths.root)
         ItemTexts.write(catalog, vocabulary, config.data.max_text_tokens, paths.item_texts)
-        train = leave_one_out(dataset.histories).train
-        TokenFile.write(paths.train_rows, (train[user] for user in range(train.num_users)))
+        split = leave_one_out(dataset.histories)
+        TokenFile.write(paths.train_rows, iter(split.train))
+        if config.train.refit:
+            TokenFile.write(paths.refit_rows, iter(split.before_test))
 
     origin = RunOrigin(config, dataset.name, _sources(dataset))
     return RunDirectory.create(root, origin, write_data, replaces)

@@ -108,10 +108,23 @@ class Run:
     @cached_property
     def model(self) -> "StoreModel":
         """The recommender, float32 on the CPU until its user moves it."""
+        return self._model(self.directory.model_weights)
+
+    @property
+    def is_refitted(self) -> bool:
+        """Whether the recommender was trained again with the validation events."""
+        return self._manifest.is_current(self.directory.training_weights.name)
+
+    @cached_property
+    def training_model(self) -> "StoreModel":
+        """The recommender that has seen training events alone."""
+        return self._model(self.directory.training_weights) if self.is_refitted else self.model
+
+    def _model(self, path: Path) -> "StoreModel":
         from store_engine.model.weights import load_model
         from store_engine.sid.item_tokens import recommender_model
 
-        with self._reading(self.directory.model_weights) as path:
+        with self._reading(path):
             config, text_size, table = self.config, len(self.vocabulary), self.sid_table
             return load_model(lambda: recommender_model(config, text_size, table), path)
 

@@ -26,10 +26,12 @@ class RunPaths:
         self.histories = root / "histories.npz"
         self.item_texts = root / "texts.tokens"
         self.train_rows = root / "train.tokens"
+        self.refit_rows = root / "refit.tokens"
         self.vocabulary = tuple(root / name for name in VOCABULARY_FILES)
         self.tokenizer_weights = root / "tokenizer.safetensors"
         self.sids = root / "sids.npz"
         self.item_vectors = root / "item_vectors.npz"
+        self.training_weights = root / "model_train.safetensors"
         self.training_evidence = root / "evidence_train.npz"
         self.evidence = root / "evidence.npz"
         self.model_weights = root / "model.safetensors"
@@ -41,9 +43,10 @@ class RunPaths:
             self.tokenizer_weights,
             self.sids,
             self.item_vectors,
-            self.model_weights,
+            self.training_weights,
             self.training_evidence,
             self.evidence,
+            self.model_weights,
             self.scoring_weights,
             self.trie,
             self.metrics,
@@ -61,8 +64,9 @@ class RunPaths:
         return {
             self.sids: (self.items, self.tokenizer_weights),
             self.item_vectors: (self.sids,),
-            self.model_weights: (self.sids,),
-            self.training_evidence: (self.histories, self.model_weights),
+            self.training_weights: (self.sids,),
+            self.model_weights: (self.sids, self.training_weights),
+            self.training_evidence: (self.histories, self.training_weights, self.model_weights),
             self.evidence: (self.training_evidence,),
             self.scoring_weights: (self.sids,),
             self.trie: (self.sids,),

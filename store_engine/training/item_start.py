@@ -13,6 +13,7 @@ from store_engine.config import Config
 from store_engine.model.transformer import INIT_STD
 from store_engine.sid.item_features import ItemVectors
 from store_engine.sid.item_tokens import code_sizes, slot_order
+from store_engine.sid.quantizers.quantizer import principal_axes
 from store_engine.sid.sid_table import SidTable
 
 _RIDGE = 10.0  # of the regression from features to rows, in items
@@ -60,8 +61,7 @@ def fit_to(vectors: NDArray[np.float32], size: int) -> NDArray[np.float32]:
     n, dim = vectors.shape
     if dim <= size:
         return np.hstack([vectors, np.zeros((n, size - dim), dtype=np.float32)])
-    _, axes = np.linalg.eigh(vectors.T.astype(np.float64) @ vectors)
-    return (vectors @ axes[:, ::-1][:, :size]).astype(np.float32)
+    return vectors @ principal_axes(vectors, size).T
 
 
 def _cluster_centres(

@@ -185,7 +185,8 @@ class RecommenderStage:
         histories: TokenFile,
         table: SidTable,
     ) -> None:
-        self.config, self.text_vocab_size = config, text_vocab_size
+        self.config, self.texts, self.table = config, texts, table
+        self.text_vocab_size = text_vocab_size
         self.num_labels = NUM_LABELS if config.recommender.scoring else 0
         ids = item_ids(config.recommender, table, text_vocab_size, self.num_labels)
         self.items, self.vocabulary = item_tokens(config.recommender, table), ids.vocabulary
@@ -274,6 +275,22 @@ class RecommenderStage:
     def _epoch(self, epoch: int) -> Plan:
         """Plans an epoch."""
         return self.mixture.plan(epoch, self.steps_per_epoch)
+
+
+class RefitStage(RecommenderStage):
+    """Stage 2 again, from its start, on more events and for as long as validation chose.
+
+    Args:
+        of: The stage that validation watched.
+        histories: Training and validation events.
+        epochs: Passes over them; of the last one a part may do.
+    """
+
+    name = "refit"
+
+    def __init__(self, of: RecommenderStage, histories: TokenFile, epochs: float) -> None:
+        super().__init__(of.config, of.texts, of.text_vocab_size, histories, of.table)
+        self.num_steps = max(1, round(epochs * self.steps_per_epoch))
 
 
 def _by_task(losses: Tensor, task_ids: Tensor, num_tasks: int) -> tuple[Tensor, Tensor]:

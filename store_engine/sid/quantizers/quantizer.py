@@ -108,9 +108,9 @@ def squared_distances(points: Vectors, centroids: Vectors) -> Vectors:
     return (points**2).sum(-1)[:, :, None] - 2 * cross + (centroids**2).sum(-1)
 
 
-def principal_axes(centred: Vectors, dim: int) -> Vectors:
-    """Finds principal axes of centred points (num_items, n): (dim, n), rows orthonormal."""
-    _, vectors = np.linalg.eigh(centred.T.astype(np.float64) @ centred)
+def principal_axes(points: Vectors, dim: int) -> Vectors:
+    """Finds the principal axes of points (num_items, n): (dim, n), rows orthonormal."""
+    _, vectors = np.linalg.eigh(points.T.astype(np.float64) @ points)
     axes = vectors[:, ::-1][:, :dim].T
     # an axis' sign is arbitrary: its largest entry is made positive, so that runs can be compared
     largest = np.take_along_axis(axes, np.abs(axes).argmax(1, keepdims=True), 1)

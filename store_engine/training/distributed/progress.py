@@ -81,7 +81,7 @@ def threads_before(checkpoints: Path) -> int:
     Args:
         checkpoints: The run's folder with a folder for each stage.
     """
-    saved = [read_progress(checkpoints / stage) for stage in ("recommender", "tokenizer")]
+    saved = [read_progress(checkpoints / stage) for stage in ("refit", "recommender", "tokenizer")]
     return next((progress.num_threads for progress in saved if progress), 0)
 
 

@@ -1,16 +1,19 @@
 import numpy as np
 import pytest
 import torch
+from item_engines import ItemCase
 
 from store_engine._C import ItemTrie, LiveTrie
 from store_engine.catalog.trie_arrays import SnapshotTrie, TrieArrays
 from store_engine.decoding.backends import CppBackend, SearchSpace
 from store_engine.decoding.beam_search import beam_search
+from store_engine.errors import InputError
 from store_engine.inference.decoding_model import prepare_for_decoding
 from store_engine.inference.kv_cache import KVCache
 from store_engine.inference.prefill_batch import PrefillBatch
 from store_engine.integrations.huggingface import export_huggingface
 from store_engine.integrations.logits_processor import TrieLogitsProcessor, prefix_allowed_tokens_fn
+from store_engine.integrations.trie_beam_search import TrieBeamSearch
 
 TEXT, PAD, BOS = 20, 0, 1
 SIDS = np.array([[2, 0], [0, 1], [2, 3], [0, 0]], dtype=np.int32)  # sizes 3, 4; ids from 20, 23
@@ -76,11 +79,36 @@ def test_generate_equals_our_beam_search(make_model, sids, item_trie, beam_width
         output_scores=True,
         logits_processor=[TrieLogitsProcessor(item_trie, TEXT)],
     )
+    again = export_huggingface(model).generate(
+        padded,
+        attention_mask=(padded != PAD).long(),
+        max_new_tokens=3,
+        num_beams=beam_width,
+        num_return_sequences=beam_width,
+        pad_token_id=PAD,
+        return_dict_in_generate=True,
+        custom_generate=TrieBeamSearch(item_trie, TEXT),
+    )
+    assert torch.equal(again.sequences, out.sequences)
+    torch.testing.assert_close(again.sequences_scores.view(3, -1), beams.scores)
     codes = out.sequences[:, longest:] - torch.tensor([20, 26, 31])
     assert trie.find(codes).view(3, -1).tolist() == beams.nodes.tolist()
     if beam_width > 1:  # greedy search has no sequences_scores
         scores = out.sequences_scores.view(3, -1)
         torch.testing.assert_close(scores, beams.scores, atol=1e-4, rtol=1e-4)
+
+
+def test_fewer_sids_than_beams_end_in_pads(make_model, small):
+    exported = export_huggingface(make_model((3, 4)))
+    prompts = torch.tensor([[1, 22, 26]])
+    asked = {"max_new_tokens": 2, "num_beams": 6, "num_return_sequences": 6, "pad_token_id": 9}
+    out = exported.generate(prompts, custom_generate=TrieBeamSearch(small, TEXT), **asked)
+    written = out[:, 3:].tolist()
+    assert sorted(written[:4]) == [[20, 23], [20, 24], [22, 23], [22, 26]]
+    assert written[4:] == [[9, 9]] * 2
+    with pytest.raises(InputError, match="max_new_tokens must be at least 2, a SID's, got 1"):
+        asked["max_new_tokens"] = 1
+        exported.generate(prompts, custom_generate=TrieBeamSearch(small, TEXT), **asked)
 
 
 def tries():
@@ -92,6 +120,7 @@ def tries():
         "an engine's": TrieArrays(trie),
         "a changed engine's": SnapshotTrie(snapshot),
         "Snapshot": snapshot,
+        "LiveTrie": live,
     }
 
 
@@ -104,10 +133,49 @@ def test_every_form_of_a_trie_is_taken(small, form):
     assert prefix_allowed_tokens_fn(trie, TEXT)(0, tokens[0]) == [23, 26]
 
 
+def test_an_engine_is_taken_as_it_is_now(make_engine):
+    engine = make_engine()
+    lone = next(row for row in range(60) if (engine.sids[:, 0] == engine.sids[row, 0]).sum() > 1)
+    first = int(engine.sids[lone, 0])
+    tokens, scores = torch.tensor([[1]]), torch.randn(1, 38)
+    before = TrieLogitsProcessor(engine)
+    gone = [f"item {row}" for row in np.flatnonzero(engine.sids[:, 0] == first)]
+    engine.remove_items(gone)
+    for catalog in (engine, engine.trie, engine.trie.item_trie):
+        after = TrieLogitsProcessor(catalog, TEXT)(tokens, scores)
+        assert torch.isinf(after[0, TEXT + first])
+        assert prefix_allowed_tokens_fn(catalog, TEXT)(0, tokens[0]) == [
+            TEXT + code for code in range(6) if code != first
+        ]
+    assert torch.isfinite(before(tokens, scores)[0, TEXT + first])
+
+
+@pytest.mark.parametrize(
+    "form",
+    [
+        ("item", "codes", "transformer", False),
+        ("code", "items", "heads", False),
+        ("code", "codes", "transformer", True),
+    ],
+)
+def test_an_engine_that_does_not_write_codes_alone_is_refused(form):
+    engine = ItemCase(*form).engine()
+    with pytest.raises(InputError, match="reads and writes codes"):
+        TrieLogitsProcessor(engine)
+
+
+def test_padded_vocabularies_and_half_precision(small):
+    tokens, scores = torch.tensor([[1, 22], [1, 20]]), torch.randn(2, 64).bfloat16()
+    found = TrieLogitsProcessor(small, TEXT)(tokens, scores)
+    assert found.dtype == torch.bfloat16
+    allowed = [(row > -torch.inf).nonzero()[:, 0].tolist() for row in found]
+    assert allowed == [[23, 26], [23, 24]]
+
+
 @pytest.mark.parametrize("make", [TrieLogitsProcessor, prefix_allowed_tokens_fn])
 @pytest.mark.parametrize("trie", [None, "trie.bin", SIDS], ids=["None", "a path", "sids"])
 def test_what_is_no_trie(make, trie):
-    with pytest.raises(TypeError, match="must be an ItemTrie or an engine's trie, got"):
+    with pytest.raises(TypeError, match="must be an Engine, its trie or an ItemTrie, got"):
         make(trie, TEXT)
 
 

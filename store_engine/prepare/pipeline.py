@@ -101,6 +101,7 @@ class Preparation:
         self._connection = _connect(folder, rules.memory_gib)
         self._time: TimeForm | None = None
         self._texts: tuple[str, ...] = ()
+        self._is_good = "true"  # SQL of a row of raw
 
     def run(self, out: Path, say: Callable[[str], None]) -> Report:
         """Prepares the data.
@@ -236,12 +237,16 @@ class Preparation:
     def _count_bad(self) -> None:
         self._choose_time()
         kinds = self._bad_kinds()
-        counts = ", ".join(f"count(*) FILTER ({test})" for test in kinds.values())
-        firsts = ", ".join(f"min(rowid) FILTER ({test})" for test in kinds.values())
-        row = self._one(f"SELECT {counts}, {firsts} FROM raw")
-        for place, name in enumerate(kinds):
-            first = row[len(kinds) + place]
-            self.report.add_bad(name, row[place], "" if first is None else f"row {first + 1:,}")
+        cases = " ".join(f"WHEN {test} THEN {n}" for n, test in enumerate(kinds.values()))
+        fault = f"CASE {cases} END"  # the first that fits; a NULL is no fit
+        names = list(kinds)
+        counts = self._all(
+            f"SELECT fault, count(*), min(pos) FROM (SELECT {fault} AS fault, rowid AS pos FROM raw) "
+            f"WHERE fault IS NOT NULL GROUP BY fault ORDER BY fault"
+        )
+        for number, count, first in counts:
+            self.report.add_bad(names[number], count, f"row {first + 1:,}")
+        self._is_good = f"({fault}) IS NULL" if counts else "true"
 
     def _refuse(self) -> None:
         """Ends the work where the rules do not drop what is bad or unknown: all of it in one line."""
@@ -267,7 +272,7 @@ class Preparation:
             self.report.warnings.append(self._time.note)
 
     def _bad_kinds(self) -> dict[str, str]:
-        """Kinds of bad rows -> SQL that is true of such a row; one row has the first that fits."""
+        """Kinds of bad rows -> SQL that is true of such a row."""
         user, item = "coalesce(trim(user_id), '') = ''", "coalesce(trim(item_id), '') = ''"
         kinds = {
             "rows that are no event": f"{user} AND {item}",
@@ -288,17 +293,11 @@ class Preparation:
                     kinds[f"a time in {unit} among {common}"] = f"{at} BETWEEN {low} AND {high}"
         if self._positive is not None:
             kinds["a value of --positive that is missing or no number"] = "is_positive IS NULL"
-        earlier: list[str] = []
-        exclusive = {}
-        for name, test in kinds.items():
-            exclusive[name] = " AND ".join([f"coalesce({test}, false)", *earlier])
-            earlier.append(f"NOT coalesce({test}, false)")
-        return exclusive
+        return kinds
 
     def _number(self) -> None:
         at = "NULL::BIGINT" if self._time is None else self._time.sql.replace("{}", "time")
-        bad = " OR ".join(f"({test})" for test in self._bad_kinds().values())
-        good = f"NOT ({bad})"
+        good = self._is_good
         if self._positive is not None:
             (dropped,) = self._one(f"SELECT count(*) FROM raw WHERE {good} AND NOT is_positive")
             self.report.num_not_positive = dropped

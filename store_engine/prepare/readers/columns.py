@@ -31,7 +31,7 @@ _TEXTS = (
     "subtitle color colour size material releaseyear"
 ).split()
 _TITLES = 11  # the first so many of _TEXTS are titles
-_LETTERS = re.compile(r"[^\W\d_]{2}")
+_LETTERS = re.compile(r"[^\W\d_]")
 _URL = re.compile(r"(https?:)?//")
 _ASIN = re.compile(r"B[0-9A-Z]{9}|\d{9}[\dX]")
 _TIME = re.compile(

@@ -14,10 +14,9 @@ from store_engine.prepare.readers.columns import (
     rename,
 )
 from store_engine.prepare.readers.layouts import FORMATS, Layout, Role, find_layout
-from store_engine.prepare.readers.storage import Storage, read_storage
+from store_engine.prepare.readers.storage import ATOMIC, Storage, read_storage
 
 _MAX_FILES = 100_000
-_TYPED = re.compile(r"[^:]+:(token|token_seq|float|float_seq)")
 _SKIPPED = re.compile(
     r"(readme|license|_success|_metadata|_common_metadata|crc|.*[.](md|pdf|png|jpe?g|py|ipynb|toml|"
     r"yaml|yml|crc|sh|pl|html?|log))", re.IGNORECASE,
@@ -165,7 +164,7 @@ def _table(group: list[tuple[Path, Storage, Layout | None]], choices: Choices, r
     if storage.kind in ("json", "literal"):
         storage = _with_columns(storage, columns)
     storage = replace(storage, files=tuple(path for path, _, _ in group))
-    if all(_TYPED.fullmatch(name) for name in storage.columns):
+    if all(ATOMIC.fullmatch(name) for name in storage.columns):
         names = [name.rpartition(":")[0] for name in storage.columns]
         return _guessed(rename(storage, names), "recbole", choices)
     named = choices.event_columns if role != "items" else choices.item_columns

@@ -7,6 +7,7 @@ megabyte here; DuckDB scans the rest when a later step runs the SQL.
 import csv
 import io
 import json
+import re
 from collections import Counter
 from collections.abc import Iterable
 from dataclasses import dataclass
@@ -34,6 +35,8 @@ _UNREADABLE = {
 }
 _DELIMITERS = ("\t", "::", ";", "|", ",", " ")
 _MIN_AGREEMENT = 0.9  # share of the lines that must have the commonest number of fields
+
+ATOMIC = re.compile(r"[^:]+:(token|token_seq|float|float_seq)")  # a RecBole file's column
 
 Kind = Literal["delimited", "lines", "json", "literal", "parquet"]
 
@@ -276,7 +279,8 @@ def _stream(text: str) -> list[Any]:
 
 
 def _delimited(path: Path, text: str, compression: str, encoding: str) -> Storage:
-    if path.name.lower().removesuffix(".gz").removesuffix(".zst").endswith((".inter", ".item")):
+    header = text.splitlines()[0].split("\t")
+    if all(ATOMIC.fullmatch(name) for name in header):
         choice = ("\t", "", "", _rows(text, "\t", "", ""))
     else:
         found = _delimiter(text)

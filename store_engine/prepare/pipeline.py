@@ -31,7 +31,7 @@ from store_engine.prepare.readers.sources import (
     without_literals,
 )
 from store_engine.prepare.readers.storage import identifier, literal
-from store_engine.prepare.readers.times import TimeForm, choose_time_form, unit_counts, unit_range
+from store_engine.prepare.readers.times import TimeForm, choose_time_form, foreign_units
 
 _CONTROLS = "'[\\x00-\\x1f\\x7f]'"
 _MAX_ROUNDS = 10_000
@@ -101,7 +101,7 @@ class Preparation:
         self._connection = _connect(folder, rules.memory_gib)
         self._time: TimeForm | None = None
         self._texts: tuple[str, ...] = ()
-        self._is_good = "true"  # SQL of a row of raw
+        self._is_good = "true"  # SQL of a row of _rows
 
     def run(self, out: Path, say: Callable[[str], None]) -> Report:
         """Prepares the data.
@@ -241,7 +241,7 @@ class Preparation:
         fault = f"CASE {cases} END"  # the first that fits; a NULL is no fit
         names = list(kinds)
         counts = self._all(
-            f"SELECT fault, count(*), min(pos) FROM (SELECT {fault} AS fault, rowid AS pos FROM raw) "
+            f"SELECT fault, count(*), min(pos) FROM (SELECT {fault} AS fault, pos FROM {self._rows}) "
             f"WHERE fault IS NOT NULL GROUP BY fault ORDER BY fault"
         )
         for number, count, first in counts:
@@ -262,6 +262,12 @@ class Preparation:
         if faults:
             raise InputError(f"{self._where()}: {'; '.join(faults)}")
 
+    @property
+    def _rows(self) -> str:
+        """SQL of raw with position and time."""
+        at = "NULL::BIGINT" if self._time is None else self._time.sql.replace("{}", "time")
+        return f"(SELECT *, rowid AS pos, {at} AS t FROM raw)"
+
     def _choose_time(self) -> None:
         if not self._found.events.roles.time:
             self.report.time_form = "none: the order of the files"
@@ -279,38 +285,33 @@ class Preparation:
             "no user id (guests)": user,
             "no item id": item,
             "an id with a control character":
-                f"regexp_matches(user_id, {_CONTROLS}) OR regexp_matches(item_id, {_CONTROLS})",
+                f"regexp_matches(concat(user_id, item_id), {_CONTROLS})",
         }  # fmt: skip
         if self._time is not None:
-            at = self._time.sql.replace("{}", "time")
             kinds["no time"] = "coalesce(trim(time), '') = ''"
-            kinds[f"a time of another form than {self._time.name}"] = f"{at} IS NULL"
+            kinds[f"a time of another form than {self._time.name}"] = "t IS NULL"
             if self._time.name == "whole numbers":
-                units = unit_counts(self._connection, f"(SELECT {at} AS t FROM raw)", "t")
-                common = max(units, key=lambda unit: units[unit], default="")
-                for unit in set(units) - {common}:
-                    low, high = unit_range(unit)
-                    kinds[f"a time in {unit} among {common}"] = f"{at} BETWEEN {low} AND {high}"
+                kinds |= foreign_units(self._connection, "raw", "time")
         if self._positive is not None:
             kinds["a value of --positive that is missing or no number"] = "is_positive IS NULL"
         return kinds
 
     def _number(self) -> None:
-        at = "NULL::BIGINT" if self._time is None else self._time.sql.replace("{}", "time")
         good = self._is_good
         if self._positive is not None:
-            (dropped,) = self._one(f"SELECT count(*) FROM raw WHERE {good} AND NOT is_positive")
+            (dropped,) = self._one(f"SELECT count(*) FROM {self._rows} WHERE {good} AND NOT is_positive")
             self.report.num_not_positive = dropped
             good += " AND is_positive"
         self._execute(
             f"CREATE TABLE users AS SELECT user_id, (row_number() OVER (ORDER BY first) - 1)::INTEGER AS u "
-            f"FROM (SELECT user_id, min(rowid) AS first FROM raw WHERE {good} GROUP BY user_id)"
+            f"FROM (SELECT user_id, min(pos) AS first FROM {self._rows} WHERE {good} GROUP BY user_id)"
         )
-        source = "raw_items" if self._found.items is not None else "raw"
-        where = good if source == "raw" else "trim(item_id) <> ''"
+        source, where = self._rows, good
+        if self._found.items is not None:
+            source, where = "(SELECT item_id, rowid AS pos FROM raw_items)", "trim(item_id) <> ''"
         self._execute(
             f"CREATE TABLE items AS SELECT item_id, (row_number() OVER (ORDER BY first) - 1)::INTEGER AS i, "
-            f"first FROM (SELECT item_id, min(rowid) AS first FROM {source} WHERE {where} GROUP BY item_id)"
+            f"first FROM (SELECT item_id, min(pos) AS first FROM {source} WHERE {where} GROUP BY item_id)"
         )
         ids = "item_id AS named"
         if self._ids_became_floats(good):
@@ -318,7 +319,7 @@ class Preparation:
             self.report.notes.append("item ids of the events were floats, such as 12.0: read as 12")
         self._execute(
             f"CREATE TABLE events AS SELECT u, i, t, pos FROM "
-            f"(SELECT user_id, {ids}, {at} AS t, rowid AS pos FROM raw WHERE {good}) "
+            f"(SELECT user_id, {ids}, t, pos FROM {self._rows} WHERE {good}) "
             f"JOIN users USING (user_id) LEFT JOIN items ON items.item_id = named"
         )
         self._drop_unknown(good, ids)
@@ -332,7 +333,7 @@ class Preparation:
         if self._found.items is None:
             return False
         (events, items) = self._one(
-            f"SELECT (SELECT bool_and(regexp_full_match(item_id, '[0-9]+[.]0')) FROM raw WHERE {good}), "
+            f"SELECT (SELECT bool_and(regexp_full_match(item_id, '[0-9]+[.]0')) FROM {self._rows} WHERE {good}), "
             f"(SELECT bool_and(regexp_full_match(item_id, '[0-9]+')) FROM items)"
         )
         return bool(events and items)
@@ -342,7 +343,7 @@ class Preparation:
         if not unknown:
             return
         examples = self._all(
-            f"SELECT named, count(*) FROM (SELECT {ids} FROM raw WHERE {good}) "
+            f"SELECT named, count(*) FROM (SELECT {ids} FROM {self._rows} WHERE {good}) "
             f"ANTI JOIN items ON items.item_id = named GROUP BY 1 ORDER BY 2 DESC, 1 LIMIT 5"
         )
         names = ", ".join(f"{shown(name)} ({count:,})" for name, count in examples)

@@ -62,7 +62,7 @@ _TEXT = "nullif(trim({}), '')"
 _WHOLE = TimeForm(
     "whole numbers",
     f"CASE WHEN regexp_full_match({_TEXT}, '[+-]?[0-9]+([.]0*)?') THEN "
-    f"try_cast(regexp_replace({_TEXT}, '[.]0*$', '') AS BIGINT) END",
+    f"try_cast(split_part({_TEXT}, '.', 1) AS BIGINT) END",
 )
 _DECIMAL = TimeForm(
     "decimals",
@@ -115,21 +115,34 @@ def choose_time_form(
     return chosen
 
 
-def unit_counts(
+def foreign_units(
     connection: duckdb.DuckDBPyConnection, table: str, column: str
-) -> dict[str, int]:
-    """Counts whole numbers by the unit that their size tells; units without one are left out."""
+) -> dict[str, str]:
+    """Makes tests for times in another unit than most of the first rows have.
+
+    Args:
+        connection: Where the table is.
+        table: The table.
+        column: Its column of times as text, all whole numbers.
+
+    Returns:
+        Kind of fault -> SQL of `t`, the time as a number, that is true of such a row.
+    """
+    at = _WHOLE.sql.replace("{}", column)
     counts = ", ".join(
-        f"count(*) FILTER ({column} BETWEEN {low} AND {high})" for low, high in _UNITS.values()
+        f"count(*) FILTER (t BETWEEN {low} AND {high})" for low, high in _UNITS.values()
     )
-    row = connection.execute(f"SELECT {counts} FROM {table}").fetchone()
+    sample = f"SELECT {at} AS t FROM {table} LIMIT {_SAMPLE_ROWS}"
+    row = connection.execute(f"SELECT {counts} FROM ({sample})").fetchone()
     assert row is not None
-    return {unit: n for unit, n in zip(_UNITS, row, strict=True) if n}
-
-
-def unit_range(unit: str) -> tuple[int, int]:
-    """Returns the smallest and largest number that is a time in a unit."""
-    return _UNITS[unit]
+    common = list(_UNITS)[row.index(max(row))]
+    if not max(row):
+        return {}
+    return {
+        f"a time in {unit} among {common}": f"t BETWEEN {low} AND {high}"
+        for unit, (low, high) in _UNITS.items()
+        if unit != common
+    }
 
 
 def _parsed(time_format: str) -> TimeForm:

@@ -391,7 +391,7 @@ class Preparation:
         while before != (before := self._kept()):
             self.report.num_rounds += 1
             for column, minimum in minimums.items():
-                if minimum > 1:
+                if minimum:
                     self._execute(
                         f"CREATE OR REPLACE TABLE next AS SELECT {column} FROM events "
                         f"SEMI JOIN kept_u USING (u) SEMI JOIN kept_i USING (i) "

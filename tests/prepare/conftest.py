@@ -1,12 +1,11 @@
 """Runs a preparation on small files and reads back what it wrote."""
 
-import gzip
 from pathlib import Path
 from typing import Any, NamedTuple
 
-import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+from data_files import write_files
 
 pytest.importorskip("duckdb", reason="the extra `prepare`")
 
@@ -46,19 +45,3 @@ def prepared(tmp_path):
         return Prepared(rows, texts, report.fields, report, out)
 
     return run
-
-
-def write_files(folder: Path, files: dict[str, Any]) -> Path:
-    for name, content in files.items():
-        path = folder / name
-        path.parent.mkdir(parents=True, exist_ok=True)
-        if isinstance(content, pa.Table):
-            pq.write_table(content, path)
-            continue
-        data = content if isinstance(content, bytes) else content.encode()
-        if name.endswith(".gz"):
-            data = gzip.compress(data)
-        elif name.endswith(".zst"):
-            data = pa.compress(data, codec="zstd", asbytes=True)
-        path.write_bytes(data)
-    return folder

@@ -18,8 +18,9 @@ from store_engine.prepare.readers.storage import ATOMIC, Storage, read_storage
 
 _MAX_FILES = 100_000
 _SKIPPED = re.compile(
-    r"(readme|license|_success|_metadata|_common_metadata|crc|.*[.](md|pdf|png|jpe?g|py|ipynb|toml|"
-    r"yaml|yml|crc|sh|pl|html?|log))", re.IGNORECASE,
+    r"(readme|license|_success|_metadata|_common_metadata|lock|card[.]json|impressions[.]parquet|"
+    r".*[.](md|pdf|png|jpe?g|py|ipynb|toml|yaml|yml|crc|sh|pl|html?|log))",
+    re.IGNORECASE,
 )  # fmt: skip
 
 
@@ -105,35 +106,42 @@ def discover(
     """
     if choices.format not in FORMATS:
         raise InputError(f"--format must be one of {', '.join(FORMATS)}, got {choices.format!r}")
-    tables = _tables(_files(paths), choices, "")
-    event_tables = _tables(_files(events), choices, "events")
-    item_tables = _tables(_files(items), choices, "items")
+    unread: dict[Path, str] = {}
+    tables = _tables(_files(paths), choices, "", unread)
+    event_tables = _tables(_files(events), choices, "events", unread)
+    item_tables = _tables(_files(items), choices, "items", unread)
     event_tables = event_tables or [table for table in tables if table.role == "events"]
     item_tables = item_tables or [table for table in tables if table.role == "items"]
     found = _one(event_tables, "events")
     if found is None:
-        raise InputError(_nothing(tables, choices))
+        raise InputError(_nothing(tables, unread, choices))
     catalogue = _one(_of_data_set(item_tables, found), "items")
     used = {*found.storage.files, *(() if catalogue is None else catalogue.storage.files)}
+    for path, reason in unread.items():  # a part file that is damaged must not go unnoticed
+        if path.parent in {file.parent for file in used if file.suffix == path.suffix}:
+            raise InputError(reason)
     unused = [path for table in tables for path in table.storage.files if path not in used]
     return Found(
         _checked(found, choices, is_events=True),
         None if catalogue is None else _checked(_same_item(catalogue, found), choices, False),
-        tuple(unused),
+        (*unused, *unread),
     )
 
 
-def _files(paths: Iterable[Path]) -> list[Path]:
-    files: list[Path] = []
+def _files(paths: Iterable[Path]) -> dict[Path, bool]:
+    """Files to look at -> whether one was found in a folder instead of being named."""
+    files: dict[Path, bool] = {}
     for path in paths:
         if not path.is_dir():
-            files.append(path)
+            files[path] = False
             continue
+        made = {card.parent for card in path.rglob("*/card.json")}  # by an earlier prepare
         inside = sorted(file for file in path.rglob("*") if not _is_hidden(file, path))
-        inside = [file for file in inside if file.is_file() and not _SKIPPED.fullmatch(file.name)]
+        inside = [file for file in inside if file.is_file() and not made & {*file.parents}]
+        inside = [file for file in inside if not _SKIPPED.fullmatch(file.name)]
         if not inside:
             raise InputError(f"{path}: holds no file")
-        files += inside
+        files |= dict.fromkeys(inside, True)
         if len(files) > _MAX_FILES:
             raise InputError(f"{path}: holds more than {_MAX_FILES:,} files")
     return files
@@ -143,11 +151,26 @@ def _is_hidden(file: Path, folder: Path) -> bool:
     return any(part.startswith((".", "__MACOSX")) for part in file.relative_to(folder).parts)
 
 
-def _tables(files: Sequence[Path], choices: Choices, role: str) -> list[Table]:
-    """Looks at every file; part files of one layout become one table."""
+def _tables(
+    files: dict[Path, bool], choices: Choices, role: str, unread: dict[Path, str]
+) -> list[Table]:
+    """Looks at every file; part files of one layout become one table.
+
+    Args:
+        files: Files, and whether a folder held it.
+        choices: What the user said.
+        role: What the user said of all of them; "" is nothing.
+        unread: Takes those of folders that no reader can read, and why.
+    """
     groups: dict[object, list[tuple[Path, Storage, Layout | None]]] = {}
-    for path in files:
-        storage = read_storage(path)
+    for path, is_found in files.items():
+        try:
+            storage = read_storage(path)
+        except InputError as error:
+            if not is_found:
+                raise
+            unread[path] = str(error)
+            continue
         layout = find_layout(path, storage, choices.format)
         if layout is not None and layout.role == "unused":
             continue
@@ -266,11 +289,14 @@ def _text_names(table: Table) -> tuple[str, ...]:
     return (*table.storage.columns, *computed)
 
 
-def _nothing(tables: Sequence[Table], choices: Choices) -> str:
+def _nothing(tables: Sequence[Table], unread: dict[Path, str], choices: Choices) -> str:
     looked = "; ".join(
-        f"{table.storage.files[0]}: {table.storage.describe()}, columns "
-        f"{', '.join(table.storage.columns[:12])}"
-        for table in tables[:3]
+        [
+            f"{table.storage.files[0]}: {table.storage.describe()}, columns "
+            f"{', '.join(table.storage.columns[:12])}"
+            for table in tables[:3]
+        ]
+        + list(unread.values())[:2]
     )
     wanted = "" if choices.format == "auto" else f" of the format {choices.format}"
     return (

@@ -109,7 +109,9 @@ class Storage:
         return f"(SELECT {', '.join(chosen)} FROM {self._scan(names)})"
 
     def _scan(self, names: list[str]) -> str:
-        files = "[" + ", ".join(literal(str(path)) for path in self.files) + "]"
+        # `*` in a name is a star: in brackets it is no pattern
+        paths = (re.sub(r"[*?\[]", r"[\g<0>]", str(path)) for path in self.files)
+        files = f"[{', '.join(map(literal, paths))}]"
         if self.kind == "parquet":
             return f"read_parquet({files}, union_by_name=true)"
         packed = f"compression={literal(self.compression)}"
@@ -362,15 +364,13 @@ def _is_header(rows: list[list[str]]) -> bool:
     first, others = rows[0], rows[1:200]
     if any(not name.strip() or _is_number(name) for name in first[1:]) or _is_number(first[0]):
         return False
-    if len({name.strip() for name in first}) < len(first):
-        return False
     for place, name in enumerate(first):
         values = [row[place] for row in others if len(row) > place and row[place]]
         if values and all(map(_is_number, values)):
             return True  # a word above numbers
         if name in values:
             return False
-    return all(len(name) <= 40 for name in first)
+    return all(len(name) <= 40 for name in first) and len(set(first)) == len(first)
 
 
 def _is_number(text: str) -> bool:
@@ -387,7 +387,7 @@ def _sequences(path: Path, text: str, compression: str, encoding: str) -> Storag
     for delimiter in ("\t", " ", ",", ";"):
         rows = [line.split(delimiter) for line in lines]
         tokens = [token for row in rows for token in row]
-        if sum(len(row) > 1 for row in rows) >= _MIN_AGREEMENT * len(rows) and all(
+        if len(rows) > 1 and sum(len(row) > 1 for row in rows) >= _MIN_AGREEMENT * len(rows) and all(
             len(token) <= 64 and " " not in token for token in tokens
         ):
             sample = tuple((line,) for line in lines)

@@ -1,8 +1,8 @@
 """Makes a folder to train on out of files as they come: guesses, cleans, filters, counts.
 
 store-engine prepare shop_export/ --out data/shop
-store-engine prepare orders.csv products.csv --positive "quantity > 0" --on-error drop --out data/shop
-store-engine prepare Beauty.jsonl.gz meta_Beauty.jsonl.gz --min-user 5 --min-item 5 --out data/beauty
+store-engine prepare orders.csv products.csv --positive "quantity > 0" --on-error drop --out shop
+store-engine prepare Beauty.jsonl.gz meta_Beauty.jsonl.gz --min-user 5 --min-item 5 --out beauty
 store-engine prepare shop_export/ --dry-run          # what it would read, and as what
 
 The output is interactions.parquet, items.parquet, a data card (README.md, card.json) and data.toml:
@@ -25,7 +25,9 @@ def main(argv: list[str] | None = None) -> int:
 
 def _add_arguments(parser: argparse.ArgumentParser) -> None:
     add = parser.add_argument
-    add("paths", nargs="*", type=Path, metavar="PATH", help="files or folders with events and items")
+    add(
+        "paths", nargs="*", type=Path, metavar="PATH", help="files or folders with events and items"
+    )
     add("--out", type=Path, metavar="DIR", help="folder to make")
     add("--overwrite", action="store_true", help="replace what an earlier prepare made in DIR")
     add("--dry-run", action="store_true", help="show the guess and stop")
@@ -38,16 +40,23 @@ def _add_arguments(parser: argparse.ArgumentParser) -> None:
     add("--user", default="", metavar="COLUMN", help="column of the user ids")
     add("--item", default="", metavar="COLUMN", help="column of the item ids")
     add("--time", default="", metavar="COLUMN", help="column of the times; none: file order")
-    add("--time-format", default="", metavar="FORMAT", help="of strptime, such as '%%d.%%m.%%Y %%H:%%M'")
+    add(
+        "--time-format",
+        default="",
+        metavar="FORMAT",
+        help="of strptime, such as '%%d.%%m.%%Y %%H:%%M'",
+    )
     add("--text", default="", metavar="A,B", help="columns with the items' texts, the title first")
     add("--event-columns", default="", metavar="A,B", help="names, where events have no header")
     add("--item-columns", default="", metavar="A,B", help="names, where items have no header")
     rules = parser.add_argument_group("what is kept")
     add = rules.add_argument
-    add("--positive", default="", metavar="EXPR", help="which events count, as \"quantity > 0\"")
+    add("--positive", default="", metavar="EXPR", help='which events count, as "quantity > 0"')
     add("--min-user", type=int, default=3, metavar="N", help="least events of a user (default 3)")
     add("--min-item", type=int, default=0, metavar="N", help="least events of an item (default 0)")
-    add("--on-error", choices=("stop", "drop"), default="stop", help="what bad rows do, all counted")
+    add(
+        "--on-error", choices=("stop", "drop"), default="stop", help="what bad rows do, all counted"
+    )
     add("--unknown-items", choices=("error", "drop"), default="error", help="events of such items")
     add("--duplicates", choices=("drop", "keep"), default="drop", help="same user, item and time")
     add("--ties", choices=("file", "shuffle"), default="file", help="order of a user's equal times")
@@ -58,9 +67,9 @@ def _add_arguments(parser: argparse.ArgumentParser) -> None:
 def _prepare(args: argparse.Namespace) -> None:
     try:  # here: what --help need not wait for
         from store_engine.prepare.card import guess_lines, print_report
-        from store_engine.prepare.readers.discover import Choices, discover
         from store_engine.prepare.output import prepare
-        from store_engine.prepare.pipeline import Rules
+        from store_engine.prepare.readers.discover import Choices, discover
+        from store_engine.prepare.rules import Rules
     except ImportError as error:
         if error.name != "duckdb":
             raise

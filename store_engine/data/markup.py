@@ -14,7 +14,9 @@ _TAG = re.compile(rf"</?(?:{_NAMES})(?:[\s/][^<>]*)?>", re.IGNORECASE)
 _HIDDEN = re.compile(
     r"<!--.*?-->|<!doctype[^<>]*>|<(script|style)\b[^<>]*>.*?</\1\s*>", re.IGNORECASE | re.DOTALL
 )
-_INLINE = re.compile(r"</?(?:a|abbr|b|big|em|font|i|s|small|span|strong|sub|sup|tt|u)\b[^<>]*>", re.I)
+_INLINE = re.compile(
+    r"</?(?:a|abbr|b|big|em|font|i|s|small|span|strong|sub|sup|tt|u)\b[^<>]*>", re.I
+)
 
 
 def without_markup(text: str) -> str:

@@ -6,11 +6,10 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from store_engine.prepare.readers.discover import Found, Table
+from store_engine.prepare.rules import Rules
 
 if TYPE_CHECKING:
     from rich.console import Console
-
-    from store_engine.prepare.pipeline import Rules
 
 
 @dataclass(frozen=True)
@@ -43,7 +42,7 @@ class TextLengths:
         self._counts[len(text)] += 1
 
     def summary(self) -> dict[str, float]:
-        """Returns the number of empty texts, and of the others median, 95 % quantile, most, mean."""
+        """Returns how many are empty, and of the others median, 95 % quantile, most, mean."""
         filled = Counter({length: n for length, n in self._counts.items() if length})
         total = filled.total()
         mean = sum(length * n for length, n in filled.items()) / max(total, 1)
@@ -71,7 +70,7 @@ class Report:
     """
 
     found: Found
-    rules: "Rules"
+    rules: Rules
     num_read: int = 0  # events read, in whole rows
     num_items_read: int = 0  # rows of the items' files
     num_not_positive: int = 0
@@ -98,6 +97,11 @@ class Report:
     bad: list[BadKind] = field(default_factory=list)
     warnings: list[str] = field(default_factory=list)
     notes: list[str] = field(default_factory=list)
+
+    @property
+    def where(self) -> str:
+        """The first file of events, for messages."""
+        return str(self.found.events.storage.files[0])
 
     def add_bad(self, kind: str, count: int, first: str = "") -> None:
         """Counts rows of one fault, if there are any."""
@@ -182,8 +186,8 @@ def print_report(console: "Console", report: Report) -> None:
         counts.add_row(*row)
     console.print(counts)
     lengths = RichTable("", "empty", "median", "p95", "max", "mean", box=None, padding=(0, 2, 0, 0))
-    for row in _length_rows(report):
-        lengths.add_row(*row)
+    for cells in _length_rows(report):
+        lengths.add_row(*cells)
     for column in lengths.columns[1:]:
         column.justify = "right"
     console.print(lengths)
@@ -201,8 +205,17 @@ def card_markdown(name: str, report: Report, split: str) -> str:
         report: What was found.
         split: The split's name.
     """
-    lines = [f"# {name}", "", "Made by `store-engine prepare`; card.json has the same for machines."]
-    lines += ["", "## Sources", "", *(f"- {_escaped(line.strip())}" for line in guess_lines(report.found))]
+    lines = [
+        f"# {name}",
+        "",
+        "Made by `store-engine prepare`; card.json has the same for machines.",
+    ]
+    lines += [
+        "",
+        "## Sources",
+        "",
+        *(f"- {_escaped(line.strip())}" for line in guess_lines(report.found)),
+    ]
     lines += ["", "## Counts", "", "| | |", "|---|---:|"]
     lines += [f"| {_escaped(key)} | {_escaped(value)} |" for key, value in report.counts()]
     lines += ["", "## Lengths", "", "Texts in letters.", ""]
@@ -222,7 +235,7 @@ def card_markdown(name: str, report: Report, split: str) -> str:
 
 
 def _length_rows(report: Report) -> list[tuple[str, ...]]:
-    rows = []
+    rows: list[tuple[str, ...]] = []
     for name, (_, median, p95, most, mean) in report.lengths.items():
         rows.append((name, "", f"{median:,}", f"{p95:,}", f"{most:,}", f"{mean:,.1f}"))
     for name, lengths in report.texts.items():

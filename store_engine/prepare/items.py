@@ -32,7 +32,10 @@ def write_items(
     schema = pa.schema([("item_id", pa.string()), *((name, pa.string()) for name in names)])
     lengths = {name: TextLengths() for name in names}
     cleaning = DataReport()
-    with atomic_open(path) as file, pa.parquet.ParquetWriter(file, schema, compression="zstd") as out:
+    with (
+        atomic_open(path) as file,
+        pa.parquet.ParquetWriter(file, schema, compression="zstd") as out,
+    ):
         while batch := rows.fetchmany(_ROWS):
             columns: list[list[str]] = [[] for _ in schema]
             for item_id, *values in batch:

@@ -12,8 +12,9 @@ from store_engine.files.directory_swap import LOCK_NAME, StagedDirectory, recove
 from store_engine.files.json_file import write_json
 from store_engine.files.lock import FileLock
 from store_engine.prepare.card import Report, card_markdown
+from store_engine.prepare.pipeline import Preparation
 from store_engine.prepare.readers.discover import Found
-from store_engine.prepare.pipeline import Preparation, Rules
+from store_engine.prepare.rules import Rules
 
 _SPLIT = "leave-one-out: a user's last event is the test, the one before it the validation"
 CARD = "card.json"
@@ -68,9 +69,8 @@ def _lock_of(out: Path, is_overwrite: bool) -> FileLock | None:
 
 def _config(name: str, out: Path, report: Report) -> str:
     """A config to train with: where the data is, and sizes that go with it."""
-    num_letters = sum(s["mean"] * (report.num_items - s["empty"]) for s in map(
-        lambda lengths: lengths.summary(), report.texts.values()
-    ))  # fmt: skip
+    texts = [lengths.summary() for lengths in report.texts.values()]
+    num_letters = sum(text["mean"] * (report.num_items - text["empty"]) for text in texts)
     p95 = int(report.lengths["events per user"][2])
     data = {
         "name": "files",

@@ -59,7 +59,9 @@ class _Parser:
         while text[place:].strip():
             match = _TOKEN.match(text, place)
             if match is None or len(self._tokens) == _MAX_TOKENS:
-                raise self._error(f"a column, an operator or a value at {text[place:].strip()[:20]!r}")
+                raise self._error(
+                    f"a column, an operator or a value at {text[place:].strip()[:20]!r}"
+                )
             kind = str(match.lastgroup)
             self._tokens.append((kind, match[kind]))
             place = match.end()

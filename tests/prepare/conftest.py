@@ -11,8 +11,8 @@ pytest.importorskip("duckdb", reason="the extra `prepare`")
 
 from store_engine.prepare.card import Report
 from store_engine.prepare.output import prepare
-from store_engine.prepare.pipeline import Rules
 from store_engine.prepare.readers.discover import Choices, discover
+from store_engine.prepare.rules import Rules
 
 
 class Prepared(NamedTuple):

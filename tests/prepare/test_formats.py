@@ -3,7 +3,6 @@
 import datetime
 
 import pytest
-
 from data_samples import SAMPLES
 
 from store_engine.config.toml_file import load_config

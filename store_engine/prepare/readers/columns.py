@@ -7,30 +7,34 @@ from itertools import pairwise
 
 from store_engine.prepare.readers.storage import Storage
 
-_USERS = (
-    "user userid uid uuid userlogin username reviewerid customer customerid custid client clientid "
-    "member memberid visitor visitorid buyer buyerid shopper shopperid account accountid person "
-    "personid profileid authorid kundennummer kundeid sessionid session"
-).split()
-_ITEMS = (
-    "item itemid iid parentasin asin product productid prodid sku skuid article articleid movie "
-    "movieid book bookid isbn news newsid game gameid appid track trackid song songid artistid "
-    "video videoid course courseid stockcode productcode itemcode gmapid businessid artikelnummer"
-).split()
-_TIMES = (
-    "timestamp time unixreviewtime ts datetime date eventtime eventtimestamp createdat created "
-    "orderdate ordertime purchasedate purchasedat purchasetime invoicedate reviewtime visittime "
-    "dateadded dateupdated readat updatedat unixtime unixtimestamp when datum"
-).split()
-_TEXTS = (
-    "title name movietitle producttitle productname itemname itemtitle appname articletitle "
-    "headline bookname label brand store manufacturer maker author authors artist publisher "
-    "developer "
-    "category categories maincategory subcategory productcategory topic genre genres class type "
-    "tags keywords description desc abstract shortdescription details features summary "
-    "subtitle color colour size material releaseyear"
-).split()
-_TITLES = 11  # the first so many of _TEXTS are titles
+
+def _words(text: str) -> list[str]:
+    return text.split()
+
+
+# the likeliest first, without marks and capitals
+_USERS = _words("""
+    user userid uid uuid userlogin username reviewerid customer customerid custid client clientid
+    member memberid visitor visitorid buyer buyerid shopper shopperid account accountid person
+    personid profileid authorid kundennummer kundeid sessionid session
+""")
+_ITEMS = _words("""
+    item itemid iid parentasin asin product productid prodid sku skuid article articleid movie
+    movieid book bookid isbn news newsid game gameid appid track trackid song songid artistid
+    video videoid course courseid stockcode productcode itemcode gmapid businessid artikelnummer
+""")
+_TIMES = _words("""
+    timestamp time unixreviewtime ts datetime date eventtime eventtimestamp createdat created
+    orderdate ordertime purchasedate purchasedat purchasetime invoicedate reviewtime visittime
+    dateadded dateupdated readat updatedat unixtime unixtimestamp when datum
+""")
+_TEXTS = _words("""
+    title name movietitle producttitle productname itemname itemtitle appname articletitle
+    headline bookname label brand store manufacturer maker author authors artist publisher
+    developer category categories maincategory subcategory productcategory topic genre genres
+    class type tags keywords description desc abstract shortdescription details features summary
+    subtitle color colour size material releaseyear
+""")
 _LETTERS = re.compile(r"[^\W\d_]")
 _URL = re.compile(r"(https?:)?//")
 _ASIN = re.compile(r"B[0-9A-Z]{9}|\d{9}[\dX]")
@@ -54,6 +58,12 @@ class Roles:
     item: str = ""
     time: str = ""
     texts: tuple[str, ...] = ()
+
+    def with_names(self, user: str, item: str, time: str = "") -> "Roles":
+        """Returns the roles with other columns; "" leaves one as it is, and no time is "none"."""
+        chosen = "" if time == "none" else time or self.time
+        texts = tuple(text for text in self.texts if text not in (user, item, time))
+        return Roles(user or self.user, item or self.item, chosen, texts)
 
 
 def guess_roles(storage: Storage) -> Roles:

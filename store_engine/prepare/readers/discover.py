@@ -1,4 +1,4 @@
-"""Files and folders -> one table of events and one of items: found, and shown before they are read."""
+"""Files and folders -> one table of events and one of items, found before they are read."""
 
 import re
 from collections.abc import Iterable, Sequence
@@ -14,7 +14,8 @@ from store_engine.prepare.readers.columns import (
     rename,
 )
 from store_engine.prepare.readers.layouts import FORMATS, Layout, Role, find_layout
-from store_engine.prepare.readers.storage import ATOMIC, Storage, read_storage
+from store_engine.prepare.readers.sniff import ATOMIC, read_storage
+from store_engine.prepare.readers.storage import Storage
 
 _MAX_FILES = 100_000
 _SKIPPED = re.compile(
@@ -174,11 +175,19 @@ def _tables(
         layout = find_layout(path, storage, choices.format)
         if layout is not None and layout.role == "unused":
             continue
-        key = storage.layout if layout is None else (storage.kind, storage.compression, layout)
-        groups.setdefault((key, "json" if storage.kind == "json" else ""), []).append(
-            (path, storage, layout)
-        )
+        groups.setdefault(_likeness(storage, layout), []).append((path, storage, layout))
     return [_table(group, choices, role) for group in groups.values()]
+
+
+def _likeness(storage: Storage, layout: Layout | None) -> object:
+    """What part files of one table have in common."""
+    form = (storage.kind, storage.compression, storage.json_format, storage.encoding)
+    if layout is not None:
+        return (*form, layout)
+    if storage.kind in ("json", "literal"):  # an object may lack any key
+        roles = guess_roles(storage)
+        return (*form, roles.user, roles.item, roles.time, bool(roles.texts))
+    return (*form, storage.delimiter, storage.has_header, storage.columns)
 
 
 def _table(group: list[tuple[Path, Storage, Layout | None]], choices: Choices, role: str) -> Table:
@@ -186,7 +195,8 @@ def _table(group: list[tuple[Path, Storage, Layout | None]], choices: Choices, r
     columns = tuple(dict.fromkeys(name for _, s, _ in group for name in s.columns))
     if storage.kind in ("json", "literal"):
         storage = _with_columns(storage, columns)
-    storage = replace(storage, files=tuple(path for path, _, _ in group))
+    quote = max(s.quote for _, s, _ in group)
+    storage = replace(storage, files=tuple(path for path, _, _ in group), quote=quote)
     if all(ATOMIC.fullmatch(name) for name in storage.columns):
         names = [name.rpartition(":")[0] for name in storage.columns]
         return _guessed(rename(storage, names), "recbole", choices)
@@ -218,8 +228,8 @@ def _with_columns(storage: Storage, columns: tuple[str, ...]) -> Storage:
 
 def _guessed(storage: Storage, kind: str, choices: Choices) -> Table:
     roles = guess_roles(storage)
-    said = {"user": choices.user, "item": choices.item}
-    roles = replace(roles, **{n: c for n, c in said.items() if c in storage.columns})
+    said = [c if c in storage.columns else "" for c in (choices.user, choices.item)]
+    roles = roles.with_names(*said)
     if storage.kind == "lines":
         return Table(storage, Roles("line", "line"), "sequences", sequence="line")
     if roles.user and not roles.texts:
@@ -258,30 +268,26 @@ def _same_item(items: Table, events: Table) -> Table:
 
 def _checked(table: Table, choices: Choices, is_events: bool) -> Table:
     """The table with what the user said in place of what was guessed."""
-    roles, columns = table.roles, table.storage.columns
-    said = {"item": choices.item if is_events or choices.item in columns else ""}
-    said |= {"user": choices.user, "time": choices.time} if is_events else {}
-    for name, column in said.items():
-        if column and column not in columns and not (name == "time" and column == "none"):
-            raise InputError(
-                f"{table.storage.files[0]}: has no column {column!r}; "
-                f"columns: {', '.join(columns[:50])}"
-            )
-    roles = replace(roles, **{name: column for name, column in said.items() if column})
-    if roles.time == "none":
-        roles = replace(roles, time="")
+    columns = table.storage.columns
+    said = [choices.user, choices.item, choices.time] if is_events else ["", choices.item, ""]
+    if not is_events and choices.item not in columns:
+        said[1] = ""
+    for column in said:
+        if column and column not in columns and not (column == "none" == choices.time):
+            raise _no_column(table, column, columns)
+    roles = table.roles.with_names(*said)
     if choices.texts and (not is_events or set(choices.texts) <= set(columns)):
-        missing = [name for name in choices.texts if name not in _text_names(table)]
-        if missing:
-            raise InputError(
-                f"{table.storage.files[0]}: has no column {missing[0]!r} for --text; "
-                f"columns: {', '.join(_text_names(table)[:50])}"
-            )
+        for name in choices.texts:
+            if name not in _text_names(table):
+                raise _no_column(table, name, _text_names(table))
         roles = replace(roles, texts=choices.texts)
-    else:
-        roles = replace(roles, texts=tuple(t for t in roles.texts if t not in said.values()))
     sequence = table.sequence if roles.item == table.roles.item else ""
     return replace(table, roles=roles, sequence=sequence)
+
+
+def _no_column(table: Table, name: str, columns: Sequence[str]) -> InputError:
+    listed = ", ".join(columns[:50])
+    return InputError(f"{table.storage.files[0]}: has no column {name!r}; columns: {listed}")
 
 
 def _text_names(table: Table) -> tuple[str, ...]:
@@ -300,6 +306,6 @@ def _nothing(tables: Sequence[Table], unread: dict[Path, str], choices: Choices)
     )
     wanted = "" if choices.format == "auto" else f" of the format {choices.format}"
     return (
-        f"no file{wanted} holds events (a column of users and one of items): {looked or 'no file'}. "
+        f"no file{wanted} holds events (a column of users, one of items): {looked or 'no file'}. "
         f"--user and --item name the columns, --event-columns those of a file without a header"
     )

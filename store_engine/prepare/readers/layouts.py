@@ -11,19 +11,20 @@ from pathlib import Path
 from typing import Literal
 
 from store_engine.prepare.readers.columns import Roles
-from store_engine.prepare.readers.storage import Storage
+from store_engine.prepare.readers.storage import Storage, literal
 
 Role = Literal["events", "items", "unused"]
 
 _GENRES = (
-    "unknown Action Adventure Animation Children's Comedy Crime Documentary Drama Fantasy "
-    "Film-Noir Horror Musical Mystery Romance Sci-Fi Thriller War Western"
-).split()
+    *("unknown", "Action", "Adventure", "Animation", "Children's", "Comedy", "Crime"),
+    *("Documentary", "Drama", "Fantasy", "Film-Noir", "Horror", "Musical", "Mystery", "Romance"),
+    *("Sci-Fi", "Thriller", "War", "Western"),
+)
 _FLAGS = tuple(f"genre_{place}" for place in range(len(_GENRES)))
 _GENRES_100K = (
     "concat_ws(', ', "
     + ", ".join(
-        f"CASE WHEN {flag} = '1' THEN '{genre.replace(chr(39), chr(39) * 2)}' END"
+        f"CASE WHEN {flag} = '1' THEN {literal(genre)} END"
         for flag, genre in zip(_FLAGS, _GENRES, strict=True)
     )
     + ")"
@@ -32,6 +33,9 @@ _BARRED = "replace(nullif(genres, '(no genres listed)'), '|', ', ')"
 _SHELVES = (
     "array_to_string(list_slice(json_extract_string(popular_shelves, '$[*].name'), 1, 5), ', ')"
 )
+
+
+_NO_ROLES = Roles()
 
 
 @dataclass(frozen=True)
@@ -54,7 +58,7 @@ class Layout:
 
     format: str
     role: Role
-    roles: Roles = Roles()
+    roles: Roles = _NO_ROLES
     name: str = ""
     needs: frozenset[str] = frozenset()
     lacks: frozenset[str] = frozenset()
@@ -85,7 +89,8 @@ LAYOUTS = (
     Layout("movielens-100k", "items", Roles("", "item_id", "", ("title", "release_date")),
            r"u[.]item", names=("item_id", "title", "release_date", "video_date", "url", *_FLAGS),
            computed=(("genres", _GENRES_100K),)),
-    Layout("movielens-100k", "unused", name=r"u[.](user|genre|info|occupation)|u[1-5ab]?[.](base|test)|allbut[.]pl|mku[.]sh"),
+    Layout("movielens-100k", "unused", 
+           name=r"u[.](user|genre|info|occupation)|u[1-5ab]?[.](base|test)"),
     Layout("movielens-1m", "events", Roles("user_id", "item_id", "timestamp"), r"ratings[.]dat",
            names=("user_id", "item_id", "rating", "timestamp")),
     Layout("movielens-1m", "items", Roles("", "item_id", "", ("title",)), r"movies[.]dat",
@@ -98,15 +103,18 @@ LAYOUTS = (
     Layout("movielens", "unused", name=r"(tags|links|genome-.*)[.]csv"),
     Layout("mind", "events", Roles("user_id", "item_id", "timestamp"), r"behaviors[.]tsv",
            names=("impression_id", "user_id", "time", "history", "impressions"), expand="mind"),
-    Layout("mind", "items", Roles("", "item_id", "", ("title", "category", "subcategory", "abstract")),
-           r"news[.]tsv", names=("item_id", "category", "subcategory", "title", "abstract", "url",
-           "title_entities", "abstract_entities")),
+    Layout("mind", "items",
+           Roles("", "item_id", "", ("title", "category", "subcategory", "abstract")),
+           r"news[.]tsv",
+           names=("item_id", "category", "subcategory", "title", "abstract", "url",
+                  "title_entities", "abstract_entities")),
     Layout("mind", "unused", name=r"(entity|relation)_embedding[.]vec"),
     # the review's own title and text are the user's, no item's
     Layout("amazon-2023", "events", Roles("user_id", "parent_asin", "timestamp"),
            needs=_columns("user_id parent_asin rating timestamp")),
     Layout("amazon-2023", "items",
-           Roles("", "parent_asin", "", ("title", "store", "categories", "features", "description")),
+           Roles("", "parent_asin", "",
+                 ("title", "store", "categories", "features", "description")),
            needs=_columns("parent_asin title store categories features description"),
            lacks=_columns("user_id")),
     Layout("amazon-2018", "events", _AMAZON_REVIEW,

@@ -109,10 +109,13 @@ def _member(name: str) -> str:
 
 
 def _mind_events(table: Table) -> str:
-    """A user's clicks before the log, a second apart before its first line, then those of the log."""
+    """A user's clicks before the log, a second apart, then those of the log."""
     names = ("user_id", "time", "history", "impressions")
-    log = f"SELECT user_id, {_MIND_TIME} AS clicked, time, history, impressions FROM {table.storage.relation(names)}"
-    first = "SELECT user_id, min(clicked) AS clicked, arg_min(history, clicked) AS history FROM log GROUP BY user_id"
+    log = f"SELECT *, {_MIND_TIME} AS clicked FROM {table.storage.relation(names)}"
+    first = (
+        "SELECT user_id, min(clicked) AS clicked, arg_min(history, clicked) AS history "
+        "FROM log GROUP BY user_id"
+    )
     return (
         f"WITH log AS MATERIALIZED ({log}), first AS ({first}), "
         f"ids AS (SELECT user_id, clicked, string_split(trim(history), ' ') AS ids FROM first "
@@ -120,7 +123,8 @@ def _mind_events(table: Table) -> str:
         f"before AS (SELECT user_id, unnest(ids) AS item_id, "
         f"epoch(clicked)::BIGINT - len(ids) + generate_subscripts(ids, 1) - 1 AS time FROM ids), "
         f"shown AS (SELECT user_id, unnest(string_split(trim(impressions), ' ')) AS item_id, "
-        f"CASE WHEN clicked IS NULL THEN time ELSE epoch(clicked)::BIGINT::VARCHAR END AS time FROM log) "
+        f"CASE WHEN clicked IS NULL THEN time ELSE epoch(clicked)::BIGINT::VARCHAR END AS time "
+        f"FROM log) "
         f"SELECT user_id, item_id, time::VARCHAR AS time FROM before "
         f"UNION ALL "
         f"SELECT user_id, left(item_id, length(item_id) - 2) AS item_id, time FROM shown "

@@ -98,7 +98,7 @@ def choose_time_form(
     assert row is not None
     total, fits = row[0], list(row[1:])
     if not total:
-        raise InputError(f"the column of times is empty in all rows; --time none does without")
+        raise InputError("the column of times is empty in all rows; --time none does without")
     best = max(fits)
     if best < total / 2:
         example = connection.execute(f"SELECT t FROM ({sample}) LIMIT 1").fetchone()
@@ -108,16 +108,16 @@ def choose_time_form(
             f"'%d.%m.%Y %H:%M', and --time none does without times"
         )
     chosen = forms[fits.index(best)]
-    twins = [f for f, n in zip(forms, fits, strict=True) if n == best and _swap(f.name) == chosen.name]
+    twins = [
+        f for f, n in zip(forms, fits, strict=True) if n == best and _swap(f.name) == chosen.name
+    ]
     if twins and chosen is not twins[0]:
         note = f"times are read as {chosen.name}, and fit {twins[0].name} as well: --time-format"
         return chosen._replace(note=note)
     return chosen
 
 
-def foreign_units(
-    connection: duckdb.DuckDBPyConnection, table: str, column: str
-) -> dict[str, str]:
+def foreign_units(connection: duckdb.DuckDBPyConnection, table: str, column: str) -> dict[str, str]:
     """Makes tests for times in another unit than most of the first rows have.
 
     Args:

@@ -40,6 +40,7 @@ class Preparation:
 
     def __init__(self, found: Found, rules: Rules, folder: Path) -> None:
         self.rules, self.report = rules, Report(found, rules)
+        self.report.warnings += [f"not read: {reason}" for reason in found.unread]
         self._folder = folder
         self._database = Database(folder, rules.memory_gib)
         self._good = GoodRows("", "", False)

@@ -2,7 +2,7 @@
 
 import re
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from store_engine.errors import InputError
@@ -84,11 +84,13 @@ class Found:
         events: Who did what.
         items: The catalogue; None: it is made of the items that the events name.
         unused: Files that are not read.
+        unread: Those of them that no reader can read, and why.
     """
 
     events: Table
     items: Table | None
-    unused: tuple[Path, ...] = field(default=())
+    unused: tuple[Path, ...] = ()
+    unread: tuple[str, ...] = ()
 
 
 def discover(
@@ -126,6 +128,7 @@ def discover(
         _checked(found, choices, is_events=True),
         None if catalogue is None else _checked(_same_item(catalogue, found), choices, False),
         (*unused, *unread),
+        tuple(unread.values()),
     )
 
 

@@ -15,6 +15,7 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet
 
+from store_engine.data.tables.arrow_values import plain_values
 from store_engine.data.tables.cell_text import cell_text
 from store_engine.errors import InputError
 from store_engine.files.regular import open_regular, parse_errors
@@ -96,11 +97,18 @@ def _parquet(path: Path) -> Storage:
         file = pa.parquet.ParquetFile(path)
         schema = file.schema_arrow
         batch = next(file.iter_batches(MAX_SAMPLE_ROWS), None)
-        rows = [] if batch is None else batch.to_pylist()
     columns = tuple(schema.names)
-    sample = tuple(tuple(_shown(row[name]) for name in columns) for row in rows)
+    texts = [] if batch is None else [_column_texts(column) for column in batch.columns]
+    sample = tuple(zip(*texts, strict=True))
     types = tuple(str(field.type) for field in schema)
     return Storage((path,), "parquet", columns, sample, types=types)
+
+
+def _column_texts(column: pa.Array) -> list[str]:
+    try:
+        return [_shown(value) for value in plain_values(pa.chunked_array([column]))]
+    except ValueError:  # what has no text is no id, time or text
+        return [""] * len(column)
 
 
 def _shown(value: object) -> str:
@@ -113,16 +121,12 @@ def _shown(value: object) -> str:
 def _json(path: Path, text: str, is_whole: bool, compression: str) -> Storage:
     lines = [line for line in _lines(text) if line.strip()]
     kind: Kind = "json"
-    objects: list[Any] = []
-    try:
-        form = "newline_delimited"
-        objects = [json.loads(lines[0])]
-        if isinstance(objects[0], list):
-            raise ValueError("an array")
-        objects += [o for o in map(_parsed, lines[1:MAX_SAMPLE_ROWS]) if o is not None]
-    except (ValueError, RecursionError):
+    form = "newline_delimited"
+    parsed = map(_parsed, lines[:MAX_SAMPLE_ROWS])
+    objects: list[Any] = [value for value in parsed if isinstance(value, dict)]
+    if len(objects) * 2 < min(len(lines), MAX_SAMPLE_ROWS):
         if text.lstrip()[0] == "{" and (first := parse_literal(lines[0])) is not None:
-            kind, form = "literal", "newline_delimited"
+            kind = "literal"
             objects = [first, *filter(None, map(parse_literal, lines[1:200]))]
         else:
             form = "array" if text.lstrip()[0] == "[" else "unstructured"

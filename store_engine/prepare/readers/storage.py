@@ -6,6 +6,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
+from store_engine.errors import InputError
+
 _MAX_LINE_BYTES = 1 << 24
 
 Kind = Literal["delimited", "lines", "json", "literal", "parquet"]
@@ -64,12 +66,24 @@ class Storage:
             names: The columns, which keep their names.
         """
         names = list(dict.fromkeys(names))
+        self._check_cases(names)
         if self.kind in ("delimited", "lines"):
             # by position: names of which only the case differs are one name in SQL
             chosen = [f"c{self.columns.index(n)} AS {identifier(n)}" for n in names]
         else:
             chosen = [f"{self._text(n)} AS {identifier(n)}" for n in names]
         return f"(SELECT {', '.join(chosen)} FROM {self._scan(names)})"
+
+    def _check_cases(self, names: list[str]) -> None:
+        """Refuses names that SQL takes for one."""
+        others = self.columns if self.kind == "parquet" else names
+        for name in names:
+            for other in others:
+                if other != name and other.lower() == name.lower():
+                    raise InputError(
+                        f"{self.files[0]}: columns {name!r} and {other!r} differ in capitals only: "
+                        "rename one, or leave it out (--text)"
+                    )
 
     def _scan(self, names: list[str]) -> str:
         # `*` in a name is a star: in brackets it is no pattern

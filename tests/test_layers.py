@@ -15,6 +15,7 @@ LAYERS = [
     "files",
     "config",
     "data",
+    "prepare",
     "text",
     "collaborative",
     "model",

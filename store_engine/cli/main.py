@@ -23,6 +23,7 @@ from store_engine.errors import InputError
 from store_engine.terminal import escape_unencodable_output, printable
 
 VERBS = {
+    "prepare": "make a folder to train on out of files as they come",
     "train": "train the one LLM and measure it (start it with `deepspeed` for several ranks)",
     "evaluate": "measure a run again, also with another beam",
     "sweep": "train a list of variants and rank them by validation",

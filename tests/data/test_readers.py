@@ -10,6 +10,7 @@ import pytest
 
 from store_engine.data.catalog import Catalog
 from store_engine.data.readers import EventColumns, EventRules, read_interactions, read_items
+from store_engine.errors import InputError
 
 ITEMS = {
     "item_id": ["10", "2", "x"],
@@ -168,3 +169,16 @@ def test_many_blocks_agree_with_one(tmp_path, monkeypatch):
     np.testing.assert_array_equal(parts.rows, whole.rows)
     for user, user_id in enumerate(whole.user_ids):
         np.testing.assert_array_equal(whole[user], items[users == int(user_id)])
+
+
+@pytest.mark.parametrize("suffix", ["CSV", "Tsv", "JSONL", "PARQUET"])
+def test_suffix_of_capitals_is_the_same_form(tmp_path, suffix):
+    path = write(tmp_path / f"items.{suffix.lower()}", ITEMS).rename(tmp_path / f"items.{suffix}")
+    assert read_items(path, "item_id", ["title"]).item_ids == ("10", "2", "x")
+
+
+def test_other_forms_are_sent_to_prepare(tmp_path):
+    (tmp_path / "items.csv").write_text("item_id;title\na;b\n")
+    for name in ("items.csv", "items.json", "items.csv.gz"):
+        with pytest.raises(InputError, match="`store-engine prepare`"):
+            read_items(tmp_path / name, "item_id", ["title"])

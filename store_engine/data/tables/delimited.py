@@ -30,6 +30,7 @@ from store_engine.data.tables.lines import (
     read_lines,
     require_columns,
     separator_hint,
+    suffix_of,
 )
 from store_engine.errors import InputError
 from store_engine.files.regular import open_regular
@@ -69,17 +70,17 @@ def read_delimited(
     """
     marks = _scan(path)
     _check_encoding(path, marks)
-    delimiter = DELIMITERS[path.suffix]
+    delimiter = DELIMITERS[suffix_of(path)]
     read: Callable[[Path, str], Records]
     if not marks.has_quote:
         read = _plain_records
-    elif path.suffix == ".csv":
+    elif suffix_of(path) == ".csv":
         read = _quoted_records
     else:
         read = _choose_tab_records(path)
     records = partial(read, path, delimiter)
     number, header = next(records(), (1, []))
-    if path.suffix in _RECBOLE:
+    if suffix_of(path) in _RECBOLE:
         header = [name.partition(":")[0] for name in header]
     require_columns(f"{path} line {number}", header, names)
 
@@ -123,7 +124,7 @@ def _check_encoding(path: Path, marks: _Marks) -> None:
 def _read_fast(
     path: Path, header: list[str], header_line: int, names: list[str]
 ) -> dict[str, pa.ChunkedArray]:
-    delimiter = DELIMITERS[path.suffix]
+    delimiter = DELIMITERS[suffix_of(path)]
     try:
         with open_regular(path, MAX_FILE_BYTES) as file:
             table = pa.csv.read_csv(
@@ -148,7 +149,7 @@ def _collect(
     path: Path, records: Records, header: list[str], names: list[str]
 ) -> tuple[dict[str, pa.ChunkedArray], tuple[str, ...]]:
     """Columns of strings, and a note on records that could also be several."""
-    delimiter = DELIMITERS[path.suffix]
+    delimiter = DELIMITERS[suffix_of(path)]
     places = [header.index(name) for name in names]
     chunks: list[list[pa.Array]] = [[] for _ in names]
     rows: list[list[str]] = []
@@ -225,7 +226,7 @@ def _quoted_records(path: Path, delimiter: str) -> Records:
                 yield begin, record
             begin = reader.line_num + 1
     except csv.Error as error:
-        kind = path.suffix.removeprefix(".")
+        kind = suffix_of(path).removeprefix(".")
         reason = _explain(str(error), reader.line_num)
         if begin == 1:  # in the header: "a";"b" is quoted well, but not with this delimiter
             header = next(read_lines(path))[1].strip()

@@ -43,6 +43,11 @@ def _hint(number: int, line: bytes) -> str:
     return "; this is UTF-16, save the file as UTF-8" if is_utf16 else ""
 
 
+def suffix_of(path: Path) -> str:
+    """Returns what a file's name ends with, in small letters: `.csv` of `ITEMS.CSV`."""
+    return path.suffix.lower()
+
+
 def shown(value: object, limit: int = 60) -> str:
     """Quotes a value for a message: on one line, cut after `limit` characters."""
     text = repr(value)
@@ -81,7 +86,10 @@ def separator_hint(found: list[str]) -> str:
     if len(found) == 1:
         for separator, name in _SEPARATORS.items():
             if separator in found[0]:
-                wanted = "write commas into a .csv, tabs into a .tsv"
+                wanted = (
+                    "write commas into a .csv, tabs into a .tsv, or let `store-engine prepare` "
+                    "read it as it is"
+                )
                 return f"; the fields seem to have {name} between them: {wanted}"
     return ""
 

@@ -28,6 +28,7 @@ from store_engine.data.tables.cell_text import cell_text, clean_text
 from store_engine.data.tables.delimited import DELIMITERS, read_delimited
 from store_engine.data.tables.json_lines import read_json_lines
 from store_engine.data.tables.keys import Keys, read_keys
+from store_engine.data.tables.lines import suffix_of
 from store_engine.data.tables.parquet import read_parquet
 from store_engine.data.tables.times import Times, read_times
 from store_engine.errors import InputError
@@ -114,7 +115,7 @@ class Table:
         return text + (f" ({bad.num_rows:,} rows have this fault)" if bad.num_rows > 1 else "")
 
     def _place(self, row: int) -> str:
-        unit = "row" if self.path.suffix == ".parquet" else "line"
+        unit = "row" if suffix_of(self.path) == ".parquet" else "line"
         return f"{unit} {next(islice(self.numbers(), row, None), '?')}"  # ?: the file has changed
 
 
@@ -130,12 +131,16 @@ def read_table(path: str | Path, columns: Sequence[str]) -> Table:
             line where there is one.
     """
     path, names = Path(path), list(dict.fromkeys(columns))
-    if path.suffix not in _SUFFIXES:
-        raise InputError(f"{path}: the suffix must be one of {', '.join(_SUFFIXES)}")
+    suffix = suffix_of(path)
+    if suffix not in _SUFFIXES:
+        raise InputError(
+            f"{path}: the suffix must be one of {', '.join(_SUFFIXES)}; `store-engine prepare` "
+            f"reads .json, .gz, .zst, .txt and many more"
+        )
     try:
-        if path.suffix == ".parquet":
+        if suffix == ".parquet":
             return Table(path, *read_parquet(path, names))
-        if path.suffix == ".jsonl":
+        if suffix == ".jsonl":
             return Table(path, *read_json_lines(path, names))
         return Table(path, *read_delimited(path, names))
     except OSError as error:

@@ -1,0 +1,268 @@
+"""What a preparation found and did: on the terminal, as card.json, and as the card README.md."""
+
+import dataclasses
+from collections import Counter
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+
+from store_engine.prepare.readers.discover import Found, Table
+from store_engine.prepare.rules import Rules
+
+if TYPE_CHECKING:
+    from rich.console import Console
+
+
+@dataclass(frozen=True)
+class BadKind:
+    """Rows with one fault.
+
+    Args:
+        kind: The fault.
+        count: How many there are.
+        first: Where the first one is; "" is not known.
+    """
+
+    kind: str
+    count: int
+    first: str = ""
+
+    def sentence(self) -> str:
+        """Says it in a few words."""
+        return f"{self.count:,} x {self.kind}" + (f" (first: {self.first})" if self.first else "")
+
+
+class TextLengths:
+    """Lengths of a field's texts, in letters."""
+
+    def __init__(self) -> None:
+        self._counts: Counter[int] = Counter()
+
+    def add(self, text: str) -> None:
+        """Counts one text."""
+        self._counts[len(text)] += 1
+
+    def summary(self) -> dict[str, float]:
+        """Returns how many are empty, and of the others median, 95 % quantile, most, mean."""
+        filled = Counter({length: n for length, n in self._counts.items() if length})
+        total = filled.total()
+        mean = sum(length * n for length, n in filled.items()) / max(total, 1)
+        quantiles = [_quantile(filled, share * total) for share in (0.5, 0.95, 1.0)]
+        names = ("median", "p95", "max")
+        return {"empty": self._counts[0], **dict(zip(names, quantiles, strict=True)), "mean": mean}
+
+
+def _quantile(counts: Counter[int], rank: float) -> int:
+    seen = 0
+    for length in sorted(counts):
+        seen += counts[length]
+        if seen >= rank:
+            return length
+    return 0
+
+
+@dataclass
+class Report:
+    """Counts that the steps add to.
+
+    Args:
+        found: What was read.
+        rules: What was kept.
+    """
+
+    found: Found
+    rules: Rules
+    num_read: int = 0  # events read, in whole rows
+    num_items_read: int = 0  # rows of the items' files
+    num_not_positive: int = 0
+    num_unknown: int = 0  # events of items that the catalogue lacks
+    unknown_examples: str = ""
+    num_duplicates: int = 0
+    num_users_read: int = 0  # with an event before the k-core
+    num_items_seen: int = 0
+    num_core_dropped: int = 0  # events
+    num_rounds: int = 0
+    num_events: int = 0
+    num_users: int = 0
+    num_items: int = 0
+    num_repeats: int = 0  # events of an item that the user had before
+    num_ties: int = 0  # events that share user and time with another
+    num_cleaned: int = 0  # texts that cleaning changed
+    time_form: str = ""
+    first_time: str = ""
+    last_time: str = ""
+    fields: tuple[str, ...] = ()
+    texts: dict[str, TextLengths] = field(default_factory=dict)
+    # min, median, 95 % quantile, max, mean
+    lengths: dict[str, tuple[float, ...]] = field(default_factory=dict)
+    bad: list[BadKind] = field(default_factory=list)
+    warnings: list[str] = field(default_factory=list)
+    notes: list[str] = field(default_factory=list)
+
+    @property
+    def where(self) -> str:
+        """The first file of events, for messages."""
+        return str(self.found.events.storage.files[0])
+
+    def add_bad(self, kind: str, count: int, first: str = "") -> None:
+        """Counts rows of one fault, if there are any."""
+        if count:
+            self.bad.append(BadKind(kind, count, first))
+
+    def counts(self) -> list[tuple[str, str]]:
+        """Returns what was read, left out and kept, in the order of the steps."""
+        core = f"--min-user {self.rules.min_user}, --min-item {self.rules.min_item}"
+        rows: list[tuple[str, int | str]] = [("events read", self.num_read)]
+        rows += [(f"bad: {bad.kind}", bad.count) for bad in self.bad]
+        if self.rules.positive:
+            rows.append((f"not {self.rules.positive}", self.num_not_positive))
+        what = "dropped" if self.rules.duplicates == "drop" else "kept"
+        rows += [
+            ("of unknown items, dropped", self.num_unknown),
+            (f"duplicates (same user, item and time), {what}", self.num_duplicates),
+            (f"dropped by the k-core ({core}; {self.num_rounds} rounds)", self.num_core_dropped),
+            ("events kept", self.num_events),
+            ("users kept", f"{self.num_users:,} of {self.num_users_read:,}"),
+            ("items kept", f"{self.num_items:,} ({self.num_items_seen:,} had events)"),
+            ("repeats: the user had the item before", self._share(self.num_repeats)),
+            (f"ties: same user and time, kept in {self._ties()} order", self._share(self.num_ties)),
+        ]
+        rows.append(("texts that cleaning changed", self.num_cleaned))
+        return [(name, n if isinstance(n, str) else f"{n:,}") for name, n in rows]
+
+    def as_json(self) -> dict[str, Any]:
+        """Returns all counts as JSON, by the names of the fields."""
+        values = {
+            f.name: getattr(self, f.name)
+            for f in dataclasses.fields(self)
+            if f.name not in ("found", "rules", "texts", "bad", "lengths")
+        }
+        tables = {"events": self.found.events, "items": self.found.items}
+        return values | {
+            "format": self.found.events.format,
+            "sources": {n: None if t is None else _table_json(t) for n, t in tables.items()},
+            "rules": dataclasses.asdict(self.rules),
+            "bad": [dataclasses.asdict(bad) for bad in self.bad],
+            "texts": {name: lengths.summary() for name, lengths in self.texts.items()},
+            "lengths": {
+                name: dict(zip(("min", "median", "p95", "max", "mean"), values, strict=True))
+                for name, values in self.lengths.items()
+            },
+        }
+
+    def _ties(self) -> str:
+        return "the files'" if self.rules.ties == "file" else f"random (seed {self.rules.seed})"
+
+    def _share(self, count: int) -> str:
+        return f"{count:,} ({count / max(self.num_events, 1):.1%})"
+
+
+def guess_lines(found: Found) -> list[str]:
+    """Says in plain lines what is going to be read, and as what."""
+    lines = [f"format {found.events.format}"]
+    for name, table in (("events", found.events), ("items", found.items)):
+        if table is None:
+            texts = ", ".join(found.events.roles.texts) or "their ids"
+            lines.append(f"items: made of the events' items; texts: {texts}")
+            continue
+        files = table.storage.files
+        more = f" and {len(files) - 1:,} more" if len(files) > 1 else ""
+        lines.append(f"{name}: {files[0]}{more}: {table.storage.describe()}")
+        columns = ", ".join(f"{role} = {column}" for role, column in _columns(table).items())
+        lines.append(f"  {columns}")
+    if found.unused:
+        more = ", ..." if len(found.unused) > 5 else ""
+        names = ", ".join(path.name for path in found.unused[:5])
+        lines.append(f"not read: {names}{more}")
+    return lines
+
+
+def print_report(console: "Console", report: Report) -> None:
+    """Prints the counts as tables."""
+    from rich.table import Table as RichTable
+
+    counts = RichTable("", "count", box=None, padding=(0, 2, 0, 0))
+    counts.columns[1].justify = "right"
+    for row in report.counts():
+        counts.add_row(*row)
+    console.print(counts)
+    lengths = RichTable("", "empty", "median", "p95", "max", "mean", box=None, padding=(0, 2, 0, 0))
+    for cells in _length_rows(report):
+        lengths.add_row(*cells)
+    for column in lengths.columns[1:]:
+        column.justify = "right"
+    console.print(lengths)
+    for line in report.notes:
+        console.print(f"note: {line}")
+    for line in report.warnings:
+        console.print(f"warning: {line}", style="yellow")
+
+
+def card_markdown(name: str, report: Report, split: str) -> str:
+    """Writes the data card.
+
+    Args:
+        name: The data's name.
+        report: What was found.
+        split: The split's name.
+    """
+    lines = [
+        f"# {name}",
+        "",
+        "Made by `store-engine prepare`; card.json has the same for machines.",
+    ]
+    lines += [
+        "",
+        "## Sources",
+        "",
+        *(f"- {_escaped(line.strip())}" for line in guess_lines(report.found)),
+    ]
+    lines += ["", "## Counts", "", "| | |", "|---|---:|"]
+    lines += [f"| {_escaped(key)} | {_escaped(value)} |" for key, value in report.counts()]
+    lines += ["", "## Lengths", "", "Texts in letters.", ""]
+    lines += ["| | empty | median | p95 | max | mean |", "|---|---:|---:|---:|---:|---:|"]
+    lines += [f"| {' | '.join(map(_escaped, row))} |" for row in _length_rows(report)]
+    lines += ["", "## Times and split", "", f"Times: {_escaped(report.time_form)}."]
+    if report.first_time:
+        lines += [f"From {report.first_time} to {report.last_time}."]
+    lines += [f"Split: {split}.", ""]
+    if report.unknown_examples:
+        lines += [f"Unknown items, most often: {_escaped(report.unknown_examples)}", ""]
+    if report.warnings or report.notes:
+        lines += ["## To know", ""]
+        lines += [f"- {_escaped(line)}" for line in [*report.warnings, *report.notes]]
+        lines += [""]
+    return "\n".join(lines)
+
+
+def _length_rows(report: Report) -> list[tuple[str, ...]]:
+    rows: list[tuple[str, ...]] = []
+    for name, (_, median, p95, most, mean) in report.lengths.items():
+        rows.append((name, "", f"{median:,}", f"{p95:,}", f"{most:,}", f"{mean:,.1f}"))
+    for name, lengths in report.texts.items():
+        s = lengths.summary()
+        numbers = [f"{s[key]:,}" for key in ("empty", "median", "p95", "max")]
+        rows.append((name, *numbers, f"{s['mean']:,.1f}"))
+    return rows
+
+
+def _columns(table: Table) -> dict[str, str]:
+    from store_engine.prepare.readers.sources import item_fields
+
+    if table.storage.kind == "lines":
+        return {"user": "the first of a line", "items": "the others"}
+    roles = table.roles
+    columns = {"user": roles.user, "item": roles.item}
+    if table.role == "events" or roles.user:
+        columns["time"] = roles.time or "none, the order of the file"
+    else:
+        columns["texts"] = ", ".join(item_fields(table))
+    return {name: column for name, column in columns.items() if column}
+
+
+def _table_json(table: Table) -> dict[str, Any]:
+    files = [str(path) for path in table.storage.files]
+    return {"files": files, "form": table.storage.describe(), "columns": _columns(table)}
+
+
+def _escaped(text: str) -> str:
+    return text.replace("|", "\\|").replace("<", "&lt;")

@@ -1,0 +1,292 @@
+"""What a file's first megabyte tells of its layout.
+
+Bytes decide, not names: a gzip file is one by its first two bytes. Nothing is read beyond the first
+megabyte here; DuckDB scans the rest when a later step runs the SQL.
+"""
+
+import csv
+import io
+import json
+import re
+from collections import Counter
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.parquet
+
+from store_engine.data.tables.arrow_values import plain_values
+from store_engine.data.tables.cell_text import cell_text
+from store_engine.errors import InputError
+from store_engine.files.regular import open_regular, parse_errors
+from store_engine.prepare.readers.literal_lines import parse_literal
+from store_engine.prepare.readers.storage import Kind, Storage
+
+HEAD_BYTES = 1 << 20
+MAX_SAMPLE_ROWS = 2000
+_MAX_LINE_BYTES = 1 << 24
+_COMPRESSIONS = {b"\x1f\x8b": "gzip", b"\x28\xb5\x2f\xfd": "zstd"}
+_UNREADABLE = {
+    b"PK\x03\x04": "a zip archive (or a spreadsheet): unpack it, or save the sheet as csv",
+    b"BZh": "compressed by bzip2: unpack it",
+    b"\xfd7zXZ": "compressed by xz: unpack it",
+    b"7z\xbc\xaf": "a 7z archive: unpack it",
+    b"\xd0\xcf\x11\xe0": "an old spreadsheet: save it as csv",
+}
+_DELIMITERS = ("\t", "::", ";", "|", ",", " ")
+_MIN_AGREEMENT = 0.9  # share of the lines that must have the commonest number of fields
+
+ATOMIC = re.compile(r"[^:]+:(token|token_seq|float|float_seq)")  # a RecBole file's column
+
+
+def read_storage(path: Path) -> Storage:
+    """Looks at the first megabyte of a file.
+
+    Raises:
+        InputError: It is missing, empty, packed in an archive, or of no known layout.
+    """
+    with open_regular(path) as file:
+        start = file.read(8)
+    if start.startswith(b"PAR1"):
+        return _parquet(path)
+    for magic, what in _UNREADABLE.items():
+        if start.startswith(magic):
+            raise InputError(f"{path}: is {what} first")
+    compression = next((n for magic, n in _COMPRESSIONS.items() if start.startswith(magic)), "none")
+    head, is_whole = _head(path, compression)
+    text, encoding = _decode(path, head, is_whole)
+    first = text.lstrip()[:2]
+    if not first:
+        raise InputError(f"{path}: is empty")
+    if first[0] == "{" or (first[0] == "[" and text.lstrip()[1:].lstrip()[:1] in ("{", "]")):
+        return _json(path, text, is_whole, compression)
+    return _delimited(path, text, compression, encoding)
+
+
+def _head(path: Path, compression: str) -> tuple[bytes, bool]:
+    """The first megabyte, unpacked, and whether it is all there is."""
+    with open_regular(path) as file, parse_errors(path, f"a readable {compression} file"):
+        stream: Any = file
+        if compression != "none":
+            stream = pa.CompressedInputStream(file, compression)
+        head = b""
+        while len(head) <= HEAD_BYTES and (block := stream.read(HEAD_BYTES + 1 - len(head))):
+            head += block
+    return head[:HEAD_BYTES], len(head) <= HEAD_BYTES
+
+
+def _decode(path: Path, head: bytes, is_whole: bool) -> tuple[str, str]:
+    """Text of the head up to its last whole line, and its encoding."""
+    if head[:2] in (b"\xff\xfe", b"\xfe\xff"):
+        return head[: len(head) // 2 * 2].decode("utf-16", errors="ignore"), "utf-16"
+    if b"\0" in head:
+        raise InputError(f"{path}: holds NUL bytes, it is no text, json or parquet file")
+    if not is_whole:
+        head = head[: head.rfind(b"\n") + 1] or head
+    text = head.decode("utf-8-sig", errors="replace")
+    num_letters = sum(character > "\x7f" for character in text)
+    num_wrong = text.count("\ufffd")
+    # one damaged line among good ones is a damaged line; where most are wrong, it is Latin-1
+    if num_wrong * 2 > num_letters:
+        return head.decode("latin-1"), "latin-1"
+    return text, "utf-8"
+
+
+def _parquet(path: Path) -> Storage:
+    with parse_errors(path, "a readable parquet file"):
+        file = pa.parquet.ParquetFile(path)
+        schema = file.schema_arrow
+        batch = next(file.iter_batches(MAX_SAMPLE_ROWS), None)
+    columns = tuple(schema.names)
+    texts = [] if batch is None else [_column_texts(column) for column in batch.columns]
+    sample = tuple(zip(*texts, strict=True))
+    types = tuple(str(field.type) for field in schema)
+    return Storage((path,), "parquet", columns, sample, types=types)
+
+
+def _column_texts(column: pa.Array) -> list[str]:
+    try:
+        return [_shown(value) for value in plain_values(pa.chunked_array([column]))]
+    except ValueError:  # what has no text is no id, time or text
+        return [""] * len(column)
+
+
+def _shown(value: object) -> str:
+    try:
+        return cell_text(value)
+    except ValueError:
+        return str(value)
+
+
+def _json(path: Path, text: str, is_whole: bool, compression: str) -> Storage:
+    lines = [line for line in _lines(text) if line.strip()]
+    kind: Kind = "json"
+    form = "newline_delimited"
+    parsed = map(_parsed, lines[:MAX_SAMPLE_ROWS])
+    objects: list[Any] = [value for value in parsed if isinstance(value, dict)]
+    if len(objects) * 2 < min(len(lines), MAX_SAMPLE_ROWS):
+        if text.lstrip()[0] == "{" and (first := parse_literal(lines[0])) is not None:
+            kind = "literal"
+            objects = [first, *filter(None, map(parse_literal, lines[1:200]))]
+        else:
+            form = "array" if text.lstrip()[0] == "[" else "unstructured"
+            objects = _stream(text)
+    rows = [row for row in objects if isinstance(row, dict)]
+    if not rows:
+        raise InputError(f"{path}: not json of objects, nor Python literals: one a line, or a list")
+    if len(rows) == 1 and all(isinstance(v, dict | list) for v in rows[0].values()) and is_whole:
+        raise InputError(
+            f"{path}: is one object of columns; objects are wanted, one a line "
+            f"(pandas: to_json(orient='records', lines=True))"
+        )
+    columns = tuple(dict.fromkeys(key for row in rows for key in row))
+    sample = tuple(tuple(_shown(row.get(name)) for name in columns) for row in rows)
+    return Storage((path,), kind, columns, sample, compression, json_format=form)
+
+
+def _parsed(line: str) -> Any:
+    try:
+        return json.loads(line)
+    except (ValueError, RecursionError):
+        return None
+
+
+def _stream(text: str) -> list[Any]:
+    """Objects that follow each other or stand in a list, as far as they are whole."""
+    objects: list[Any] = []
+    decoder, place = json.JSONDecoder(), 0
+    while len(objects) < MAX_SAMPLE_ROWS:
+        while place < len(text) and text[place] in " \t\r\n,[":
+            place += 1
+        try:
+            value, place = decoder.raw_decode(text, place)
+        except (ValueError, RecursionError):
+            return objects
+        objects.append(value)
+    return objects
+
+
+def _delimited(path: Path, text: str, compression: str, encoding: str) -> Storage:
+    header = _lines(text)[0].split("\t")
+    if all(ATOMIC.fullmatch(name) for name in header):
+        choice = ("\t", "", "", _rows(text, "\t", "", ""))
+    else:
+        found = _delimiter(text)
+        if found is None:
+            return _sequences(path, text, compression, encoding)
+        choice = found
+    delimiter, quote, escape, rows = choice
+    has_header = _is_header(rows)
+    if has_header:
+        columns = tuple(name.strip() or f"column_{place}" for place, name in enumerate(rows[0]))
+        if len(set(columns)) < len(columns):
+            twice = next(name for name, count in Counter(columns).items() if count > 1)
+            raise InputError(f"{path} line 1: column {twice} appears twice")
+    else:
+        columns = tuple(f"column_{place}" for place in range(len(rows[0])))
+    body = rows[1:] if has_header else rows
+    sample = tuple(tuple(row) for row in body if len(row) == len(columns))
+    return Storage(
+        (path,), "delimited", columns, sample[:MAX_SAMPLE_ROWS],
+        compression, encoding, delimiter, quote, escape, has_header,
+    )  # fmt: skip
+
+
+def _delimiter(text: str) -> tuple[str, str, str, list[list[str]]] | None:
+    """Delimiter, quote and escape that most rows agree on, and the rows."""
+    best = None
+    for delimiter in _DELIMITERS:
+        for quote, escape in (('"', '"'), ('"', "\\"), ("", "")):
+            rows = _rows(text, delimiter, quote, escape)
+            if not rows:
+                continue
+            ((width, count),) = Counter(map(len, rows)).most_common(1)
+            agreement = count / len(rows)
+            if width < 2 or agreement < _MIN_AGREEMENT or len(rows[0]) != width:
+                continue
+            # tabs and `::` are no part of prose; of others the one that agrees best, then most
+            # fields; quoting only where it explains more than letters do
+            score = (round(agreement, 3), delimiter in "\t::", width)
+            if best is None or score > best[0]:
+                best = (score, (delimiter, quote, escape, rows))
+    return None if best is None else best[1]
+
+
+def _lines(text: str) -> list[str]:
+    """Lines that end with LF or CR LF: a text may hold what else Python ends lines at."""
+    return text.replace("\r\n", "\n").split("\n")
+
+
+def _rows(text: str, delimiter: str, quote: str, escape: str) -> list[list[str]]:
+    """Rows of the sample; none where the quotes do not fit."""
+    if not quote or len(delimiter) > 1:
+        if quote:
+            return []
+        lines = _lines(text)[: MAX_SAMPLE_ROWS + 1]
+        return [line.split(delimiter) for line in lines if line]
+    if escape == "\\" and '\\"' not in text:
+        return []
+    if delimiter == "\t" and not any(
+        field.startswith('"') and field.endswith('"') and len(field) > 1
+        for line in _lines(text)[:MAX_SAMPLE_ROWS]
+        for field in line.split("\t")
+    ):
+        return []  # a quotation mark in a tab-separated file is a letter
+    escaping: dict[str, Any] = {"doublequote": escape == quote}
+    if escape != quote:
+        escaping["escapechar"] = escape
+    csv.field_size_limit(max(_MAX_LINE_BYTES, csv.field_size_limit()))
+    reader = csv.reader(io.StringIO(text, newline=""), delimiter=delimiter, quotechar=quote,
+                        strict=False, **escaping)  # fmt: skip
+    rows = []
+    try:
+        for row in reader:
+            if row:
+                rows.append(row)
+            if len(rows) > MAX_SAMPLE_ROWS:
+                break
+    except csv.Error:
+        return []
+    return rows
+
+
+def _is_header(rows: list[list[str]]) -> bool:
+    """Whether the first row names columns: no name is a number or empty, and none comes again."""
+    first, others = rows[0], rows[1:200]
+    if any(not name.strip() or _is_number(name) for name in first[1:]) or _is_number(first[0]):
+        return False
+    for place, name in enumerate(first):
+        values = [row[place] for row in others if len(row) > place and row[place]]
+        if values and all(map(_is_number, values)):
+            return True  # a word above numbers
+        if name in values:
+            return False
+    return all(len(name) <= 40 for name in first) and len(set(first)) == len(first)
+
+
+def _is_number(text: str) -> bool:
+    try:
+        float(text)
+    except ValueError:
+        return False
+    return True
+
+
+def _sequences(path: Path, text: str, compression: str, encoding: str) -> Storage:
+    """Lines of a user and the user's items."""
+    lines = [line for line in _lines(text)[:MAX_SAMPLE_ROWS] if line.strip()]
+    for delimiter in ("\t", " ", ",", ";"):
+        rows = [line.split(delimiter) for line in lines]
+        tokens = [token for row in rows for token in row]
+        if (
+            len(rows) > 1
+            and sum(len(row) > 1 for row in rows) >= _MIN_AGREEMENT * len(rows)
+            and all(len(token) <= 64 and " " not in token for token in tokens)
+        ):
+            sample = tuple((line,) for line in lines)
+            return Storage((path,), "lines", ("line",), sample, compression, encoding, delimiter,
+                           has_header=False)  # fmt: skip
+    raise InputError(
+        f"{path}: no layout fits its first megabyte: rows of as many fields, separated by one of "
+        f"({', '.join(map(repr, _DELIMITERS))}), a user and items per line, json, or parquet"
+    )

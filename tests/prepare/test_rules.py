@@ -1,0 +1,227 @@
+"""What is kept and what is dropped: counted, and equal to a plain loop in Python."""
+
+import random
+from collections import Counter
+
+import pytest
+
+from store_engine.errors import InputError
+
+ITEMS = "item_id,title\n" + "".join(f"i{n},Item {n}\n" for n in range(12))
+
+
+def events_csv(events, header="user_id,item_id,timestamp"):
+    return header + "\n" + "".join(",".join(map(str, event)) + "\n" for event in events)
+
+
+def core(events, min_user, min_item):
+    """Users and items with too few events go until none has too few."""
+    while True:
+        users, items = Counter(e[0] for e in events), Counter(e[1] for e in events)
+        kept = [e for e in events if users[e[0]] >= min_user and items[e[1]] >= min_item]
+        if kept == events:
+            return kept
+        events = kept
+
+
+@pytest.mark.parametrize(("min_user", "min_item"), [(1, 0), (2, 2), (3, 4), (5, 1)])
+def test_k_core_equals_a_plain_loop(min_user, min_item, prepared):
+    rng = random.Random(min_user)
+    events = [(f"u{rng.randrange(25)}", f"i{int(12 * rng.random() ** 2)}", t) for t in range(100)]
+    rules = {"min_user": min_user, "min_item": min_item}
+    result = prepared({"e.csv": events_csv(events), "i.csv": ITEMS}, rules)
+    expected = core(events, min_user, min_item)
+    assert sorted(result.events, key=lambda e: e[2]) == expected
+    assert 0 < len(expected) < len(events) or (min_user, min_item) == (1, 0)
+    kept = {item for _, item, _ in expected}
+    assert set(result.items) == (kept if min_item else {f"i{n}" for n in range(12)})
+    assert result.report.num_core_dropped == len(events) - len(expected)
+
+
+def test_users_keep_the_order_of_the_file_and_ties_its_order(prepared):
+    events = [("z", "i3", 5), ("a", "i1", 9), ("z", "i2", 5), ("z", "i1", 1), ("z", "i0", 5)]
+    result = prepared({"e.csv": events_csv(events), "i.csv": ITEMS})
+    assert result.events == [events[3], events[0], events[2], events[4], events[1]]
+    assert result.report.num_ties == 3
+
+
+def test_shuffled_ties_depend_on_the_seed_alone_and_keep_times(prepared):
+    events = [("u", f"i{n}", t) for t in (1, 2) for n in range(12)]
+    files = {"e.csv": events_csv(events), "i.csv": ITEMS}
+    orders = [prepared(files, {"ties": "shuffle", "seed": seed}).events for seed in (1, 1, 2)]
+    assert orders[0] == orders[1] != orders[2]
+    assert orders[0] != events
+    assert sorted(orders[0], key=lambda e: (e[2], int(e[1][1:]))) == events
+    assert [e[2] for e in orders[0]] == [1] * 12 + [2] * 12
+
+
+def test_duplicates_are_dropped_and_repeats_are_kept_and_both_counted(prepared):
+    events = [("u", "i1", 1), ("u", "i1", 1), ("u", "i1", 2), ("v", "i1", 1)]
+    files = {"e.csv": events_csv(events), "i.csv": ITEMS}
+    result = prepared(files)
+    assert result.events == [events[0], events[2], events[3]]
+    assert (result.report.num_duplicates, result.report.num_repeats) == (1, 1)
+    kept = prepared(files, {"duplicates": "keep"})
+    assert kept.events == events
+    assert kept.report.num_duplicates == 1
+
+
+def test_without_times_nothing_is_a_duplicate(prepared):
+    events = [("u", "i1"), ("u", "i1"), ("u", "i2")]
+    result = prepared({"e.csv": events_csv(events, "user_id,item_id"), "i.csv": ITEMS})
+    assert [e[1] for e in result.events] == ["i1", "i1", "i2"]
+
+
+def test_all_that_is_bad_is_told_at_once(prepared):
+    bad = "u1,i1\n,i2,5\nu1,,5\nu1,i1,soon\nu1,i1,\nu2,i77,9\nu2,i77,9\n"
+    files = {"e.csv": events_csv([("u1", f"i{n}", n) for n in range(9)]) + bad, "i.csv": ITEMS}
+    with pytest.raises(InputError) as error:
+        prepared(files)
+    message = str(error.value)
+    for part in (
+        "1 x rows of a broken form (missing columns)", "e.csv line 11",
+        "1 x no user id (guests) (first: row 10)", "1 x no item id", "1 x no time",
+        "1 x a time of another form than whole numbers", "--on-error drop",
+        "2 events name items that the 12", "'i77' (2)", "--unknown-items drop",
+    ):  # fmt: skip
+        assert part in message
+    result = prepared(files, {"on_error": "drop", "unknown_items": "drop"})
+    assert result.events == [("u1", f"i{n}", n) for n in range(9)]
+    assert [bad.count for bad in result.report.bad] == [1] * 5
+    assert (result.report.num_unknown, result.report.num_read) == (2, 15)
+
+
+def test_seconds_among_milliseconds_are_bad(prepared):
+    events = [("u", "i1", 1600000000000), ("u", "i2", 1600000001), ("u", "i3", 1600000000002)]
+    files = {"e.csv": events_csv(events), "i.csv": ITEMS}
+    with pytest.raises(InputError, match="a time in seconds among milliseconds"):
+        prepared(files)
+    assert len(prepared(files, {"on_error": "drop"}).events) == 2
+
+
+def test_an_item_twice_is_bad_and_the_first_is_kept(prepared):
+    files = {"e.csv": events_csv([("u", "i1", 1)]), "i.csv": "item_id,title\ni1,One\ni1,Two\n,No\n"}
+    with pytest.raises(InputError, match=r"1 x items without an id; 1 x items whose id an earlier"):
+        prepared(files)
+    assert prepared(files, {"on_error": "drop"}).items == {"i1": ("One",)}
+
+
+def test_ids_that_became_floats_are_found_again(prepared):
+    files = {"e.csv": "user,item,time\n7.0,1.0,1\n7.0,2.0,2\n", "i.csv": "item,title\n1,A\n2,B\n"}
+    result = prepared(files)
+    assert [e[1] for e in result.events] == ["1", "2"]
+    assert "floats" in result.report.notes[0]
+
+
+SALES = "customer_id,product_id,quantity,status,date\n" + "".join(
+    f"C{n % 3},P{n},{q},{s},2024-01-{n + 1:02}\n"
+    for n, (q, s) in enumerate([(1, "paid"), (-1, "paid"), (2, "Paid"), (0, "open"), (3, "it's")])
+)
+GOODS = "product_id,name\n" + "".join(f"P{n},Thing {n}\n" for n in range(5))
+
+
+@pytest.mark.parametrize(
+    ("expression", "kept"),
+    [
+        ("", "01234"),
+        ("quantity > 0", "024"),
+        ("quantity>=0 and status = paid", "02"),
+        ("status = 'it''s' or (quantity < 0 and status == 'paid')", "14"),
+        ('"quantity" != 1', "1234"),
+        ("quantity = 1 or quantity = 2 and status = open", "0"),
+    ],
+)
+def test_positive_says_which_events_count(expression, kept, prepared):
+    result = prepared({"orders.csv": SALES, "products.csv": GOODS}, {"positive": expression})
+    assert sorted(e[1][1:] for e in result.events) == list(kept)
+    assert result.report.num_not_positive == 5 - len(kept)
+
+
+@pytest.mark.parametrize(
+    ("expression", "expected"),
+    [
+        ("quantity >", "a number, a word or a text in single quotes, got ''"),
+        ("quantity > 0)", "'and', 'or' or the end"),
+        ("(quantity > 0", r"'\)'"),
+        ("quantity > 'x'", "a number after >"),
+        ("__import__('os') > 0", r"one of > >="),
+        ("quantity > 1e999", "a finite number"),
+        ("quantity = 'a", 'at "\'a"'),
+        ("(" * 5000 + "quantity > 0", "a column"),
+        ("amount > 0", "no column 'amount'; columns: customer_id"),
+        ("1; DROP TABLE raw", "one of > >= < <= = !="),
+    ],
+)
+def test_positive_refuses_what_is_none(expression, expected, prepared):
+    with pytest.raises(InputError, match=expected):
+        prepared({"orders.csv": SALES, "products.csv": GOODS}, {"positive": expression})
+
+
+def test_positive_counts_what_is_no_number(prepared):
+    sales = SALES.replace(",2,Paid", ",two,Paid")
+    with pytest.raises(InputError, match="1 x a value of --positive that is missing or no number"):
+        prepared({"orders.csv": sales, "products.csv": GOODS}, {"positive": "quantity > 0"})
+
+
+def test_returns_are_warned_of_unless_the_expression_reads_them(prepared):
+    files = {"orders.csv": SALES, "products.csv": GOODS}
+    warnings = " ".join(prepared(files).report.warnings)
+    assert 'quantity is <= 0 in 2 of 5 events (40.0%): --positive "quantity > 0"' in warnings
+    assert "status has values 'paid' 2" in warnings
+    assert not prepared(files, {"positive": "quantity > 0 and status = paid"}).report.warnings
+
+
+TIMES = {
+    "whole": (["3", "20", "100"], [3, 20, 100]),
+    "beyond float64": (["9007199254740993", "9007199254740992"], [2**53 + 1, 2**53]),
+    "decimals": (["1.5", "1.25", "2"], ["1.500000000", "1.250000000", "2.000000000"]),
+    "iso": (
+        ["2024-01-02", "2024-01-02T03:04:05Z", "2024-01-02 03:04:05+02:00"],
+        ["2024-01-02 00:00:00", "2024-01-02 03:04:05", "2024-01-02 01:04:05"],
+    ),
+    "day first": (
+        ["31.12.2023 10:00", "01.02.2024 00:00"],
+        ["2023-12-31 10:00:00", "2024-02-01 00:00:00"],
+    ),
+    "slashes, day first": (
+        ["31/12/2023", "01/02/2024"],
+        ["2023-12-31 00:00:00", "2024-02-01 00:00:00"],
+    ),
+}
+
+
+@pytest.mark.parametrize("name", TIMES)
+def test_times_are_ordered_exactly(name, prepared):
+    texts, values = TIMES[name]
+    csv = "user;item;time\n" + "".join(f"u;i{n};{text}\n" for n, text in enumerate(texts))
+    result = prepared({"e.csv": csv, "i.csv": ITEMS})
+    read = {item: time for _, item, time in result.events}
+    shown = [
+        read[f"i{n}"] if isinstance(v, int) else str(read[f"i{n}"]) for n, v in enumerate(values)
+    ]
+    assert shown == values
+    order = sorted(range(len(values)), key=values.__getitem__)
+    assert [e[1] for e in result.events] == [f"i{n}" for n in order]
+
+
+def test_day_and_month_that_could_be_either_are_told(prepared):
+    csv = "user,item,time\nu,i1,03/04/2024\nu,i2,05/06/2024\n"
+    assert "fit %d/%m/%Y as well" in prepared({"e.csv": csv, "i.csv": ITEMS}).report.warnings[0]
+    result = prepared({"e.csv": csv, "i.csv": ITEMS}, {"time_format": "%d/%m/%Y"})
+    assert [str(e[2])[:10] for e in result.events] == ["2024-04-03", "2024-06-05"]
+    with pytest.raises(InputError, match="no known form fits the times, such as '03/04/2024'"):
+        prepared({"e.csv": csv, "i.csv": ITEMS}, {"time_format": "%Y"})
+
+
+@pytest.mark.parametrize(
+    ("rules", "expected"),
+    [
+        ({"min_user": 0}, "--min-user must be at least 1"),
+        ({"min_item": -1}, "--min-item at least 0"),
+        ({"memory_gib": 0.0}, "--memory must be"),
+        ({"min_user": 50}, "no user and item is left"),
+    ],
+)
+def test_rules_that_leave_nothing_are_refused(rules, expected, prepared):
+    with pytest.raises(InputError, match=expected):
+        prepared({"e.csv": events_csv([("u", "i1", 1)]), "i.csv": ITEMS}, rules)

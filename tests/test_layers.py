@@ -25,6 +25,7 @@ LAYERS = [
     "decoding",
     "training",
     "evaluation",
+    "serving",
     "integrations",
     "experiments",
     "cli",

@@ -21,6 +21,7 @@ LAYERS = [
     "sid",
     "runs",
     "catalog",
+    "live",
     "inference",
     "decoding",
     "training",

@@ -48,6 +48,9 @@ class RunPaths:
             self.trie,
             self.metrics,
         )
+        # of the live catalogue: not listed in run.json, because it grows
+        self.journal = root / "journal.db"
+        self.journal_log, self.journal_index = root / "journal.db-wal", root / "journal.db-shm"
         self.log = root / "train_log.jsonl"
         self.tensorboard = root / "tensorboard"
         self.curves = root / "curves.png"

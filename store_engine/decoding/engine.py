@@ -198,6 +198,10 @@ class Engine:
         """The items there are now."""
         return self._items.view.trie
 
+    def knows(self, item_id: str) -> bool:
+        """Whether an item is or was in the catalogue, so that a history may name it."""
+        return item_id in self._items.view.table
+
     def add_items(
         self, items: Catalog, sids: NDArray[np.int32], features: NDArray[np.float32] | None = None
     ) -> None:

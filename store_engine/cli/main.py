@@ -31,6 +31,7 @@ VERBS = {
     "evaluate": "measure a run again, also with another beam",
     "sweep": "train a list of variants and rank them by validation",
     "recommend": "recommend items after a history",
+    "serve": "answer over HTTP, with replicas on Ray Serve",
     "tokenize": "give SIDs to items",
     "check": "say what of a run is whole and what is not",
     "plot": "draw a run's losses, learning rate and throughput",

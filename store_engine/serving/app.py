@@ -34,10 +34,9 @@ from store_engine.serving.messages import (
     StatusResponse,
 )
 from store_engine.serving.metrics import Metrics
+from store_engine.serving.owner import NewItems
 from store_engine.serving.service import Found, Query, Refused
 from store_engine.serving.settings import ServeSettings
-
-NewItems = Sequence[tuple[str, dict[str, str]]]  # id and text by field
 
 
 class Unavailable(Exception):

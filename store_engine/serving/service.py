@@ -12,7 +12,8 @@ from typing import NamedTuple
 from store_engine.data.catalog import unknown_item
 from store_engine.decoding.engine import Engine, Recommendation
 from store_engine.errors import InputError
-from store_engine.live.changes import Change, ItemsAdded, ItemsRemoved, ItemsUpdated
+from store_engine.live.changes import ItemsAdded, ItemsRemoved, ItemsUpdated
+from store_engine.serving.owner import BEFORE_ALL, Letter
 
 
 @dataclass(frozen=True)
@@ -82,10 +83,11 @@ class EngineService:
     Args:
         engine: The engine.
         run: The name of its run.
-        sequence: Number of the last change that the engine has.
+        sequence: Number of the last change that the engine has; BEFORE_ALL: it is as the run's
+            files are.
     """
 
-    def __init__(self, engine: Engine, run: str, sequence: int = 0) -> None:
+    def __init__(self, engine: Engine, run: str, sequence: int = BEFORE_ALL) -> None:
         self._engine, self.run, self.sequence = engine, run, sequence
 
     def answer(self, queries: Sequence[Query]) -> list[Found | Refused]:
@@ -135,26 +137,24 @@ class EngineService:
         self._engine.define(f"request {number}", self._known(query.allow))
         return f'"request {number}"'
 
-    def apply(self, changes: Iterable[Change]) -> None:
-        """Makes changes that come after those that the engine has.
+    def apply(self, letter: Letter) -> None:
+        """Makes changes that come right after those that the engine has.
 
         Raises:
-            ValueError: One is missing between them.
+            ValueError: They come after others.
             InputError: A change does not fit the engine's items.
         """
-        for sequence, what in changes:
-            if sequence <= self.sequence:
-                continue
-            if sequence != self.sequence + 1:
-                raise ValueError(f"change {self.sequence + 1} is missing, got {sequence}")
+        if letter.after != self.sequence:
+            raise ValueError(f"changes after {letter.after} came to an engine at {self.sequence}")
+        for _, what in letter.unpack():
             match what:
-                case ItemsUpdated():
-                    raise NotImplementedError
+                case ItemsUpdated(items, sids, features):
+                    self._engine.update_items(items, sids, features)
                 case ItemsAdded(items, sids, features):
                     self._engine.add_items(items, sids, features)
                 case ItemsRemoved(item_ids):
                     self._engine.remove_items(item_ids)
-            self.sequence = sequence
+        self.sequence = letter.upto
 
 
 def _plain(item: Recommendation) -> tuple[str, float, float]:

@@ -204,14 +204,12 @@ def measure(run: Run, cold_file: Path, examples: ColdExamples) -> dict[str, Any]
         cold_file: The cold items, with the columns of the run's catalogue.
         examples: Events of cold items.
     """
-    data, num_warm, seed = run.config.data, run.catalog.num_items, run.config.train.seed
+    num_warm, seed = run.catalog.num_items, run.config.train.seed
     split = leave_one_out(run.histories)
-    new = tokenize_new_items(run, cold_file)
-    engine = Engine.load(run, dtype="float32", prefix_cache_mib=0.0)
+    cold, new = tokenize_new_items(run, cold_file)
+    engine = Engine.load(run, dtype="float32", prefix_cache_mib=0.0, journal=False)
     before = warm_figures(engine, split, num_warm)
-    engine.add_items(
-        read_items(cold_file, data.item_id, tuple(run.catalog.fields)), new.sids, new.features
-    )
+    engine.add_items(cold, new.sids, new.features)
     own = rows_of(examples, engine.catalog.item_ids)
     without = cold_figures(engine, own, num_warm)
     votes = new_item_votes(engine.catalog, num_warm, seed)

@@ -7,8 +7,9 @@ also by an interrupt or for lack of memory, it has happened in full or not at al
 """
 
 import threading
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
+from typing import Literal
 
 import numpy as np
 import torch
@@ -20,11 +21,13 @@ from store_engine.catalog.catalog_view import CatalogView, LiveView, StaticView
 from store_engine.catalog.item_ids import check_histories, check_item_ids
 from store_engine.catalog.item_slots import ItemSlots
 from store_engine.catalog.item_table import ItemTable
-from store_engine.catalog.new_items import check_new_items
+from store_engine.catalog.new_items import NewItems, check_new_items
 from store_engine.catalog.set_expression import check_set_name
 from store_engine.data.catalog import Catalog
 from store_engine.errors import InputError
 from store_engine.model.store_model import StoreModel
+
+Commit = Callable[[], None]
 
 
 class LiveCatalog:
@@ -72,6 +75,21 @@ class LiveCatalog:
         """(num_rows, num_levels), by row, also of items that were removed."""
         return self.view.table.sids.copy()
 
+    def present(self) -> NDArray[np.int64]:
+        """Returns the rows of the items that there are now, ascending. O(number of items)."""
+        trie = self.view.trie.item_trie
+        if isinstance(trie, ItemTrie):
+            return np.arange(trie.num_items, dtype=np.int64)
+        return np.sort(trie.items()[1])
+
+    def are_there(self, item_ids: Iterable[str]) -> list[bool]:
+        """Tells of each item whether it is in the catalogue now."""
+        view = self.view
+        rows = np.array([view.table.find(one) for one in item_ids], dtype=np.int64)
+        found = rows[rows >= 0]
+        there = view.rows(view.trie_rows(found))
+        return np.isin(rows, there).tolist()
+
     def item_id(self, row: int) -> str:
         """Returns the item of a row."""
         return self.view.table.item_id(row)
@@ -107,6 +125,33 @@ class LiveCatalog:
                 raise InputError(f"{what}[{i}]: {error}") from error
         return rows
 
+    def known_rows_of_lists(
+        self,
+        lists: Iterable[Iterable[str]],
+        what: str,
+        unknown: Literal["error", "skip"],
+        *,
+        is_ordered: bool = True,
+    ) -> tuple[list[list[int]], int]:
+        """Returns the rows of histories, and how many items were left out.
+
+        Args:
+            lists: Item ids of each.
+            what: What messages call them.
+            unknown: "skip" leaves out what there never was.
+            is_ordered: As for `rows_of_lists`.
+
+        Raises:
+            TypeError: They are no lists of item ids.
+            InputError: There never was such an item, and `unknown` is "error".
+        """
+        if unknown == "error":
+            return self.rows_of_lists(lists, what, is_ordered=is_ordered), 0
+        table = self.view.table
+        checked = check_histories(lists, what, known=table, is_ordered=is_ordered)
+        rows = [[row for one in ids if (row := table.find(one)) >= 0] for ids in checked]
+        return rows, sum(map(len, checked)) - sum(map(len, rows))
+
     def define(self, name: str, item_ids: Iterable[str]) -> None:
         """Names a set of items, or replaces it. Calls under way go on with the old one.
 
@@ -119,7 +164,13 @@ class LiveCatalog:
         with self._lock:
             self.view = self.view.with_definition(name, self._rows_of(ids))
 
-    def add(self, items: Catalog, sids: ArrayLike, features: ArrayLike | None = None) -> None:
+    def add(
+        self,
+        items: Catalog,
+        sids: ArrayLike,
+        features: ArrayLike | None = None,
+        commit: Commit = lambda: None,
+    ) -> None:
         """Adds items.
 
         Args:
@@ -127,6 +178,8 @@ class LiveCatalog:
             sids: (num_items, num_levels) integers.
             features: (num_items, num_features) numbers, where the last code is the item itself;
                 else None.
+            commit: Called when nothing can go wrong any more, before anybody sees the change; if
+                it raises, nothing has happened.
 
         Raises:
             TypeError: `items` is no catalogue.
@@ -142,21 +195,48 @@ class LiveCatalog:
             if len(present):
                 item_id = table.item_id(int(self.view.rows(present[:1])[0]))
                 raise InputError(f"item {item_id!r} is in the catalogue already")
-            slots, item_slots = np.zeros(0, dtype=np.int64), table.item_slots
-            if item_slots is not None:
-                slots = item_slots.num_slots + np.arange(len(rows))
-                item_slots = item_slots.with_items(new.sids, features)
-            elif features is not None:
-                raise InputError("features are of use only where the last code is the item itself")
-            tokens = self._to_tokens(new.sids, slots, item_slots)
-            with torch.inference_mode(False):  # the storage outlives the caller's mode
-                table = table.appended(new, rows, tokens).with_slots(item_slots)
+            table = self._with_items(table, new, rows, features)
             with self._change() as live:
                 live.add(new.sids, rows)
-                self._publish(live, table)
+                self._publish(live, table, commit)
 
-    def remove(self, item_ids: Iterable[str]) -> None:
+    def update(
+        self,
+        items: Catalog,
+        sids: ArrayLike,
+        features: ArrayLike | None = None,
+        commit: Commit = lambda: None,
+    ) -> None:
+        """Replaces the texts and the SIDs of items, whose rows stay theirs.
+
+        Args:
+            items: With the fields of the catalogue, all of them in it.
+            sids: As for `add`, like the others.
+            features: As for `add`.
+            commit: As for `add`.
+
+        Raises:
+            TypeError: `items` is no catalogue.
+            InputError: As for `add`, or an item is not in the catalogue. Nothing changes then.
+        """
+        with self._lock:
+            table = self.view.table
+            new = check_new_items(items, sids, table.fields.keys(), self._sizes)
+            rows = self._rows_there(new.item_ids)
+            if table.item_slots is not None:
+                table = table.with_slots(table.item_slots.without_items(table.sids[rows]))
+            table = self._with_items(table, new, rows, features)
+            with self._change() as live:
+                live.remove(rows)
+                live.add(new.sids, rows)
+                self._publish(live, table, commit)
+
+    def remove(self, item_ids: Iterable[str], commit: Commit = lambda: None) -> None:
         """Removes items; histories may still name them.
+
+        Args:
+            item_ids: Each once.
+            commit: As for `add`.
 
         Raises:
             TypeError: `item_ids` is no list of item ids.
@@ -165,13 +245,9 @@ class LiveCatalog:
         """
         ids = check_item_ids(item_ids, "item_ids", known=self.view.table)
         with self._lock:
-            rows = self._rows_of(ids)
+            rows = self._rows_there(ids)
             if len(np.unique(rows)) < len(rows):
                 raise InputError("an item to remove is named twice")
-            is_there = np.isin(rows, self.view.rows(self.view.trie_rows(rows)))
-            if not is_there.all():
-                item_id = self.item_id(int(rows[~is_there][0]))
-                raise InputError(f"item {item_id!r} was removed already")
             if len(rows) == self.view.trie.num_items:
                 raise InputError("a catalogue needs at least one item")
             if len(rows):
@@ -180,10 +256,37 @@ class LiveCatalog:
                     table = table.with_slots(table.item_slots.without_items(table.sids[rows]))
                 with self._change() as live:
                     live.remove(rows)
-                    self._publish(live, table)
+                    self._publish(live, table, commit)
 
     def _rows_of(self, item_ids: list[str]) -> NDArray[np.int64]:
         return np.array([self.row_of(item_id) for item_id in item_ids], dtype=np.int64)
+
+    def _rows_there(self, item_ids: list[str]) -> NDArray[np.int64]:
+        """The rows of items that are in the catalogue now."""
+        rows = self._rows_of(item_ids)
+        is_there = np.isin(rows, self.view.rows(self.view.trie_rows(rows)))
+        if not is_there.all():
+            item_id = self.item_id(int(rows[~is_there][0]))
+            raise InputError(f"item {item_id!r} was removed already")
+        return rows
+
+    def _with_items(
+        self,
+        table: ItemTable,
+        new: NewItems,
+        rows: NDArray[np.int64],
+        features: ArrayLike | None,
+    ) -> ItemTable:
+        """The table with these items in these rows."""
+        slots, item_slots = np.zeros(0, dtype=np.int64), table.item_slots
+        if item_slots is not None:
+            slots = item_slots.num_slots + np.arange(len(rows))
+            item_slots = item_slots.with_items(new.sids, features)
+        elif features is not None:
+            raise InputError("features are of use only where the last code is the item itself")
+        tokens = self._to_tokens(new.sids, slots, item_slots)
+        with torch.inference_mode(False):  # the storage outlives the caller's mode
+            return table.appended(new, rows, tokens).with_slots(item_slots)
 
     @contextmanager
     def _change(self) -> Iterator[LiveTrie]:
@@ -206,8 +309,10 @@ class LiveCatalog:
             sids, rows = trie.items()
         return LiveTrie(sids, rows, list(self._sizes))
 
-    def _publish(self, live: LiveTrie, table: ItemTable) -> None:
-        self.view = LiveView.from_snapshot(live.snapshot(), table, self.view.sets.definitions)
+    def _publish(self, live: LiveTrie, table: ItemTable, commit: Commit) -> None:
+        view = LiveView.from_snapshot(live.snapshot(), table, self.view.sets.definitions)
+        commit()
+        self.view = view
 
     def _to_tokens(
         self, sids: NDArray[np.int32], slots: NDArray[np.int64], item_slots: ItemSlots | None

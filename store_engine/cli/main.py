@@ -19,7 +19,8 @@ import json
 import os
 import re
 import sys
-from collections.abc import Callable
+import warnings
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, NoReturn
 
@@ -33,6 +34,10 @@ VERBS = {
     "recommend": "recommend items after a history",
     "serve": "answer over HTTP, with replicas on Ray Serve",
     "tokenize": "give SIDs to items",
+    "add-items": "add new items of a file to a run's catalogue",
+    "remove-items": "remove items from a run's catalogue",
+    "compact": "make what changed since training a part of the run's files",
+    "forget": "delete a user from a run",
     "check": "say what of a run is whole and what is not",
     "plot": "draw a run's losses, learning rate and throughput",
     "export": "export a run as a Hugging Face checkpoint",
@@ -207,17 +212,36 @@ def print_json(value: Any) -> None:
     print(text)
 
 
+def warn(message: str) -> None:
+    """Prints what is no error and should be looked at, on stderr."""
+    print(f"warning: {printable(message)}", file=sys.stderr)
+
+
+@contextlib.contextmanager
+def warnings_as_lines() -> Iterator[None]:
+    """Prints the warnings of the library, each as one line on stderr."""
+    with warnings.catch_warnings(record=True) as found:
+        warnings.simplefilter("always", UserWarning)
+        try:
+            yield
+        finally:
+            for one in found:
+                warn(str(one.message))
+
+
 def _start(verb: str, arguments: list[str]) -> int:
     # libgomp reads it when torch is loaded: a thread that waits for the others sleeps soon. On
     # cores that other processes keep busy, long spinning makes two threads ten times slower
     os.environ.setdefault("GOMP_SPINCOUNT", "1000")
-    status: int = importlib.import_module(f"store_engine.cli.{verb}").main(arguments)
+    status: int = importlib.import_module(f"store_engine.cli.{verb.replace('-', '_')}").main(
+        arguments
+    )
     return status
 
 
 def _show_usage(verb: str) -> int:
     """Prints the help or the version, or refuses an unknown verb."""
-    listed = "\n".join(f"  {name:<10} {what}" for name, what in VERBS.items())
+    listed = "\n".join(f"  {name:<12} {what}" for name, what in VERBS.items())
     if verb in ("-h", "--help"):
         print(_USAGE.format(listed))
     elif verb == "--version":

@@ -27,8 +27,10 @@ from store_engine.terminal import make_console, printable
 
 if TYPE_CHECKING:
     from store_engine.decoding.engine import Engine, Recommendation
+    from store_engine.decoding.explanation import Explanation
 
 _MAX_LIST_BYTES = 1 << 30
+_SHOWN_REASONS = 5  # of an explanation
 _EPILOG = """\
 IDS is a list of item ids: 50,181 or, for ids with commas, a JSON list '["50", "181"]', or @FILE,
 a text file with one id a line; --history=-5 for an id that begins with a dash. A history runs from
@@ -107,6 +109,9 @@ def _add_arguments(parser: argparse.ArgumentParser) -> None:
         default="auto",
         help="of the beam search (default auto)",
     )
+    parser.add_argument(
+        "--explain", action="store_true", help="say which items of the history made each item"
+    )
     add_device_argument(parser)
     add_json_argument(parser)
 
@@ -139,10 +144,15 @@ def _recommend(args: argparse.Namespace) -> None:
         exclude_history=args.exclude_history,
         exact=args.exact,
     )[0]
+    reasons = [engine.explain(history, item.item_id) for item in found] if args.explain else []
     if args.json:
-        print_json([_as_dict(engine, rank, item) for rank, item in enumerate(found, 1)])
+        items = [_as_dict(engine, rank, item) for rank, item in enumerate(found, 1)]
+        for item, one in zip(items, reasons, strict=False):
+            item["explanation"] = explanation_as_dict(one)
+        print_json(items)
     else:
         _show(engine, history, found)
+        _explain(engine, reasons)
 
 
 def _as_dict(engine: "Engine", rank: int, item: "Recommendation") -> dict[str, Any]:
@@ -154,6 +164,36 @@ def _title_of(engine: "Engine", item_id: str) -> str:
     """Returns the item's first text field."""
     titles = next(iter(engine.catalog.fields.values()))
     return titles[engine.catalog.row_of(item_id)]
+
+
+def explanation_as_dict(one: "Explanation") -> dict[str, Any]:
+    """An explanation for JSON."""
+    events = [
+        reason._asdict() | {"evidence_share": share}
+        for reason, share in zip(one.history, one.shares, strict=True)
+    ]
+    return one._asdict() | {"score": one.score, "history": events}
+
+
+def _explain(engine: "Engine", reasons: list["Explanation"]) -> None:
+    """Prints, for every item, the events that speak for it, the strongest first."""
+    console = make_console(soft_wrap=True)
+    for one in reasons:
+        sid = " ".join(map(str, one.sid))
+        console.print(
+            f"{printable(one.item_id)} {printable(_title_of(engine, one.item_id))}: SID {sid}, "
+            f"log-probability {one.logprob:.3f}, evidence {one.evidence:.3f}"
+        )
+        events = sorted(
+            zip(one.history, one.shares, strict=True),
+            key=lambda pair: (-pair[0].evidence, -pair[0].logprob_gain),
+        )
+        for reason, share in events[:_SHOWN_REASONS]:
+            console.print(
+                f"  after {printable(reason.item_id)} "
+                f"{printable(_title_of(engine, reason.item_id))}: {share:.0%} of the evidence, "
+                f"LLM {reason.logprob_gain:+.3f}, {reason.shared_codes} first codes shared"
+            )
 
 
 def _show(engine: "Engine", history: list[str], found: list["Recommendation"]) -> None:

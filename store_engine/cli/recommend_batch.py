@@ -154,12 +154,11 @@ def _serve_users(
     progress: "_Progress",
 ) -> Done:
     """Serves users of the run."""
-    from store_engine.serving.batch.recommender import histories_of
     from store_engine.serving.batch.shards import is_made_from
 
     if output.suffix != ".parquet":
         raise InputError(f"{output}: the output must be a .parquet file")
-    histories = histories_of(recommender.run, users)
+    histories = recommender.histories_of(users)
     origin = recommender.origin_of(histories)
     if is_made_from(output, origin, overwrite):
         return Done(1, 1, 0, 0)

@@ -11,7 +11,7 @@ import csv
 import io
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING
 
 from store_engine.cli.main import (
     add_json_argument,
@@ -19,6 +19,7 @@ from store_engine.cli.main import (
     check_output,
     print_json,
     run_verb,
+    warn,
 )
 from store_engine.errors import InputError
 from store_engine.files.atomic import atomic_open
@@ -28,7 +29,9 @@ if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
 
+    from store_engine.data.catalog import Catalog
     from store_engine.runs.run import Run
+    from store_engine.sid.new_sids import NewSids
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -67,7 +70,8 @@ def _tokenize(args: argparse.Namespace) -> None:
     table = run.sid_table
     _check_features(args, has_features=table.features is not None)
     if args.items is not None:
-        item_ids, codes, features = tokenize_new_items(run, args.items)
+        catalog, (codes, features, _) = tokenize_new_items(run, args.items)
+        item_ids = catalog.item_ids
     else:
         item_ids, codes, features = table.item_ids, table.sids, None
     if args.features is not None:
@@ -95,54 +99,29 @@ def _check_features(args: argparse.Namespace, has_features: bool) -> None:
         raise InputError(f"{args.out}: is written twice, name another --features")
 
 
-class NewSids(NamedTuple):
-    """What `Engine.add_items` takes beside the items themselves."""
-
-    item_ids: tuple[str, ...]
-    sids: "NDArray[np.int32]"  # (num_items, num_codes)
-    features: "NDArray[np.float32] | None"  # (num_items, num_features)
-
-
-def tokenize_new_items(run: "Run", items: str | Path) -> NewSids:
-    """Encodes new items with the stage-1 LLM and assigns the nearest codes.
+def tokenize_new_items(run: "Run", items: str | Path) -> tuple["Catalog", "NewSids"]:
+    """Gives SIDs to new items beside the run's own, as `Engine.add_items` does; adds nothing.
 
     Args:
         run: A finished run.
         items: A file with the columns of the run's catalogue.
 
     Returns:
-        Codes without a collision suffix: what comes after them is the trie's matter. Where the
-        last code is the item itself, whole SIDs that no item of the run has, and features.
+        The items with clean texts, and their SIDs.
 
     Raises:
         InputError: The file cannot be read, the run's SIDs came from a file of the user's, or
             there is no room for so many items.
     """
     from store_engine.data.readers import read_items
-    from store_engine.model.store_model import StoreModel
-    from store_engine.model.weights import load_model
-    from store_engine.sid.dense_tokenizer import DenseTokenizer, ItemTexts, encode_catalog
-    from store_engine.sid.quantizers.item_clusters import ItemClusters
+    from store_engine.live.item_tokenizer import ItemTokenizer
 
-    table = run.sid_table
-    quantizer, config, vocabulary = table.quantizer, run.config, run.vocabulary
-    if quantizer is None:
-        raise InputError(
-            f"{run.directory.root}: its SIDs were brought as a file, they have no codebook"
-        )
-    catalog = read_items(items, config.data.item_id, tuple(run.catalog.fields))
-    num_codes = config.tokenizer.num_codes
-    tokenizer = load_model(
-        lambda: DenseTokenizer(StoreModel(config.model, len(vocabulary)), num_codes),
-        run.tokenizer_weights,
-    )
-    texts = ItemTexts(catalog, vocabulary, config.data.max_text_tokens)
-    dense_tokens = encode_catalog(tokenizer, texts, num_codes)
-    if table.features is None or not isinstance(quantizer, ItemClusters):
-        return NewSids(catalog.item_ids, quantizer.encode(dense_tokens), None)
-    features = table.features(dense_tokens)
-    sids = quantizer.new_sids(features[:, None], table.sids, table.codebook_sizes[-1])
-    return NewSids(catalog.item_ids, sids, features)
+    tokenizer = ItemTokenizer(run)
+    catalog = read_items(items, run.config.data.item_id, tuple(run.catalog.fields))
+    read = tokenizer.read(catalog)
+    for remark in read.remarks:
+        warn(remark)
+    return read.items, tokenizer.choose(read, run.sid_table.sids)
 
 
 def _write_features(

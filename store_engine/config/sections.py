@@ -27,6 +27,7 @@ class DataConfig:
     user_id: str = "user_id"  # column name
     timestamp: str = "timestamp"  # column name
     text_fields: tuple[str, ...] = ("movie_title", "class", "release_year")  # first = title
+    strip_html: bool = True  # make plain text of HTML's tags and entities, in new items too
     min_events: int = setting(3, 3, 1_000_000)  # users with fewer are dropped and counted
     ties: Literal["file", "shuffle"] = "file"  # order of events with one timestamp
     seed: int = setting(0, 0, _MAX_SEED)  # of shuffled ties, and of synthetic data

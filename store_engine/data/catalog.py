@@ -4,7 +4,7 @@ A row, the position in the catalogue, stands for an item everywhere else; ids co
 here. On disk it is items.jsonl, one `{"item_id": ..., "text": {field: text}}` per row.
 """
 
-from collections.abc import Container, Iterable, Mapping, Set
+from collections.abc import Container, Iterable, Mapping, Sequence, Set
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -76,6 +76,11 @@ class Catalog:
                 raise TypeError(f"item ids are text, got {shown(item_id)}")
             raise unknown_item(item_id, self._rows, self.num_items)
         return row
+
+    def take(self, rows: Sequence[int]) -> "Catalog":
+        """Returns the items of some rows, at least one, in their order."""
+        fields = {n: tuple(texts[row] for row in rows) for n, texts in self.fields.items()}
+        return Catalog(tuple(self.item_ids[row] for row in rows), fields)
 
     def save(self, path: str | Path) -> None:
         """Writes items.jsonl, which either stands complete or not at all."""

@@ -56,7 +56,9 @@ def load_dataset(config: DataConfig) -> Dataset:
         interactions = Path(config.path) / config.interactions
         items = Path(config.path) / config.items
     report = DataReport()
-    catalog = read_items(items, config.item_id, config.text_fields, report)
+    catalog = read_items(
+        items, config.item_id, config.text_fields, report, strip_html=config.strip_html
+    )
     columns = EventColumns(config.user_id, config.item_id, config.timestamp)
     rules = EventRules(config.min_events, config.ties, config.seed)
     histories, _ = read_interactions(interactions, catalog, columns, rules, report)

@@ -12,6 +12,7 @@ from store_engine.data.catalog import Catalog
 from store_engine.data.histories import Histories
 from store_engine.data.report import DataReport
 from store_engine.data.tables.bad_rows import BadRows
+from store_engine.data.tables.cell_text import clean_text, without_html
 from store_engine.data.tables.lines import shown
 from store_engine.errors import InputError
 
@@ -47,7 +48,12 @@ class EventRules:
 
 
 def read_items(
-    path: str | Path, id_column: str, text_columns: Sequence[str], report: DataReport | None = None
+    path: str | Path,
+    id_column: str,
+    text_columns: Sequence[str],
+    report: DataReport | None = None,
+    *,
+    strip_html: bool = False,
 ) -> Catalog:
     """Reads a catalogue; rows keep the file's order.
 
@@ -57,6 +63,7 @@ def read_items(
         text_columns: Columns with text, the title first; tables/cell_text.py says what a value of
             another type is written as.
         report: Takes the counts, if given.
+        strip_html: Make plain text of tags and entities; see `clean_items`.
 
     Raises:
         InputError: The file cannot be read, has no item, or an id is empty or appears twice.
@@ -73,7 +80,26 @@ def read_items(
     table.refuse([*keys.bad, *([] if keys.bad else _repeated(keys))])
     report.num_items = table.num_rows
     report.notes += table.notes
-    return Catalog(tuple(keys.unique), {name: table.texts(name, report) for name in text_columns})
+    catalog = Catalog(
+        tuple(keys.unique), {name: table.texts(name, report) for name in text_columns}
+    )
+    return clean_items(catalog, report) if strip_html else catalog
+
+
+def clean_items(items: Catalog, report: DataReport | None = None) -> Catalog:
+    """Makes every text one line of plain text: what training has read, and serving must read too.
+
+    Args:
+        items: With texts of any form.
+        report: Takes the counts, if given.
+    """
+    report = DataReport() if report is None else report
+    fields = {}
+    for name, texts in items.fields.items():
+        plain = [without_html(text) for text in texts]
+        report.num_html += sum(map(str.__ne__, plain, texts))
+        fields[name] = tuple(clean_text(text, report) for text in plain)
+    return Catalog(items.item_ids, fields)
 
 
 def read_interactions(

@@ -17,6 +17,7 @@ class DataReport:
         num_replaced: Lone surrogates in texts, each replaced by U+FFFD.
         num_stripped: Control characters in texts, each replaced by a space.
         notes: What could be read in two ways, one line each, with file and line.
+        num_html: Texts with HTML, made plain.
     """
 
     num_items: int = 0
@@ -28,6 +29,7 @@ class DataReport:
     num_replaced: int = 0
     num_stripped: int = 0
     notes: list[str] = field(default_factory=list)
+    num_html: int = 0
 
     def lines(self) -> list[str]:
         """Describes the data in plain lines: first its size, then only what a user should know."""
@@ -46,4 +48,6 @@ class DataReport:
             lines.append(f"halves of surrogate pairs, replaced by U+FFFD: {self.num_replaced:,}")
         if self.num_stripped:
             lines.append(f"control characters, replaced by spaces: {self.num_stripped:,}")
+        if self.num_html:
+            lines.append(f"texts with HTML, made plain: {self.num_html:,}")
         return lines + self.notes

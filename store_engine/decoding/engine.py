@@ -13,8 +13,6 @@ from numpy.typing import NDArray
 from store_engine._C import ItemTrie
 from store_engine.catalog.catalog_view import CatalogView
 from store_engine.catalog.live_catalog import LiveCatalog
-from store_engine.catalog.trie_arrays import SearchTrie
-from store_engine.collaborative.evidence import NewItemVotes
 from store_engine.config import DecodingConfig
 from store_engine.data.catalog import Catalog
 from store_engine.decoding.allowance import Allowance
@@ -32,6 +30,8 @@ from store_engine.decoding.engine_parts import (
 )
 from store_engine.decoding.evidence import EvidenceScorer, Found, choose_evidence, run_evidence
 from store_engine.decoding.exact import has_independent_codes, score_catalog
+from store_engine.decoding.explanation import Explanation, explanation, only_item
+from store_engine.decoding.live_engine import LiveEngine
 from store_engine.decoding.ranking import Ranking
 from store_engine.decoding.search_batch import Call, search_batch
 from store_engine.decoding.search_options import SearchOptions, takes_search_options
@@ -45,6 +45,7 @@ from store_engine.inference.fork_guard import install_fork_guard, report_fork
 from store_engine.inference.kv_cache import KVCache
 from store_engine.inference.prefill_batch import PrefillBatch, batches, check_rows
 from store_engine.inference.prefix_cache import PrefixCache
+from store_engine.live.live_run import LiveRun
 from store_engine.model.dtype import Dtype, choose_device, choose_dtype
 from store_engine.model.store_model import StoreModel
 from store_engine.runs.run import Run, load_run
@@ -65,7 +66,7 @@ class Recommendation(NamedTuple):
         return self.logprob + self.evidence
 
 
-class Engine:
+class Engine(LiveEngine):
     """Recommends items of one catalogue with one model. Safe to call from several threads.
 
     Args:
@@ -84,6 +85,9 @@ class Engine:
         trie: The trie of `sids`, when it is already built.
         evidence: Item-item evidence of this catalogue, added to log-probabilities where
             `config.evidence` or a call says so.
+        run: The run that all this is of, which has the LLM that reads new items, the users'
+            histories and the journal of changes; None: changes end with the process.
+        journal: Show and write the run's journal.
 
     Raises:
         InputError: A weight is NaN or infinite.
@@ -103,6 +107,8 @@ class Engine:
         backend: BackendName = "auto",
         trie: ItemTrie | None = None,
         evidence: EvidenceScorer | None = None,
+        run: Run | None = None,
+        journal: bool = True,
     ) -> None:
         items = check_items(model, catalog, sids, trie)
         check_reading(model, bos, max_history)
@@ -118,9 +124,9 @@ class Engine:
                 f"the evidence must be of the catalogue's {catalog.num_items} items, is of "
                 f"{evidence.num_items}"
             )
-        self._evidence = evidence
         offsets = torch.tensor(model.vocabulary.level_offsets, device=self.device)
-        self._items = LiveCatalog(catalog, items.sids, items.trie, offsets, model)
+        changing = LiveCatalog(catalog, items.sids, items.trie, offsets, model)
+        super().__init__(LiveRun(changing, run, self.device, journal), evidence)
         budget = self.config.prefix_cache_mib
         tokens_per_item = self._items.view.tokens.shape[1]
         self._prefixes = PrefixCache(budget, tokens_per_item) if budget else None
@@ -136,8 +142,9 @@ class Engine:
         dtype: Dtype | None = None,
         backend: BackendName = "auto",
         prefix_cache_mib: float | None = None,
+        journal: bool = True,
     ) -> "Engine":
-        """Loads a finished run.
+        """Loads a finished run, with all that its journal says changed since.
 
         Args:
             run_dir: What training wrote; or a run that is open, whose model is taken over.
@@ -147,6 +154,7 @@ class Engine:
             backend: See the class.
             prefix_cache_mib: Memory for the contexts of earlier requests; by default the run's
                 config, 0 keeps none. The results are the same.
+            journal: False loads the run's files alone; changes then end with the process.
 
         Raises:
             InputError: The directory is missing, unfinished, damaged or of another format, or its
@@ -168,6 +176,8 @@ class Engine:
                 backend=backend,
                 trie=run.trie,
                 evidence=run_evidence(run),
+                run=run,
+                journal=journal,
             )
         except NonFiniteWeightsError as error:
             raise NonFiniteWeightsError(f"{run.directory.model_weights}: {error}") from error
@@ -183,88 +193,15 @@ class Engine:
         """The trained model."""
         return self._model.source
 
-    @property
-    def catalog(self) -> Catalog:
-        """All items by row, also those that were removed."""
-        return self._items.catalog
-
-    @property
-    def sids(self) -> NDArray[np.int32]:
-        """(num_rows, num_levels), the SID of every row of `catalog`."""
-        return self._items.sids
-
-    @property
-    def trie(self) -> SearchTrie:
-        """The items there are now."""
-        return self._items.view.trie
-
-    def knows(self, item_id: str) -> bool:
-        """Whether an item is or was in the catalogue, so that a history may name it."""
-        return item_id in self._items.view.table
-
-    def add_items(
-        self, items: Catalog, sids: NDArray[np.int32], features: NDArray[np.float32] | None = None
-    ) -> None:
-        """Adds items, which later calls can find and read in histories. Calls need not wait.
-
-        Args:
-            items: With the fields of the catalogue. One that was removed may come back.
-            sids: (num_items, num_levels) int32, from `store-engine tokenize` or made by you.
-            features: (num_items, num_features) float32, from there too, where the last code of a
-                SID is the item itself; else None.
-
-        Raises:
-            InputError: An item is in the catalogue already; a field, a shape or a code is wrong;
-                features are missing or wrong, or a SID is taken that an item must have alone.
-                Nothing is added then.
-        """
-        self._items.add(items, sids, features)
-
-    def vote_for_new_items(self, votes: NewItemVotes) -> None:
-        """Lets items that were added be recommended by evidence too, by votes for their text.
-
-        Args:
-            votes: From `new_item_votes`, in place of any before.
-
-        Raises:
-            InputError: The engine has no evidence, or the votes are of other items.
-        """
-        if self._evidence is None:
-            raise InputError("votes for new items need an engine with evidence")
-        self._evidence = self._evidence.with_new_items(votes, self._items.view.table.num_rows)
-
-    def remove_items(self, item_ids: Iterable[str]) -> None:
-        """Removes items from what later calls can find; histories may go on naming them.
-
-        Raises:
-            InputError: An item is not in the catalogue, is named twice, or none would be left.
-                Nothing is removed then.
-        """
-        self._items.remove(item_ids)
-
-    def define(self, name: str, item_ids: Iterable[str]) -> None:
-        """Names a set of items, for `allow` and `deny` of later calls; an old one is replaced.
-
-        Args:
-            name: Any short text, such as "in_stock"; one that is no identifier, such as "Dog food",
-                stands in quotes in an expression.
-            item_ids: In any order, repeats allowed.
-
-        Raises:
-            TypeError: `item_ids` is text or holds what is not text.
-            InputError: The name is empty, too long or not printable, or an item id is not in the
-                catalogue.
-        """
-        self._items.define(name, item_ids)
-
     @takes_search_options
     def recommend(
-        self, histories: Iterable[Iterable[str]], options: SearchOptions
+        self, histories: Iterable[Iterable[str]] | None, options: SearchOptions
     ) -> list[list[Recommendation]]:
         """Finds the k items most likely to follow each history.
 
         Args:
-            histories: Item ids of each user, oldest first. An empty history is allowed.
+            histories: Item ids of each user, oldest first. An empty history is allowed. None where
+                `users` names the users.
             options: The fields of `SearchOptions`, as arguments of their own: `k` first or by
                 name, the others by name.
 
@@ -274,11 +211,14 @@ class Engine:
         Raises:
             InputError: An item id is not in the catalogue, an item set is not defined, or an
                 option is out of its range.
-            TypeError: `histories` is not a list of lists, or an option is of another type.
+            TypeError: `histories` is not a list of lists, or an option is of another type; or both
+                histories and users are given, or neither.
         """
-        rows = self._items.rows_of_lists(histories, "histories")
+        rows = self._read_histories(histories, options)
         if options.exclude is not None:
-            excluded = self._items.rows_of_lists(options.exclude, "exclude", is_ordered=False)
+            excluded, _ = self._items.known_rows_of_lists(
+                options.exclude, "exclude", options.unknown, is_ordered=False
+            )
             options = dataclasses.replace(options, exclude=excluded)
         name = self._items.item_id
         return [
@@ -307,11 +247,52 @@ class Engine:
         found = self._search(histories, options)
         return found.rows, found.total
 
+    def explain(
+        self, history: Iterable[str] | None, item_id: str, *, user: str | None = None
+    ) -> Explanation:
+        """Says why an item has the score that it has after a history.
+
+        It costs a pass of the LLM for every event that the engine reads.
+
+        Args:
+            history: Item ids, oldest first; None where `user` names a user.
+            item_id: An item that is in the catalogue.
+            user: A user whose history the run has.
+
+        Raises:
+            InputError: An item is not in the catalogue, or nobody has this user id.
+            TypeError: Both a history and a user are given, or neither.
+        """
+        histories, users = None if history is None else [history], None if user is None else [user]
+        (rows,) = self._read_histories(histories, SearchOptions(users=users))
+        rows = rows[-self.max_history :]
+        row = self._items.row_of(item_id)
+        without = [rows[:i] + rows[i + 1 :] for i in range(len(rows))]
+        options = SearchOptions(k=1, exclude_history=False, normalize="codebook")
+        found = self._found(only_item(self._call([rows, *without], options), row))
+        votes = np.zeros(len(rows), dtype=np.float32)
+        if self._evidence is not None and self.config.evidence == "auto":
+            votes = self._evidence.votes(np.array(rows, dtype=np.int64), row)
+        return explanation(self._items, rows, row, found, votes)
+
+    def _read_histories(
+        self, histories: Iterable[Iterable[str]] | None, options: SearchOptions
+    ) -> list[list[int]]:
+        if (histories is None) == (options.users is None):
+            raise TypeError("either histories or users must be given")
+        if histories is None:
+            assert options.users is not None
+            return self._rows_of_users(options.users, options.unknown)
+        return self._rows_of_histories(histories, options.unknown)
+
     @torch.inference_mode()
     def _search(self, histories: Iterable[Iterable[int]], options: SearchOptions) -> Found:
         report_fork()
-        call = self._call(histories, options)
-        view, found = call.view, Found.nothing(len(call.histories), options.k)
+        return self._found(self._call(histories, options))
+
+    @torch.inference_mode()
+    def _found(self, call: Call) -> Found:
+        view, found = call.view, Found.nothing(len(call.histories), call.k)
         # more beams than that at once would take too much memory for keys and values
         batch_size = max(1, min(self.config.batch_size, _MAX_BEAMS // call.width))
         for ids in batches(call.histories, batch_size):

@@ -47,6 +47,9 @@ class EvidenceScorer(Protocol):
     def score(self, histories: Sequence[Rows], rows: Rows) -> NDArray[np.float32]:
         """Returns the evidence of given items, (batch, width) as `rows`; 0 for -1."""
 
+    def votes(self, history: Rows, row: int) -> NDArray[np.float32]:
+        """Returns what each event of a history (n,) votes for an item, (n,), without an offset."""
+
     def with_new_items(self, votes: NewItemVotes, num_rows: int) -> "EvidenceScorer":
         """Returns the evidence with these votes for new items, in place of any before.
 
@@ -157,6 +160,17 @@ class ItemEvidence:
         is_new = (rows >= self.num_items) & (rows < new.core.num_items)
         own = new.core.score(*events, np.where(is_new, rows, -1), num_threads=threads)
         return scores + own + np.where(is_new, new.offset, np.float32(0))
+
+    def votes(self, history: Rows, row: int) -> NDArray[np.float32]:
+        """Returns what each event votes for an item; see `EvidenceScorer`."""
+        votes = self.score(
+            [history[i : i + 1] for i in range(len(history))], np.full((len(history), 1), row)
+        )[:, 0]
+        if self._new is not None and self.num_items <= row < self._new.core.num_items:
+            votes = votes - self._new.offset
+        age = np.arange(len(history))[::-1]
+        weights = np.where(age < self._window, np.float64(self._decay) ** age, 0)
+        return (votes * weights).astype(np.float32)
 
     def _events(self, histories: Sequence[Rows]) -> tuple[Rows, Rows, float, int]:
         recent = [history[-self._window :] for history in histories]

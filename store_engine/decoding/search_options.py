@@ -12,6 +12,7 @@ import numpy as np
 from store_engine.decoding.backends import BackendName
 from store_engine.errors import InputError, shown
 from store_engine.kernels.trie_topk import Normalize
+from store_engine.live.user_histories import Unknown
 
 # an expression over defined item sets, for all histories or one per history; None: all items
 Sets = str | Sequence[str | None] | None
@@ -40,6 +41,10 @@ class SearchOptions:
         exclude_history: Never recommend an item of the history; by default the engine's choice.
         evidence: Add item-item evidence to the log-probabilities; by default the engine's choice.
             Needs normalize="codebook".
+        users: In place of histories, ids of users whose histories the run has; only where item ids
+            are taken.
+        unknown: "skip" leaves out item ids that the catalogue never had, and reads an empty history
+            for a user that nobody knows; the engine counts them in `num_skipped`.
 
     Raises:
         InputError: A number or a name is not one of those above.
@@ -57,6 +62,8 @@ class SearchOptions:
     exclude: Iterable[Iterable[Any]] | None = None
     exclude_history: bool | None = None
     evidence: bool | None = None
+    users: Iterable[str] | None = None
+    unknown: Unknown = "error"
 
     def __post_init__(self) -> None:
         _check_width("k", self.k)
@@ -72,6 +79,7 @@ class SearchOptions:
                 _check_flag(name, getattr(self, name))
         _check_name("backend", self.backend, get_args(BackendName))
         _check_name("normalize", self.normalize, get_args(Normalize))
+        _check_name("unknown", self.unknown, get_args(Unknown))
         _check_sets("allow", self.allow)
         _check_sets("deny", self.deny)
 
@@ -142,7 +150,12 @@ def _with_keywords_of(
         method: Callable[[Self, Histories, SearchOptions], Result],
     ) -> Callable[Concatenate[Self, Histories, P], Result]:
         @functools.wraps(method)
-        def call(self: Self, histories: Histories, *args: P.args, **kwargs: P.kwargs) -> Result:
+        def call(
+            self: Self,
+            histories: Histories = None,  # type: ignore[assignment] # where `users` are given
+            *args: P.args,
+            **kwargs: P.kwargs,
+        ) -> Result:
             return method(self, histories, make(*args, **kwargs))
 
         own, options = inspect.signature(method), inspect.signature(make)

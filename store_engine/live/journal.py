@@ -3,44 +3,39 @@
 RUN/journal.db is a SQLite database in WAL mode. A change is on the disk when `append` returns, and
 a reader of another process sees it then. One process writes: it holds the run's lock.
 
-    journal = Journal(run_directory)
+    journal = Journal.open("runs/mine")
     for change in journal.since(sequence):     # what a replica has not applied yet
         ...
-
-Source: https://www.sqlite.org/wal.html, https://www.sqlite.org/pragma.html#pragma_synchronous.
 """
 
 import contextlib
 import os
-import re
 import sqlite3
 import threading
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from pathlib import Path
 
-from store_engine.errors import InputError, shown
+from store_engine.errors import InputError
 from store_engine.files.atomic import atomic_open
-from store_engine.files.digest import is_sha256, sha256
+from store_engine.files.digest import sha256
 from store_engine.files.lock import FileLock
 from store_engine.files.regular import open_regular
-from store_engine.live.changes import Change, Encoded, UserForgotten, What, decode, encode
+from store_engine.live.changes import Change, UserForgotten, What, encode
+from store_engine.live.journal_file import (
+    Header,
+    base_number,
+    check,
+    connect,
+    delete_events,
+    insert,
+    last_number,
+    new_database,
+    read_change,
+)
 from store_engine.runs.manifest import Manifest
 from store_engine.runs.run_directory import RunDirectory
 
-_FORMAT = "1"
-_SCHEMA = (
-    "CREATE TABLE meta(key TEXT PRIMARY KEY, value TEXT NOT NULL) WITHOUT ROWID",
-    "CREATE TABLE changes(sequence INTEGER PRIMARY KEY, kind TEXT NOT NULL, note TEXT NOT NULL, "
-    "digest BLOB NOT NULL)",
-    "CREATE TABLE items(sequence INTEGER, position INTEGER, item_id TEXT NOT NULL, text TEXT, "
-    "sid BLOB, features BLOB, PRIMARY KEY(sequence, position)) WITHOUT ROWID",
-    "CREATE TABLE events(sequence INTEGER, position INTEGER, user_id TEXT NOT NULL, "
-    "item_id TEXT NOT NULL, time REAL NOT NULL, PRIMARY KEY(sequence, position)) WITHOUT ROWID",
-    "CREATE INDEX events_of_user ON events(user_id)",
-)
-_MAX_CELL_BYTES = 1 << 26
 _of_parents: list[object] = []  # connections and locks that a forked child must keep
-_TIMEOUT_S = 30.0  # for a writer's commit, or for the recovery after one that was killed
 
 
 class Journal:
@@ -49,7 +44,7 @@ class Journal:
     Args:
         directory: The run. It need not have a journal yet: `append` begins one.
         manifest: The run that was loaded; None: what its run.json says now. A journal of another
-            run is refused, also one that came later.
+            run is refused, also one that came later, unless it goes on with this one.
 
     Raises:
         InputError: The journal is damaged, of another form, or of another run.
@@ -65,32 +60,35 @@ class Journal:
         self._mutex = threading.RLock()
         self._connection: sqlite3.Connection | None = None
         self._file: os.stat_result | None = None  # what the connection is to
-        self._pid = os.getpid()
-        self._lock: FileLock | None = None
-        with self._reading():
-            pass
+        self._is_writing, self._pid = False, os.getpid()
+        self.header = Header(self._sids, 0)
+        self.check()
 
     @classmethod
     def open(cls, run_dir: str | Path) -> "Journal":
         """Opens the journal of a run directory; see the class."""
         return cls(RunDirectory.open(run_dir))
 
-    @property
-    def is_writing(self) -> bool:
-        """Whether this process is the one that may write."""
-        return self._lock is not None and self._pid == os.getpid()
+    def check(self) -> None:
+        """Looks again whether the journal that is there now is that of the run, or goes on with it.
+
+        Raises:
+            InputError: It is not.
+        """
+        with self._reading():
+            pass
 
     @property
     def base(self) -> int:
         """The last change that the run's own files have; 0: the run is as it was trained."""
         with self._reading() as connection:
-            return 0 if connection is None else _base(connection)
+            return 0 if connection is None else base_number(connection)
 
     @property
     def last_sequence(self) -> int:
         """Number of the last change, 0 if there was none."""
         with self._reading() as connection:
-            return 0 if connection is None else _last(connection)
+            return 0 if connection is None else last_number(connection)
 
     def since(self, sequence: int) -> Iterator[Change]:
         """Reads the changes after one, in their order; each is read when it is asked for.
@@ -102,7 +100,8 @@ class Journal:
             InputError: The changes after it are in the run's files by now (`base` is larger): load
                 the run again; there never was such a change; or the journal is damaged.
         """
-        last, base = self.last_sequence, self.base
+        with self._mutex:
+            last, base = self.last_sequence, self.base
         if not base <= sequence <= last:
             hint = "the run was compacted, load it again" if sequence < base else "there is no such"
             raise InputError(f"{self.path}: cannot go on after change {sequence}: {hint}")
@@ -110,21 +109,18 @@ class Journal:
             yield self._change(number)
 
     def changes(self) -> Iterator[Change]:
-        """Reads what has to be done to the run's files: since the base, and what outlived it.
+        """Reads all that has to be done to the run's files: what they lack.
 
         Raises:
-            InputError: The journal is damaged.
+            InputError: The journal is damaged, or is that of the run after it was compacted.
         """
+        if self.header.sids != self._sids:
+            raise InputError(f"{self.path}: the run was compacted, load it again")
+        query = "SELECT sequence FROM changes ORDER BY sequence"
         with self._reading() as connection:
-            if connection is None:
-                return
-            kept = connection.execute(
-                "SELECT sequence FROM changes WHERE sequence <= ? ORDER BY sequence",
-                (_base(connection),),
-            ).fetchall()
-        for (number,) in kept:
+            numbers = [] if connection is None else connection.execute(query).fetchall()
+        for (number,) in numbers:
             yield self._change(number)
-        yield from self.since(self.base)
 
     def append(self, what: What) -> int:
         """Writes a change to the disk; when this returns, no crash can lose it.
@@ -140,8 +136,8 @@ class Journal:
         with self._mutex:
             self.begin_writing()
             with self._transaction() as connection:
-                sequence = _last(connection) + 1
-                _insert(connection, sequence, encoded)
+                sequence = last_number(connection) + 1
+                insert(connection, sequence, encoded)
         return sequence
 
     def begin_writing(self) -> None:
@@ -153,19 +149,22 @@ class Journal:
         """
         with self._mutex:
             self._leave_parent()
-            if self._lock is not None:
+            if self._is_writing:
                 return
-            root = self._directory.root
+            directory, lock = self._directory, self._directory.lock_held
             try:
-                lock = FileLock.acquire(self._directory.lock, str(root))
+                directory.lock_held = lock or FileLock.acquire(directory.lock, str(directory.root))
             except OSError as error:
-                raise InputError(f"{root}: cannot be written: {error.strerror}") from error
+                raise InputError(
+                    f"{directory.root}: cannot be written: {error.strerror}"
+                ) from error
             try:
                 self._begin()
             except BaseException:
-                lock.release()
+                if lock is None:
+                    directory.close()
                 raise
-            self._lock = lock
+            self._is_writing = True
 
     def forget(self, user_id: str) -> int:
         """Deletes a user's events, overwrites where they stood, and notes that they are gone.
@@ -177,54 +176,35 @@ class Journal:
             InputError: As for `append`; or another process reads the journal just now, so that its
                 log cannot be emptied: nothing is lost, call it again.
         """
-        note = encode(UserForgotten.of(user_id))
         with self._mutex:
             self.begin_writing()
             with self._transaction() as connection:
-                held = "SELECT DISTINCT sequence FROM events WHERE user_id = ?"
-                numbers = [n for (n,) in connection.execute(held, (user_id,))]
-                connection.execute("DELETE FROM events WHERE user_id = ?", (user_id,))
-                for number in numbers:
-                    digest = _encoded(connection, number)[0].digest(number)
-                    connection.execute(
-                        "UPDATE changes SET digest = ? WHERE sequence = ?", (digest, number)
-                    )
-                sequence = _last(connection) + 1
-                _insert(connection, sequence, note)
-            self._empty_log()
+                delete_events(connection, user_id)
+                sequence = last_number(connection) + 1
+                insert(connection, sequence, encode(UserForgotten.of(user_id)))
+            with self._errors("written"):
+                connection.execute("VACUUM")
+                busy = connection.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchone()[0]
+        if busy:
+            raise InputError(f"{self.path}: another process reads it; forget the user once more")
         return sequence
 
-    def close(self) -> None:
-        """Gives the lock back and closes the file."""
+    def close(self, *, keep_lock: bool = False) -> None:
+        """Closes the file and gives the run's lock back, unless somebody goes on to write there."""
         with self._mutex:
             self._leave_parent()
             if self._connection is not None:
                 self._connection.close()
             self._connection = self._file = None
-            if self._lock is not None:
-                self._lock.release()
-                self._lock = None
-
-    def _empty_log(self) -> None:
-        """Leaves nothing of what was deleted in the database and in its log."""
-        with self._errors("written"):
-            assert self._connection is not None
-            self._connection.execute("VACUUM")
-            busy = self._connection.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchone()[0]
-        if busy:
-            raise InputError(f"{self.path}: another process reads it; forget the user once more")
+            if self._is_writing and not keep_lock:
+                self._directory.close()
+            self._is_writing = False
 
     def _change(self, number: int) -> Change:
         with self._reading() as connection:
             if connection is None:
                 raise InputError(f"{self.path}: is gone")
-            try:
-                encoded, digest = _encoded(connection, number)
-                if encoded.digest(number) != digest:
-                    raise ValueError("its content is not what was written")
-                return Change(number, decode(encoded))
-            except (ValueError, TypeError, RecursionError) as error:
-                raise InputError(f"{self.path}: damaged: change {number}: {error}") from error
+            return read_change(connection, number)
 
     def _begin(self) -> None:
         """Makes the file if there is none, and opens it to write."""
@@ -233,12 +213,11 @@ class Journal:
             for name in (self._directory.journal_log, self._directory.journal_index):
                 name.unlink(missing_ok=True)
             with self._errors("written"), atomic_open(self.path) as file:
-                file.write(_new_database(self._sids, 0))
-        with self._reading() as connection:
+                file.write(new_database(Header(self._sids, 0)))
+        with self._reading() as connection, self._errors("written"):
             assert connection is not None
-            with self._errors("written"):
-                if connection.execute("PRAGMA journal_mode = WAL").fetchone()[0] != "wal":
-                    raise InputError(f"{self.path}: its file system cannot hold a log beside it")
+            if connection.execute("PRAGMA journal_mode = WAL").fetchone()[0] != "wal":
+                raise InputError("its file system cannot hold a log beside it")
 
     @contextlib.contextmanager
     def _reading(self) -> Iterator[sqlite3.Connection | None]:
@@ -250,6 +229,7 @@ class Journal:
     @contextlib.contextmanager
     def _transaction(self) -> Iterator[sqlite3.Connection]:
         with self._errors("written"):
+            self._reopen()
             assert self._connection is not None
             self._connection.execute("BEGIN IMMEDIATE")
             try:
@@ -264,8 +244,10 @@ class Journal:
         """Forgets, in a forked child, what belongs to its parent: the connection and the lock."""
         if self._pid == os.getpid():
             return
-        _of_parents.append((self._connection, self._lock))  # SQLite: not to be closed in a child
-        self._connection, self._file, self._lock, self._pid = None, None, None, os.getpid()
+        # SQLite: not to be closed in a child
+        _of_parents.append((self._connection, self._directory.lock_held))
+        self._connection = self._file = self._directory.lock_held = None
+        self._is_writing, self._pid = False, os.getpid()
 
     def _reopen(self) -> None:
         """Opens the file that is there now, unless it is open."""
@@ -276,135 +258,35 @@ class Journal:
             status = None
         if self._file is not None and status is not None and os.path.samestat(status, self._file):
             return
-        if self._lock is not None and self._file is not None:
-            raise InputError(f"{self.path}: was removed or replaced while it was written to")
+        if self._is_writing:
+            raise InputError("was removed or replaced while it was written to")
         if self._connection is not None:
             self._connection.close()
         self._connection = self._file = None
         if status is not None:
             open_regular(self.path).close()
-            connection = _connect(self.path)
+            connection = connect(self.path)
             try:
-                self._check(connection)
+                header = check(connection)
+                if self._sids not in (header.sids, *header.before):
+                    raise InputError(
+                        "is the journal of a run with other SIDs; load the run again if it was "
+                        "replaced, else move the journal away"
+                    )
             except BaseException:
                 connection.close()
                 raise
-            self._connection, self._file = connection, status
-
-    def _check(self, connection: sqlite3.Connection) -> None:
-        """Refuses a database that is not ours, before it is used."""
-        schema = connection.execute("SELECT sql FROM sqlite_master WHERE sql IS NOT NULL")
-        if sorted(sql for (sql,) in schema) != sorted(_SCHEMA):
-            raise InputError(f"{self.path}: damaged: it has not the tables of a journal")
-        (found,) = connection.execute("PRAGMA quick_check(1)").fetchone()
-        if found != "ok":
-            raise InputError(f"{self.path}: damaged: {found}")
-        meta = dict(connection.execute("SELECT key, value FROM meta").fetchall())
-        if meta.get("format") != _FORMAT:
-            raise InputError(
-                f"{self.path}: is of format {shown(meta.get('format'))}, not {_FORMAT}"
-            )
-        if not is_sha256(meta.get("sids")) or meta["sids"] != self._sids:
-            raise InputError(
-                f"{self.path}: is the journal of a run with other SIDs; load the run again if it "
-                f"was replaced, else move the journal away"
-            )
-        base = meta.get("base")
-        if not isinstance(base, str) or re.fullmatch("[0-9]{1,18}", base) is None:
-            raise InputError(f"{self.path}: damaged: it has no base")
-        base, last = int(base), _last(connection)
-        query = "SELECT COUNT(*), MIN(sequence) FROM changes WHERE sequence > ?"
-        count, first = connection.execute(query, (base,)).fetchone()
-        if count != last - base or (count and first != base + 1):
-            raise InputError(f"{self.path}: damaged: changes are missing")
+            self._connection, self._file, self.header = connection, status, header
 
     @contextlib.contextmanager
     def _errors(self, what: str) -> Iterator[None]:
+        """Names the file in every error about it."""
         try:
             yield
-        except sqlite3.Error as error:
-            raise InputError(f"{self.path}: cannot be {what}: {error}") from error
-        except OSError as error:
-            raise InputError(f"{self.path}: cannot be {what}: {error.strerror}") from error
-
-
-def compacted_journal(kept: Sequence[tuple[int, What]], sids_sha256: str, base: int) -> bytes:
-    """Makes the journal of a run whose files have all changes up to `base`.
-
-    Args:
-        kept: Number and content of the changes that the files do not have, ascending.
-        sids_sha256: Digest of the run's sids.npz.
-        base: Number of the last change.
-
-    Returns:
-        The database.
-    """
-    return _new_database(sids_sha256, base, kept)
-
-
-def _new_database(sids_sha256: str, base: int, kept: Sequence[tuple[int, What]] = ()) -> bytes:
-    with contextlib.closing(sqlite3.connect(":memory:", isolation_level=None)) as connection:
-        for sql in _SCHEMA:
-            connection.execute(sql)
-        meta = {"format": _FORMAT, "sids": sids_sha256, "base": str(base)}
-        connection.executemany("INSERT INTO meta VALUES (?, ?)", meta.items())
-        for sequence, what in kept:
-            _insert(connection, sequence, encode(what))
-        return connection.serialize()
-
-
-def _connect(path: Path) -> sqlite3.Connection:
-    """Opens a database that must be there, with nothing of what a hostile one could use."""
-    # a WAL needs a writable folder; where there is none, nobody can be writing
-    is_fixed = not os.access(path.parent, os.W_OK) or not os.access(path, os.W_OK)
-    if is_fixed and path.with_name(f"{path.name}-wal").exists():
-        is_fixed = False  # its log has to be read too: SQLite says what is missing
-    mode = "ro&immutable=1" if is_fixed else "rw"
-    connection = sqlite3.connect(
-        f"{path.absolute().as_uri()}?mode={mode}",
-        uri=True,
-        timeout=_TIMEOUT_S,
-        isolation_level=None,
-        check_same_thread=False,
-    )
-    connection.setlimit(sqlite3.SQLITE_LIMIT_LENGTH, _MAX_CELL_BYTES)
-    for pragma in ("trusted_schema = OFF", "cell_size_check = ON", "synchronous = FULL"):
-        connection.execute(f"PRAGMA {pragma}")
-    if not is_fixed:
-        connection.execute("PRAGMA secure_delete = ON")
-    return connection
-
-
-def _insert(connection: sqlite3.Connection, sequence: int, encoded: Encoded) -> None:
-    digest = encoded.digest(sequence)
-    change = (sequence, encoded.kind, encoded.note, digest)
-    connection.execute("INSERT INTO changes VALUES (?, ?, ?, ?)", change)
-    items = ((sequence, *row) for row in encoded.items)
-    connection.executemany("INSERT INTO items VALUES (?, ?, ?, ?, ?, ?)", items)
-    events = ((sequence, *row) for row in encoded.events)
-    connection.executemany("INSERT INTO events VALUES (?, ?, ?, ?, ?)", events)
-
-
-def _encoded(connection: sqlite3.Connection, number: int) -> tuple[Encoded, bytes]:
-    """The rows of a change, and its digest."""
-    query = "SELECT kind, note, digest FROM changes WHERE sequence = ?"
-    found = connection.execute(query, (number,)).fetchone()
-    if found is None or not all(map(isinstance, found, (str, str, bytes))):
-        raise ValueError("it is missing")
-    rows = []
-    for columns, table in (
-        ("position, item_id, text, sid, features", "items"),
-        ("position, user_id, item_id, time", "events"),
-    ):
-        query = f"SELECT {columns} FROM {table} WHERE sequence = ? ORDER BY position"
-        rows.append(connection.execute(query, (number,)).fetchall())
-    return Encoded(found[0], found[1], *rows), found[2]
-
-
-def _base(connection: sqlite3.Connection) -> int:
-    return int(connection.execute("SELECT value FROM meta WHERE key = 'base'").fetchone()[0])
-
-
-def _last(connection: sqlite3.Connection) -> int:
-    found = connection.execute("SELECT MAX(sequence) FROM changes").fetchone()[0]
-    return max(_base(connection), found or 0)
+        except (sqlite3.Error, OSError) as error:
+            reason = getattr(error, "strerror", None) or error
+            raise InputError(f"{self.path}: cannot be {what}: {reason}") from error
+        except InputError as error:
+            if str(error).startswith(f"{self.path}: "):
+                raise
+            raise InputError(f"{self.path}: {error}") from error

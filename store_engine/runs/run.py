@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from store_engine.data.catalog import Catalog
     from store_engine.data.histories import Histories
     from store_engine.model.store_model import StoreModel
+    from store_engine.runs.manifest import Manifest
     from store_engine.sid.sid_table import SidTable
     from store_engine.text.vocabulary import Vocabulary
 
@@ -38,6 +39,11 @@ class Run:
     def __init__(self, directory: RunDirectory, verify: bool = False) -> None:
         self.directory, self._verify = directory, verify
         self._manifest = directory.read_manifest()
+
+    @property
+    def manifest(self) -> "Manifest":
+        """What run.json said when the run was opened."""
+        return self._manifest
 
     @property
     def dataset(self) -> str:

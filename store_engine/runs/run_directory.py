@@ -12,7 +12,7 @@ import hashlib
 import os
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import store_engine
 from store_engine.config import Config, build_config, dump_config, read_config_tree
@@ -31,6 +31,9 @@ from store_engine.runs.manifest import (
     write_manifest,
 )
 from store_engine.runs.run_paths import RunPaths
+
+# of runs whose config does not state them
+_BEFORE_CHOICES = (("recommender", "first_item_loss", True), ("data", "strip_html", False))
 
 
 class RunOrigin(NamedTuple):
@@ -76,8 +79,7 @@ class RunDirectory(RunPaths):
         with _write_errors(run.root):
             run.lock_held = FileLock.acquire(run.lock, str(root))
             run._remove_leftovers()
-            if run.read_manifest().format != FORMAT:
-                run._rewrite()
+            run.upgrade()
         return run
 
     @classmethod
@@ -107,7 +109,7 @@ class RunDirectory(RunPaths):
                 write_data(paths)
                 with atomic_open(paths.config) as file:
                     file.write(dump_config(origin.config).encode())
-                files = {name: _entry(paths.root / name) for name in _bound_files(paths)}
+                files = {name: file_entry(paths.root / name) for name in _bound_files(paths)}
                 write_manifest(paths.manifest, _new_manifest(origin, files))
                 return cls(root, staged.publish(replaces))
             except BaseException:
@@ -146,10 +148,7 @@ class RunDirectory(RunPaths):
         manifest = manifest or self.read_manifest()
         self.check(self.config, manifest)
         read = read_config1 if manifest.format == 1 else read_config_tree
-        tree = read(self.config)
-        if isinstance(recommender := tree.get("recommender"), dict):
-            recommender.setdefault("first_item_loss", True)  # before there was a choice
-        return build_config(tree)
+        return build_config(_with_old_defaults(read(self.config)))
 
     def is_complete(self, path: Path) -> bool:
         """Tells whether a file is there, listed, and made from the files that are there."""
@@ -222,7 +221,7 @@ class RunDirectory(RunPaths):
         for path in paths:
             origins = [self._name(origin) for origin in self.made_from(path)]
             made_from = {name: files[name].sha256 for name in origins if name in files}
-            files[self._name(path)] = _entry(path, made_from)
+            files[self._name(path)] = file_entry(path, made_from)
         write_manifest(self.manifest, manifest._replace(files=files))
 
     def write_config(self, config: Config) -> None:
@@ -241,7 +240,7 @@ class RunDirectory(RunPaths):
         write_manifest(self.manifest, manifest._replace(files=manifest.files | {name: entry}))
         with atomic_open(self.config) as file:
             file.write(content)
-        files = manifest.files | {name: _entry(self.config)}
+        files = manifest.files | {name: file_entry(self.config)}
         write_manifest(self.manifest, manifest._replace(files=files))
 
     def _manifest_to_write(self) -> Manifest:
@@ -252,17 +251,21 @@ class RunDirectory(RunPaths):
     def _name(self, path: Path) -> str:
         return path.relative_to(self.root).as_posix()
 
-    def _rewrite(self) -> None:
+    def upgrade(self) -> None:
         """Rewrites a run of format 1; a kill on the way leaves one that can be rewritten again."""
         manifest = self.read_manifest()
+        if manifest.format == FORMAT:
+            return
         with atomic_open(self.config) as file:
-            file.write(dump_config(build_config(read_config1(self.config))).encode())
+            file.write(
+                dump_config(build_config(_with_old_defaults(read_config1(self.config)))).encode()
+            )
         files = {}
         for name in manifest.files:
             origins = [self._name(origin) for origin in self.made_from(self.root / name)]
             if (self.root / name).is_file():
                 made_from = {o: sha256(self.root / o) for o in origins if (self.root / o).is_file()}
-                files[name] = _entry(self.root / name, made_from)
+                files[name] = file_entry(self.root / name, made_from)
         write_manifest(self.manifest, manifest._replace(format=FORMAT, files=files))
         (self.root / DATA_FILE).unlink(missing_ok=True)
 
@@ -294,13 +297,22 @@ def _new_manifest(origin: RunOrigin, files: dict[str, FileEntry]) -> Manifest:
     return Manifest(FORMAT, version, origin.dataset, now, files, dict(origin.sources))
 
 
+def _with_old_defaults(tree: dict[str, Any]) -> dict[str, Any]:
+    """States what was so before there was a choice, in a config that does not state it."""
+    for section, key, value in _BEFORE_CHOICES:
+        if isinstance(values := tree.get(section), dict):
+            values.setdefault(key, value)
+    return tree
+
+
 def _bound_files(paths: RunPaths) -> Iterator[str]:
     for path in sorted(paths.root.rglob("*")):
         if path.is_file() and path != paths.lock:
             yield path.relative_to(paths.root).as_posix()
 
 
-def _entry(path: Path, made_from: Mapping[str, str] | None = None) -> FileEntry:
+def file_entry(path: Path, made_from: Mapping[str, str] | None = None) -> FileEntry:
+    """Makes the entry of a file as it is now."""
     return FileEntry(path.stat().st_size, sha256(path), dict(made_from or {}))
 
 

@@ -5,6 +5,7 @@ and not from the journal's file, which SQLite can only share within one machine.
 """
 
 import itertools
+import os
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import NamedTuple
@@ -13,7 +14,6 @@ from store_engine.decoding.engine import Engine
 from store_engine.errors import InputError
 from store_engine.live.changes import Change, Encoded, ItemsAdded, ItemsRemoved, decode, encode
 from store_engine.live.journal import Journal
-from store_engine.runs.run import load_run
 from store_engine.serving.messages import AddedItem
 
 NewItems = Sequence[tuple[str, dict[str, str]]]  # id and text by field
@@ -51,10 +51,12 @@ class CatalogOwner:
     """
 
     def __init__(self, run_dir: Path, device: str = "auto") -> None:
-        run = load_run(run_dir)
-        self.run_dir = run.directory.root.resolve()
-        self.engine = Engine.load(run, device=device)
-        self._journal = Journal(run.directory)
+        self.run_dir = run_dir.resolve()
+        self.engine = Engine.load(self.run_dir, device=device)
+        assert self.engine.journal is not None
+        self._journal: Journal = self.engine.journal
+        if os.access(self.run_dir, os.W_OK):  # else it can be served, but not changed
+            self._journal.begin_writing()
 
     @property
     def run(self) -> str:
@@ -64,7 +66,7 @@ class CatalogOwner:
     @property
     def sequence(self) -> int:
         """Number of the last change."""
-        return self._journal.last_sequence
+        return self.engine.sequence
 
     def add(self, items: NewItems) -> tuple[int, Sids]:
         """Adds items by their text.
@@ -111,8 +113,8 @@ class CatalogOwner:
         Raises:
             InputError: An item cannot be added or removed.
         """
-        theirs, ours = other._final(), self._final()
-        is_here = {i: ours[i] is not None if i in ours else self.engine.knows(i) for i in theirs}
+        theirs = other._final()
+        is_here = dict(zip(theirs, self.engine.has_items(theirs), strict=True))
         added = [(i, text) for i, text in theirs.items() if text is not None and not is_here[i]]
         removed = [i for i, text in theirs.items() if text is None and is_here[i]]
         if added:
@@ -136,7 +138,6 @@ class CatalogOwner:
     def close(self) -> None:
         """Gives the run back."""
         self.engine.close()
-        self._journal.close()
 
 
 def added_items(items: NewItems, sids: Sids) -> list[AddedItem]:

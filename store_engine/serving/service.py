@@ -12,7 +12,6 @@ from typing import NamedTuple
 from store_engine.data.catalog import unknown_item
 from store_engine.decoding.engine import Engine, Recommendation
 from store_engine.errors import InputError
-from store_engine.live.changes import ItemsAdded, ItemsRemoved, ItemsUpdated
 from store_engine.serving.owner import BEFORE_ALL, Letter
 
 
@@ -146,14 +145,7 @@ class EngineService:
         """
         if letter.after != self.sequence:
             raise ValueError(f"changes after {letter.after} came to an engine at {self.sequence}")
-        for _, what in letter.unpack():
-            match what:
-                case ItemsUpdated(items, sids, features):
-                    self._engine.update_items(items, sids, features)
-                case ItemsAdded(items, sids, features):
-                    self._engine.add_items(items, sids, features)
-                case ItemsRemoved(item_ids):
-                    self._engine.remove_items(item_ids)
+        self._engine.apply(letter.unpack())
         self.sequence = letter.upto
 
 

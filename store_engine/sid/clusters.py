@@ -117,7 +117,7 @@ def assign_new(
         vectors: (num_new, dim) float32 in the space of `centres`.
         prefixes: (num_clusters, num_levels - 1) int32, of `prefix_centres`.
         centres: (num_clusters, dim) float32.
-        sids: (num_items, num_levels) int32, the SIDs in use, of these clusters.
+        sids: (num_items, num_levels) int32, the SIDs in use.
         last_size: Codebook size of the last level.
 
     Returns:
@@ -127,11 +127,13 @@ def assign_new(
         InputError: A vector is not finite, or all clusters together have too little room.
     """
     check_vectors(vectors)
-    cluster_of = {tuple(prefix): index for index, prefix in enumerate(prefixes.tolist())}
-    used: list[list[int]] = [[] for _ in cluster_of]
-    for *prefix, code in sids.tolist():
-        used[cluster_of[tuple(prefix)]].append(code)
-    room = last_size - np.array([len(codes) for codes in used])
+    # one number per cluster, by which the SIDs in use are found; others are of no cluster here
+    groups = _groups(np.concatenate([prefixes, sids[:, :-1]]))
+    cluster_of = np.full(groups.max() + 1, -1)
+    cluster_of[groups[: len(prefixes)]] = np.arange(len(prefixes))
+    cluster, codes = cluster_of[groups[len(prefixes) :]], sids[:, -1]
+    cluster, codes = cluster[cluster >= 0], codes[cluster >= 0]
+    room = last_size - np.bincount(cluster, minlength=len(prefixes))
     if room.sum() < len(vectors):
         raise InputError(
             f"{len(vectors):,} new items do not fit: the clusters of the SIDs have room for "
@@ -141,7 +143,8 @@ def assign_new(
     ranks, last = rank_within(labels), np.empty(len(vectors), dtype=np.int32)
     for label in np.unique(labels).tolist():
         is_here = labels == label
-        last[is_here] = np.setdiff1d(np.arange(last_size), used[label])[ranks[is_here]]
+        free = np.setdiff1d(np.arange(last_size), codes[cluster == label])
+        last[is_here] = free[ranks[is_here]]
     return np.column_stack([prefixes[labels], last]).astype(np.int32)
 
 

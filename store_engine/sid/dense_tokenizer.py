@@ -36,6 +36,7 @@ class ItemTexts:
     Attributes:
         content_lengths: (num_items,) tokens of `content`.
         target_lengths: (num_items,) tokens of all texts in `reconstructions`, <eos> included.
+        uncut_lengths: (num_items,) tokens of all texts before they were cut; of texts in memory.
     """
 
     def __init__(
@@ -50,10 +51,9 @@ class ItemTexts:
         self.prompts = [vocabulary.encode(f"{field}:") for field in self.fields]
         self.attributes: list[Sequence[list[int]]]
         if written is None:
-            self.attributes = [
-                [vocabulary.encode(text)[:max_tokens] for text in catalog.fields[field]]
-                for field in self.fields
-            ]
+            encoded = [list(map(vocabulary.encode, catalog.fields[field])) for field in self.fields]
+            self.uncut_lengths = np.array([list(map(len, column)) for column in encoded]).sum(0)
+            self.attributes = [[text[:max_tokens] for text in column] for column in encoded]
             lengths = np.array([[len(text) for text in column] for column in self.attributes])
         else:
             n = catalog.num_items
@@ -260,7 +260,11 @@ def encode_catalog(
 ) -> np.ndarray:
     """Encodes every item into dense tokens: (num_items, num_codes, hidden_size) float32."""
     tokenizer.eval()
-    rows = range(texts.num_items)
+    rows, device = range(texts.num_items), tokenizer.palette.weight.device
     batches = (rows[i : i + batch_size] for i in range(0, len(rows), batch_size))
-    vectors = [tokenizer.encode(*content_batch(texts, b, num_codes)).float() for b in batches]
+    vectors = []
+    for batch in batches:
+        tokens, sequences, slots = content_batch(texts, batch, num_codes)
+        found = tokenizer.encode(tokens.to(device), sequences.to(device), slots.to(device))
+        vectors.append(found.float().cpu())
     return torch.cat(vectors).numpy()

@@ -71,7 +71,23 @@ def test_users_of_the_run(run_dir, tmp_path, capsys):
     ends(0, capsys, run_dir, "--users", "v", "--output", tmp_path / "v.parquet")
     assert written(tmp_path / "v.parquet") == wanted(run_dir, {"v": every["v"]})
     said = ends(2, capsys, run_dir, "--users", "v,w", "--output", tmp_path / "w.parquet")
-    assert "unknown user id 'w'; the run has 2 users" in said.err
+    assert "unknown user id 'w'" in said.err
+
+
+def test_users_and_items_that_came_later(run_dir, tmp_path, capsys):
+    engine = Engine.load(run_dir)
+    engine.add_events([("u", "item 30", 1), ("new", "item 40", 2)])
+    engine.close()
+    output = tmp_path / "out.parquet"
+    ends(0, capsys, run_dir, "--all-users", "--output", output)
+    assert list(written(output)) == ["u", "v", "new"]
+    later = {"u": [*(f"item {i}" for i in range(20)), "item 30"], "new": ["item 40"]}
+    assert written(output).items() >= wanted(run_dir, later).items()
+
+    engine.remove_items([written(output)["u"][0]])
+    engine.close()
+    said = ends(2, capsys, run_dir, "--all-users", "--output", output)  # another catalogue now
+    assert "--overwrite replaces it" in said.err
 
 
 def test_a_folder_goes_on_where_it_was_stopped(run_dir, tmp_path, capsys):

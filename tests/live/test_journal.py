@@ -15,7 +15,8 @@ from store_engine.live.changes import (
     ItemsUpdated,
     UserForgotten,
 )
-from store_engine.live.journal import Journal, _encoded
+from store_engine.live.journal import Journal
+from store_engine.live.journal_file import read_rows
 from store_engine.runs.run_directory import RunDirectory
 
 FIRST = Catalog(("ä\n", "b"), {"title": ("Тест \x00", ""), "brand": ("", "x" * 5000)})
@@ -126,7 +127,7 @@ def test_goes_on_only_from_a_change_that_there_was(run_dir):
         ("UPDATE events SET time = 9", "change 4: its content is not what was written"),
         ("DELETE FROM events WHERE position = 0", "change 4: its content"),
         ("DELETE FROM changes WHERE sequence = 2", "changes are missing"),
-        ("UPDATE meta SET value = 'x' WHERE key = 'base'", "has no base"),
+        ("UPDATE meta SET value = 'x' WHERE key = 'base'", "not say which run"),
         ("UPDATE meta SET value = '2' WHERE key = 'format'", "is of format '2'"),
         (f"UPDATE meta SET value = '{'0' * 64}' WHERE key = 'sids'", "of a run with other SIDs"),
         ("CREATE TRIGGER t AFTER INSERT ON changes BEGIN DELETE FROM items; END", "not the tables"),
@@ -175,7 +176,7 @@ def test_refuses_hostile_values_although_their_digest_is_right(column, value, me
     first = "" if table == "changes" else "AND position = 0"
     connection.execute(f"UPDATE {table} SET {name} = ? WHERE sequence IN (1, 4) {first}", (value,))
     for number in (1, 4):
-        digest = _encoded(connection, number)[0].digest(number)
+        digest = read_rows(connection, number)[0].digest(number)
         connection.execute("UPDATE changes SET digest = ? WHERE sequence = ?", (digest, number))
     connection.commit()
     connection.close()

@@ -17,10 +17,11 @@ from store_engine.data.histories import Histories
 from store_engine.decoding.backends import BackendName
 from store_engine.decoding.engine import Engine
 from store_engine.decoding.search_options import SearchOptions
-from store_engine.errors import InputError, shown
+from store_engine.errors import InputError
 from store_engine.files.atomic import is_temporary
 from store_engine.files.digest import sha256
 from store_engine.files.lock import FileLock
+from store_engine.live.journal import Journal
 from store_engine.runs.run import Run, load_run
 from store_engine.serving.batch.shards import (
     Origin,
@@ -131,7 +132,26 @@ class BatchRecommender:
         used = (paths.items, paths.sids, paths.model_weights, paths.evidence, paths.config)
         files = paths.read_manifest().files
         digests = {path.name: files[path.name].sha256 for path in used if path.name in files}
-        return {"run": digest(digests), "options": digest(asdict(self.options))}
+        changes = Journal(paths, self.run.manifest).last_sequence
+        return {"run": digest([digests, changes]), "options": digest(asdict(self.options))}
+
+    def histories_of(self, user_ids: Sequence[str] | None) -> Histories:
+        """Takes users of the run, with all events that it and its journal know of them.
+
+        Args:
+            user_ids: Their ids; None: all.
+
+        Raises:
+            InputError: Nobody has an id.
+        """
+        users = self._engine.user_ids if user_ids is None else user_ids
+        parts = [
+            np.array([self._row_of[item_id] for item_id in self._engine.history_of(user)], np.int32)
+            for user in users
+        ]
+        offsets = np.cumsum([0, *map(len, parts)], dtype=np.int64)
+        rows = np.concatenate([np.empty(0, dtype=np.int32), *parts])
+        return Histories(tuple(users), rows, offsets)
 
     def origin_of(self, histories: Histories) -> Origin:
         """Says what the output of these histories is made from."""
@@ -202,31 +222,6 @@ class BatchRecommender:
                 [one[: len(own)].tolist() for one, own in zip(scores, found, strict=True)],
             )
             ticked(users.stop, num_users)
-
-
-def histories_of(run: Run, user_ids: Sequence[str] | None) -> Histories:
-    """Takes users of a run, with all events that it knows of them.
-
-    Args:
-        run: The run.
-        user_ids: Their ids; None: all.
-
-    Raises:
-        InputError: The run has no such user.
-    """
-    every = run.histories
-    if user_ids is None:
-        return every
-    position = {user_id: i for i, user_id in enumerate(every.user_ids)}
-    for user_id in user_ids:
-        if user_id not in position:
-            raise InputError(
-                f"unknown user id {shown(user_id)}; the run has {every.num_users:,} users"
-            )
-    parts = [every[position[user_id]] for user_id in user_ids]
-    offsets = np.cumsum([0, *map(len, parts)], dtype=np.int64)
-    rows = np.concatenate([np.empty(0, dtype=np.int32), *parts])
-    return Histories(tuple(user_ids), rows, offsets)
 
 
 @contextlib.contextmanager

@@ -49,8 +49,16 @@ class ItemClusters(Quantizer):
 
     def encode(self, vectors: Vectors) -> Codes:
         """Finds the nearest cluster, with or without room: (num_items, num_levels - 1) int32."""
-        _, clusters = nearest(vectors.reshape(len(vectors), -1), self.centres, 1)
-        return self.prefixes[clusters[:, 0]]
+        return self.nearest(vectors)[0]
+
+    def nearest(self, vectors: Vectors) -> tuple[Codes, Vectors]:
+        """Finds the nearest cluster of each item, with or without room.
+
+        Returns:
+            Codes (num_items, num_levels - 1) int32, and squared distances (num_items,).
+        """
+        distances, clusters = nearest(vectors.reshape(len(vectors), -1), self.centres, 1)
+        return self.prefixes[clusters[:, 0]], distances[:, 0]
 
     def new_sids(self, vectors: Vectors, sids: Codes, last_size: int) -> Codes:
         """Gives SIDs to new items, in the nearest cluster that has room; see `assign_new`."""

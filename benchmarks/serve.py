@@ -125,7 +125,8 @@ def measure_direct(report: Report, options: Options, run_dir: Path) -> None:
 
     torch.set_num_threads(options.threads * options.extra.replicas)
     engine = Engine.load(run_dir, journal=False)
-    asked, walls = questions(run_dir, NUM_QUESTIONS["quiet"]), []
+    asked = questions(run_dir, NUM_QUESTIONS["quiet"])
+    walls: list[float] = []
     engine.recommend(asked[:BATCH], K)
     end = time.perf_counter() + seconds_of(options)
     while (began := time.perf_counter()) < end:

@@ -114,7 +114,7 @@ class CatalogOwner:
             InputError: An item cannot be added or removed.
         """
         theirs = other._final()
-        is_here = dict(zip(theirs, self.engine.has_items(theirs), strict=True))
+        is_here = dict(zip(theirs, self.engine.has_items(list(theirs)), strict=True))
         added = [(i, text) for i, text in theirs.items() if text is not None and not is_here[i]]
         removed = [i for i, text in theirs.items() if text is None and is_here[i]]
         if added:

@@ -88,7 +88,7 @@ def asking_all_the_time(server):
             thread.join()
 
 
-def until(condition, seconds=120):
+def until(condition, seconds=600):
     end = time.monotonic() + seconds
     while not condition():
         assert time.monotonic() < end

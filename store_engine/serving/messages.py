@@ -109,6 +109,9 @@ class AddItemsResponse(ChangeResponse):
     """Items that were added."""
 
     items: list[AddedItem]
+    remarks: list[str] = Field(
+        [], description="what to look at, such as texts unlike those that training saw"
+    )
 
 
 class ReplicaStatus(_Message):

@@ -6,6 +6,7 @@ and not from the journal's file, which SQLite can only share within one machine.
 
 import itertools
 import os
+import warnings
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import NamedTuple
@@ -14,7 +15,6 @@ from store_engine.decoding.engine import Engine
 from store_engine.errors import InputError
 from store_engine.live.changes import Change, Encoded, ItemsAdded, ItemsRemoved, decode, encode
 from store_engine.live.journal import Journal
-from store_engine.serving.messages import AddedItem
 
 NewItems = Sequence[tuple[str, dict[str, str]]]  # id and text by field
 Sids = dict[str, tuple[int, ...]]
@@ -37,6 +37,14 @@ class Letter(NamedTuple):
     def unpack(self) -> list[Change]:
         """The changes."""
         return [Change(sequence, decode(Encoded(*rows))) for sequence, rows in self.changes]
+
+
+class Changed(NamedTuple):
+    """A change that is in the journal."""
+
+    sequence: int
+    sids: Sids  # of items that were added
+    remarks: list[str]  # what their owner should look at
 
 
 class CatalogOwner:
@@ -68,11 +76,8 @@ class CatalogOwner:
         """Number of the last change."""
         return self.engine.sequence
 
-    def add(self, items: NewItems) -> tuple[int, Sids]:
+    def add(self, items: NewItems) -> Changed:
         """Adds items by their text.
-
-        Returns:
-            The number of the change, and the items' SIDs.
 
         Raises:
             InputError: An item cannot be added; none is then.
@@ -80,17 +85,19 @@ class CatalogOwner:
         texts = dict(items)
         if len(texts) < len(items):
             raise InputError("an item is named twice")
-        sids = self.engine.add_items(texts)
-        return self.sequence, sids
+        with warnings.catch_warnings(record=True) as remarks:
+            warnings.simplefilter("always", UserWarning)
+            sids = self.engine.add_items(texts)
+        return Changed(self.sequence, sids, [str(one.message) for one in remarks])
 
-    def remove(self, item_ids: Sequence[str]) -> int:
-        """Removes items; returns the number of the change.
+    def remove(self, item_ids: Sequence[str]) -> Changed:
+        """Removes items.
 
         Raises:
             InputError: An item cannot be removed; none is then.
         """
         self.engine.remove_items(item_ids)
-        return self.sequence
+        return Changed(self.sequence, {}, [])
 
     def since(self, sequence: int) -> Letter:
         """Packs the changes after one, up to a thousand; after BEFORE_ALL all of them.
@@ -138,8 +145,3 @@ class CatalogOwner:
     def close(self) -> None:
         """Gives the run back."""
         self.engine.close()
-
-
-def added_items(items: NewItems, sids: Sids) -> list[AddedItem]:
-    """Says which SIDs items got, in their order."""
-    return [AddedItem(item_id=item_id, sid=list(sids[item_id])) for item_id, _ in items]

@@ -19,7 +19,7 @@ import torch
 
 from store_engine.decoding.engine import Engine
 from store_engine.errors import InputError
-from store_engine.serving.owner import CatalogOwner, Letter, NewItems, Sids
+from store_engine.serving.owner import CatalogOwner, Changed, Letter, NewItems
 from store_engine.serving.service import EngineService, Found, Query, Refused
 from store_engine.serving.settings import ServeSettings
 
@@ -42,6 +42,13 @@ class News(NamedTuple):
     generation: int
     run_dir: str  # of that generation
     letter: Letter | None
+
+
+class Made(NamedTuple):
+    """A change, and whether every replica has it."""
+
+    changed: Changed
+    visible: bool
 
 
 class Status(NamedTuple):
@@ -105,27 +112,26 @@ class OwnerActor:
             await _wait(self._news, left)
         return None
 
-    async def add(self, items: NewItems) -> tuple[int, bool, Sids] | Refused:
-        """Adds items; see `CatalogOwner.add`. Also says whether all replicas have them."""
-        async with self._turn:
-            try:
-                sequence, sids = await self._in_thread(self._owner.add, items)
-            except InputError as error:
-                return self._refused(error)
-            self._tell(sequence)
-            place = Place(self._generation, sequence)
-        return sequence, await self._is_everywhere(place), sids
+    async def add(self, items: NewItems) -> Made | Refused | None:
+        """Adds items; see `CatalogOwner.add`. None: this process has just begun, ask again."""
+        return await self._make(lambda owner: owner.add(items))
 
-    async def remove(self, item_ids: Sequence[str]) -> tuple[int, bool] | Refused:
-        """Removes items; see `CatalogOwner.remove`. Also says whether all replicas know it."""
+    async def remove(self, item_ids: Sequence[str]) -> Made | Refused | None:
+        """Removes items; see `CatalogOwner.remove`. None: as for `add`."""
+        return await self._make(lambda owner: owner.remove(item_ids))
+
+    async def _make(self, act: Callable[[CatalogOwner], Changed]) -> Made | Refused | None:
+        """Makes a change and tells everybody."""
+        if not self._replicas:  # they know which run is served by now
+            return None
         async with self._turn:
             try:
-                sequence = await self._in_thread(self._owner.remove, item_ids)
+                changed = await self._in_thread(act, self._owner)
             except InputError as error:
                 return self._refused(error)
-            self._tell(sequence)
-            place = Place(self._generation, sequence)
-        return sequence, await self._is_everywhere(place)
+            self._tell(changed.sequence)
+            place = Place(self._generation, changed.sequence)
+        return Made(changed, await self._is_everywhere(place))
 
     async def reload(self, run_dir: str) -> Refused | None:
         """Makes another run the one that is served, with the changes that this one's has had."""

@@ -12,14 +12,15 @@ from store_engine.errors import InputError
 from store_engine.serving.app import Unavailable
 from store_engine.serving.batcher import Batcher, DeadlinePassed
 from store_engine.serving.messages import (
+    AddedItem,
     AddItemsResponse,
     ChangeResponse,
     ReplicaStatus,
     StatusResponse,
 )
 from store_engine.serving.metrics import Metrics
-from store_engine.serving.owner import NewItems, added_items
-from store_engine.serving.ray_actors import Status
+from store_engine.serving.owner import NewItems
+from store_engine.serving.ray_actors import Made, Status
 from store_engine.serving.service import Found, Query, Refused
 from store_engine.serving.settings import ServeSettings
 
@@ -58,14 +59,16 @@ class RayBackend:
 
     async def add_items(self, items: NewItems) -> AddItemsResponse:
         """Adds items; see `Backend`."""
-        done = await self._change(self._owner.add.remote(items))
-        sequence, visible, sids = done
-        return AddItemsResponse(sequence=sequence, visible=visible, items=added_items(items, sids))
+        changed, visible = await self._change(self._owner.add.remote(items))
+        added = [AddedItem(item_id=one, sid=list(changed.sids[one])) for one, _ in items]
+        return AddItemsResponse(
+            sequence=changed.sequence, visible=visible, items=added, remarks=changed.remarks
+        )
 
     async def remove_items(self, item_ids: Sequence[str]) -> ChangeResponse:
         """Removes items; see `Backend`."""
-        sequence, visible = await self._change(self._owner.remove.remote(list(item_ids)))
-        return ChangeResponse(sequence=sequence, visible=visible)
+        changed, visible = await self._change(self._owner.remove.remote(list(item_ids)))
+        return ChangeResponse(sequence=changed.sequence, visible=visible)
 
     async def status(self) -> StatusResponse:
         """Says how the replicas are; see `Backend`."""
@@ -96,8 +99,10 @@ class RayBackend:
         except DeploymentUnavailableError as error:
             raise Unavailable("no replica can answer now") from error
 
-    async def _change(self, asked: Awaitable[Result | Refused]) -> Result:
+    async def _change(self, asked: Awaitable[Made | Refused | None]) -> Made:
         done = await self._from_owner(asked, self._timeout_s)
+        if done is None:
+            raise Unavailable("the owner of the catalogue is starting; nothing was changed")
         if isinstance(done, Refused):
             raise InputError(done.message)
         return done

@@ -8,6 +8,7 @@ import asyncio
 import contextlib
 import os
 import signal
+import socket
 import sys
 from collections.abc import Iterator
 from pathlib import Path
@@ -40,12 +41,14 @@ def serve_run(run_dir: Path, settings: ServeSettings) -> None:
     Raises:
         InputError: The run cannot be served, or the port is taken.
     """
+    config = http_config(settings)
+    listener = bind(config)  # first, because a port that is taken should cost no start of engines
     connect(settings)
     try:
         engines, owner = deploy(run_dir, settings)
         metrics = Metrics()
-        app = make_app(RayBackend(engines, owner, settings, metrics), settings, metrics)
-        asyncio.run(listen(app, settings))
+        config.app = make_app(RayBackend(engines, owner, settings, metrics), settings, metrics)
+        asyncio.run(listen(config, listener))
     finally:
         serve.delete(APP, _blocking=True)
         if not os.environ.get("RAY_ADDRESS"):
@@ -69,6 +72,7 @@ def connect(settings: ServeSettings | None = None) -> None:
         # Ray counts cores to share them out; on this machine they are shared out already
         cores = max(os.cpu_count() or 1, settings.replicas * settings.threads + 1)
         options |= {"include_dashboard": False, "num_cpus": cores}
+        options["object_store_memory"] = 1 << 28  # of which nothing here makes use
     try:
         ray.init(**options)
     except (ConnectionError, RuntimeError) as error:
@@ -111,14 +115,10 @@ def reload_run(run_dir: Path) -> None:
         raise InputError(refused.message)
 
 
-async def listen(app: Any, settings: ServeSettings) -> None:
-    """Answers HTTP until SIGTERM or SIGINT; requests under way are answered before it returns.
-
-    Raises:
-        InputError: The address is taken.
-    """
-    config = uvicorn.Config(
-        app,
+def http_config(settings: ServeSettings) -> uvicorn.Config:
+    """Makes the settings of the HTTP server, whose app is still to be set."""
+    return uvicorn.Config(
+        app="",
         host=settings.host,
         port=settings.port,
         log_level="warning",
@@ -128,16 +128,28 @@ async def listen(app: Any, settings: ServeSettings) -> None:
         limit_concurrency=4 * settings.max_waiting + 100,
         h11_max_incomplete_event_size=1 << 14,
     )
+
+
+def bind(config: uvicorn.Config) -> socket.socket:
+    """Takes the address; nobody can connect before `listen`.
+
+    Raises:
+        InputError: It is taken, or there is no such address.
+    """
     try:
-        socket = config.bind_socket()
+        return config.bind_socket()
     except SystemExit as error:
-        raise InputError(f"{settings.host}:{settings.port}: cannot be listened at") from error
-    host, port = socket.getsockname()[:2]
+        raise InputError(f"{config.host}:{config.port}: cannot be listened at") from error
+
+
+async def listen(config: uvicorn.Config, listener: socket.socket) -> None:
+    """Answers HTTP until SIGTERM or SIGINT, and then what was begun by then."""
+    host, port = listener.getsockname()[:2]
     server = _Server(config)
     for number in (signal.SIGTERM, signal.SIGINT):
         asyncio.get_running_loop().add_signal_handler(number, server.handle_exit, number, None)
     print(f"serving at http://{host}:{port}, documented at /docs", file=sys.stderr, flush=True)
-    await server.serve([socket])
+    await server.serve([listener])
 
 
 class _Server(uvicorn.Server):

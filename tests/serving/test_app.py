@@ -267,7 +267,8 @@ def test_items_are_added_and_removed(serve):
     answer = client.post("/v1/items", json={"items": items})
     assert answer.status_code == 201
     assert answer.json() == {
-        "sequence": 8, "visible": True, "items": [{"item_id": "n/1", "sid": [1, 2, 3]}]
+        "sequence": 8, "visible": True, "items": [{"item_id": "n/1", "sid": [1, 2, 3]}],
+        "remarks": [],
     }  # fmt: skip
     gone = client.post("/v1/items/remove", json={"item_ids": ["n/1"]})
     assert gone.json() == {"sequence": 9, "visible": False}

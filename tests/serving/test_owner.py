@@ -44,10 +44,10 @@ def test_a_replica_that_follows_is_the_owner_again(owner, tmp_path):
     for number in range(12):
         if number % 3 == 2:
             there.remove(gone := rng.choice(there))
-            assert owner.remove([gone]) == number + 1
+            assert owner.remove([gone]).sequence == number + 1
         else:
             there.append(f"new {number}")
-            sequence, sids = owner.add([(there[-1], text(f"green thing {number}"))])
+            sequence, sids, _ = owner.add([(there[-1], text(f"green thing {number}"))])
             assert (sequence, list(sids)) == (number + 1, [there[-1]])
         if number % 2:
             early.apply(owner.since(early.sequence))
@@ -59,6 +59,12 @@ def test_a_replica_that_follows_is_the_owner_again(owner, tmp_path):
         assert service.sequence == owner.sequence == 12
         assert answers(service._engine) == truth
     assert {item for item, _ in ranked(late)} == set(there)
+
+
+def test_an_unusual_text_is_remarked_on(owner):
+    changed = owner.add([("a", text("<table>" * 200))])
+    assert len(changed.remarks) == 1
+    assert "unlike what training saw" in changed.remarks[0]
 
 
 def test_changes_come_in_order_or_not_at_all(owner, tmp_path):

@@ -3,12 +3,12 @@
 import json
 import os
 import re
-import shutil
 import signal
 import subprocess
 import sys
 import threading
 import time
+import urllib.error
 import urllib.request
 from contextlib import contextmanager
 from pathlib import Path
@@ -52,15 +52,22 @@ class Server:
         answer = self.ask("/v1/recommend", {"history": HISTORY, "k": k})
         return [item["item_id"] for item in answer["items"]], answer
 
-    def replicas(self):
-        """Process ids of this server's engines."""
+    def status_of(self, path, body):
+        try:
+            self.ask(path, body)
+        except urllib.error.HTTPError as error:
+            return error.code
+        return 200
+
+    def processes(self, wanted):
+        """Process ids of this server's actors with a part in their name."""
         found = []
         for path in Path("/proc").glob("[0-9]*"):
             try:
                 name, session = (path / "cmdline").read_bytes(), (path / "environ").read_bytes()
             except OSError:
                 continue
-            if b"store_engine:engines" in name and str(self._log).encode() in session:
+            if wanted in name and str(self._log).encode() in session:
                 found.append(int(path.name))
         return found
 
@@ -114,6 +121,7 @@ def test_a_server_from_its_start_to_its_end(server, tmp_path):
     _changes_are_seen_by_every_replica(server)
     _a_lost_replica_costs_no_request(server)
     _a_new_run_costs_no_request(server, tmp_path)
+    _a_lost_owner_goes_on_where_it_was(server)
     _what_was_begun_is_answered(server)
     _changes_are_there_after_a_restart(tmp_path)
 
@@ -142,7 +150,7 @@ def _changes_are_seen_by_every_replica(server):
 def _a_lost_replica_costs_no_request(server):
     with asking_all_the_time(server) as answers:
         time.sleep(1)
-        os.kill(server.replicas()[0], signal.SIGKILL)
+        os.kill(server.processes(b"store_engine:engines")[0], signal.SIGKILL)
         num = len(answers)
         until(lambda: len(answers) > num + 50)
         until(lambda: len(server.ask("/ready")["replicas"]) == 2)
@@ -166,6 +174,17 @@ def _a_new_run_costs_no_request(server, tmp_path):
     assert (again.returncode, "is served already" in again.stderr) == (2, True)
 
 
+def _a_lost_owner_goes_on_where_it_was(server):
+    sequence = server.ask("/ready")["sequence"]
+    (owner,) = server.processes(b"store_engine:owner")
+    with asking_all_the_time(server) as answers:
+        os.kill(owner, signal.SIGKILL)
+        until(lambda: server.status_of("/v1/items/remove", {"item_ids": ["new 1"]}) == 200)
+    assert set(answers) == {(200, "newer")}
+    assert server.ask("/ready")["sequence"] == sequence + 1
+    until(lambda: "new 1" not in server.recommend(60)[0])
+
+
 def _what_was_begun_is_answered(server):
     with asking_all_the_time(server) as answers:
         time.sleep(0.5)
@@ -179,9 +198,8 @@ def _what_was_begun_is_answered(server):
 
 
 def _changes_are_there_after_a_restart(tmp_path):
-    engine = Engine.load(tmp_path / "newer")
-    assert "new 1" in [item.item_id for item in engine.recommend([HISTORY], 60)[0]]
-    shutil.rmtree(tmp_path / "run")  # nobody needs the old one any more
+    assert Engine.load(tmp_path / "run").has_items(["new 1"]) == [True]
+    assert Engine.load(tmp_path / "newer").has_items(["new 1"]) == [False]
 
 
 @pytest.mark.parametrize(

@@ -23,6 +23,7 @@ from store_engine.serving.app import make_app
 from store_engine.serving.metrics import Metrics
 from store_engine.serving.ray_app import APP, OWNER, parts
 from store_engine.serving.ray_backend import RayBackend
+from store_engine.serving.ray_cluster import connect
 from store_engine.serving.service import Refused
 from store_engine.serving.settings import ServeSettings
 
@@ -43,7 +44,7 @@ def serve_run(run_dir: Path, settings: ServeSettings) -> None:
     """
     config = http_config(settings)
     listener = bind(config)  # first, because a port that is taken should cost no start of engines
-    connect(settings)
+    connect(settings.replicas * settings.threads + 1)
     try:
         engines, owner = deploy(run_dir, settings)
         metrics = Metrics()
@@ -54,29 +55,6 @@ def serve_run(run_dir: Path, settings: ServeSettings) -> None:
         if not os.environ.get("RAY_ADDRESS"):
             serve.shutdown()
         ray.shutdown()
-
-
-def connect(settings: ServeSettings | None = None) -> None:
-    """Connects to the cluster that RAY_ADDRESS names, or starts Ray on this machine.
-
-    Args:
-        settings: What Ray must have room for; None: only connect to what is there.
-
-    Raises:
-        InputError: There is none.
-    """
-    options: dict[str, Any] = {"log_to_driver": False, "logging_level": "warning"}
-    if os.environ.get("RAY_ADDRESS") or settings is None:
-        options["address"] = os.environ.get("RAY_ADDRESS", "auto")
-    else:
-        # Ray counts cores to share them out; on this machine they are shared out already
-        cores = max(os.cpu_count() or 1, settings.replicas * settings.threads + 1)
-        options |= {"include_dashboard": False, "num_cpus": cores}
-        options["object_store_memory"] = 1 << 28  # of which nothing here makes use
-    try:
-        ray.init(**options)
-    except (ConnectionError, RuntimeError) as error:
-        raise InputError(f"no Ray cluster at {options.get('address')}: {error}") from error
 
 
 def deploy(run_dir: Path, settings: ServeSettings) -> tuple[Any, Any]:
@@ -103,7 +81,7 @@ def reload_run(run_dir: Path) -> None:
     Raises:
         InputError: There is no server, or it cannot serve that run.
     """
-    connect()
+    connect(None)
     try:
         owner = serve.get_deployment_handle(OWNER, APP)
         refused: Refused | None = owner.reload.remote(str(run_dir.resolve())).result()

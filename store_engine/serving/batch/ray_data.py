@@ -51,11 +51,13 @@ def serve_with_ray(
     try:
         import ray
         import ray.data
+
+        from store_engine.serving.ray_cluster import connect
     except ImportError as error:
         raise InputError("--ray needs Ray: pip install 'store-engine[serve]'") from error
     if not work:
         return
-    ray.init(ignore_reinit_error=True, log_to_driver=False, logging_level="warning")
+    connect(workers.threads)
     ray.data.DataContext.get_current().enable_progress_bars = False
     room = int(ray.cluster_resources().get("CPU", 1)) // workers.threads
     most = max(1, min(workers.most or room, len(work)))

@@ -82,7 +82,7 @@ def _serve(args: argparse.Namespace) -> None:
     for name, value in _RAY.items():
         os.environ.setdefault(name, value)
     try:
-        from store_engine.serving.server import reload_run, serve_run
+        from store_engine.serving.cluster.server import reload_run, serve_run
     except ImportError as error:
         raise InputError("serve needs Ray Serve: pip install 'store-engine[serve]'") from error
     if args.reload:

@@ -52,7 +52,7 @@ def serve_with_ray(
         import ray
         import ray.data
 
-        from store_engine.serving.ray_cluster import connect
+        from store_engine.serving.cluster.connection import connect
     except ImportError as error:
         raise InputError("--ray needs Ray: pip install 'store-engine[serve]'") from error
     if not work:

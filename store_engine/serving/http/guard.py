@@ -9,8 +9,8 @@ from starlette.datastructures import Headers
 from starlette.responses import JSONResponse
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from store_engine.serving.messages import Error, ErrorDetail, ErrorResponse
-from store_engine.serving.metrics import Metrics
+from store_engine.serving.http.messages import Error, ErrorDetail, ErrorResponse
+from store_engine.serving.http.metrics import Metrics
 from store_engine.serving.settings import ServeSettings
 
 _OPEN = ("/health", "/ready", "/docs", "/openapi.json")  # without a token

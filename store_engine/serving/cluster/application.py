@@ -6,7 +6,7 @@ file, as KubeRay's RayService is, takes all of it, with Serve's own proxies befo
     applications:
       - name: store_engine
         route_prefix: /
-        import_path: store_engine.serving.ray_app:build
+        import_path: store_engine.serving.cluster.application:build
         args: {run: /runs/current, replicas: 4, threads: 2, token_file: /token/token}
 """
 
@@ -18,10 +18,10 @@ from typing import Any, NamedTuple
 from ray import serve
 
 from store_engine.errors import InputError
-from store_engine.serving.app import make_app
-from store_engine.serving.metrics import Metrics
-from store_engine.serving.ray_actors import EngineActor, OwnerActor
-from store_engine.serving.ray_backend import RayBackend
+from store_engine.serving.cluster.actors import EngineActor, OwnerActor
+from store_engine.serving.cluster.backend import RayBackend
+from store_engine.serving.http.app import make_app
+from store_engine.serving.http.metrics import Metrics
 from store_engine.serving.settings import ServeSettings, read_token
 
 APP, OWNER, ENGINES, HTTP = "store_engine", "owner", "engines", "http"

@@ -5,8 +5,8 @@ import pytest
 
 pytest.importorskip("prometheus_client", reason="pip install 'store-engine[serve]'")
 
-from store_engine.serving.batcher import Batcher, DeadlinePassed, Overloaded
-from store_engine.serving.metrics import Metrics
+from store_engine.serving.http.batcher import Batcher, DeadlinePassed, Overloaded
+from store_engine.serving.http.metrics import Metrics
 
 
 def later(seconds=5.0):

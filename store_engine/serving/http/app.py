@@ -1,6 +1,6 @@
 """The HTTP surface: routes, limits, deadlines and errors in JSON. It knows no Ray.
 
-Whatever answers the questions is a `Backend`: replicas behind Ray Serve (ray_backend.py), or in
+Whatever answers the questions is a `Backend`: replicas behind Ray Serve (cluster/backend.py), or in
 tests an engine of this process.
 """
 
@@ -16,9 +16,9 @@ from starlette.responses import JSONResponse, Response
 
 import store_engine
 from store_engine.errors import InputError
-from store_engine.serving.batcher import DeadlinePassed, Overloaded
-from store_engine.serving.guard import Guard, error_response
-from store_engine.serving.messages import (
+from store_engine.serving.http.batcher import DeadlinePassed, Overloaded
+from store_engine.serving.http.guard import Guard, error_response
+from store_engine.serving.http.messages import (
     AddItemsRequest,
     AddItemsResponse,
     ChangeResponse,
@@ -33,7 +33,7 @@ from store_engine.serving.messages import (
     ScoreResponse,
     StatusResponse,
 )
-from store_engine.serving.metrics import Metrics
+from store_engine.serving.http.metrics import Metrics
 from store_engine.serving.owner import NewItems
 from store_engine.serving.service import Found, Query, Refused
 from store_engine.serving.settings import ServeSettings

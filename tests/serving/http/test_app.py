@@ -14,16 +14,16 @@ pytest.importorskip(
 from starlette.testclient import TestClient
 
 from store_engine.errors import InputError
-from store_engine.serving.app import make_app
-from store_engine.serving.batcher import Batcher
-from store_engine.serving.messages import (
+from store_engine.serving.http.app import make_app
+from store_engine.serving.http.batcher import Batcher
+from store_engine.serving.http.messages import (
     AddedItem,
     AddItemsResponse,
     ChangeResponse,
     ReplicaStatus,
     StatusResponse,
 )
-from store_engine.serving.metrics import Metrics
+from store_engine.serving.http.metrics import Metrics
 from store_engine.serving.service import EngineService
 from store_engine.serving.settings import ServeSettings
 

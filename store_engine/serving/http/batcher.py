@@ -14,7 +14,7 @@ from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass
 from typing import Generic, TypeVar
 
-from store_engine.serving.metrics import Metrics
+from store_engine.serving.http.metrics import Metrics
 
 Asked = TypeVar("Asked")
 Answer = TypeVar("Answer")

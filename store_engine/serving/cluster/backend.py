@@ -9,18 +9,18 @@ from ray.exceptions import GetTimeoutError, RayActorError
 from ray.serve.exceptions import DeploymentUnavailableError, ReplicaUnavailableError
 
 from store_engine.errors import InputError
-from store_engine.serving.app import Unavailable
-from store_engine.serving.batcher import Batcher, DeadlinePassed
-from store_engine.serving.messages import (
+from store_engine.serving.cluster.actors import Made, Status
+from store_engine.serving.http.app import Unavailable
+from store_engine.serving.http.batcher import Batcher, DeadlinePassed
+from store_engine.serving.http.messages import (
     AddedItem,
     AddItemsResponse,
     ChangeResponse,
     ReplicaStatus,
     StatusResponse,
 )
-from store_engine.serving.metrics import Metrics
+from store_engine.serving.http.metrics import Metrics
 from store_engine.serving.owner import NewItems
-from store_engine.serving.ray_actors import Made, Status
 from store_engine.serving.service import Found, Query, Refused
 from store_engine.serving.settings import ServeSettings
 

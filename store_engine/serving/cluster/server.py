@@ -19,11 +19,11 @@ import uvicorn
 from ray import serve
 
 from store_engine.errors import InputError
-from store_engine.serving.app import make_app
-from store_engine.serving.metrics import Metrics
-from store_engine.serving.ray_app import APP, OWNER, parts
-from store_engine.serving.ray_backend import RayBackend
-from store_engine.serving.ray_cluster import connect
+from store_engine.serving.cluster.application import APP, OWNER, parts
+from store_engine.serving.cluster.backend import RayBackend
+from store_engine.serving.cluster.connection import connect
+from store_engine.serving.http.app import make_app
+from store_engine.serving.http.metrics import Metrics
 from store_engine.serving.service import Refused
 from store_engine.serving.settings import ServeSettings
 

@@ -52,11 +52,7 @@ class Journal:
 
     def __init__(self, directory: RunDirectory, manifest: Manifest | None = None) -> None:
         self._directory, self.path = directory, directory.journal
-        manifest = manifest or directory.read_manifest()
-        listed = manifest.files.get(directory.sids.name)
-        if listed is None:
-            raise InputError(f"{directory.root}: a run without SIDs has no journal")
-        self._sids = listed.sha256 or sha256(directory.sids)
+        self._sids = _digest_of_sids(directory, manifest or directory.read_manifest())
         self._mutex = threading.RLock()
         self._connection: sqlite3.Connection | None = None
         self._file: os.stat_result | None = None  # what the connection is to
@@ -68,6 +64,17 @@ class Journal:
     def open(cls, run_dir: str | Path) -> "Journal":
         """Opens the journal of a run directory; see the class."""
         return cls(RunDirectory.open(run_dir))
+
+    def go_on(self, manifest: Manifest) -> None:
+        """Goes on with the journal of the run as it was rewritten by this process.
+
+        Args:
+            manifest: Of the rewritten run.
+        """
+        with self._mutex:
+            self.close(keep_lock=True)
+            self._sids = _digest_of_sids(self._directory, manifest)
+            self.begin_writing()
 
     def check(self) -> None:
         """Looks again whether the journal that is there now is that of the run, or goes on with it.
@@ -290,3 +297,10 @@ class Journal:
             if str(error).startswith(f"{self.path}: "):
                 raise
             raise InputError(f"{self.path}: {error}") from error
+
+
+def _digest_of_sids(directory: RunDirectory, manifest: Manifest) -> str:
+    listed = manifest.files.get(directory.sids.name)
+    if listed is None:
+        raise InputError(f"{directory.root}: a run without SIDs has no journal")
+    return listed.sha256 or sha256(directory.sids)

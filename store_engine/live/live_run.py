@@ -156,8 +156,7 @@ class LiveRun:
             rewrite_run(directory, write)
             self._run = Run(directory)
         finally:
-            self.journal = Journal(directory, self._run.manifest)
-            self.journal.begin_writing()
+            self.journal.go_on(self._run.manifest)
 
     def follow(self) -> int:
         """Applies what another process wrote since; returns how many changes that were.

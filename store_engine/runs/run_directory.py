@@ -65,6 +65,9 @@ class RunDirectory(RunPaths):
                 another format.
         """
         run = cls(Path(root))
+        if not run.manifest.exists():
+            with contextlib.suppress(OSError):  # a replacement in two steps may have been killed
+                recover(run.root)
         read_manifest(run.manifest)
         return run
 

@@ -20,6 +20,7 @@ pytest.importorskip("ray.serve", reason="Ray is not installed: pip install 'stor
 from live_runs import make_run
 
 from store_engine.decoding.engine import Engine
+from store_engine.errors import InputError
 
 pytestmark = pytest.mark.slow
 HISTORY = ["item 3", "item 7"]
@@ -200,6 +201,17 @@ def _what_was_begun_is_answered(server):
 def _changes_are_there_after_a_restart(tmp_path):
     assert Engine.load(tmp_path / "run").has_items(["new 1"]) == [True]
     assert Engine.load(tmp_path / "newer").has_items(["new 1"]) == [False]
+
+
+def test_a_serve_config_makes_the_same_application(tmp_path):
+    from ray import serve
+
+    from store_engine.serving.cluster.application import build
+
+    assert isinstance(build({"run": "/runs/current", "replicas": 2}), serve.Application)
+    for wrong in ({}, {"run": 5}, {"run": "r", "workers": 2}, {"run": "r", "replicas": 0}):
+        with pytest.raises(InputError):
+            build(wrong)
 
 
 @pytest.mark.parametrize(

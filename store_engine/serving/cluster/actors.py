@@ -19,7 +19,7 @@ import torch
 
 from store_engine.decoding.engine import Engine
 from store_engine.errors import InputError
-from store_engine.serving.owner import CatalogOwner, Changed, Letter, NewItems
+from store_engine.serving.owner import BEFORE_ALL, CatalogOwner, Changed, Letter, NewItems
 from store_engine.serving.service import EngineService, Found, Query, Refused
 from store_engine.serving.settings import ServeSettings
 
@@ -95,10 +95,10 @@ class OwnerActor:
             run_dir: The run that it serves.
             place: How far it is.
         """
-        self._replicas[replica] = _Heard(place, run_dir, time.monotonic())
-        self._wake()
         if place.generation > self._generation:  # this process was lost, and began where it began
             await self._adopt(run_dir, place.generation)
+        self._replicas[replica] = _Heard(place, run_dir, time.monotonic())
+        self._wake()
         if place.generation == self._generation and self._is_loading(replica):
             self._loading = None
         end = time.monotonic() + _WAIT_S
@@ -266,9 +266,12 @@ class EngineActor:
             run_dir, device=settings.device, backend=settings.backend, journal=False
         )
         serving = _Serving(news.generation, news.run_dir, EngineService(engine, run_dir.name))
-        changes = self._ask(serving)
-        if changes is not None and changes.letter is not None:
-            serving.service.apply(changes.letter)
+        while serving.service.sequence == BEFORE_ALL:
+            changes = self._ask(serving)
+            if changes is not None and changes.letter is None:  # another run, by now
+                return self._load(changes)
+            if changes is not None and changes.letter is not None:
+                serving.service.apply(changes.letter)
         return serving
 
     def _ask(self, serving: "_Serving") -> News | None:

@@ -46,6 +46,9 @@ class OneEngine:
 
         return await asyncio.get_running_loop().run_in_executor(self._thread, answer)
 
+    def close(self):
+        self._thread.shutdown()
+
     async def answer(self, query, deadline):
         return await self._batcher.ask(query, deadline)
 
@@ -84,6 +87,7 @@ def serve(make_engine):
     yield start
     for client in clients:
         client.__exit__(None, None, None)
+        client.backend.close()
 
 
 HISTORY = ["item 3", "item 1"]

@@ -62,9 +62,8 @@ def test_a_replica_that_follows_is_the_owner_again(owner, tmp_path):
 
 
 def test_an_unusual_text_is_remarked_on(owner):
-    changed = owner.add([("a", text("<table>" * 200))])
-    assert len(changed.remarks) == 1
-    assert "unlike what training saw" in changed.remarks[0]
+    changed = owner.add([("a", text("quite another kind of text " * 20))])
+    assert any("unlike what training saw" in remark for remark in changed.remarks)
 
 
 def test_changes_come_in_order_or_not_at_all(owner, tmp_path):

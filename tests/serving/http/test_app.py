@@ -98,6 +98,13 @@ def ids(answer):
     return [item["item_id"] for item in answer.json()["items"]]
 
 
+def until(condition):
+    end = time.monotonic() + 300
+    while not condition():
+        assert time.monotonic() < end
+        time.sleep(0.02)
+
+
 def error_of(answer, status):
     assert answer.status_code == status, answer.text
     assert set(answer.json()) == {"error"}
@@ -166,7 +173,7 @@ def test_unknown_items_of_a_history(serve):
 
 
 def test_requests_of_all_kinds_share_batches_and_keep_their_answers(serve):
-    client = serve(max_batch=64)
+    client = serve(max_batch=64, timeout_s=600.0)
     questions = [
         {"history": [f"item {i}"], "k": 1 + i % 4, "allow": [f"item {j}" for j in range(i, 60)]}
         for i in range(40)
@@ -174,17 +181,17 @@ def test_requests_of_all_kinds_share_batches_and_keep_their_answers(serve):
     alone = [client.post("/v1/recommend", json=one).json() for one in questions]
     gate = threading.Event()
     client.backend.before = gate.wait
-    with ThreadPoolExecutor(40) as pool:
+    with ThreadPoolExecutor(41) as pool:
         futures = [pool.submit(client.post, "/v1/recommend", json=one) for one in questions]
         bad = pool.submit(client.post, "/v1/recommend", json={"history": ["x"]})
-        time.sleep(0.3)
+        until(lambda: "\nstore_engine_waiting 40.0\n" in client.get("/metrics").text)
         gate.set()
         assert [future.result().json() for future in futures] == alone
         error_of(bad.result(), 422)
     metrics = client.get("/metrics").text
     sizes = [line for line in metrics.splitlines() if line.startswith("store_engine_batch_size_")]
     batches = next(float(line.split()[1]) for line in sizes if "count" in line)
-    assert batches < 60  # 40 of them alone
+    assert batches == 42  # 40 of them alone, one that kept the others waiting, and these
 
 
 @pytest.mark.parametrize(
@@ -317,14 +324,14 @@ def test_a_body_has_a_limit_stated_or_not(serve):
 
 
 def test_too_many_at_once_are_told_when_to_come_back(serve):
-    client = serve(max_batch=1, max_waiting=2)
+    client = serve(max_batch=1, max_waiting=2, timeout_s=600.0)
     gate = threading.Event()
     client.backend.before = gate.wait
     with ThreadPoolExecutor(12) as pool:
         futures = [
             pool.submit(client.post, "/v1/recommend", json={"history": HISTORY}) for _ in range(12)
         ]
-        time.sleep(0.5)
+        until(lambda: sum(future.done() for future in futures) == 9)
         gate.set()
         answers = [future.result() for future in futures]
     refused = [answer for answer in answers if answer.status_code != 200]

@@ -22,7 +22,8 @@ from store_engine.errors import InputError
 # read when Ray is imported
 _RAY = {
     "RAY_SERVE_LOG_TO_STDERR": "0",  # its processes have files for that
-    "RAY_SERVE_QUEUE_LENGTH_RESPONSE_DEADLINE_S": "1",  # of a busy machine; else warnings
+    "RAY_raylet_start_wait_time_s": "300",  # on a busy machine
+    "RAY_SERVE_QUEUE_LENGTH_RESPONSE_DEADLINE_S": "1",  # likewise
 }
 _EPILOG = """\
 A client proves itself by `Authorization: Bearer TOKEN`, where the environment's STORE_ENGINE_TOKEN

@@ -16,7 +16,7 @@ def connect(cores: int | None) -> None:
             and never finds one more. None: it must be there already.
 
     Raises:
-        InputError: There is no such cluster.
+        InputError: There is no such cluster, or Ray does not start.
     """
     options: dict[str, Any] = {"log_to_driver": False, "logging_level": "warning"}
     address = os.environ.get("RAY_ADDRESS")
@@ -27,5 +27,6 @@ def connect(cores: int | None) -> None:
         options["object_store_memory"] = 1 << 28  # nothing here makes use of it
     try:
         ray.init(ignore_reinit_error=True, **options)
-    except (ConnectionError, RuntimeError) as error:
-        raise InputError(f"no Ray cluster at {options.get('address')}: {error}") from error
+    except Exception as error:  # a start that took too long is one of no type of its own
+        what = f"no cluster at {options['address']}" if "address" in options else "it did not start"
+        raise InputError(f"Ray: {what}: {error}") from error

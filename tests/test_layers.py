@@ -27,6 +27,7 @@ LAYERS = [
     "decoding",
     "training",
     "evaluation",
+    "serving",
     "integrations",
     "experiments",
     "cli",

@@ -28,6 +28,7 @@ VERBS = {
     "evaluate": "measure a run again, also with another beam",
     "sweep": "train a list of variants and rank them by validation",
     "recommend": "recommend items after a history",
+    "serve": "answer over HTTP, with replicas on Ray Serve",
     "tokenize": "give SIDs to items",
     "evidence": "count item-item evidence anew with new events, without training",
     "add-items": "add new items of a file to a run's catalogue",

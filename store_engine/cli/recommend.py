@@ -4,6 +4,9 @@ store-engine recommend runs/ml100k --history 50,181,172
 store-engine recommend runs/ml100k --history 50,181,172 -k 5 --json
 store-engine recommend runs/ml100k --history '["id, with a comma", "181"]' --deny @sold_out.txt
 store-engine recommend runs/ml100k --history ""          # a user without history
+store-engine recommend runs/ml100k --users 196,305 --output recs.parquet     # users of the run
+store-engine recommend runs/ml100k --input histories.parquet --output recs.parquet
+store-engine recommend runs/ml100k --input histories/ --output recs/ --ray   # a folder of shards
 """
 
 import argparse
@@ -17,6 +20,7 @@ from store_engine.cli.main import (
     print_json,
     run_verb,
 )
+from store_engine.cli.recommend_batch import add_batch_arguments, is_batch, recommend_batch
 from store_engine.errors import InputError
 from store_engine.files.regular import parse_errors, read_regular
 from store_engine.terminal import make_console, printable
@@ -84,6 +88,7 @@ def _add_arguments(parser: argparse.ArgumentParser) -> None:
     history.add_argument(
         "--history-item", metavar="ID", action="append", help="one id as it is; repeat it"
     )
+    add_batch_arguments(parser, history)
     parser.add_argument("-k", type=int, default=10, help="items wanted (default 10)")
     parser.add_argument("--allow", metavar="IDS", help="recommend none but these")
     parser.add_argument("--deny", metavar="IDS", help="recommend none of these")
@@ -112,16 +117,20 @@ def _add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def _recommend(args: argparse.Namespace) -> None:
-    # here, because it takes seconds that --help need not wait for
-    from store_engine.decoding.engine import Engine
-
-    history = args.history_item if args.history is None else item_ids(args.history)
     sets = {
         name: item_ids(ids)
         for name in ("allow", "deny")
         if (ids := getattr(args, name)) is not None
     }
     excluded = item_ids(args.exclude) if args.exclude else []
+    if is_batch(args):
+        users = None if args.users is None else item_ids(args.users)
+        recommend_batch(args, users, sets.get("allow"), [*sets.get("deny", ()), *excluded])
+        return
+    # here, because it takes seconds that --help need not wait for
+    from store_engine.decoding.engine import Engine
+
+    history = args.history_item if args.history is None else item_ids(args.history)
     engine = Engine.load(args.run, device=args.device, backend=args.backend)
     for name, ids in sets.items():
         engine.define(name, ids)

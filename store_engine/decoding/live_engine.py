@@ -14,7 +14,8 @@ from store_engine.collaborative.evidence import NewItemVotes
 from store_engine.data.catalog import Catalog
 from store_engine.decoding.evidence import EvidenceScorer
 from store_engine.errors import InputError, shown
-from store_engine.live.changes import Texts
+from store_engine.live.changes import Change, Texts
+from store_engine.live.journal import Journal
 from store_engine.live.live_run import LiveRun, Sids
 from store_engine.live.user_histories import Unknown, check_unknown
 
@@ -60,6 +61,16 @@ class LiveEngine:
         return self._live.sequence
 
     @property
+    def journal(self) -> Journal | None:
+        """The run's journal; None: changes end with this process."""
+        return self._live.journal
+
+    @property
+    def user_ids(self) -> list[str]:
+        """Users whose histories `recommend(users=...)` can read."""
+        return self._live.histories.user_ids()
+
+    @property
     def num_skipped(self) -> int:
         """Ids that nobody has and that `unknown="skip"` left out so far."""
         return self._num_skipped
@@ -67,6 +78,10 @@ class LiveEngine:
     def has_items(self, item_ids: Iterable[str]) -> list[bool]:
         """Tells of each item whether it is in the catalogue now, to be found by a call."""
         return self._items.are_there(check_item_ids(item_ids, "item_ids"))
+
+    def knows(self, item_id: str) -> bool:
+        """Whether an item is or was in the catalogue, so that a history may name it."""
+        return item_id in self._items.view.table
 
     def add_items(
         self,
@@ -179,6 +194,17 @@ class LiveEngine:
             InputError: The journal cannot be read, or the run was compacted: load it again.
         """
         return self._live.follow()
+
+    def apply(self, changes: Iterable[Change]) -> None:
+        """Shows changes of a journal that this engine does not read, such as another machine's.
+
+        Args:
+            changes: From `Journal.changes` or `Journal.since`, in their order.
+
+        Raises:
+            InputError: A change does not fit the engine's items; those before it are shown.
+        """
+        self._live.apply(changes)
 
     def compact(self) -> None:
         """Makes the changes part of the run's files; see `store-engine compact`.

@@ -177,6 +177,13 @@ class LiveRun:
                 self._apply(self.journal.since(before))
             return self.sequence - before
 
+    def apply(self, changes: Iterable[Change]) -> None:
+        """Shows changes that came another way than by the journal; see `Engine.apply`."""
+        with self._mutex:
+            for change in coalesced(changes):
+                self._show(change.what)
+                self.sequence = change.sequence
+
     def close(self) -> None:
         """Gives the run's lock back, so that another process can write."""
         with self._mutex:

@@ -50,6 +50,14 @@ class UserHistories:
             first: NDArray[np.int32] = self._first[position]
             return first.tolist() + later
 
+    def user_ids(self) -> list[str]:
+        """Lists all users: those of the run, then those who came later."""
+        with self._mutex:
+            self._find("")  # reads the run's
+            assert self._first is not None
+            first = [one for one in self._first.user_ids if self._find(one) is not None]
+            return first + [one for one in self._later if one not in self._position]
+
     def add(self, events: EventsAdded) -> None:
         """Adds events, all or none, whose items must have been in the catalogue at some time.
 

@@ -1,0 +1,108 @@
+"""Batch recommendation on a Ray cluster: Ray Data hands the shards to actors with an engine each.
+
+The folders must be seen by every node under the same path. RAY_ADDRESS says which cluster; without
+one, Ray starts on this machine.
+"""
+
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from store_engine.errors import InputError
+from store_engine.serving.batch.recommender import (
+    BatchOptions,
+    BatchRecommender,
+    EngineChoice,
+    Served,
+    ServedShard,
+    Work,
+)
+from store_engine.serving.batch.shards import Origin, Shard
+
+
+class Workers(NamedTuple):
+    """How many actors, and what each takes."""
+
+    most: int = 0  # 0: as many as the cluster has room for
+    threads: int = 1
+
+
+def serve_with_ray(
+    choice: EngineChoice,
+    options: BatchOptions,
+    work: Work,
+    workers: Workers,
+) -> Iterator[ServedShard]:
+    """Serves shards on a Ray cluster.
+
+    Args:
+        choice: The engine of every actor.
+        options: The same for every user.
+        work: Shards and what their outputs are made from.
+        workers: The actors.
+
+    Yields:
+        Each shard as soon as its output is written or its input refused.
+
+    Raises:
+        InputError: Ray is not installed.
+    """
+    try:
+        import ray
+        import ray.data
+
+        from store_engine.serving.cluster.connection import connect
+    except ImportError as error:
+        raise InputError("--ray needs Ray: pip install 'store-engine[serve]'") from error
+    if not work:
+        return
+    connect(workers.threads)
+    ray.data.DataContext.get_current().enable_progress_bars = False
+    room = int(ray.cluster_resources().get("CPU", 1)) // workers.threads
+    most = max(1, min(workers.most or room, len(work)))
+    rows = [
+        {"number": i, "source": str(shard.source.resolve()), "output": str(shard.output.resolve())}
+        for i, (shard, _) in enumerate(work)
+    ]
+    found = ray.data.from_items(rows, override_num_blocks=len(rows)).map(
+        _Actor,
+        fn_constructor_args=(
+            replace(choice, run=choice.run.resolve()),
+            options,
+            [origin for _, origin in work],
+            workers.threads,
+        ),
+        compute=ray.data.ActorPoolStrategy(min_size=1, max_size=most),
+        num_cpus=workers.threads,
+        num_gpus=1 if choice.device.startswith("cuda") else 0,
+    )
+    for row in found.iter_rows():
+        served = None if row["problem"] else Served(row["num_users"], row["num_unknown"])
+        yield ServedShard(work[row["number"]][0], served, row["problem"])
+
+
+class _Actor:
+    """Serves one shard after another."""
+
+    def __init__(
+        self, choice: EngineChoice, options: BatchOptions, origins: list[Origin], threads: int
+    ) -> None:
+        import torch
+
+        torch.set_num_threads(threads)
+        self._recommender, self._origins = BatchRecommender(choice, options), origins
+
+    def __call__(self, row: dict[str, Any]) -> dict[str, Any]:
+        """Serves a shard; one that is refused must not end the others."""
+        shard = Shard(Path(row["source"]), Path(row["output"]))
+        result = {"number": row["number"], "num_users": 0, "num_unknown": 0, "problem": ""}
+        try:
+            served = self._recommender.serve_shard(
+                shard, self._origins[row["number"]], lambda done, total: None
+            )
+            return result | served._asdict()
+        except InputError as error:
+            return result | {"problem": str(error)}
+        except OSError as error:
+            return result | {"problem": f"{shard.output}: {error.strerror or error}"}

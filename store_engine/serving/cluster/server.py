@@ -1,0 +1,150 @@
+"""Starting and stopping: Ray Serve's replicas, and the HTTP server before them.
+
+The HTTP server is a process of its own and not one of Serve's proxies: it gathers requests into
+batches before they travel, so that what a request costs on its way is shared by the batch.
+"""
+
+import asyncio
+import contextlib
+import os
+import signal
+import socket
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import ray
+import uvicorn
+from ray import serve
+
+from store_engine.errors import InputError
+from store_engine.serving.cluster.application import APP, OWNER, parts
+from store_engine.serving.cluster.backend import RayBackend
+from store_engine.serving.cluster.connection import connect
+from store_engine.serving.http.app import make_app
+from store_engine.serving.http.metrics import Metrics
+from store_engine.serving.service import Refused
+from store_engine.serving.settings import ServeSettings
+
+_QUIET = {"enable_access_log": False, "log_level": "WARNING"}
+
+
+def serve_run(run_dir: Path, settings: ServeSettings) -> None:
+    """Serves a run until the process is told to stop; then answers what it has begun.
+
+    Ray starts on this machine, unless RAY_ADDRESS names a cluster.
+
+    Args:
+        run_dir: A finished run; on a cluster every node must see it under this path.
+        settings: Of the server.
+
+    Raises:
+        InputError: The run cannot be served, or the port is taken.
+    """
+    config = http_config(settings)
+    listener = bind(config)  # first, because a port that is taken should cost no start of engines
+    connect(settings.replicas * settings.threads + 1)
+    try:
+        engines, owner = deploy(run_dir, settings)
+        metrics = Metrics()
+        config.app = make_app(RayBackend(engines, owner, settings, metrics), settings, metrics)
+        asyncio.run(listen(config, listener))
+    finally:
+        serve.delete(APP, _blocking=True)
+        if not os.environ.get("RAY_ADDRESS"):
+            serve.shutdown()
+        ray.shutdown()
+
+
+def deploy(run_dir: Path, settings: ServeSettings) -> tuple[Any, Any]:
+    """Starts the owner and the replicas, and waits until they can answer.
+
+    Returns:
+        Serve's handles of the replicas and of the owner.
+
+    Raises:
+        InputError: They cannot start.
+    """
+    serve.start(proxy_location="Disabled", logging_config=_QUIET)
+    app = parts(run_dir, settings).engines
+    try:
+        handle = serve.run(app, name=APP, route_prefix=None, logging_config=_QUIET)
+    except RuntimeError as error:
+        raise InputError(f"{run_dir}: cannot be served: {_reason()}") from error
+    return handle, serve.get_deployment_handle(OWNER, APP)
+
+
+def reload_run(run_dir: Path) -> None:
+    """Makes a server that runs serve another run; returns when the change has begun.
+
+    Raises:
+        InputError: There is no server, or it cannot serve that run.
+    """
+    connect(None)
+    try:
+        owner = serve.get_deployment_handle(OWNER, APP)
+        refused: Refused | None = owner.reload.remote(str(run_dir.resolve())).result()
+    except Exception as error:
+        raise InputError(f"no server answers: {error}") from error
+    finally:
+        ray.shutdown()
+    if refused is not None:
+        raise InputError(refused.message)
+
+
+def http_config(settings: ServeSettings) -> uvicorn.Config:
+    """Makes the settings of the HTTP server, whose app is still to be set."""
+    return uvicorn.Config(
+        app="",
+        host=settings.host,
+        port=settings.port,
+        log_level="warning",
+        access_log=False,
+        server_header=False,
+        timeout_graceful_shutdown=max(1, round(settings.drain_s)),
+        limit_concurrency=4 * settings.max_waiting + 100,
+        h11_max_incomplete_event_size=1 << 14,
+    )
+
+
+def bind(config: uvicorn.Config) -> socket.socket:
+    """Takes the address; nobody can connect before `listen`.
+
+    Raises:
+        InputError: It is taken, or there is no such address.
+    """
+    try:
+        return config.bind_socket()
+    except SystemExit as error:
+        raise InputError(f"{config.host}:{config.port}: cannot be listened at") from error
+
+
+async def listen(config: uvicorn.Config, listener: socket.socket) -> None:
+    """Answers HTTP until SIGTERM or SIGINT, and then what was begun by then."""
+    host, port = listener.getsockname()[:2]
+    server = _Server(config)
+    for number in (signal.SIGTERM, signal.SIGINT):
+        asyncio.get_running_loop().add_signal_handler(number, server.handle_exit, number, None)
+    print(f"serving at http://{host}:{port}, documented at /docs", file=sys.stderr, flush=True)
+    await server.serve([listener])
+
+
+class _Server(uvicorn.Server):
+    """A server that ends well when it is told to, without the signal's usual end after its own."""
+
+    @contextlib.contextmanager
+    def capture_signals(self) -> Iterator[None]:
+        """Leaves signals to the event loop."""
+        yield
+
+
+def _reason() -> str:
+    """Why the application did not start, in the words of whoever failed."""
+    status = serve.status().applications.get(APP)
+    if status is None:
+        return "Ray says nothing of why"
+    messages = [status.message, *(one.message for one in status.deployments.values())]
+    lines = [line for message in messages for line in message.splitlines()]
+    found = [line for line in lines if "InputError" in line]
+    return (found or [line for line in lines if line.strip()] or ["no reason was given"])[-1]

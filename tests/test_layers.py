@@ -8,6 +8,7 @@ ROOT = Path(__file__).parents[1]
 # low to high: a layer imports itself and those before it
 LAYERS = [
     "errors",
+    "extras",
     "terminal",
     "kernels",
     "testing",

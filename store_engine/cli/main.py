@@ -24,6 +24,7 @@ from pathlib import Path
 from typing import Any, NoReturn
 
 from store_engine.errors import InputError
+from store_engine.extras import needs
 from store_engine.terminal import escape_unencodable_output, printable
 
 VERBS = {
@@ -210,8 +211,9 @@ def _start(verb: str, arguments: list[str]) -> int:
     # libgomp reads it when torch is loaded: a thread that waits for the others sleeps soon. On
     # cores that other processes keep busy, long spinning makes two threads ten times slower
     os.environ.setdefault("GOMP_SPINCOUNT", "1000")
-    status: int = importlib.import_module(f"store_engine.cli.{verb}").main(arguments)
-    return status
+    with needs(f"store-engine {verb}"):
+        status: int = importlib.import_module(f"store_engine.cli.{verb}").main(arguments)
+        return status
 
 
 def _show_usage(verb: str) -> int:

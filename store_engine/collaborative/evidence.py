@@ -17,6 +17,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from store_engine.data.catalog import Catalog
+from store_engine.extras import needs
 from store_engine.files.atomic import atomic_open
 from store_engine.files.npz import ArrayForm, read_npz
 from store_engine.files.regular import parse_errors
@@ -121,7 +122,8 @@ class Evidence:
     @property
     def matrix(self) -> "sp.csr_array":
         """The votes: (num_items, num_items) float32, a view."""
-        import scipy.sparse as sp
+        with needs("the matrix of the evidence"):
+            import scipy.sparse as sp
 
         shape = (self.num_items, self.num_items)
         return sp.csr_array((self.data, self.indices, self.indptr), shape=shape)
@@ -133,7 +135,8 @@ class Evidence:
 
     def score(self, histories: "Sequence[Rows]") -> NDArray[np.float32]:
         """Scores all items: (num_users, num_items) float32, 0 where nothing votes."""
-        from store_engine.collaborative.neighbours import recent_events
+        with needs("evidence of all items"):
+            from store_engine.collaborative.neighbours import recent_events
 
         events = recent_events(histories, self.num_items, self.decay, self.window)
         scores: NDArray[np.float64] = (events @ self.matrix).toarray()
@@ -153,7 +156,8 @@ class Evidence:
             (num_users, k) catalogue rows, best first, equals by the lower row, -1 padded: items
             of score 0 are not ranked.
         """
-        from store_engine.collaborative.neighbours import rank_neighbours, recent_events
+        with needs("ranking by evidence alone"):
+            from store_engine.collaborative.neighbours import rank_neighbours, recent_events
 
         events = recent_events(histories, self.num_items, self.decay, self.window)
         return rank_neighbours(self.matrix, events, histories, k, exclude_history)
@@ -230,8 +234,9 @@ def new_item_votes(catalog: Catalog, num_old: int, seed: int = 0) -> NewItemVote
         num_old: Items that the evidence counted.
         seed: Of the SVD of the text.
     """
-    from store_engine.collaborative.spaces import text_space
-    from store_engine.collaborative.top_votes import votes_by_rank
+    with needs("votes for new items"):
+        from store_engine.collaborative.spaces import text_space
+        from store_engine.collaborative.top_votes import votes_by_rank
 
-    space = text_space(catalog, _TEXT_DIM, seed)
+        space = text_space(catalog, _TEXT_DIM, seed)
     return NewItemVotes(num_old, np.float32(_SCALE) * votes_by_rank(space, _NEAREST, num_old))

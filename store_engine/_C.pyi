@@ -331,6 +331,28 @@ def unique_leaves(
         ValueError: `item_filter` is of another trie, snapshot or batch.
     """
 
+def next_codes(
+    trie: ItemTrie | Snapshot, tokens: _Int64, first_code: int, *, num_threads: int = 1
+) -> tuple[NDArray[np.bool_], _Int64]:
+    """Finds the codes that may follow each of a batch of token sequences, from their ends alone.
+
+    A token id below `first_code` is text; from there on come the codes of level 0, then those of
+    level 1, and so on. After text or a whole SID the next item begins; after the first codes of an
+    SID its next one follows. Codes that do not stand in this order lead to no item.
+
+    Args:
+        trie: The items that exist.
+        tokens: (batch, width) the last tokens of each sequence; num_levels - 1 of them are enough.
+            A shorter sequence is filled up on the left with any text token, or -1.
+        first_code: Number of text tokens, in [0, 2^40].
+        num_threads: Threads to share the sequences among, in [1, 1024].
+
+    Returns:
+        is_allowed: (batch, sum(codebook_sizes)) bool: column i stands for token first_code + i. No
+            other token may follow.
+        levels: (batch,) int64, the level of the next code, also where none may follow.
+    """
+
 def rank_items(
     trie: ItemTrie | Snapshot,
     level_logprobs: Sequence[_Float32],

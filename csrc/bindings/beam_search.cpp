@@ -1,4 +1,4 @@
-// store_engine._C.beam_step, code_logprobs, unique_leaves, rank_items and simd_targets
+// store_engine._C.beam_step, code_logprobs, unique_leaves, next_codes, rank_items and simd_targets
 #include "store_engine/search/beam_search.h"
 
 #include <pybind11/stl.h>
@@ -8,12 +8,16 @@
 #include "bindings/bindings.h"
 #include "bindings/objects.h"
 #include "store_engine/search/code_logprobs.h"
+#include "store_engine/search/next_codes.h"
 #include "store_engine/search/rank_items.h"
 #include "store_engine/search/unique_leaves.h"
 #include "store_engine/simd/dispatch.h"
 
 namespace store_engine::bindings {
 namespace {
+
+constexpr int64_t kMaxMask = int64_t{1} << 32;  // bytes
+constexpr int64_t kMaxFirstCode = int64_t{1} << 40;
 
 Normalize normalize_of(const std::string& name) {
   if (name == "codebook") return Normalize::kCodebook;
@@ -108,6 +112,31 @@ py::tuple call_unique_leaves(const py::object& trie, int64_t level,
   return py::make_tuple(leaves, tokens);
 }
 
+py::tuple call_next_codes(const py::object& trie, const NumpyArray<int64_t>& tokens,
+                          int64_t first_code, int64_t num_threads) {
+  const Snapshot snapshot = snapshot_of(trie);
+  if (tokens.ndim() != 2) throw py::value_error("tokens must be 2-D (batch, width)");
+  const int64_t batch = tokens.shape(0);
+  int64_t num_codes = 0;
+  for (int64_t level = 0; level < snapshot.num_levels(); ++level) {
+    num_codes += snapshot.codebook_size(level);
+  }
+  require_in("batch", batch, 0, kMaxBatch);
+  require_in("batch * num_codes", batch * num_codes, 0, kMaxMask);  // small enough to multiply
+  require_in("first_code", first_code, 0, kMaxFirstCode);
+  check_num_threads(num_threads);
+  const SequenceEnds ends{tokens.data(), batch, tokens.shape(1), first_code};
+  py::array_t<bool> is_allowed(std::vector<py::ssize_t>{batch, num_codes});
+  py::array_t<int64_t> levels(batch);
+  bool* mask = is_allowed.mutable_data();
+  int64_t* level_of = levels.mutable_data();
+  {
+    py::gil_scoped_release release;
+    next_codes(snapshot, ends, num_threads, mask, level_of);
+  }
+  return py::make_tuple(is_allowed, levels);
+}
+
 py::tuple call_rank_items(const py::object& trie,
                           const std::vector<NumpyArray<float>>& level_logprobs, int64_t k,
                           const py::object& item_filter, int64_t num_threads) {
@@ -168,6 +197,8 @@ void bind_beam_search(py::module_& m) {
   def_code_logprobs(&call_code_logprobs<uint16_t>);
   m.def("unique_leaves", &call_unique_leaves, "trie"_a, integer("level"), "nodes"_a, py::kw_only(),
         "item_filter"_a = py::none());
+  m.def("next_codes", &call_next_codes, "trie"_a, "tokens"_a, integer("first_code"), py::kw_only(),
+        integer("num_threads") = 1);
   m.def("rank_items", &call_rank_items, "trie"_a, "level_logprobs"_a, integer("k"), py::kw_only(),
         "item_filter"_a = py::none(), integer("num_threads") = 1);
   m.def("simd_targets", &simd_targets);

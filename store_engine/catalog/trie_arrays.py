@@ -177,25 +177,6 @@ class SnapshotTrie(SearchTrie):
         return TrieArrays(trie, self._device), rows
 
 
-def arrays_of(trie: ItemTrie | Snapshot | SearchTrie) -> TrieArrays:
-    """Returns the arrays of a catalogue's trie in any of its forms.
-
-    The rows of a snapshot's arrays are not catalogue rows; its SIDs are the same.
-
-    Raises:
-        TypeError: It is no trie.
-    """
-    if isinstance(trie, TrieArrays):
-        return trie
-    if isinstance(trie, SnapshotTrie):
-        return trie.compacted[0]
-    if isinstance(trie, Snapshot):
-        return TrieArrays(trie.compacted()[0])
-    if isinstance(trie, ItemTrie):
-        return TrieArrays(trie)
-    raise TypeError(f"must be an ItemTrie or an engine's trie, got {type(trie).__name__}")
-
-
 def require_arrays(trie: SearchTrie) -> TrieArrays:
     """Returns a trie as one that has arrays.
 

@@ -139,6 +139,7 @@ ARGUMENTS = {
     ),
     "ItemFilter.leaf_rows": Argument(_C.ItemFilter(TRIE, 1).leaf_rows, LEAVES),
     "unique_leaves": Argument(lambda x: _C.unique_leaves(TRIE, 1, x), LEAVES),
+    "next_codes": Argument(lambda x: _C.next_codes(TRIE, x, 20), LEAVES),
     "logits": keyword(step, "logits", np.zeros((1, 2, 4), np.float32)),
     "bfloat16 logits": keyword(step, "logits", np.zeros((1, 2, 4), np.uint16)),
     "scores": keyword(step, "scores", np.zeros((1, 2), np.float32)),
@@ -233,7 +234,8 @@ ANY_LENGTH = {"ItemTrie.leaf_rows", "Snapshot.leaf_rows", "rows_of", "item_ids",
 RIGHT = {
     *((name, shape) for name in ANY_LENGTH for shape in ("flat", "longer")),
     *((name, "longer") for name in ("unique_leaves", "ItemFilter.leaf_rows", "evidence rows")),
-    ("unique_leaves", "wide and empty"),
+    *((name, "wide and empty") for name in ("unique_leaves", "next_codes")),
+    ("next_codes", "longer"),
     ("cache", "longer"),  # of larger heads
     ("ancestors", "longer"),  # more of them
 }
@@ -253,6 +255,7 @@ def test_wrong_shapes_are_value_errors(name, shape):
 EXTREME = [-(2**63), -(2**31), -2, 5, 2**31, 2**32, 2**62, 2**63 - 1]
 # every int64 is an id, or a row that a matrix may have
 ANY_ID = {"LiveTrie item_ids", "add item_ids", "rows_of", "history_rows", "evidence rows"}
+ANY_ID |= {"next_codes"}  # or a token
 
 
 @pytest.mark.parametrize("value", EXTREME)
@@ -310,6 +313,7 @@ COUNTS = {
         1,
     ),
     "unique_leaves level": lambda n: _C.unique_leaves(TRIE, n, LEAVES),
+    "next_codes num_threads": lambda n: _C.next_codes(TRIE, LEAVES, 20, num_threads=n),
     "ItemTrie.level": lambda n: TRIE.level(n),
     "layer": lambda n: attend(layer=n),
     "num_heads": lambda n: attention(num_heads=n),

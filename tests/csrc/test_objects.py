@@ -145,6 +145,7 @@ CALLS = {
         _C.ItemFilter,
         lambda x: _C.unique_leaves(TRIE, 0, BEAMS[2], item_filter=x),
     ),
+    "next_codes": (_C.ItemTrie, lambda x: _C.next_codes(x, BEAMS[2], 20)),
     "rank_items": (_C.ItemTrie, lambda x: _C.rank_items(x, LOGPROBS, 1)),
     "rank_items filter": (
         _C.ItemFilter,

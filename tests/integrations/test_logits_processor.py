@@ -1,11 +1,13 @@
 import numpy as np
 import pytest
 import torch
+from item_engines import ItemCase
 
 from store_engine._C import ItemTrie, LiveTrie
 from store_engine.catalog.trie_arrays import SnapshotTrie, TrieArrays
 from store_engine.decoding.backends import CppBackend, SearchSpace
 from store_engine.decoding.beam_search import beam_search
+from store_engine.errors import InputError
 from store_engine.inference.decoding_model import prepare_for_decoding
 from store_engine.inference.kv_cache import KVCache
 from store_engine.inference.prefill_batch import PrefillBatch
@@ -92,6 +94,7 @@ def tries():
         "an engine's": TrieArrays(trie),
         "a changed engine's": SnapshotTrie(snapshot),
         "Snapshot": snapshot,
+        "LiveTrie": live,
     }
 
 
@@ -104,10 +107,49 @@ def test_every_form_of_a_trie_is_taken(small, form):
     assert prefix_allowed_tokens_fn(trie, TEXT)(0, tokens[0]) == [23, 26]
 
 
+def test_an_engine_is_taken_as_it_is_now(make_engine):
+    engine = make_engine()
+    lone = next(row for row in range(60) if (engine.sids[:, 0] == engine.sids[row, 0]).sum() > 1)
+    first = int(engine.sids[lone, 0])
+    tokens, scores = torch.tensor([[1]]), torch.randn(1, 38)
+    before = TrieLogitsProcessor(engine)
+    gone = [f"item {row}" for row in np.flatnonzero(engine.sids[:, 0] == first)]
+    engine.remove_items(gone)
+    for catalog in (engine, engine.trie, engine.trie.item_trie):
+        after = TrieLogitsProcessor(catalog, TEXT)(tokens, scores)
+        assert torch.isinf(after[0, TEXT + first])
+        assert prefix_allowed_tokens_fn(catalog, TEXT)(0, tokens[0]) == [
+            TEXT + code for code in range(6) if code != first
+        ]
+    assert torch.isfinite(before(tokens, scores)[0, TEXT + first])
+
+
+@pytest.mark.parametrize(
+    "form",
+    [
+        ("item", "codes", "transformer", False),
+        ("code", "items", "heads", False),
+        ("code", "codes", "transformer", True),
+    ],
+)
+def test_an_engine_that_does_not_write_codes_alone_is_refused(form):
+    engine = ItemCase(*form).engine()
+    with pytest.raises(InputError, match="reads and writes codes"):
+        TrieLogitsProcessor(engine)
+
+
+def test_padded_vocabularies_and_half_precision(small):
+    tokens, scores = torch.tensor([[1, 22], [1, 20]]), torch.randn(2, 64).bfloat16()
+    found = TrieLogitsProcessor(small, TEXT)(tokens, scores)
+    assert found.dtype == torch.bfloat16
+    allowed = [(row > -torch.inf).nonzero()[:, 0].tolist() for row in found]
+    assert allowed == [[23, 26], [23, 24]]
+
+
 @pytest.mark.parametrize("make", [TrieLogitsProcessor, prefix_allowed_tokens_fn])
 @pytest.mark.parametrize("trie", [None, "trie.bin", SIDS], ids=["None", "a path", "sids"])
 def test_what_is_no_trie(make, trie):
-    with pytest.raises(TypeError, match="must be an ItemTrie or an engine's trie, got"):
+    with pytest.raises(TypeError, match="must be an Engine, its trie or an ItemTrie, got"):
         make(trie, TEXT)
 
 

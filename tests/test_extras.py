@@ -129,7 +129,7 @@ VERBS = [
     ("recommend", ["RUN", "--history", "item 3"], "cli"),
     ("evaluate", ["RUN"], "cli"),
     ("plot", ["RUN"], "watch"),
-    ("export", ["RUN", "--out", "OUT"], "export"),
+    ("export", ["RUN", "--to", "OUT"], "export"),
     ("train", ["--ds_config", "configs/zero0.json"], "train"),
 ]
 

@@ -1,9 +1,10 @@
-"""Exports a run's LLM for transformers: a Llama, Qwen2 or Qwen3 over the unified vocabulary.
+"""Exports a run as a Hugging Face folder: a Llama, Qwen2 or Qwen3 over text and codes.
 
-store-engine export runs/ml100k --out exported/
+store-engine export runs/ml100k --to exported/
 
-The folder must be new; it appears complete or not at all. The text's tokenizer goes with it. LoRA
-was merged when the run was trained.
+AutoModelForCausalLM and AutoTokenizer load it with nothing of ours installed. The folder must be
+new; it appears complete or not at all. It holds the catalogue's text and SIDs, and nobody's
+history. LoRA was merged when the run was trained. `store-engine import` makes a run of it again.
 """
 
 import argparse
@@ -22,7 +23,20 @@ def main(argv: list[str] | None = None) -> int:
 
 def _add_arguments(parser: argparse.ArgumentParser) -> None:
     add_run_argument(parser)
-    parser.add_argument("--out", type=Path, required=True, metavar="DIR", help="folder to make")
+    parser.add_argument(
+        "--to", "--out", type=Path, required=True, metavar="DIR", help="folder to make"
+    )
+    parser.add_argument(
+        "--max-shard-size",
+        default="5GB",
+        metavar="SIZE",
+        help="largest file of weights (default 5GB)",
+    )
+    parser.add_argument(
+        "--with-code",
+        action="store_true",
+        help="add a Python file that recommends by item rows and heads, for trust_remote_code=True",
+    )
 
 
 def _export(args: argparse.Namespace) -> None:
@@ -31,9 +45,16 @@ def _export(args: argparse.Namespace) -> None:
 
     # transformers and what it imports print on stdout, which is for the result alone
     with contextlib.redirect_stdout(sys.stderr):
-        from store_engine.integrations.huggingface import export_run
+        from store_engine.integrations.export_run import export_run
 
         run = load_run(args.run)
-        exported = export_run(run, args.out)
-    family, text_tokens = type(exported).__name__, run.model.text_vocab_size
-    print(f"{printable(args.out)}: {family}, {text_tokens:,} text tokens, then codes")
+        exported = export_run(
+            run, args.to, max_shard_size=args.max_shard_size, with_code=args.with_code
+        )
+    line = f"{exported.family}, {exported.num_text_tokens:,} text tokens, then codes"
+    print(f"{printable(args.to)}: {line}")
+    if not exported.is_plain and not args.with_code:
+        print(
+            "its item rows and heads stand beside the LLM: `store-engine import` reads them, and "
+            "--with-code adds what transformers needs to recommend"
+        )

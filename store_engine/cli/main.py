@@ -35,7 +35,8 @@ VERBS = {
     "tokenize": "give SIDs to items",
     "check": "say what of a run is whole and what is not",
     "plot": "draw a run's losses, learning rate and throughput",
-    "export": "export a run as a Hugging Face checkpoint",
+    "export": "export a run as a Hugging Face folder",
+    "import": "make a run of an exported folder",
 }
 _USAGE = "usage: store-engine VERB ...\n\n{}\n\nstore-engine VERB --help says more, with an example"
 

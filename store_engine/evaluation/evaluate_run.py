@@ -15,6 +15,7 @@ from rich.progress import track
 import store_engine
 from store_engine.collaborative.evidence import Evidence
 from store_engine.config import Config, with_overrides
+from store_engine.data.histories import Histories
 from store_engine.data.split import Examples, Split, leave_one_out
 from store_engine.decoding.engine import Engine
 from store_engine.decoding.evidence import ItemEvidence
@@ -61,7 +62,7 @@ def evaluate_run(
     run = run if isinstance(run, Run) else load_run(run)
     config = _evaluation_config(run.config, overrides)
     engine = _measuring_engine(run, config, device, run.evidence)
-    split = leave_one_out(run.histories)
+    split = leave_one_out(_histories(run))
     num_items, max_k = run.catalog.num_items, config.eval.max_k
     primary = primary_rule(config.decoding.exclude_history is True)
     wall_s: dict[str, float] = {}
@@ -125,7 +126,7 @@ def validate_run(
     config = _evaluation_config(run.config, overrides)
     engine = _measuring_engine(run, config, device, run.training_evidence)
     max_k = max(10, config.eval.max_k)
-    valid = leave_one_out(run.histories).valid
+    valid = leave_one_out(_histories(run)).valid
     rankings = rank_all(engine, valid, max_k, exact)
     figures = ranking_metrics(rankings, valid.targets, cutoffs_up_to(max_k))
     return {"num_users": len(valid.targets), **figures}
@@ -197,6 +198,15 @@ def training_summary(log_path: Path) -> dict[str, dict[str, float]]:
             "final_loss": own[-1]["loss"],
         }
     return summary
+
+
+def _histories(run: Run) -> Histories:
+    histories = run.histories
+    if not histories.num_users:
+        raise InputError(
+            f"{run.directory.root}: has no histories to be measured on (an imported run has none)"
+        )
+    return histories
 
 
 def _evaluation_config(config: Config, overrides: Sequence[str]) -> Config:

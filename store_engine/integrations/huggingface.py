@@ -2,63 +2,29 @@
 
 The exported model has the unified vocabulary: text tokens, then the codes of level 0, level 1, ...
 Its head gives logits for all of them; a softmax over one level's slice is what our engine computes.
+Item rows and heads, which no family of transformers has, are left out: see `is_plain`.
 """
 
-import os
-import secrets
-import shutil
 from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors import SafetensorError
 from torch import Tensor
 from transformers import AutoConfig, AutoModelForCausalLM, GenerationConfig, PreTrainedModel
 
 from store_engine.config import ModelConfig
 from store_engine.errors import InputError
-from store_engine.files.atomic import sync_directory, sync_tree
 from store_engine.model.backbones.hf_layout import transformer_layout
 from store_engine.model.store_model import StoreModel
-from store_engine.runs.run import Run
-
-
-def export_run(run: Run, out: Path) -> PreTrainedModel:
-    """Exports the model of a run and its text tokenizer into a new folder.
-
-    The folder is written beside its place and moved there, so it stands complete or not at all.
-
-    Args:
-        run: A finished run.
-        out: The folder to make; its parents are made too.
-
-    Returns:
-        The exported model.
-
-    Raises:
-        InputError: `out` is there already or cannot be written, or transformers has no family for
-            the model.
-    """
-    if out.exists() or out.is_symlink():
-        raise InputError(f"{out}: is there already, name a new folder")
-    partial = out.with_name(f"{out.name}.partial-{secrets.token_hex(8)}")
-    try:
-        partial.mkdir(parents=True)
-        exported = export_huggingface(run.model, partial, bos=run.vocabulary.bos_id)
-        run.vocabulary.save(partial)
-        sync_tree(partial)
-        os.rename(partial, out)
-        sync_directory(out.parent)
-    except (OSError, SafetensorError) as error:
-        reason = getattr(error, "strerror", None) or error
-        raise InputError(f"{out}: cannot be written: {reason}") from error
-    finally:
-        shutil.rmtree(partial, ignore_errors=True)
-    return exported
 
 
 def export_huggingface(
-    model: StoreModel, path: str | Path | None = None, *, bos: int = 1, max_tokens: int = 4096
+    model: StoreModel,
+    path: str | Path | None = None,
+    *,
+    bos: int = 1,
+    pad: int | None = None,
+    max_tokens: int = 4096,
 ) -> PreTrainedModel:
     """Makes a causal LM of transformers, of the family that ours computes, with our weights.
 
@@ -66,6 +32,7 @@ def export_huggingface(
         model: The recommender, or a stage-1 model without codes.
         path: Folder to save it in, for `from_pretrained`; None saves nothing.
         bos: Id of the text token that sequences begin with.
+        pad: Id of the token that batches are padded with; None: none is named.
         max_tokens: Longest sequence that the exported config allows.
 
     Returns:
@@ -85,7 +52,7 @@ def export_huggingface(
         AutoConfig.for_model(
             **_family(config),
             **_rope(config),
-            vocab_size=len(model.vocabulary),
+            vocab_size=model.vocabulary.item_offset,
             hidden_size=config.hidden_size,
             intermediate_size=config.intermediate_size,
             num_hidden_layers=config.num_layers,
@@ -96,17 +63,32 @@ def export_huggingface(
             max_position_embeddings=max_tokens,
             tie_word_embeddings=False,
             bos_token_id=bos,
+            pad_token_id=pad,
             eos_token_id=None,  # a SID has a fixed length
         )
     )
     # what a folder's generation_config says would silently join a user's beam search
-    exported.generation_config = GenerationConfig(bos_token_id=bos, do_sample=False)
+    exported.generation_config = GenerationConfig(
+        bos_token_id=bos, pad_token_id=pad, do_sample=False
+    )
     exported.to(model.transformer.norm.weight.dtype)
     exported.load_state_dict(huggingface_state(model), strict=True)
     exported.eval()
     if path is not None:
         exported.save_pretrained(path)
     return exported
+
+
+def item_weights(model: StoreModel) -> dict[str, Tensor]:
+    """The weights that `huggingface_state` leaves out, by our names: item rows and heads."""
+    exported = {name for name, _ in transformer_layout(model.config)}
+    exported |= {f"{v}_{part}.weight" for v in ("text", "code") for part in ("embedding", "head")}
+    return {name: one for name, one in model.state_dict().items() if name not in exported}
+
+
+def is_plain(model: StoreModel) -> bool:
+    """Whether the exported LLM is all of the model: it reads and writes codes, step by step."""
+    return model.items is None and not model.skip
 
 
 def huggingface_state(model: StoreModel) -> dict[str, Tensor]:

@@ -105,7 +105,8 @@ def _check_writes_codes(engine: Engine) -> None:
     if model.items is not None or model.skip:
         raise InputError(
             "only a model that reads and writes codes is one for other engines, got one with "
-            "recommender.decoder = 'heads', history = 'items' or tokenizer.last_level = 'item'"
+            "recommender.decoder = 'heads', history = 'items', skip = true or "
+            "tokenizer.last_level = 'item'"
         )
 
 

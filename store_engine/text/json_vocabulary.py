@@ -36,7 +36,7 @@ class SpecialIds(NamedTuple):
 
     bos: int
     eos: int
-    pad: int  # kept for others: nothing of ours pads
+    pad: int  # for others: nothing of ours pads
 
 
 class JsonVocabulary:
@@ -68,7 +68,7 @@ class JsonVocabulary:
                 )
         if not self._is_id(special.pad):  # some models state -1
             self._special = special._replace(pad=special.eos)
-        self.bos_id, self.eos_id = special.bos, special.eos
+        self.bos_id, self.eos_id, self.pad_id = self._special
         self.decode(self.encode("a \u2603"))  # what cannot work is found now
 
     @classmethod
@@ -156,6 +156,10 @@ class JsonVocabulary:
             text: str = self._tokenizer.decode(ids, skip_special_tokens=True)
         return text
 
+    def to_json(self) -> str:
+        """Returns the tokenizer as a tokenizer.json."""
+        return self._tokenizer.to_str()
+
     def save(self, directory: str | Path) -> None:
         """Writes tokenizer.json and tokenizer_config.json into a folder."""
         special = self._special._asdict()
@@ -164,7 +168,7 @@ class JsonVocabulary:
         with atomic_open(Path(directory) / _CONFIG_FILE) as file:
             file.write(json.dumps(config, indent=1).encode() + b"\n")
         with atomic_open(Path(directory) / TOKENIZER_FILE) as file:
-            file.write(self._tokenizer.to_str().encode())
+            file.write(self.to_json().encode())
 
     def _is_id(self, token_id: object) -> bool:
         return type(token_id) is int and 0 <= token_id < self._size

@@ -32,6 +32,7 @@ class TextVocabulary:
     Attributes:
         bos_id: Before a text; 1 in ours.
         eos_id: After a text; 2 in ours.
+        pad_id: 0 in ours; `eos_id` where the model has none.
     """
 
     FILE = "text.model"  # in a run directory
@@ -47,6 +48,8 @@ class TextVocabulary:
             self._processor = sentencepiece.SentencePieceProcessor(model_proto=model)
             self.bos_id: int = self._processor.bos_id()
             self.eos_id: int = self._processor.eos_id()
+            pad_id: int = self._processor.pad_id()
+            self.pad_id = pad_id if pad_id >= 0 else self.eos_id
             # a damaged model can load and fail at its first piece that is no text
             for piece_id in range(len(self)):
                 self._processor.id_to_piece(piece_id)

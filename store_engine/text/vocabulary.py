@@ -8,12 +8,15 @@ from store_engine.errors import InputError
 from store_engine.extras import needs
 from store_engine.text.text_vocabulary import TextVocabulary
 
+EXPORTED_RUN = "store_engine"  # folder of an exported run with what only this engine needs
+
 
 class Vocabulary(Protocol):
     """Text <-> token ids."""
 
     bos_id: int  # before a text
     eos_id: int  # after a text
+    pad_id: int  # for others, who pad: nothing of ours does
 
     def __len__(self) -> int:
         """Returns the number of ids."""
@@ -43,10 +46,14 @@ def load_vocabulary(run_dir: str | Path) -> Vocabulary:
 def backbone_vocabulary(path: str | Path) -> Vocabulary:
     """Reads a backbone's tokenizer: tokenizer.json, else tokenizer.model, or the one in a GGUF.
 
+    A run that was exported has its codes in tokenizer.json too; only the text's tokens are read.
+
     Raises:
         InputError: There is none, it is damaged, or of a kind that is not known.
     """
     path = Path(path)
+    if path.is_dir() and (path / EXPORTED_RUN).is_dir():
+        return load_vocabulary(path / EXPORTED_RUN)
     if path.suffix == ".gguf" or (path / "tokenizer.json").exists():
         return _json_vocabulary(path)
     if (path / "tokenizer.model").exists():

@@ -3,7 +3,7 @@ import os
 import pytest
 
 from store_engine.cli.main import main
-from store_engine.integrations import huggingface
+from store_engine.integrations import export_run
 from store_engine.text.text_vocabulary import TextVocabulary
 
 pytest.importorskip("transformers")
@@ -22,11 +22,13 @@ def place(run_dir, tmp_path_factory, monkeypatch):
 
 
 def test_a_run_is_exported_whole(run_dir, place, capsys):
-    assert main(["export", str(run_dir), "--out", "new/exported"]) == 0
+    assert main(["export", str(run_dir), "--to", "new/exported"]) == 0
     lines = capsys.readouterr().out.splitlines()
     assert lines == ["new/exported: LlamaForCausalLM, 300 text tokens, then codes"]
     assert names(place / "new") == ["exported"]
-    assert {"config.json", "model.safetensors", "text.model"} <= set(names(place / "new/exported"))
+    assert {"config.json", "model.safetensors", "sids.json"} <= set(names(place / "new/exported"))
+    assert main(["import", "new/exported", "--to", "back"]) == 0
+    assert capsys.readouterr().out == "back: a run of 60 items\n"
 
 
 @pytest.mark.parametrize("kind", ["folder", "file", "link", "dangling link", "here"])
@@ -59,7 +61,8 @@ def test_an_export_that_fails_leaves_nothing(error, run_dir, place, capsys, monk
     assert status == (2 if isinstance(error, OSError) else 130)
     assert names(place) == []
     err = capsys.readouterr().err.splitlines()[-1]
-    assert err in ("error: out: cannot be written: No space left on device", "interrupted")
+    full = "error: out/store_engine: cannot be written: No space left on device"
+    assert err in (full, "interrupted")
 
 
 def test_a_folder_that_cannot_be_made_is_one_line(run_dir, place, capsys):
@@ -76,8 +79,8 @@ def test_the_folder_appears_in_one_rename(run_dir, place, monkeypatch):
         renamed.append((names(place), names(source)))
         os.replace(source, target)
 
-    monkeypatch.setattr(huggingface.os, "rename", rename)
+    monkeypatch.setattr(export_run.os, "rename", rename)
     assert main(["export", str(run_dir), "--out", "out"]) == 0
-    ((around, inside),) = renamed
+    around, inside = renamed[-1]
     assert "out" not in around
     assert inside == names(place / "out")

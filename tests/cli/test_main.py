@@ -75,7 +75,7 @@ def test_an_unknown_verb_is_named_on_stderr(verb, capsys):
     [
         "import store_engine.cli.main",
         "import store_engine",
-        *(f"import store_engine.cli.{verb}" for verb in FOUND),
+        *(f"__import__('store_engine.cli.{verb}')" for verb in FOUND),
         "from store_engine.cli.main import main; main(['--help'])",
         "from store_engine.cli.main import main; main(['recommend', '--help'])",
     ],

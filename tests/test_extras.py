@@ -25,6 +25,7 @@ CORE = {"torch", "torchgen", "functorch", "numpy", "safetensors", "sentencepiece
 OF_TORCH = {"typing_extensions", "filelock", "sympy", "mpmath", "networkx", "jinja2", "markupsafe"}
 OF_TORCH |= {"fsspec", "setuptools", "_distutils_hack", "tqdm"}  # tqdm: where it is installed
 OPTIONAL = {"flash_attn", "liger_kernel"}  # looked for: nothing fails without them
+OPTIONAL |= {"vllm", "sglang"}  # who loads these modules of ours has them
 
 # a fresh interpreter in which nothing can be imported that a bare installation has not
 BARE = f"""
@@ -127,8 +128,9 @@ def test_a_bare_installation_recommends_as_a_full_one_does(run_with_evidence):
 
 VERBS = [
     ("recommend", ["RUN", "--history", "item 3"], "cli"),
-    ("evaluate", ["RUN"], "cli"),
+    ("evaluate", ["RUN"], "train"),
     ("plot", ["RUN"], "watch"),
+    ("import", ["EXPORTED", "--to", "OUT"], "export"),
     ("export", ["RUN", "--to", "OUT"], "export"),
     ("train", ["--ds_config", "configs/zero0.json"], "train"),
 ]
@@ -139,7 +141,7 @@ def test_a_verb_names_the_extra_that_it_lacks(verb, arguments, extra, run_dir, t
     with RunDirectory.open_to_write(run_dir) as run:
         step = {"stage": "recommender", "step": 1, "loss": 1.0, "lr": 0.1, "wall_s": 1.0}
         run.log.write_text(json.dumps(step | {"tokens_per_s": 1.0}) + "\n")
-    known = {"RUN": run_dir, "OUT": tmp_path / "out"}
+    known = {"RUN": run_dir, "OUT": tmp_path / "out", "EXPORTED": tmp_path}
     arguments = [known.get(argument, argument) for argument in arguments]
     program = BARE + "from store_engine.cli.main import main\nsys.exit(main())"
     done = start(program, verb, *arguments)

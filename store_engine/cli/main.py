@@ -38,6 +38,16 @@ VERBS = {
     "export": "export a run as a Hugging Face folder",
     "import": "make a run of an exported folder",
 }
+# what a verb takes besides the core; a verb that is not here may name a smaller extra
+_EXTRAS = {
+    "train": "train",
+    "evaluate": "train",
+    "sweep": "train",
+    "tokenize": "train",
+    "plot": "watch",
+    "export": "export",
+    "import": "export",
+}
 _USAGE = "usage: store-engine VERB ...\n\n{}\n\nstore-engine VERB --help says more, with an example"
 
 
@@ -212,7 +222,7 @@ def _start(verb: str, arguments: list[str]) -> int:
     # libgomp reads it when torch is loaded: a thread that waits for the others sleeps soon. On
     # cores that other processes keep busy, long spinning makes two threads ten times slower
     os.environ.setdefault("GOMP_SPINCOUNT", "1000")
-    with needs(f"store-engine {verb}"):
+    with needs(f"store-engine {verb}", _EXTRAS.get(verb)):
         status: int = importlib.import_module(f"store_engine.cli.{verb}").main(arguments)
         return status
 

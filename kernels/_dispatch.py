@@ -1,6 +1,7 @@
 """Which implementation of an op runs, and on which device its kernels are launched."""
 
 import functools
+import importlib.util
 import os
 import sys
 from contextlib import AbstractContextManager, nullcontext
@@ -73,8 +74,15 @@ def _choose_for_gpu(device: torch.device) -> Choice:
     return choice
 
 
+@functools.cache
+def _has_triton() -> bool:
+    return importlib.util.find_spec("triton") is not None
+
+
 def _why_no_triton(device: torch.device) -> str | None:
     """What Triton would need to run on a device; None where it can run."""
+    if not _has_triton():
+        return "the package triton: pip install 'store-engine[gpu]'"
     if _INTERPRET:
         return None
     if device.type != "cuda":

@@ -9,9 +9,9 @@ import store_engine
 
 HEAVY = {
     "torch", "numpy", "triton", "faiss", "deepspeed", "pyarrow", "sentencepiece", "rich",
-    "safetensors", "tokenizers", "transformers", "gguf", "matplotlib",
+    "safetensors", "tokenizers", "transformers", "gguf", "matplotlib", "scipy", "sympy",
 }  # fmt: skip
-ENGINE = {"torch", "numpy", "triton", "safetensors"}
+ENGINE = {"torch", "numpy", "safetensors"}
 
 
 def loaded_by(statement):
@@ -32,7 +32,7 @@ def loaded_by(statement):
         ("from store_engine import load_run, Run", {"numpy"}),
         ("import store_engine.cli.check", {"numpy"}),
         ("from store_engine import Catalog", {"numpy"}),
-        ("import store_engine.kernels.trie_topk", {"torch", "numpy", "triton"}),
+        ("import store_engine.kernels.trie_topk", {"torch", "numpy"}),
         ("from store_engine import Engine", ENGINE),
     ],
     ids=lambda value: value if isinstance(value, str) else "",

@@ -13,7 +13,6 @@ import sys
 from pathlib import Path
 
 from store_engine.cli.main import add_run_argument, run_verb
-from store_engine.errors import InputError
 from store_engine.terminal import printable
 
 
@@ -46,10 +45,8 @@ def _export(args: argparse.Namespace) -> None:
 
     # transformers and what it imports print on stdout, which is for the result alone
     with contextlib.redirect_stdout(sys.stderr):
-        try:
-            from store_engine.integrations.export_run import export_run
-        except ImportError as error:
-            raise InputError("export needs transformers: pip install transformers") from error
+        from store_engine.integrations.export_run import export_run
+
         run = load_run(args.run)
         exported = export_run(
             run, args.to, max_shard_size=args.max_shard_size, with_code=args.with_code

@@ -20,6 +20,7 @@ from pathlib import Path
 from typing import Any, NoReturn
 
 from store_engine.errors import InputError
+from store_engine.extras import needs
 from store_engine.terminal import escape_unencodable_output, printable
 
 VERBS = {
@@ -48,6 +49,21 @@ STATUSES = {
     2: "the input is wrong, or a file cannot be read or written: one line on stderr says which",
     130: "interrupted from the keyboard",
     141: "whatever read the output (`| head`) has closed it",
+}
+# what a verb takes besides the core; a verb that is not here may name a smaller extra
+_EXTRAS = {
+    "prepare": "prepare",
+    "train": "train",
+    "evaluate": "train",
+    "sweep": "train",
+    "serve": "serve",
+    "tokenize": "train",
+    "evidence": "train",
+    "add-items": "train",
+    "plot": "watch",
+    "export": "export",
+    "import": "export",
+    "completion": "cli",
 }
 _USAGE = "usage: store-engine VERB ...\n\n{}\n\nstore-engine VERB --help says more, with an example"
 
@@ -273,8 +289,10 @@ def _start(verb: str, arguments: list[str]) -> int:
     # libgomp reads it when torch is loaded: a thread that waits for the others sleeps soon. On
     # cores that other processes keep busy, long spinning makes two threads ten times slower
     os.environ.setdefault("GOMP_SPINCOUNT", "1000")
-    status: int = importlib.import_module(f"store_engine.cli.{module_of(verb)}").main(arguments)
-    return status
+    with needs(f"store-engine {verb}", _EXTRAS.get(verb)):
+        module = importlib.import_module(f"store_engine.cli.{module_of(verb)}")
+        status: int = module.main(arguments)
+        return status
 
 
 def _show_usage(verb: str) -> int:

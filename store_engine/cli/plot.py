@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 from store_engine.cli.main import add_run_argument, check_output, run_verb
 from store_engine.errors import InputError
+from store_engine.extras import needs
 from store_engine.runs.run_paths import RunPaths
 from store_engine.terminal import printable
 
@@ -171,10 +172,8 @@ def _new_figure(out: Path, width: float, height: float) -> "Figure":
     """An empty figure, in inches, to be saved as `out`."""
     if not out.suffix:  # matplotlib would write another file, with a suffix of its own
         raise InputError(f"{out}: the suffix says the format, such as .png or .svg")
-    try:
+    with needs("plot"):
         from matplotlib.figure import Figure
-    except ImportError as error:
-        raise InputError("plot needs matplotlib: pip install 'store-engine[watch]'") from error
     return Figure(figsize=(width, height), layout="constrained")
 
 

@@ -11,19 +11,26 @@ import dataclasses
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING, Literal, NamedTuple
 
 import numpy as np
-import scipy.sparse as sp
 from numpy.typing import NDArray
 
-from store_engine.collaborative.item_space import FORMS, Mix
-from store_engine.collaborative.neighbours import Rows, rank_neighbours, recent_events
-from store_engine.collaborative.spaces import text_space
-from store_engine.collaborative.top_votes import votes_by_rank
 from store_engine.data.catalog import Catalog
+from store_engine.extras import needs
 from store_engine.files.atomic import atomic_open
 from store_engine.files.npz import ArrayForm, read_npz
 from store_engine.files.regular import parse_errors
+
+if TYPE_CHECKING:  # serving reads evidence without SciPy: what counts or ranks loads it
+    import scipy.sparse as sp
+
+    from store_engine.collaborative.neighbours import Rows
+
+# of the space whose neighbours are a term. unit: every row of length 1, both parts in every item in
+# the same proportion; norms: frequent items have longer vectors, rare ones are mostly their text
+Form = Literal["unit", "norms"]
+FORMS: tuple[Form, ...] = ("unit", "norms")
 
 _TEXT_DIM = 128  # of the space whose neighbours vote for new items
 _NEAREST = 50  # items by text that an item may vote for
@@ -41,6 +48,13 @@ _ARRAYS = {
     "text_weight": ArrayForm("f", 0),
     "scale": ArrayForm("f", 0),
 }
+
+
+class Mix(NamedTuple):
+    """How a space of co-visits and a space of text are put together."""
+
+    form: Form
+    text_weight: float
 
 
 @dataclass(frozen=True)
@@ -106,8 +120,11 @@ class Evidence:
         return len(self.indptr) - 1
 
     @property
-    def matrix(self) -> sp.csr_array:
+    def matrix(self) -> "sp.csr_array":
         """The votes: (num_items, num_items) float32, a view."""
+        with needs("the matrix of the evidence"):
+            import scipy.sparse as sp
+
         shape = (self.num_items, self.num_items)
         return sp.csr_array((self.data, self.indices, self.indptr), shape=shape)
 
@@ -116,13 +133,18 @@ class Evidence:
         data = self.data * np.float32(factor)
         return dataclasses.replace(self, data=data, scale=self.scale * factor)
 
-    def score(self, histories: Sequence[Rows]) -> NDArray[np.float32]:
+    def score(self, histories: "Sequence[Rows]") -> NDArray[np.float32]:
         """Scores all items: (num_users, num_items) float32, 0 where nothing votes."""
+        with needs("evidence of all items"):
+            from store_engine.collaborative.neighbours import recent_events
+
         events = recent_events(histories, self.num_items, self.decay, self.window)
         scores: NDArray[np.float64] = (events @ self.matrix).toarray()
         return scores.astype(np.float32)
 
-    def top(self, histories: Sequence[Rows], k: int, *, exclude_history: bool) -> NDArray[np.int64]:
+    def top(
+        self, histories: "Sequence[Rows]", k: int, *, exclude_history: bool
+    ) -> NDArray[np.int64]:
         """Ranks items by their score.
 
         Args:
@@ -134,6 +156,9 @@ class Evidence:
             (num_users, k) catalogue rows, best first, equals by the lower row, -1 padded: items
             of score 0 are not ranked.
         """
+        with needs("ranking by evidence alone"):
+            from store_engine.collaborative.neighbours import rank_neighbours, recent_events
+
         events = recent_events(histories, self.num_items, self.decay, self.window)
         return rank_neighbours(self.matrix, events, histories, k, exclude_history)
 
@@ -191,7 +216,7 @@ class NewItemVotes:
     """
 
     num_old: int
-    matrix: sp.csr_array
+    matrix: "sp.csr_array"
     offset: float = 0.0
 
     def with_offset(self, offset: float) -> "NewItemVotes":
@@ -209,5 +234,9 @@ def new_item_votes(catalog: Catalog, num_old: int, seed: int = 0) -> NewItemVote
         num_old: Items that the evidence counted.
         seed: Of the SVD of the text.
     """
-    space = text_space(catalog, _TEXT_DIM, seed)
+    with needs("votes for new items"):
+        from store_engine.collaborative.spaces import text_space
+        from store_engine.collaborative.top_votes import votes_by_rank
+
+        space = text_space(catalog, _TEXT_DIM, seed)
     return NewItemVotes(num_old, np.float32(_SCALE) * votes_by_rank(space, _NEAREST, num_old))

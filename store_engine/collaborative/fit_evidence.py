@@ -13,8 +13,7 @@ import torch
 from numpy.typing import NDArray
 
 from store_engine.collaborative.co_visits import Counts
-from store_engine.collaborative.evidence import Evidence
-from store_engine.collaborative.item_space import Mix
+from store_engine.collaborative.evidence import Evidence, Mix
 from store_engine.collaborative.neighbours import recent_events
 from store_engine.collaborative.terms import build_terms, scaled
 from store_engine.collaborative.top_votes import top_entries

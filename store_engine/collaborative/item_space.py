@@ -1,13 +1,14 @@
 """The training-free space of items: co-visits beside text, in the form that validation prefers."""
 
 import itertools
-from typing import Literal, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 import scipy.sparse as sp
 from numpy.typing import NDArray
 
 from store_engine.collaborative.co_visits import Counts
+from store_engine.collaborative.evidence import FORMS, Mix
 from store_engine.collaborative.neighbours import recent_events
 from store_engine.collaborative.spaces import Vectors, co_visit_space, text_space, unit_rows
 from store_engine.collaborative.validation import dense_ndcg, sample
@@ -16,24 +17,12 @@ from store_engine.data.catalog import Catalog
 from store_engine.data.histories import Histories
 from store_engine.data.split import Examples
 
-# unit: every row of length 1, both parts in every item in the same proportion; norms: frequent
-# items have longer vectors, rare ones are mostly their text
-Form = Literal["unit", "norms"]
-FORMS: tuple[Form, ...] = ("unit", "norms")
-
 TEXT_WEIGHTS = (0.7, 1.4)  # of the text beside the co-visits
 
 _CO_VISIT_DIM, _TEXT_DIM = 96, 32
 _CLEARLY = 1.02  # how much better a later mix must be: less is noise
 _TINY = 1e-12  # instead of a length of 0
 _DECAY, _RECENT = 0.7, 5  # of the histories by whose neighbours the form is chosen
-
-
-class Mix(NamedTuple):
-    """How a space of co-visits and a space of text are put together."""
-
-    form: Form
-    text_weight: float
 
 
 class ItemSpace(NamedTuple):

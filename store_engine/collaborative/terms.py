@@ -8,7 +8,8 @@ import numpy as np
 import scipy.sparse as sp
 
 from store_engine.collaborative.co_visits import Counts
-from store_engine.collaborative.item_space import Mix, best_mix, join
+from store_engine.collaborative.evidence import Mix
+from store_engine.collaborative.item_space import best_mix, join
 from store_engine.collaborative.regression import next_item_regression
 from store_engine.collaborative.spaces import Space, co_visit_space, text_space
 from store_engine.collaborative.top_votes import top_entries, top_products

@@ -5,6 +5,8 @@ import scipy.sparse as sp
 import torch
 from numpy.typing import NDArray
 
+from store_engine.extras import needs
+
 Vectors = NDArray[np.float32]
 
 _BLOCK_VOTES = 1 << 23  # votes that are dense at once
@@ -71,7 +73,8 @@ def top_products(sources: Vectors, targets: Vectors, k: int) -> sp.csr_array:
 
 def _searched(sources: Vectors, targets: Vectors, k: int) -> sp.csr_array:
     """Searches an inverted file: 4 sqrt(num_items) lists, of which the nearest are looked at."""
-    import faiss  # here, so that what does not search need not load it
+    with needs(f"a search among more than {_MAX_EXACT:,} items"):
+        import faiss
 
     faiss.omp_set_num_threads(torch.get_num_threads())  # it has an OpenMP of its own
     num_items, dim = targets.shape

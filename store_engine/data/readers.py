@@ -15,6 +15,7 @@ from store_engine.data.tables.bad_rows import BadRows
 from store_engine.data.tables.cell_text import clean_text, without_html
 from store_engine.data.tables.lines import shown
 from store_engine.errors import InputError
+from store_engine.extras import needs
 
 if TYPE_CHECKING:  # pyarrow takes long to import: only reading a file does it
     from store_engine.data.tables.keys import Keys
@@ -71,7 +72,8 @@ def read_items(
     Raises:
         InputError: The file cannot be read, has no item, or an id is empty or appears twice.
     """
-    from store_engine.data.tables.table import read_table
+    with needs(str(path)):
+        from store_engine.data.tables.table import read_table
 
     if not text_columns:
         raise InputError(f"{path}: text_fields must name at least one column")
@@ -129,7 +131,8 @@ def read_interactions(
             timestamp is empty, a timestamp is NaN or no time, or no user is left. All rows are
             looked at first: one message tells of every kind of bad row.
     """
-    from store_engine.data.tables.table import read_table
+    with needs(str(path)):
+        from store_engine.data.tables.table import read_table
 
     report = DataReport() if report is None else report
     table = read_table(path, [columns.user_id, columns.item_id, columns.timestamp])

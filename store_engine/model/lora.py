@@ -10,7 +10,7 @@ Source: Hu et al. 2021, https://arxiv.org/abs/2106.09685
 from torch import Tensor, nn
 
 from store_engine.config import TrainConfig
-from store_engine.errors import InputError
+from store_engine.extras import needs
 
 _ALWAYS_TRAINED = ("code_embedding", "code_head", "palette", "paste_gain")
 _A, _B = ".lora_A.default.weight", ".lora_B.default.weight"
@@ -23,12 +23,10 @@ def add_lora(module: nn.Module, train: TrainConfig) -> None:
     begins at 0); DeepSpeed partitions the factors when it takes the module over.
 
     Raises:
-        InputError: peft is not installed.
+        MissingExtraError: peft is not installed.
     """
-    try:
-        from peft import LoraConfig, inject_adapter_in_model  # an extra: `backbones`
-    except ImportError as error:
-        raise InputError("train.lora_rank needs peft: pip install peft") from error
+    with needs("train.lora_rank"):
+        from peft import LoraConfig, inject_adapter_in_model
     settings = LoraConfig(
         r=train.lora_rank,
         lora_alpha=train.lora_alpha,

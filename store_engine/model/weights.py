@@ -8,6 +8,7 @@ import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save
 from torch import Tensor, nn
+from torch.overrides import TorchFunctionMode
 
 from store_engine.errors import InputError
 from store_engine.files.atomic import atomic_open
@@ -116,9 +117,10 @@ def load_model(make: Callable[[], Model], path: str | Path) -> Model:
     Raises:
         InputError: As `load_weights`.
     """
-    with torch.device("meta"):
-        check_shapes(make(), path)
-    model = make()
+    with _NoInit():
+        with torch.device("meta"):
+            check_shapes(make(), path)
+        model = make()
     load_weights(model, path)
     return model
 
@@ -140,3 +142,18 @@ def check_shapes(model: nn.Module, path: str | Path) -> None:
     foreign = sorted(shapes.keys() - model.state_dict().keys())
     if foreign:  # such as the layers of a deeper model
         raise InputError(f"{path}: tensor '{foreign[0]}' is not one of this model's")
+
+
+class _NoInit(TorchFunctionMode):
+    """Leaves out `torch.nn.init`: the numbers come from a file.
+
+    On the device "meta" drawing them takes most of a second, for PyTorch loads its compiler.
+    """
+
+    def __torch_function__(
+        self, func: Any, types: Any, args: Any = (), kwargs: Mapping[str, Any] | None = None
+    ) -> Any:
+        kwargs = kwargs or {}
+        if getattr(func, "__module__", None) == "torch.nn.init":
+            return kwargs["tensor"] if "tensor" in kwargs else args[0]
+        return func(*args, **kwargs)

@@ -5,6 +5,7 @@ import torch
 from numpy.typing import NDArray
 
 from store_engine.errors import InputError
+from store_engine.extras import needs
 
 Vectors = NDArray[np.float32]
 
@@ -26,7 +27,8 @@ def kmeans(
     Returns:
         (num_clusters, dim) float32.
     """
-    import faiss  # here, so that what only assigns codes does not need it
+    with needs("k-means"):
+        import faiss
 
     faiss.omp_set_num_threads(torch.get_num_threads())  # it has an OpenMP of its own
     clusters = faiss.Kmeans(
@@ -55,7 +57,8 @@ def nearest(
     Returns:
         Squared distances and indices, both (num_points, num_nearest).
     """
-    import faiss
+    with needs("finding the nearest codes"):
+        import faiss
 
     faiss.omp_set_num_threads(torch.get_num_threads())
     distances, indices = faiss.knn(

@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 from store_engine.config import Config
 from store_engine.data.tables.lines import shown
 from store_engine.errors import InputError
+from store_engine.extras import needs
 
 if TYPE_CHECKING:  # pyarrow takes long to import: only reading a file does it
     from store_engine.data.tables.table import Table
@@ -45,7 +46,8 @@ def read_sids_file(
         InputError: The file cannot be read, an item of the catalogue is missing or there twice, or
             a code is none.
     """
-    from store_engine.data.tables.table import read_table
+    with needs(str(path)):
+        from store_engine.data.tables.table import read_table
 
     names = [f"code_{level}" for level in range(num_codes)]
     table = read_table(path, [id_column, *names])

@@ -7,6 +7,7 @@ import torch
 from torch import Tensor
 
 from store_engine.errors import InputError
+from store_engine.extras import needs
 from store_engine.files.regular import parse_errors
 from store_engine.text.gguf_header import check_header
 
@@ -24,10 +25,8 @@ class GGUFFile:
     """
 
     def __init__(self, path: Path) -> None:
-        try:
-            import gguf  # an extra: `backbones`
-        except ImportError as error:
-            raise InputError(f"{path}: GGUF files need gguf: pip install gguf") from error
+        with needs(f"{path}: a GGUF file"):
+            import gguf
         self.path = path
         self._dequantize = gguf.dequantize
         sizes = gguf.GGML_QUANT_SIZES.items()

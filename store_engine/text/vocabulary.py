@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import Protocol
 
 from store_engine.errors import InputError
+from store_engine.extras import needs
 from store_engine.text.text_vocabulary import TextVocabulary
 
 EXPORTED_RUN = "store_engine"  # folder of an exported run with what only this engine needs
@@ -61,9 +62,7 @@ def backbone_vocabulary(path: str | Path) -> Vocabulary:
 
 
 def _json_vocabulary(path: Path) -> Vocabulary:
-    try:
+    with needs(f"{path}: its tokenizer"):
         from store_engine.text.json_vocabulary import JsonVocabulary
-    except ImportError as error:
-        raise InputError(f"{path}: needs tokenizers: pip install tokenizers") from error
     is_gguf = path.suffix == ".gguf"
     return JsonVocabulary.from_gguf(path) if is_gguf else JsonVocabulary.load(path)

@@ -13,9 +13,8 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import IO, Any
 
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
-
 from store_engine.errors import InputError
+from store_engine.extras import needs
 from store_engine.files.json_file import parse_json, write_json_lines
 from store_engine.files.regular import open_regular
 from store_engine.terminal import make_console, printable
@@ -62,6 +61,15 @@ class TrainLog:
             self._file = path.open("a", encoding="utf-8")
             if tensorboard:
                 self._events = _event_writer(path.with_name("tensorboard") / stage, first_step)
+        # here: what only reads a log needs no rich
+        from rich.progress import (
+            BarColumn,
+            MofNCompleteColumn,
+            Progress,
+            TextColumn,
+            TimeRemainingColumn,
+        )
+
         self._progress = Progress(
             TextColumn("[bold]{task.description}"),
             BarColumn(bar_width=20),
@@ -179,11 +187,7 @@ def _drop_later_entries(path: Path, stage: str, first_step: int) -> None:
 
 
 def _event_writer(folder: Path, first_step: int) -> Any:
-    try:
+    with needs("train.tensorboard = true"):
         from torch.utils.tensorboard import SummaryWriter
-    except ImportError as error:
-        raise InputError(
-            "train.tensorboard = true needs TensorBoard: pip install 'store-engine[watch]'"
-        ) from error
     # purge_step: what a killed run wrote after its last checkpoint comes again
     return SummaryWriter(str(folder), purge_step=first_step + 1)

@@ -4,7 +4,8 @@ import numpy as np
 import pytest
 
 from store_engine.collaborative.co_visits import co_visits, event_counts
-from store_engine.collaborative.item_space import Mix, best_mix, item_space, join
+from store_engine.collaborative.evidence import Mix
+from store_engine.collaborative.item_space import best_mix, item_space, join
 from store_engine.collaborative.spaces import co_visit_space, text_space, unit_rows
 from store_engine.config import EvidenceConfig
 from store_engine.data.catalog import Catalog

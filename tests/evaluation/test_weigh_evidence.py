@@ -3,9 +3,8 @@
 import numpy as np
 import pytest
 
-from store_engine.collaborative.evidence import Evidence
+from store_engine.collaborative.evidence import Evidence, Mix
 from store_engine.collaborative.fit_evidence import updated
-from store_engine.collaborative.item_space import Mix
 from store_engine.config import EvidenceConfig
 from store_engine.data.split import Examples, leave_one_out
 from store_engine.data.synthetic import synthetic

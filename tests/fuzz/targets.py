@@ -13,8 +13,7 @@ from backbone_targets import backbone_targets
 from target import Target, one
 
 from store_engine._C import ItemTrie
-from store_engine.collaborative.evidence import Evidence
-from store_engine.collaborative.item_space import Mix
+from store_engine.collaborative.evidence import Evidence, Mix
 from store_engine.config import (
     Config,
     DataConfig,

@@ -40,7 +40,7 @@ def rows(request) -> list[dict[str, str]]:
 
 
 def test_covers_every_kernel_on_every_target(resources):
-    source = "".join(path.read_text() for path in (ROOT / "kernels").glob("*.py"))
+    source = "".join(path.read_text() for path in (ROOT / "kernels").rglob("*.py"))
     kernels = set(re.findall(r"def (_\w+_kernel)\(", source))
     compiled = {(row["function"], row["target"]) for row in resources}
     assert compiled == {(kernel, target) for kernel in kernels for target in LIMIT}

@@ -73,7 +73,7 @@ def test_launches_on_the_device_of_its_tensors(device, monkeypatch):
         guarded.append(x)
         return device_guard(x)
 
-    monkeypatch.setattr("store_engine.kernels.beam_attention.device_guard", guard)
+    monkeypatch.setattr("store_engine.kernels.triton.beam_attention.device_guard", guard)
     q, *rest = make((1, 1, 1, 1, 1, 1, 1), torch.float32, device)
     beam_attention(q, *rest, backend="triton")
     assert guarded == [q]

@@ -5,11 +5,11 @@ import torch
 import torch.nn.functional as F
 
 from store_engine.kernels import _linear_cross_entropy_torch as torch_path
-from store_engine.kernels import linear_cross_entropy as triton_path
 from store_engine.kernels.linear_cross_entropy import (
     linear_cross_entropy,
     linear_cross_entropy_ref,
 )
+from store_engine.kernels.triton import linear_cross_entropy as triton_path
 from store_engine.testing import assert_as_accurate
 
 BACKENDS = ["torch", "triton"]

@@ -264,7 +264,7 @@ def test_launches_on_the_device_of_its_tensors(device, monkeypatch):
         guarded.append(x)
         return device_guard(x)
 
-    monkeypatch.setattr("store_engine.kernels.trie_topk.device_guard", guard)
+    monkeypatch.setattr("store_engine.kernels.triton.trie_topk.device_guard", guard)
     logits, beams = make_beams(1, 2, 4, 8, device)
     trie_topk(logits, beams, make_level(4, 8, device), 2, backend="triton")
     assert guarded == [logits]

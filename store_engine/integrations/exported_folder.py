@@ -1,0 +1,73 @@
+"""What other engines need of a folder of `store-engine export`: its catalogue as a constraint."""
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from store_engine._C import ItemTrie
+from store_engine.errors import InputError
+from store_engine.files.json_file import read_json
+from store_engine.files.regular import open_regular, parse_errors
+from store_engine.integrations.sid_constraint import SidConstraint
+
+
+def exported_constraint(folder: str | Path) -> SidConstraint:
+    """Reads which tokens lead to an item of an exported catalogue.
+
+    Args:
+        folder: Of `store-engine export`; config.json and trie.bin are read.
+
+    Raises:
+        InputError: It is none, is damaged, or its LLM is not all of the recommender.
+    """
+    folder = Path(folder)
+    path = folder / "config.json"
+    facts = _facts(path)
+    trie_path = folder / "trie.bin"
+    with parse_errors(trie_path, "a readable trie"):
+        open_regular(trie_path).close()  # a FIFO would block the core
+        trie = ItemTrie.load(str(trie_path))
+    if list(trie.codebook_sizes) != facts["codebook_sizes"]:
+        raise InputError(
+            f"{trie_path}: has codebooks of {list(trie.codebook_sizes)}, config.json says "
+            f"{facts['codebook_sizes']}"
+        )
+    try:
+        return SidConstraint(trie, facts["text_vocab_size"])
+    except (TypeError, ValueError) as error:
+        raise InputError(f"{path}: {error}") from error
+
+
+def last_tokens(sequences: Sequence[tuple[Sequence[int], Sequence[int]]], num: int) -> Tensor:
+    """Takes the ends of sequences, as a `SidConstraint` reads them.
+
+    Args:
+        sequences: For each its prompt and what was written since.
+        num: Tokens wanted.
+
+    Returns:
+        (num_sequences, num) int64, filled up with -1 on the left.
+    """
+    ends = np.full((len(sequences), num), -1, dtype=np.int64)
+    for row, (prompt, output) in enumerate(sequences):
+        end = [*prompt[-num:], *output[-num:]][-num:]
+        ends[row, num - len(end) :] = end
+    return torch.from_numpy(ends)
+
+
+def _facts(path: Path) -> dict[str, Any]:
+    """The part of config.json that is ours."""
+    config = read_json(path)
+    facts = config.get("store_engine") if isinstance(config, dict) else None
+    if not isinstance(facts, dict) or not {"codebook_sizes", "text_vocab_size"} <= facts.keys():
+        raise InputError(f"{path}: was not written by `store-engine export`")
+    if facts.get("is_plain") is not True:
+        raise InputError(
+            f"{path}: item rows or heads stand beside this LLM; another engine recommends with a "
+            "model that reads and writes codes alone"
+        )
+    return facts

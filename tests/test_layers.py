@@ -27,6 +27,7 @@ LAYERS = [
     "evaluation",
     "integrations",
     "experiments",
+    "report",
     "cli",
 ]
 ENTRY_POINTS = {"__init__", "__main__", "train"}

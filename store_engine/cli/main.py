@@ -33,6 +33,7 @@ VERBS = {
     "recommend": "recommend items after a history",
     "tokenize": "give SIDs to items",
     "check": "say what of a run is whole and what is not",
+    "report": "show a run on one HTML page: curves, results, codes, a map, examples",
     "plot": "draw a run's losses, learning rate and throughput",
     "export": "export a run as a Hugging Face checkpoint",
 }

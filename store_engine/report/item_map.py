@@ -174,9 +174,9 @@ def _draw(
         )
     label = f"Map of {len(x):,} items as dots, coloured by their first code"
     return Markup(
-        '<svg id="map" viewBox="0 0 {} {}" role="img" aria-label="{}">{}'
+        '<svg id="map" viewBox="0 0 {} {}" style="--dot:{:.1f}px" role="img" aria-label="{}">{}'
         '<path class="found" d=""/></svg>'
-    ).format(WIDTH, HEIGHT, label, Markup("").join(paths))
+    ).format(WIDTH, HEIGHT, min(10, max(4.5, 120 / len(x) ** 0.4)), label, Markup("").join(paths))
 
 
 def _largest_codes(

@@ -184,6 +184,9 @@ def _on_epochs(entries: Entries, config: Config) -> Verdict:
         text = "Validation was not measured on the way (train.eval_every = 0), so nobody can tell"
         text += " whether the epochs were too few or too many. Set train.eval_every and train.keep."
         return Verdict("look", about, text)
+    if max(values) <= 0:
+        text = "Validation stayed at 0: nothing was learned. Look at the loss, recommender.lr and"
+        return Verdict("bad", about, f"{text} the data.")
     best = values.index(max(values))
     where = f"best of {len(values)} measurements at step {steps[best]:,} of {steps[-1]:,}"
     gained = (values[-1] - values[-2]) / max(values[-2], 1e-9)

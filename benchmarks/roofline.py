@@ -58,7 +58,7 @@ def roofline_table(_: Path) -> str:
     lines = []
     for step in steps():
         share = min(1.0, step.intensity / ridge)
-        bound = "compute" if share == 1 else f"memory: at most {share:.2g} of the peak"
+        bound = "compute" if share == 1 else f"memory: at most {100 * share:.2g} % of the peak"
         lines.append([step.name, step.shape, f"{step.intensity:,.0f}", bound])
     return markdown(["step", "shape", "operations per byte", "bound by, on an H100"], lines)
 

@@ -30,10 +30,10 @@ def desk(tmp_path_factory):
     command.write_text(f'#!/bin/sh\nexec "{sys.executable}" -m store_engine "$@"\n')
     command.chmod(0o755)
     train = [sys.executable, "-m", "store_engine", "train", "--ds_config", "configs/zero0.json"]
-    train += ["--config", "configs/tiny.toml", "--data", "films", "run_dir=runs/ml100k"]
+    train += ["--config", "configs/tiny.toml", "--data", "films", "data.name=files"]
     variables = os.environ | {"PYTHONPATH": str(ROOT)}
     done = subprocess.run(
-        [*train, "train.threads=1", "train.eval_every=10"],
+        [*train, "run_dir=runs/ml100k", "train.threads=1", "train.eval_every=10"],
         cwd=folder, env=variables, capture_output=True, text=True, timeout=300,
     )  # fmt: skip
     assert done.returncode == 0, done.stderr[-3000:]

@@ -31,6 +31,7 @@ def desk(tmp_path_factory):
     command.chmod(0o755)
     train = [sys.executable, "-m", "store_engine", "train", "--ds_config", "configs/zero0.json"]
     train += ["--config", "configs/tiny.toml", "--data", "films", "data.name=files"]
+    train += ['data.text_fields=["title","categories"]']
     variables = os.environ | {"PYTHONPATH": str(ROOT)}
     done = subprocess.run(
         [*train, "run_dir=runs/ml100k", "train.threads=1", "train.eval_every=10"],

@@ -7,6 +7,7 @@ from store_engine.report.loaded_run import shortened
 from store_engine.training.log import NO_LOSS, VALIDATION
 
 Entries = list[dict[str, Any]]
+_LARGEST, _LARGEST_STEP = 1e300, 10**15
 _STAGES = {
     "tokenizer": "Stage 1: items into codes",
     "recommender": "Stage 2: histories into items",
@@ -37,9 +38,13 @@ def training_charts(log: Entries) -> list[tuple[str, list[Chart]]]:
 
 
 def series(entries: Entries, name: str) -> tuple[list[int], list[float]]:
-    """Returns the steps at which something was measured, and its values."""
+    """Returns the steps at which something was measured, and its values.
+
+    A log may hold any number; what no chart can show stands at the limit.
+    """
     measured = [entry for entry in entries if name in entry]
-    return [entry["step"] for entry in measured], [entry[name] for entry in measured]
+    steps = [max(-_LARGEST_STEP, min(entry["step"], _LARGEST_STEP)) for entry in measured]
+    return steps, [max(-_LARGEST, min(float(entry[name]), _LARGEST)) for entry in measured]
 
 
 def _stage_charts(entries: Entries) -> list[Chart]:

@@ -18,12 +18,14 @@ from store_engine.sid.item_features import ItemVectors
 from store_engine.sid.quantizers.quantizer import principal_axes
 
 WIDTH, HEIGHT, _MARGIN = 800, 560, 14
-_MAX_ITEMS, _MAX_FITTED = 4000, 20_000
+_MAX_ITEMS = 4000  # drawn
+_MAX_PLACED = 100_000  # whose vectors are looked at
 _NUM_CODES, _NUM_TITLES = 12, 3  # of the table
 _LIGHTNESS = (0, 9, -9)  # percent: codes of neighbouring hues differ in it
 _TITLE = 90  # letters
 
 Vectors = NDArray[np.float32]
+Rows = NDArray[np.int64]
 
 
 @dataclass(frozen=True)
@@ -70,17 +72,16 @@ class FirstCode:
 
 def item_map(loaded: LoadedRun) -> ItemMap:
     """Draws the map of a finished run, thinned where there are many items."""
-    table, catalog = loaded.run.sid_table, loaded.run.catalog
-    vectors, source = _vectors(loaded)
-    first = table.sids[:, 0].astype(np.int64)
+    table, num_items = loaded.run.sid_table, loaded.run.catalog.num_items
     rng = np.random.default_rng(0)
-    places, explained = _places(vectors, first, rng)
-    shown = np.arange(catalog.num_items)
-    if len(shown) > _MAX_ITEMS:
-        shown = np.sort(rng.choice(len(shown), _MAX_ITEMS, replace=False))
+    rows = _some(np.arange(num_items), _MAX_PLACED, rng)
+    vectors, source = _vectors(loaded, rows)
+    first = table.sids[rows, 0].astype(np.int64)
+    places, explained = _places(vectors, first)
+    shown = _some(np.arange(len(rows)), _MAX_ITEMS, rng)
     x, y = _on_page(places[shown])
-    titles = loaded.titles
-    seen = np.bincount(loaded.run.histories.rows, minlength=catalog.num_items)
+    titles = [loaded.titles[row] for row in rows]
+    seen = np.bincount(loaded.run.histories.rows, minlength=num_items)[rows]
     points = {
         "x": x.round(1).tolist(),
         "y": y.round(1).tolist(),
@@ -90,13 +91,21 @@ def item_map(loaded: LoadedRun) -> ItemMap:
     }
     colours = _colours(places, first)
     svg = _draw(x, y, first[shown], colours)
-    largest = _largest_codes(places, first, titles, colours)
-    return ItemMap(
-        svg, points, len(shown), catalog.num_items, len(colours), explained, source, largest
-    )
+    counts = np.bincount(table.sids[:, 0])
+    largest = [
+        FirstCode(code, colours[code], int(counts[code]), names)
+        for code, names in _largest_codes(places, first, titles, counts)
+    ]
+    num_codes = int((counts > 0).sum())
+    return ItemMap(svg, points, len(shown), num_items, num_codes, explained, source, largest)
 
 
-def _colours(places: Vectors, first: NDArray[np.int64]) -> dict[int, str]:
+def _some(values: Rows, most: int, rng: np.random.Generator) -> Rows:
+    """At most so many of the values, drawn at random, in their order."""
+    return values if len(values) <= most else np.sort(rng.choice(values, most, replace=False))
+
+
+def _colours(places: Vectors, first: Rows) -> dict[int, str]:
     """A colour of every first code: all hues, in the order of the codes around the middle."""
     codes = np.unique(first)
     middles = np.stack([places[first == code].mean(0) for code in codes])
@@ -108,24 +117,20 @@ def _colours(places: Vectors, first: NDArray[np.int64]) -> dict[int, str]:
     return colours
 
 
-def _vectors(loaded: LoadedRun) -> tuple[Vectors, str]:
+def _vectors(loaded: LoadedRun, rows: Rows) -> tuple[Vectors, str]:
+    """Vectors of some catalogue rows, and what they are."""
     path = loaded.directory.item_vectors
     if loaded.has(path):
         loaded.directory.check(path, loaded.manifest)
-        return ItemVectors.load(path).space, "the vectors that the SIDs were cut from"
-    model, table = loaded.run.model, loaded.run.sid_table
-    offsets = torch.tensor(model.vocabulary.level_offsets)
+        return ItemVectors.load(path).space[rows], "those that the SIDs were cut from"
+    model, sids = loaded.run.model, torch.from_numpy(loaded.run.sid_table.sids[rows])
+    tokens = sids.long() + torch.tensor(model.vocabulary.level_offsets)[: sids.shape[1]]
     with torch.inference_mode():
-        tokens = torch.from_numpy(table.sids).long() + offsets[: table.sids.shape[1]]
-        rows = torch.zeros(len(tokens), model.config.hidden_size)
-        for level in range(tokens.shape[1]):
-            rows += model.embed(tokens[:, level])
-    return rows.float().numpy(), "the sums of their codes' trained embeddings"
+        sums = torch.stack([model.embed(level) for level in tokens.T]).sum(0)
+    return sums.float().numpy(), "the sums of their codes' trained embeddings"
 
 
-def _places(
-    vectors: Vectors, first: NDArray[np.int64], rng: np.random.Generator
-) -> tuple[Vectors, float]:
+def _places(vectors: Vectors, first: Rows) -> tuple[Vectors, float]:
     """(num_items, 2) places, and the share of the means' variance that they show."""
     mean = vectors.mean(0)
     codes, of_item, counts = np.unique(first, return_inverse=True, return_counts=True)
@@ -134,8 +139,7 @@ def _places(
         np.add.at(sums, of_item, vectors - mean)
         fitted = (sums / counts[:, None]).astype(np.float32)
     else:
-        some = rng.choice(len(vectors), min(len(vectors), _MAX_FITTED), replace=False)
-        fitted = vectors[some] - mean
+        fitted = vectors - mean
     axes = principal_axes(fitted - fitted.mean(0), min(2, vectors.shape[1]))
     variance = float(((fitted - fitted.mean(0)) ** 2).sum())
     held = float((((fitted - fitted.mean(0)) @ axes.T) ** 2).sum())
@@ -180,15 +184,16 @@ def _draw(
 
 
 def _largest_codes(
-    places: Vectors, first: NDArray[np.int64], titles: tuple[str, ...], colours: dict[int, str]
-) -> list[FirstCode]:
-    codes, counts = np.unique(first, return_counts=True)
+    places: Vectors, first: Rows, titles: list[str], counts: NDArray[np.int64]
+) -> list[tuple[int, list[str]]]:
+    """The first codes with the most items, and titles near the middle of each."""
     found = []
-    for index in np.argsort(-counts, kind="stable")[:_NUM_CODES]:
-        rows = np.flatnonzero(first == codes[index])
+    for code in np.argsort(-counts, kind="stable")[:_NUM_CODES].tolist():
+        rows = np.flatnonzero(first == code)
+        if len(rows) == 0:
+            continue
         far = ((places[rows] - places[rows].mean(0)) ** 2).sum(1)
         near = rows[np.argsort(far, kind="stable")]
         names = list(dict.fromkeys(titles[row] for row in near[: 4 * _NUM_TITLES]))
-        code = int(codes[index])
-        found.append(FirstCode(code, colours[code], int(counts[index]), names[:_NUM_TITLES]))
+        found.append((code, names[:_NUM_TITLES]))
     return found

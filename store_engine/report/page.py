@@ -121,7 +121,7 @@ def render_report(
         "served": served,
         "others": loaded.read_metrics(lambda _: _runs(groups)) or [],
         "facts": _facts(loaded),
-        "config": dump_config(loaded.config),
+        "config": "\n".join(map(printable, dump_config(loaded.config).split("\n"))),
         "files": _files(loaded),
         "version": store_engine.__version__,
         "made": datetime.datetime.now(datetime.UTC).strftime("%Y-%m-%d %H:%M UTC"),

@@ -35,7 +35,7 @@ def desk(tmp_path_factory):
     variables = os.environ | {"PYTHONPATH": str(ROOT)}
     done = subprocess.run(
         [*train, "run_dir=runs/ml100k", "train.threads=1", "train.eval_every=10"],
-        cwd=folder, env=variables, capture_output=True, text=True, timeout=300,
+        cwd=folder, env=variables, capture_output=True, text=True, timeout=900,
     )  # fmt: skip
     assert done.returncode == 0, done.stderr[-3000:]
     shutil.copytree(folder / "runs" / "ml100k", folder / "runs" / "ml100k-seed1")

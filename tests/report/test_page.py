@@ -4,6 +4,7 @@ import json
 import re
 import shutil
 from html.parser import HTMLParser
+from importlib.resources import files
 
 import pytest
 
@@ -126,6 +127,34 @@ def test_runs_on_other_data_are_refused(key, value, message, measured_run, tmp_p
     assert not (measured_run / "report.html").exists()
 
 
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+@pytest.mark.parametrize("ink", ["ink", "soft", "ours", "good", "look", "bad"])
+@pytest.mark.parametrize("ground", ["page", "card"])
+def test_text_stands_out(ink, ground, scheme):
+    css = (files("store_engine.report") / "templates" / "page.css").read_text()
+    light, dark = (dict(re.findall(r"--(\w+): (#\w{6})", part)) for part in css.split("@media")[:2])
+    colours = light if scheme == "light" else dark
+    bright, dim = sorted((_luminance(colours[name]) for name in (ink, ground)), reverse=True)
+    assert (bright + 0.05) / (dim + 0.05) >= 4.5  # WCAG 2 AA
+
+
+@pytest.mark.parametrize("number", [10**400, -(10**400), 1e307, -1e307, 0])
+def test_a_log_may_hold_any_number(number, measured_run):
+    entry = {
+        "stage": "recommender",
+        "step": 5,
+        "loss": 1.0,
+        "lr": 1,
+        "tokens_per_s": 1,
+        "wall_s": 1,
+    }
+    entry |= {"step": number} if type(number) is int else {"loss": number}
+    with (measured_run / "train_log.jsonl").open("a") as log:
+        log.write(json.dumps(entry) + "\n")
+        log.write(json.dumps(entry | {"loss": -1e307}) + "\n")
+    assert "NaN" not in render_report(measured_run, uses_model=False)
+
+
 @pytest.mark.parametrize("content", [{}, {"metrics": 3}, {"primary": "none", "protocols": {}}])
 def test_foreign_metrics_are_one_line(content, measured_run, capsys):
     with RunDirectory.open_to_write(measured_run) as run, run.writing(run.metrics):
@@ -140,6 +169,12 @@ def test_the_verb_writes_into_the_run_and_over_no_file_of_it(measured_run, capsy
     assert main(["report", str(measured_run), "--out", str(measured_run / "sids.npz")]) == 2
     assert "is a file of a run" in capsys.readouterr().err
     assert main(["check", str(measured_run)]) == 0
+
+
+def _luminance(colour):
+    parts = [int(colour[i : i + 2], 16) / 255 for i in (1, 3, 5)]
+    linear = [p / 12.92 if p <= 0.04045 else ((p + 0.055) / 1.055) ** 2.4 for p in parts]
+    return sum(weight * p for weight, p in zip((0.2126, 0.7152, 0.0722), linear, strict=True))
 
 
 def _rewrite(run_dir, seed, change, old):

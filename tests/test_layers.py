@@ -31,6 +31,7 @@ LAYERS = [
     "serving",
     "integrations",
     "experiments",
+    "report",
     "cli",
 ]
 ENTRY_POINTS = {"__init__", "__main__", "train"}

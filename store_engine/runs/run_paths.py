@@ -67,6 +67,7 @@ class RunPaths:
         self.tensorboard = root / "tensorboard"
         self.curves = root / "curves.png"
         self.codebook = root / "codebook.png"
+        self.report = root / "report.html"
         self.checkpoints = root / "checkpoints"
         self.lock = root / LOCK_NAME
         self.verified = root / ".verified.json"
@@ -93,12 +94,13 @@ class RunPaths:
         return [name for name in names if _TEMPORARY_OF_FORMAT1.fullmatch(name) is None]
 
     def holds(self, path: Path) -> bool:
-        """Whether a resolved path is one of a run's own files here, its pictures not counted."""
+        """Whether a resolved path is one of a run's own files here, but for pictures and report."""
         if self.root not in path.parents:
             return False
         return path.relative_to(self.root).parts[0] in self._own_names() - {
             self.curves.name,
             self.codebook.name,
+            self.report.name,
         }
 
     def _own_names(self) -> set[str]:

@@ -1,0 +1,45 @@
+"""The scripts and the notebook of examples/ run from beginning to end on data that they make."""
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+EXAMPLES = Path(__file__).parents[2] / "examples"
+SCRIPTS = sorted(EXAMPLES.glob("*.py"))
+
+
+def test_the_pages_name_every_example():
+    text = (EXAMPLES.parent / "docs" / "quickstart.md").read_text(encoding="utf-8")
+    for path in EXAMPLES.iterdir():
+        if path.suffix in (".py", ".ipynb"):
+            assert f"examples/{path.name}" in text
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("script", [pytest.param(path, id=path.stem) for path in SCRIPTS])
+def test_a_script(script, desk, desk_variables):
+    # those that take a run are given the desk's; the others train one of their own
+    arguments = [] if script.stem == "own_data" else ["runs/ml100k"]
+    done = subprocess.run(
+        [sys.executable, script, *arguments],
+        cwd=desk, env=desk_variables, capture_output=True, text=True, timeout=600,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr[-3000:]
+
+
+@pytest.mark.slow
+def test_the_notebook(monkeypatch):
+    nbclient = pytest.importorskip("nbclient", reason="needs store-engine[docs]")
+    nbformat = pytest.importorskip("nbformat")
+    pytest.importorskip("ipykernel", reason="needs store-engine[docs]")
+    monkeypatch.setenv("PYTHONPATH", str(EXAMPLES.parent))
+    notebook = nbformat.read(EXAMPLES / "tour.ipynb", as_version=4)
+    nbclient.NotebookClient(notebook, resources={"metadata": {"path": EXAMPLES}}).execute()
+
+
+def test_the_notebook_is_kept_without_results():
+    cells = json.loads((EXAMPLES / "tour.ipynb").read_text(encoding="utf-8"))["cells"]
+    assert not any(cell.get("outputs") for cell in cells)

@@ -65,7 +65,13 @@ class LiveRun:
         device: torch.device | str = "cpu",
         has_journal: bool = True,
     ) -> None:
-        self.items, self._run, self._device = items, run, device
+        self.items, self._device = items, device
+        self._run: Run | None = None
+        if run is not None:
+            # one that has read nothing yet: what the engine was made of need not stay in memory
+            self._run = Run(run.directory)
+            if self._run.manifest != run.manifest:
+                raise InputError(f"{run.directory.root}: was replaced while it was read")
         self.histories = UserHistories(self._first_histories, items)
         self._tokenizer: ItemTokenizer | None = None
         self._mutex = threading.RLock()  # of changes

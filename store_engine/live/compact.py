@@ -6,6 +6,7 @@ from collections.abc import Callable, Iterable
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from torch import Tensor
 
 from store_engine._C import ItemTrie
 from store_engine.catalog.live_catalog import LiveCatalog
@@ -124,15 +125,22 @@ class _Snapshot:
         trie.replace(paths.trie)
         if table.features is not None:
             self._write_rows(paths, table)
-        for name in (paths.training_evidence, paths.evidence):
+        for name in (paths.training_evidence, paths.evidence, paths.evidence_now):
             if name.exists():
                 self._pad(Evidence.load(name)).save(name)
 
     def _write_rows(self, paths: RunPaths, table: SidTable) -> None:
         """The items' rows in the model, and what they started from."""
+        for place in (paths.model_weights, paths.training_weights):
+            if place.exists():
+                save_weights(self._moved(read_weights(place), table), place)
+        if paths.item_vectors.exists():
+            self._extended(ItemVectors.load(paths.item_vectors)).save(paths.item_vectors)
+
+    def _moved(self, weights: dict[str, Tensor], table: SidTable) -> dict[str, Tensor]:
+        """Weights whose item rows stand in the new order of SIDs."""
         old, new = slot_order(self.run.sid_table.sids), slot_order(table.sids)
         slot_of_row = np.argsort(old)
-        weights = read_weights(paths.model_weights)
         for part in _OF_ITEMS:
             weight = weights.get(f"item_rows.{part}")
             if weight is None:
@@ -142,9 +150,7 @@ class _Snapshot:
             for row, features in self.features.items():
                 by_row[row] = torch.from_numpy(features) if part == "features" else 0
             weights[f"item_rows.{part}"] = by_row[torch.from_numpy(new)]
-        save_weights(weights, paths.model_weights)
-        if paths.item_vectors.exists():
-            self._extended(ItemVectors.load(paths.item_vectors)).save(paths.item_vectors)
+        return weights
 
     def _extended(self, vectors: ItemVectors) -> ItemVectors:
         space = np.zeros((len(self.sids), vectors.space.shape[1]), dtype=np.float32)
@@ -206,7 +212,7 @@ def without_user(run: Run, user_id: str, changes: list[Change], header: Header) 
     Raises:
         InputError: A file of the run is damaged.
     """
-    histories, place = run.histories, run.directory.train_rows
+    histories, directory = run.histories, run.directory
     user = histories.user_ids.index(user_id)
     begin, end = histories.offsets[user : user + 2].tolist()
     left = Histories(
@@ -215,16 +221,18 @@ def without_user(run: Run, user_id: str, changes: list[Change], header: Header) 
         np.delete(histories.offsets, user + 1)
         - np.where(np.arange(histories.num_users) > user, end - begin, 0),
     )
-    train = TokenFile(place) if place.exists() else None
-    if train is not None and len(train) != histories.num_users:
-        raise InputError(f"{place}: holds other users than {run.directory.histories}")
+    places = (directory.train_rows, directory.refit_rows)
+    learnt = {place.name: TokenFile(place) for place in places if place.exists()}
+    for name, file in learnt.items():
+        if len(file) != histories.num_users:
+            raise InputError(f"{name}: holds other users than {directory.histories}")
 
     def write(paths: RunPaths) -> None:
         left.save(paths.histories)
-        if train is not None:
-            others = (train[i] for i in range(len(train)) if i != user)
-            dtype = train.tokens.dtype.newbyteorder("=").name
-            TokenFile.write(paths.train_rows, others, dtype)
+        for name, rows in learnt.items():
+            others = (rows[i] for i in range(len(rows)) if i != user)
+            dtype = rows.tokens.dtype.newbyteorder("=").name
+            TokenFile.write(paths.root / name, others, dtype)
         with atomic_open(paths.journal) as file:
             file.write(new_database(header, changes))
 

@@ -74,6 +74,19 @@ def test_fifo_is_refused(tmp_path):
         discover([tmp_path / "pipe"], [], [], Choices())
 
 
+def test_goodreads_csv_with_numbers_of_its_own_is_not_taken_for_the_dump(prepared):
+    csv = "user_id,book_id,is_read,rating,is_reviewed\n0,948,1,5,0\n0,947,1,5,1\n"
+    with pytest.raises(InputError, match=r"numbers books by a map of its own"):
+        prepared({"goodreads_interactions.csv": csv, "i.csv": "book_id,title\n948,A\n"})
+
+
+def test_names_that_differ_in_capitals_only_are_no_silent_loss(prepared):
+    files = {"e.csv": GOOD, "i.csv": "item_id,Title,title\na,Tea,x\nb,Fork,y\n"}
+    with pytest.raises(InputError, match="differ in capitals only"):
+        prepared(files)
+    assert prepared(files, texts=("title",)).items == {"a": ("x",), "b": ("y",)}
+
+
 def test_columns_of_any_name_can_be_said(prepared):
     files = {"e.csv": EVENTS, "i.csv": "ware,wort\ny1,Tee\ny2,Gabel\n"}
     with pytest.raises(InputError, match=r"no file holds events .* columns kunde, ware, wert"):

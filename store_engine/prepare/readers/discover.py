@@ -177,6 +177,8 @@ def _tables(
             continue
         layout = find_layout(path, storage, choices.format)
         if layout is not None and layout.role == "unused":
+            if layout.advice:
+                unread[path] = f"{path}: {layout.advice}"
             continue
         groups.setdefault(_likeness(storage, layout), []).append((path, storage, layout))
     return [_table(group, choices, role) for group in groups.values()]

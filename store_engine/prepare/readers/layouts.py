@@ -54,6 +54,7 @@ class Layout:
         expand: How a row becomes events: one row, one event; MIND's behaviours; a JSON list of
             objects in the column `nested`.
         nested: That column.
+        advice: Why an unused file that looks useful is none, and what to use instead.
     """
 
     format: str
@@ -66,6 +67,7 @@ class Layout:
     computed: tuple[tuple[str, str], ...] = ()
     expand: Literal["rows", "mind", "nested"] = "rows"
     nested: str = ""
+    advice: str = ""
 
     def fits(self, path: Path, storage: Storage) -> bool:
         """Tells whether a file is of this layout."""
@@ -132,6 +134,9 @@ LAYOUTS = (
     Layout("goodreads", "items",
            Roles("", "book_id", "", ("title", "publisher", "publication_year", "description")),
            needs=_columns("book_id title popular_shelves"), computed=(("shelves", _SHELVES),)),
+    Layout("goodreads", "unused", needs=_columns("user_id book_id is_read rating is_reviewed"),
+           lacks=_columns("date_added"),
+           advice="numbers books by a map of its own and has no times: take the .json dump"),
     Layout("steam", "events", Roles("username", "product_id", "date"),
            needs=_columns("username product_id hours date")),
     Layout("steam", "items", Roles("", "id", "", ("developer", "publisher", "genres", "tags")),

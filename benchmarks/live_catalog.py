@@ -129,8 +129,8 @@ def measure(root: Path, num_new: int, batch: int) -> dict[str, Any]:
     with timed(row, "add_events"):
         for begin in range(0, num_new, step):
             engine.add_events(events[begin : begin + step])
-    row["journal_mib"] = round((root / "journal.db").stat().st_size / 2**20, 1)
     engine.close()
+    row["journal_mib"] = round((root / "journal.db").stat().st_size / 2**20, 1)
     with timed(row, "load_with_journal"):
         again = Engine.load(root)
     assert again.trie.num_items == row["catalog"] + num_new

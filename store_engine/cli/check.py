@@ -33,13 +33,31 @@ def _check(args: argparse.Namespace) -> None:
     from store_engine.runs.inspect_run import inspect_run
 
     report = inspect_run(args.run, args.verify)
+    num_changes, problem = _journal(args.run)
     if args.json:
-        print_json(_as_json(report))
+        print_json(_as_json(report, num_changes, problem))
     else:
-        for line in _in_words(args.run, report):
+        journal = f"journal: {problem or f'whole, {num_changes:,} changes'}"
+        for line in [*_in_words(args.run, report), journal]:
             print(printable(line))
-    if bad := report.not_whole:
+    bad = [*report.not_whole, *(["journal.db"] if problem else [])]
+    if not args.json:
+        print("not all is whole" if bad else "all is whole")
+    if bad:
         raise InputError(f"{args.run}: not whole: {', '.join(bad)}")
+
+
+def _journal(root: Path) -> tuple[int, str | None]:
+    """How many changes the journal holds, and what is wrong with it."""
+    from store_engine.live.journal import Journal
+    from store_engine.runs.run_paths import RunPaths
+
+    if not RunPaths(root).journal.exists():
+        return 0, None
+    try:
+        return sum(1 for _ in Journal.open(root).changes()), None
+    except InputError as error:
+        return 0, str(error)
 
 
 def _in_words(root: Path, report: "RunReport") -> list[str]:
@@ -58,13 +76,14 @@ def _in_words(root: Path, report: "RunReport") -> list[str]:
         whole = "there (format 1 has no digest of it)" if file.name in unbound else "whole"
         lines.append(f"  {file.name:<32} {file.num_bytes:>15,} bytes  {file.problem or whole}")
     lines += [f"  {name:<32} {'':>15}        not part of a run" for name in report.unlisted]
-    return [*lines, "not all is whole" if report.not_whole else "all is whole"]
+    return lines
 
 
-def _as_json(report: "RunReport") -> dict[str, Any]:
+def _as_json(report: "RunReport", num_changes: int, problem: str | None) -> dict[str, Any]:
     manifest = report.manifest
     return {
-        "is_whole": not report.not_whole,
+        "is_whole": not report.not_whole and problem is None,
+        "journal": {"changes": num_changes, "problem": problem},
         "format": manifest.format,
         "version": manifest.version,
         "dataset": manifest.dataset,

@@ -1,6 +1,7 @@
 """The command `store-engine VERB ...`, and what its verbs share.
 
-Each verb is a module of this package with a `main(argv)` that returns the exit status:
+Each verb is a module of this package (`add-items` is add_items.py) with a `main(argv)` that returns
+the exit status:
 
     0    done
     1    training or a model gave numbers that are not finite
@@ -142,6 +143,11 @@ class VerbParser(argparse.ArgumentParser):
         super().error(printable(message))
 
 
+def module_of(verb: str) -> str:
+    """Returns the name of a verb's module."""
+    return verb.replace("-", "_")
+
+
 def add_run_argument(parser: argparse.ArgumentParser) -> None:
     """Declares the run directory: the first argument, or --run DIR."""
     parser.add_argument("run", nargs="?", type=Path, metavar="RUN", help="the run directory")
@@ -233,9 +239,7 @@ def _start(verb: str, arguments: list[str]) -> int:
     # libgomp reads it when torch is loaded: a thread that waits for the others sleeps soon. On
     # cores that other processes keep busy, long spinning makes two threads ten times slower
     os.environ.setdefault("GOMP_SPINCOUNT", "1000")
-    status: int = importlib.import_module(f"store_engine.cli.{verb.replace('-', '_')}").main(
-        arguments
-    )
+    status: int = importlib.import_module(f"store_engine.cli.{module_of(verb)}").main(arguments)
     return status
 
 

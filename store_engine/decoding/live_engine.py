@@ -14,8 +14,7 @@ from store_engine.collaborative.evidence import NewItemVotes
 from store_engine.data.catalog import Catalog
 from store_engine.decoding.evidence import EvidenceScorer
 from store_engine.errors import InputError, shown
-from store_engine.live.changes import Change
-from store_engine.live.item_tokenizer import Texts
+from store_engine.live.changes import Change, Texts
 from store_engine.live.journal import Journal
 from store_engine.live.live_run import LiveRun, Sids
 from store_engine.live.user_histories import Unknown, check_unknown

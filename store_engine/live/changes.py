@@ -7,7 +7,7 @@ digest over a change's rows tells what was written from what was not.
 import hashlib
 import json
 import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
@@ -19,6 +19,9 @@ from store_engine.errors import shown
 
 MAX_LEVELS = 16  # of the core's trie
 _LARGEST_TIME = 1e18
+
+# new items as callers give them: item id -> field -> text; a field that is left out is empty
+Texts = Mapping[str, Mapping[str, Any]]
 
 # item rows: position, item id, text, SID, features; event rows: position, user id, item id, time
 Rows = list[tuple[Any, ...]]
@@ -79,7 +82,7 @@ class UserForgotten:
     @classmethod
     def of(cls, user_id: str) -> "UserForgotten":
         """Makes the change that forgets a user."""
-        return cls(hashlib.sha256(user_id.encode()).hexdigest())
+        return cls(hashlib.sha256(user_id.encode(errors="surrogatepass")).hexdigest())
 
     def is_about(self, user_id: str) -> bool:
         """Whether it is this user."""

@@ -2,7 +2,7 @@
 
 from collections.abc import Iterable, Mapping
 from functools import cached_property
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 import torch
@@ -12,15 +12,13 @@ from store_engine.data.catalog import Catalog
 from store_engine.data.readers import clean_items
 from store_engine.data.tables.cell_text import cell_text
 from store_engine.errors import InputError, shown
+from store_engine.live.changes import Texts
 from store_engine.live.text_check import TextCheck
 from store_engine.model.store_model import StoreModel
 from store_engine.model.weights import load_model
 from store_engine.runs.run import Run
 from store_engine.sid.dense_tokenizer import DenseTokenizer, ItemTexts, encode_catalog
 from store_engine.sid.new_sids import NewItemCodes, NewSids, SidRule
-
-# item id -> field -> text; a field that is left out is empty
-Texts = Mapping[str, Mapping[str, Any]]
 
 _SAMPLE = 256  # items of the run that new ones are compared with
 

@@ -211,11 +211,19 @@ class Journal:
         with self._reading() as connection:
             if connection is None:
                 raise InputError(f"{self.path}: is gone")
+            if number <= base_number(connection) and self.header.sids != self._sids:
+                raise InputError("the run was compacted, load it again")
             return read_change(connection, number)
 
     def _begin(self) -> None:
-        """Makes the file if there is none, and opens it to write."""
+        """Makes the file if there is none, and opens it to write.
+
+        Raises:
+            InputError: It cannot be made, or is not that of the run that was loaded.
+        """
         if not self.path.exists():
+            if _digest_of_sids(self._directory, self._directory.read_manifest()) != self._sids:
+                raise InputError("the run was replaced since it was loaded, load it again")
             # a log without its database would be taken for that of the new one
             for name in (self._directory.journal_log, self._directory.journal_index):
                 name.unlink(missing_ok=True)

@@ -9,7 +9,7 @@ import threading
 import warnings
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 import torch
@@ -26,11 +26,10 @@ from store_engine.live.changes import (
     ItemsAdded,
     ItemsRemoved,
     ItemsUpdated,
+    Texts,
     UserForgotten,
     What,
 )
-from store_engine.live.compact import Write, compacted, without_user
-from store_engine.live.item_tokenizer import ItemTokenizer, ReadItems, Texts
 from store_engine.live.journal import Journal
 from store_engine.live.journal_file import Header
 from store_engine.live.replay import coalesced
@@ -38,6 +37,10 @@ from store_engine.live.user_histories import Unknown, UserHistories, check_event
 from store_engine.runs.rewrite import rewrite_run
 from store_engine.runs.run import Run
 from store_engine.runs.run_directory import RunDirectory
+
+if TYPE_CHECKING:
+    from store_engine.live.compact import Write
+    from store_engine.live.item_tokenizer import ItemTokenizer, ReadItems
 
 Sids = dict[str, tuple[int, ...]]  # item id -> SID
 
@@ -62,7 +65,13 @@ class LiveRun:
         device: torch.device | str = "cpu",
         has_journal: bool = True,
     ) -> None:
-        self.items, self._run, self._device = items, run, device
+        self.items, self._device = items, device
+        self._run: Run | None = None
+        if run is not None:
+            # one that has read nothing yet: what the engine was made of need not stay in memory
+            self._run = Run(run.directory)
+            if self._run.manifest != run.manifest:
+                raise InputError(f"{run.directory.root}: was replaced while it was read")
         self.histories = UserHistories(self._first_histories, items)
         self._tokenizer: ItemTokenizer | None = None
         self._mutex = threading.RLock()  # of changes
@@ -119,6 +128,8 @@ class LiveRun:
 
     def forget(self, user_id: str) -> None:
         """Deletes a user; see `Engine.forget_user`."""
+        from store_engine.live.compact import without_user
+
         with self._mutex:
             if self.journal is None or self._run is None:
                 raise InputError("only an engine with a journal can forget a user")
@@ -134,6 +145,8 @@ class LiveRun:
 
     def compact(self) -> None:
         """Makes the changes part of the run's files; see `Engine.compact`."""
+        from store_engine.live.compact import compacted
+
         with self._mutex:
             if self.journal is None or self._run is None:
                 raise InputError("only an engine with a journal can compact it")
@@ -147,7 +160,7 @@ class LiveRun:
         assert self.journal is not None
         return list(self.journal.changes()), self.journal.header
 
-    def _rewrite(self, write: Write) -> None:
+    def _rewrite(self, write: "Write") -> None:
         """Puts the rewritten run in the place of the old one, and goes on with it."""
         assert self.journal is not None and self._run is not None
         directory = self._run.directory
@@ -233,12 +246,15 @@ class LiveRun:
             case UserForgotten():
                 self.histories.forget(what)
 
-    def _read(self, items: Catalog | Texts) -> ReadItems:
+    def _read(self, items: Catalog | Texts) -> "ReadItems":
         return self._reader().read(items)
 
-    def _reader(self) -> ItemTokenizer:
+    def _reader(self) -> "ItemTokenizer":
         with self._mutex:
             if self._tokenizer is None:
+                # here: an engine that only recommends needs neither it nor what it imports
+                from store_engine.live.item_tokenizer import ItemTokenizer
+
                 if self._run is None:
                     raise InputError(
                         "new items need SIDs: only an engine that was loaded from a run can read "
@@ -252,7 +268,7 @@ class LiveRun:
         sids: NDArray[np.int32] = self.items.view.table.sids[self.items.present()]
         return sids
 
-    def _updated_sids(self, read: ReadItems) -> NDArray[np.int32]:
+    def _updated_sids(self, read: "ReadItems") -> NDArray[np.int32]:
         """SIDs of items whose text changed: the same where the codes are still the nearest."""
         table, rule = self.items.view.table, self._reader().rule
         rows = np.array([table.row_of(item_id) for item_id in read.items.item_ids], dtype=np.int64)
@@ -266,7 +282,7 @@ class LiveRun:
             sids[is_moved] = chosen.sids
         return sids
 
-    def _warn(self, read: ReadItems | None) -> None:
+    def _warn(self, read: "ReadItems | None") -> None:
         for remark in read.remarks if read is not None else ():
             warnings.warn(remark, stacklevel=4)
 

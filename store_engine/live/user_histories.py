@@ -55,8 +55,8 @@ class UserHistories:
         with self._mutex:
             self._find("")  # reads the run's
             assert self._first is not None
-            first = [one for one in self._first.user_ids if self._find(one) is not None]
-            return first + [one for one in self._later if one not in self._position]
+            first = {one: None for one in self._first.user_ids if self._find(one) is not None}
+            return list(first | dict.fromkeys(self._later))
 
     def add(self, events: EventsAdded) -> None:
         """Adds events, all or none, whose items must have been in the catalogue at some time.
@@ -169,7 +169,10 @@ def _time(value: object, where: str) -> float:
         return value.timestamp()
     if isinstance(value, bool) or not isinstance(value, Real):
         raise TypeError(f"{where}: a time is a number or a datetime, got {shown(value)}")
-    time = float(value)
+    try:
+        time = float(value)
+    except OverflowError:
+        time = math.inf
     if not math.isfinite(time) or abs(time) > _LARGEST_TIME:
         raise InputError(f"{where}: a time must be finite, got {shown(value)}")
     return time

@@ -93,3 +93,16 @@ def test_warns_in_one_line(run, tmp_path, capsys):
     err = capsys.readouterr().err.splitlines()
     assert all(line.startswith("warning: 5 of 5 new items") for line in err)
     assert err
+
+
+def test_a_damaged_journal_is_not_whole(run, capsys):
+    engine = Engine.load(run)
+    engine.remove_items(["item 1"])
+    engine.close()
+    assert main(["check", str(run)]) == 0
+    assert "journal: whole, 1 changes" in capsys.readouterr().out
+    (run / "journal.db").write_bytes(b"SQLite format 3\0" + bytes(4080))
+    assert main(["check", str(run)]) == 2
+    assert "not whole: journal.db" in capsys.readouterr().err
+    assert main(["recommend", str(run), "--history", "item 3"]) == 2
+    assert "journal.db: " in capsys.readouterr().err

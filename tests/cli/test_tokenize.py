@@ -29,7 +29,7 @@ def test_the_sids_as_csv_are_exact_also_for_hostile_ids(hostile_run, tmp_path, c
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        (["--items", "new.csv"], "its SIDs were brought as a file, they have no codebook"),
+        (["--items", "new.csv"], "the run's SIDs were brought as a file, they have no codebook"),
         (["--out", "no/folder.csv"], "no/folder.csv: cannot be written: No such file"),
         (["--out", "model.safetensors"], "model.safetensors: is a file of a run, name another"),
         (["--out", "texts.tokens/x.csv"], "texts.tokens/x.csv: is a file of a run, name another"),

@@ -1,5 +1,7 @@
 """An engine's changes: made by text, on the disk before they are seen, there after a restart."""
 
+import resource
+import shutil
 import warnings
 
 import numpy as np
@@ -265,6 +267,7 @@ def test_recommends_by_user_and_skips_what_is_unknown(tmp_path):
         ([(1, "item 1", 0)], TypeError, "the user id is text"),
         ([("", "item 1", 0)], InputError, "must not be empty"),
         ([("u", "item 1", float("nan"))], InputError, "must be finite"),
+        ([("u", "item 1", 10**400)], InputError, "must be finite"),
         ([("u", "item 1", "now")], TypeError, "a time is a number"),
         ([("u", "item 1", True)], TypeError, "a time is a number"),
         ([("\ud800", "item 1", 0)], InputError, "surrogate"),
@@ -285,3 +288,40 @@ def test_an_engine_of_parts_changes_in_memory_and_cannot_read_texts(make_engine)
         with pytest.raises(InputError, match="only an engine with a journal"):
             act()
     assert isinstance(engine._live, LiveRun)
+
+
+def test_a_full_disk_changes_nothing(tmp_path):
+    engine = Engine.load(make_run(tmp_path / "run"))
+    engine.remove_items(["item 1"])
+    before = state_of_items(engine)
+    texts = {f"new {n}": {"title": "x" * 1000} for n in range(300)}
+    sids = [[0, 0, 0]] * 300
+    items = Catalog(tuple(texts), {"title": ("x" * 1000,) * 300, "brand": ("",) * 300})
+    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (1 << 16, limits[1]))
+    try:
+        with pytest.raises(InputError, match=r"journal\.db: cannot be written"):
+            engine.add_items(items, sids)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+    assert state_of_items(engine) == before
+    assert engine.sequence == 1
+    engine.add_items(items, sids)
+    assert state_of_items(Engine.load(tmp_path / "run")) == state_of_items(engine)
+
+
+def test_an_engine_of_a_run_that_was_replaced_cannot_write_there(tmp_path):
+    run = make_run(tmp_path / "run")
+    engine = Engine.load(run)
+    shutil.rmtree(run)
+    make_run(tmp_path / "run", "share")
+    with pytest.raises(InputError, match="was replaced since it was loaded"):
+        engine.remove_items(["item 1"])
+    assert Engine.load(run).sequence == 0
+    other = Engine.load(run)
+    other.remove_items(["item 1"])
+    other.close()
+    with pytest.raises(InputError, match="of a run with other SIDs"):
+        engine.remove_items(["item 1"])
+    with pytest.raises(InputError, match="of a run with other SIDs"):
+        engine.follow()

@@ -1,8 +1,10 @@
 """SIDs of new items: each rule against what its words say, on random catalogues."""
 
+import functools
+
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from store_engine.config import TokenizerConfig
@@ -20,18 +22,20 @@ def vectors(num, seed):
     return np.random.default_rng(seed).normal(size=(num, NUM_CODES, 6)).astype(np.float32)
 
 
+@functools.cache
 def rule_of(how, num_items=20, quantizer="parallel", seed=0):
     dense_tokens = vectors(num_items, seed)
     fitted = QUANTIZERS[quantizer].fit(dense_tokens, FitSettings(NUM_CODES, SIZE, 4, 5, 0))
     codes, distances = fitted.encode(dense_tokens), fitted.distances(dense_tokens)
     sids, sizes = resolve_collisions(codes, SIZE, distances, how)
     table = SidTable(sids, sizes, tuple(map(str, range(num_items))), fitted)
-    settings = TokenizerConfig(num_codes=NUM_CODES, codebook_size=SIZE, collisions=how)
-    return SidRule(table, settings), table
+    chosen = TokenizerConfig(num_codes=NUM_CODES, codebook_size=SIZE, collisions=how)
+    return SidRule(table, chosen), table
 
 
-@pytest.mark.parametrize("quantizer", list(QUANTIZERS))
+@pytest.mark.parametrize("quantizer", ["parallel", "residual"])
 @pytest.mark.parametrize("how", ["suffix", "reassign", "share"])
+@settings(max_examples=25)
 @given(num=st.integers(1, 12), seed=st.integers(0, 99), share=st.floats(0, 1))
 def test_new_sids_keep_what_the_rule_promises(how, quantizer, num, seed, share):
     rule, table = rule_of(how, quantizer=quantizer)
@@ -98,15 +102,15 @@ def test_a_hash_that_two_prefixes_share_mixes_nothing_up(monkeypatch):
 
 
 @pytest.mark.parametrize(
-    ("settings", "has_quantizer", "message"),
+    ("changes", "has_quantizer", "message"),
     [
         ({}, False, "brought as a file"),
         ({"space": "collaborative"}, True, "made of co-visits"),
     ],
 )
-def test_refuses_runs_that_cannot_read_new_items(settings, has_quantizer, message):
+def test_refuses_runs_that_cannot_read_new_items(changes, has_quantizer, message):
     _, table = rule_of("suffix")
     if not has_quantizer:
         table = SidTable(table.sids, table.codebook_sizes, table.item_ids)
     with pytest.raises(InputError, match=message):
-        SidRule(table, TokenizerConfig(num_codes=NUM_CODES, **settings))
+        SidRule(table, TokenizerConfig(num_codes=NUM_CODES, **changes))

@@ -22,8 +22,7 @@ from store_engine.errors import InputError
 # read when Ray is imported
 _RAY = {
     "RAY_SERVE_LOG_TO_STDERR": "0",  # its processes have files for that
-    "RAY_raylet_start_wait_time_s": "300",  # on a busy machine
-    "RAY_SERVE_QUEUE_LENGTH_RESPONSE_DEADLINE_S": "1",  # likewise
+    "RAY_SERVE_QUEUE_LENGTH_RESPONSE_DEADLINE_S": "1",  # of a busy machine; else warnings
 }
 _EPILOG = """\
 A client proves itself by `Authorization: Bearer TOKEN`, where the environment's STORE_ENGINE_TOKEN

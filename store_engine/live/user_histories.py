@@ -55,8 +55,8 @@ class UserHistories:
         with self._mutex:
             self._find("")  # reads the run's
             assert self._first is not None
-            first = [one for one in self._first.user_ids if self._find(one) is not None]
-            return first + [one for one in self._later if one not in self._position]
+            first = {one: None for one in self._first.user_ids if self._find(one) is not None}
+            return list(first | dict.fromkeys(self._later))
 
     def add(self, events: EventsAdded) -> None:
         """Adds events, all or none, whose items must have been in the catalogue at some time.

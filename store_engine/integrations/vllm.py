@@ -17,7 +17,7 @@ from vllm import SamplingParams
 from vllm.v1.sample.logits_processor import BatchUpdate, LogitsProcessor
 from vllm.v1.sample.logits_processor.builtin import process_dict_updates
 
-from store_engine.errors import InputError
+from store_engine.errors import InputError, shown
 from store_engine.integrations.exported_folder import exported_constraint, last_tokens
 
 if TYPE_CHECKING:
@@ -98,6 +98,6 @@ def _is_wanted(params: SamplingParams) -> bool:
         ValueError: The option is neither true nor false.
     """
     wanted = (params.extra_args or {}).get(OPTION, True)
-    if not isinstance(wanted, bool):
-        raise ValueError(f"extra_args[{OPTION!r}] must be true or false, got {wanted!r}")
-    return wanted
+    if not isinstance(wanted, int) or wanted not in (0, 1):  # HTTP makes integers of booleans
+        raise ValueError(f"extra_args[{OPTION!r}] must be true or false, got {shown(wanted)}")
+    return bool(wanted)

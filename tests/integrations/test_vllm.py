@@ -201,7 +201,7 @@ def test_requests_come_go_and_move(exported, tokens_of):
     step([None, [1, second[0]], [1, *first]], moved=swap)
     output.append(second[1])
     one_way = [(2, 0, MoveDirectionality.UNIDIRECTIONAL)]
-    step([[1, *first], [1, *second[:2]]], removed=[2], moved=one_way)
+    step([[1, *first], [1, *second[:2]]], removed=[0], moved=one_way)  # 2 fills the gap
     step([[1, *third], [1, *second[:2]]], added=[(0, params, [1, *third], [])])
     step([[1, *third], None], added=[(1, free, [1], [])])
 

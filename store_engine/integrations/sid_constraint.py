@@ -67,7 +67,11 @@ class SidConstraint:
 
         Returns:
             (num_sequences, vocab_size), -inf wherever no item can follow.
+
+        Raises:
+            ValueError: `vocab_size` is less than text and codes take.
         """
+        self.check_vocab_size(logits.shape[-1])
         is_allowed, levels = self.allowed(tokens)
         constrained = torch.full_like(logits, -torch.inf)
         text_size = self.vocabulary.text_size
@@ -81,6 +85,18 @@ class SidConstraint:
             logprobs = logits[rows, span].log_softmax(-1).masked_fill(~allowed, -torch.inf)
             constrained[rows, span] = logprobs
         return constrained
+
+    def check_vocab_size(self, size: int) -> None:
+        """Refuses a model whose vocabulary has no room for text and codes.
+
+        Raises:
+            ValueError: It has none.
+        """
+        if size < len(self.vocabulary):
+            raise ValueError(
+                f"the model's vocabulary must have at least {len(self.vocabulary)} tokens, text "
+                f"and codes, got {size}"
+            )
 
 
 def trie_of(catalog: AnyCatalog) -> ItemTrie | Snapshot:

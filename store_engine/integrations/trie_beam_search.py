@@ -58,7 +58,7 @@ class TrieBeamSearch:
 
         Raises:
             InputError: `max_new_tokens` leaves no room for a SID.
-            ValueError: The model gave NaN or +inf.
+            ValueError: The model gave NaN or +inf, or its vocabulary has no room for the codes.
         """
         num_levels, width = self._constraint.vocabulary.num_levels, generation_config.num_beams
         room = generation_config.max_length - input_ids.shape[1]
@@ -89,6 +89,7 @@ class TrieBeamSearch:
         constraint, batch, device = self._constraint, len(prompts), prompts.device
         vocabulary, trie, cache = constraint.vocabulary, constraint.trie, DynamicCache()
         cache_name, head = _cache_name(model), model.get_output_embeddings().weight
+        constraint.check_vocab_size(len(head))
         tokens, codes, beams = prompts, prompts.new_zeros(batch, 1, 0), _root(batch)
         for level, size in enumerate(vocabulary.codebook_sizes):
             positions = (mask.cumsum(1) - 1).clamp(min=0)[:, -tokens.shape[1] :]

@@ -172,6 +172,16 @@ def test_padded_vocabularies_and_half_precision(small):
     assert allowed == [[23, 26], [23, 24]]
 
 
+def test_a_model_of_another_vocabulary_is_refused(make_model, small):
+    with pytest.raises(ValueError, match="at least 27 tokens, text and codes, got 26"):
+        TrieLogitsProcessor(small, TEXT)(torch.tensor([[1]]), torch.randn(1, 26))
+    exported = export_huggingface(make_model((3, 4)))
+    with pytest.raises(ValueError, match="at least 28 tokens, text and codes, got 27"):
+        exported.generate(
+            torch.tensor([[1]]), max_new_tokens=2, custom_generate=TrieBeamSearch(small, TEXT + 1)
+        )
+
+
 @pytest.mark.parametrize("make", [TrieLogitsProcessor, prefix_allowed_tokens_fn])
 @pytest.mark.parametrize("trie", [None, "trie.bin", SIDS], ids=["None", "a path", "sids"])
 def test_what_is_no_trie(make, trie):

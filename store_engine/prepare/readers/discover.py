@@ -204,6 +204,11 @@ def _table(group: list[tuple[Path, Storage, Layout | None]], choices: Choices, r
     storage = replace(storage, files=tuple(path for path, _, _ in group), quote=quote)
     if all(ATOMIC.fullmatch(name) for name in storage.columns):
         names = [name.rpartition(":")[0] for name in storage.columns]
+        if any(name.endswith("_list:token_seq") for name in storage.columns):
+            raise InputError(
+                f"{storage.files[0]}: every row repeats a history as a list (RecBole's augmented "
+                f"form), which would be counted as new events: give the .inter file it was made of"
+            )
         return _guessed(rename(storage, names), "recbole", choices)
     named = choices.event_columns if role != "items" else choices.item_columns
     if named and not storage.has_header and storage.kind == "delimited":

@@ -10,11 +10,13 @@ from store_engine.errors import InputError
 
 # extra of pyproject.toml -> the modules for which it is asked for
 MODULES = {
-    "cli": ("rich",),
+    "cli": ("rich", "shtab"),
     "data": ("pyarrow",),
-    "train": ("deepspeed", "faiss", "scipy", "sklearn"),
+    "prepare": ("duckdb",),
+    "train": ("deepspeed", "faiss", "jinja2", "markupsafe", "scipy", "sklearn"),
     "backbones": ("gguf", "peft", "tokenizers"),
-    "export": ("transformers",),
+    "export": ("huggingface_hub", "transformers"),
+    "serve": ("fastapi", "prometheus_client", "pydantic", "ray", "starlette", "uvicorn"),
     "watch": ("matplotlib", "tensorboard"),
     "gpu": ("triton",),
 }

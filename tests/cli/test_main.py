@@ -26,7 +26,10 @@ from store_engine.errors import InputError
 
 ROOT = Path(__file__).parents[2]
 FOLDER = ROOT / "store_engine" / "cli"
-FOUND = sorted({path.stem for path in FOLDER.glob("*.py")} - {"main", "reference", "__init__"})
+FOUND = sorted(
+    {path.stem for path in FOLDER.glob("*.py")}
+    - {"main", "reference", "recommend_batch", "__init__"}
+)
 HEAVY = ("torch", "faiss", "deepspeed", "pyarrow", "sentencepiece", "rich", "numpy", "transformers")
 
 

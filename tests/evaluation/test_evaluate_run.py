@@ -22,6 +22,7 @@ from store_engine.runs.run import load_run
 from store_engine.runs.run_directory import RunDirectory
 
 NUM_ITEMS = 12
+TRAINING_FREE = {"popularity", "co_visitation", "co_visitation_updated"}
 
 
 def engine(sids):
@@ -104,8 +105,8 @@ def test_what_metrics_json_holds(measured_run):
     assert metrics["config"] == dataclasses.asdict(load_config(measured_run / "config.toml"))
     assert set(metrics["protocols"]) == {"seen_left_out", "seen_allowed"}
     allowed, left_out = metrics["protocols"]["seen_allowed"], metrics["protocols"]["seen_left_out"]
-    assert set(allowed["baselines"]) == {"popularity", "co_visitation", "own_items"}
-    assert set(left_out["baselines"]) == {"popularity", "co_visitation"}
+    assert set(allowed["baselines"]) == {*TRAINING_FREE, "own_items"}
+    assert set(left_out["baselines"]) == TRAINING_FREE
     # the run's config allows seen items, so that readers of old files get this protocol
     assert metrics["primary"] == "seen_allowed"
     for key, value in allowed.items():
@@ -137,7 +138,8 @@ def test_where_users_alternate_between_two_items_every_provider_obeys_one_rule(r
         assert values["recall@20"] == 0.0
     assert allowed["metrics"]["recall@20"] > 0.0
     recalls = {name: values["recall@10"] for name, values in allowed["baselines"].items()}
-    assert recalls == {"popularity": 0.5, "co_visitation": 1.0, "own_items": 1.0}
+    co_visits = {"co_visitation": 1.0, "co_visitation_updated": 1.0}
+    assert recalls == {"popularity": 0.5, **co_visits, "own_items": 1.0}
 
 
 def test_exact_says_so(measured_run):

@@ -26,7 +26,8 @@ from store_engine.errors import InputError
 
 ROOT = Path(__file__).parents[2]
 FOLDER = ROOT / "store_engine" / "cli"
-FOUND = sorted(
+MODULES = {path.stem for path in FOLDER.glob("*.py")}
+FOUND = sorted(MODULES - {"main", "reference", "recommend_batch", "__init__"})
     {path.stem for path in FOLDER.glob("*.py")}
     - {"main", "reference", "recommend_batch", "__init__"}
 )

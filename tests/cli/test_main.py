@@ -28,9 +28,6 @@ ROOT = Path(__file__).parents[2]
 FOLDER = ROOT / "store_engine" / "cli"
 MODULES = {path.stem for path in FOLDER.glob("*.py")}
 FOUND = sorted(MODULES - {"main", "reference", "recommend_batch", "__init__"})
-    {path.stem for path in FOLDER.glob("*.py")}
-    - {"main", "reference", "recommend_batch", "__init__"}
-)
 HEAVY = ("torch", "faiss", "deepspeed", "pyarrow", "sentencepiece", "rich", "numpy", "transformers")
 
 

@@ -94,20 +94,24 @@ def test_recommend_prints_titles(tiny_run, engine, capsys):
     assert all(r["title"] for r in found)
 
 
+ROWS = range(0, 120, 17)  # few: all of them would fill some codes' suffixes
+
+
 def test_tokenising_the_catalogue_again_gives_its_codes(tiny_run, engine, tmp_path):
     items = tmp_path / "items.jsonl"
     fields = engine.catalog.fields
     lines = [
         json.dumps({"item_id": item_id, **{name: fields[name][row] for name in fields}})
         for row, item_id in enumerate(engine.catalog.item_ids)
+        if row in ROWS
     ]
     items.write_text("\n".join(lines))
     out = tmp_path / "sids.csv"
     assert tokenize(["--run", str(tiny_run), "--items", str(items), "--out", str(out)]) == 0
     codes = np.loadtxt(out, delimiter=",", skiprows=1, dtype=str)[:, 1:].astype(int)
     # the last level is a suffix, which tells an item from all that have its codes already
-    assert np.array_equal(codes[:, :-1], engine.sids[:, :-1])
-    assert not (codes[:, -1] == engine.sids[:, -1]).any()
+    assert np.array_equal(codes[:, :-1], engine.sids[ROWS, :-1])
+    assert not (codes[:, -1] == engine.sids[ROWS, -1]).any()
 
 
 @pytest.mark.parametrize(

@@ -4,10 +4,11 @@ store-engine bench runs/ml100k
 store-engine bench runs/ml100k --batch 1 32 -k 50 --device cuda
 OMP_NUM_THREADS=1 store-engine bench runs/ml100k --json        # what one thread gives
 
-Histories are those of test users, without a prefix cache; all ways take turns, so that a busy
-machine slows all of them down alike. Plain PyTorch gives every beam its own copy of the keys and
-values. "same items" says which share of the engine's items the other way finds too: less than
-100 % is rounding, in bfloat16 above all, or evidence.
+Histories are those of test users (of an imported run, which has none: random items), without a
+prefix cache; all ways take turns, so that a busy machine slows all of them down alike. Plain
+PyTorch gives every beam its own copy of the keys and values. "same items" says which share of the
+engine's items the other way finds too: less than 100 % is rounding, in bfloat16 above all, or
+evidence.
 """
 
 import argparse

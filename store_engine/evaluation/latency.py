@@ -15,7 +15,6 @@ from store_engine.decoding.backends import BackendName
 from store_engine.decoding.engine import Engine
 from store_engine.errors import InputError
 from store_engine.evaluation.plain_beam import PlainBeamSearch
-from store_engine.evaluation.validation import sample_examples
 from store_engine.model.dtype import Dtype
 from store_engine.runs.run import Run, load_run
 
@@ -55,10 +54,10 @@ class LatencySettings:
 
 
 def measure_latency(run: Run | str, settings: LatencySettings) -> list[dict[str, Any]]:
-    """Times recommendations after histories of the run's test users. No prefix cache.
+    """Times recommendations after histories as `draw_histories` gives them. No prefix cache.
 
     Args:
-        run: A finished run, or its directory.
+        run: A finished run, or its directory; changes in its journal are left out.
         settings: What is timed.
 
     Returns:
@@ -70,15 +69,19 @@ def measure_latency(run: Run | str, settings: LatencySettings) -> list[dict[str,
         InputError: The run is missing, unfinished or damaged, or the device is not there.
     """
     run = run if isinstance(run, Run) else load_run(run)
-    test = leave_one_out(run.histories).test
-    bos = run.vocabulary.bos_id
-    engine = Engine.load(run, device=settings.device, dtype=settings.dtype, prefix_cache_mib=0.0)
+    engine = Engine.load(
+        run,
+        device=settings.device,
+        dtype=settings.dtype,
+        prefix_cache_mib=0.0,
+        journal=False,  # plain PyTorch searches a catalogue without changes alone
+    )
     k = min(settings.k, engine.catalog.num_items)
-    plain = _plain_search(engine, bos)
+    plain = _plain_search(engine, run.vocabulary.bos_id)
     rows = []
     for batch_size in settings.batch_sizes:
-        sample = sample_examples(test, batch_size, seed=0)
-        histories = [history[-engine.max_history :] for history in sample.histories]
+        drawn = draw_histories(run, batch_size)
+        histories = [history[-engine.max_history :] for history in drawn]
         searches = _searches(engine, histories, k)
         if plain is not None:
             lists = [history.tolist() for history in histories]
@@ -102,6 +105,25 @@ def measure_latency(run: Run | str, settings: LatencySettings) -> list[dict[str,
                 }
             )
     return rows
+
+
+def draw_histories(run: Run, number: int, seed: int = 0) -> list[NDArray[np.int32]]:
+    """Draws histories of test users; of a run that has no users, an imported one, random items.
+
+    Args:
+        run: A finished run.
+        number: Of histories; a user may come twice.
+        seed: Of the draw.
+
+    Returns:
+        `number` arrays of catalogue rows.
+    """
+    rng = np.random.default_rng(seed)
+    known = leave_one_out(run.histories).test.histories
+    if known:
+        return [known[user] for user in rng.integers(len(known), size=number)]
+    shape = number, run.config.data.max_history
+    return list(rng.integers(run.catalog.num_items, size=shape, dtype=np.int32))
 
 
 def _searches(engine: Engine, histories: Sequence[NDArray[np.int32]], k: int) -> dict[str, Search]:

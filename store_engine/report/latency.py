@@ -1,18 +1,20 @@
 """How long this machine takes to recommend, measured while the report is made."""
 
-import time
+import functools
+import itertools
 from dataclasses import dataclass
 
 import numpy as np
 import torch
 
-from store_engine.data.split import leave_one_out
 from store_engine.decoding.engine import Engine
+from store_engine.evaluation.latency import draw_histories, time_in_turn
 from store_engine.experiments.provenance import machine
 from store_engine.report.loaded_run import LoadedRun
 
 _BATCHES, _K = (1, 8, 64), 10
-_SECONDS, _LEAST, _MOST = 1.5, 5, 200  # per batch size; calls
+_HISTORIES = 10_000  # that are drawn
+_SECONDS, _LEAST = 1.5, 5  # per batch size; calls
 
 
 @dataclass(frozen=True)
@@ -55,29 +57,23 @@ class Latency:
 
 
 def latency(loaded: LoadedRun, engine: Engine) -> Latency:
-    """Times calls with the histories of test users, each history once, without a prefix cache.
+    """Times calls with other histories each time, as `draw_histories` gives them.
 
     Args:
         loaded: A finished run.
         engine: It, loaded without a prefix cache.
     """
-    histories = leave_one_out(loaded.run.histories).test.histories
-    rng = np.random.default_rng(0)
+    histories = itertools.cycle(draw_histories(loaded.run, _HISTORIES))
+
+    def call(batch: int) -> None:
+        engine.recommend_rows(list(itertools.islice(histories, batch)), _K)
+
+    calls = {str(batch): functools.partial(call, batch) for batch in _BATCHES}
+    spent = time_in_turn(calls, str(engine.device), _LEAST, _SECONDS)
     timings = []
-    for batch in _BATCHES:
-        walls: list[float] = []
-        began = time.perf_counter()
-        while len(walls) <= _LEAST or (
-            len(walls) <= _MOST and time.perf_counter() - began < _SECONDS
-        ):
-            users = rng.integers(len(histories), size=batch)
-            wanted = [histories[user].astype(np.int64) for user in users]
-            before = time.perf_counter()
-            engine.recommend_rows(wanted, _K)
-            walls.append((time.perf_counter() - before) * 1000)
-        timed = walls[1:]  # the first call makes buffers
-        p50, p95 = np.percentile(timed, [50, 95]).tolist()
-        timings.append(Timing(batch, len(timed), p50, p95))
+    for batch, walls in zip(_BATCHES, spent.values(), strict=True):
+        p50, p95 = np.quantile(walls, [0.5, 0.95]).tolist()
+        timings.append(Timing(batch, len(walls), p50, p95))
     dtype = str(engine.model.text_embedding.weight.dtype).removeprefix("torch.")
     search = f"top {_K}, beam {max(engine.config.beam_width, _K)}, {dtype}, no prefix cache"
     name = machine(str(engine.device))

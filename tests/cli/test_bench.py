@@ -24,6 +24,22 @@ def test_the_table_is_printed(run_dir, capsys):
     assert "plain PyTorch" in capsys.readouterr().out
 
 
+def test_a_run_without_users_and_with_a_removed_item_is_timed_too(run_dir, capsys):
+    for verb in (
+        ["forget", str(run_dir), "--user", "u"],
+        ["forget", str(run_dir), "--user", "v"],
+        ["remove-items", str(run_dir), "--items", "item 3"],
+    ):
+        assert main(verb) == 0
+    capsys.readouterr()
+    assert (
+        main(["bench", str(run_dir), "--batch", "2", "-k", "5", "--seconds", "0.01", "--json"]) == 0
+    )
+    rows = json.loads(capsys.readouterr().out)["rows"]
+    assert [row["provider"] for row in rows] == ["engine", "plain PyTorch"]
+    assert main(["report", str(run_dir), "--out", str(run_dir.parent / "page.html")]) == 0
+
+
 @pytest.mark.parametrize(
     ("options", "message"),
     [

@@ -102,9 +102,10 @@ class _Limits:
 
     def deadline(self, timeout_ms: int | None) -> float:
         """Until when a request is answered, by `time.monotonic`."""
-        limit = self._settings.timeout_s
-        wanted = limit if timeout_ms is None else timeout_ms / 1000
-        return time.monotonic() + min(limit, wanted)
+        limit_ms = 1000 * self._settings.timeout_s
+        # the least is taken first: a number of 400 digits cannot be divided
+        wanted_ms = limit_ms if timeout_ms is None else min(timeout_ms, limit_ms)
+        return time.monotonic() + wanted_ms / 1000
 
     def check(self, name: str, value: int | None, limit: int) -> None:
         """Refuses a number above its limit."""

@@ -98,6 +98,12 @@ def ids(answer):
     return [item["item_id"] for item in answer.json()["items"]]
 
 
+def test_a_time_limit_of_any_size_is_the_servers_at_most(serve):
+    body = '{"history": ["item 3"], "timeout_ms": 1%s}' % ("0" * 400)
+    headers = {"content-type": "application/json"}
+    assert len(ids(serve().post("/v1/recommend", content=body, headers=headers))) == 10
+
+
 def until(condition):
     end = time.monotonic() + 300
     while not condition():

@@ -84,7 +84,7 @@ def test_more_tokens_are_more_times(write):
     assert lines[4] == "| ours | 2,000 (20 x, 4.0 x) | 2.0 GiB |"
 
 
-@pytest.mark.parametrize("name", TABLES)
+@pytest.mark.parametrize("name", sorted(TABLES.keys() - {"roofline"}))  # it is computed
 def test_what_was_never_measured_is_said(write, tmp_path, name):
     assert TABLES[name](tmp_path) == "Not measured yet."
 

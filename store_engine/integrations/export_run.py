@@ -179,9 +179,9 @@ def _write_rest(run: Run, root: Path) -> None:
     with RunDirectory.create(root, RunOrigin(portable(run.config), run.dataset), write_data) as to:
         with to.writing(to.sids):
             run.sid_table.save(to.sids)
-        if run.evidence is not None:
+        if run.evidence_now is not None:  # what the run recommends with
             with to.writing(to.evidence):
-                run.evidence.save(to.evidence)
+                run.evidence_now.save(to.evidence)
         if run.directory.is_complete(run.directory.metrics):
             with to.writing(to.metrics):
                 write_json(to.metrics, _portable_metrics(run))

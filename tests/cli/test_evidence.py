@@ -58,6 +58,18 @@ def test_new_events_count_at_once_but_not_in_what_is_measured(evident_run, tmp_p
     assert main(["check", str(evident_run)]) == 0
 
 
+def test_an_exported_run_recommends_with_what_was_counted_last(evident_run, tmp_path):
+    pytest.importorskip("transformers")
+    from store_engine.integrations.export_run import export_run
+    from store_engine.integrations.import_run import import_run
+
+    assert main(["evidence", str(evident_run)]) == 0
+    run = load_run(evident_run)
+    export_run(run, tmp_path / "exported")
+    back = import_run(tmp_path / "exported", tmp_path / "back")
+    assert np.array_equal(back.evidence_now.data, run.evidence_now.data)
+
+
 def test_it_goes_with_the_evidence_that_was_weighed(evident_run):
     assert main(["evidence", str(evident_run)]) == 0
     run = load_run(evident_run)

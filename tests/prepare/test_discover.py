@@ -25,6 +25,7 @@ GOOD = "user_id,item_id,timestamp\nu,a,1\nu,b,2\n"
         (b"\x28\xb5\x2f\xfdbroken", "not a readable zstd file"),
         (b"PAR1broken", "not a readable parquet file"),
         (b"a\0b,c\n1,2\n", "holds NUL bytes"),
+        (b"\xfe\xff" + "a,b\n1,2\n".encode("utf-16-be"), "is UTF-16 of the big-endian kind"),
         (b"{ not json\n}", "not json of objects"),
         (b"[" * 100_000, "no layout fits|not json of objects"),
         (b'{"user": {"0": "a"}, "item": {"0": "b"}}', "is one object of columns"),
@@ -175,3 +176,12 @@ def test_folder_with_files(tmp_path):
         ("title",),
         (),
     )
+
+
+def test_a_link_to_a_file_is_no_second_file(tmp_path):
+    source = write_files(tmp_path / "source", {"e.csv": GOOD})
+    (source / "f.csv").symlink_to("e.csv")
+    named = discover([source / "f.csv", source / "e.csv"], [], [], Choices())
+    assert [path.name for path in named.events.storage.files] == ["f.csv"]
+    found = discover([source], [], [], Choices())
+    assert [path.name for path in found.events.storage.files] == ["e.csv"]

@@ -225,3 +225,10 @@ def test_day_and_month_that_could_be_either_are_told(prepared):
 def test_rules_that_leave_nothing_are_refused(rules, expected, prepared):
     with pytest.raises(InputError, match=expected):
         prepared({"e.csv": events_csv([("u", "i1", 1)]), "i.csv": ITEMS}, rules)
+
+
+def test_dates_with_dashes_are_read_day_first(prepared):
+    events = [("u", f"i{day % 3}", f"{day:02d}-02-2024 10:00") for day in range(1, 29)]
+    result = prepared({"e.csv": events_csv(events), "i.csv": ITEMS})
+    assert result.report.time_form == "%d-%m-%Y %H:%M"
+    assert str(result.events[0][2]) == "2024-02-01 10:00:00"

@@ -1,5 +1,6 @@
 """Files and folders -> one table of events and one of items, found before they are read."""
 
+import os
 import re
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
@@ -148,7 +149,8 @@ def _files(paths: Iterable[Path]) -> dict[Path, bool]:
         files |= dict.fromkeys(inside, True)
         if len(files) > _MAX_FILES:
             raise InputError(f"{path}: holds more than {_MAX_FILES:,} files")
-    return files
+    once = {os.path.realpath(path): path for path in reversed(files)}  # a link is no second file
+    return {path: is_found for path, is_found in files.items() if path in once.values()}
 
 
 def _is_hidden(file: Path, folder: Path) -> bool:

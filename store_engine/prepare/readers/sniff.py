@@ -77,7 +77,9 @@ def _head(path: Path, compression: str) -> tuple[bytes, bool]:
 
 def _decode(path: Path, head: bytes, is_whole: bool) -> tuple[str, str]:
     """Text of the head up to its last whole line, and its encoding."""
-    if head[:2] in (b"\xff\xfe", b"\xfe\xff"):
+    if head[:2] == b"\xfe\xff":
+        raise InputError(f"{path}: is UTF-16 of the big-endian kind: save it as UTF-8 first")
+    if head[:2] == b"\xff\xfe":
         return head[: len(head) // 2 * 2].decode("utf-16", errors="ignore"), "utf-16"
     if b"\0" in head:
         raise InputError(f"{path}: holds NUL bytes, it is no text, json or parquet file")

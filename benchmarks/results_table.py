@@ -25,7 +25,14 @@ ROOT = Path(__file__).resolve().parents[1]
 RESULTS = ROOT / "benchmarks" / "results"
 PLANS = ROOT / "configs" / "sweeps"
 FIGURES = {"recall@10": "R@10", "ndcg@10": "N@10"}
-_TITLES = {"co_visitation": "co-visitation", "own_items": "own items, latest first"}
+_TITLES = {
+    "co_visitation": "co-visitation",
+    "co_visitation_updated": "co-visitation, all events before the test",
+    "own_items": "own items, latest first",
+    "training_events": "of training events alone",
+    "training_llm_alone": "LLM alone, of training events",
+    "training_evidence_alone": "evidence alone, of training events",
+}
 _HEADER = [
     "",
     *(f"{figure}, {rule.title}" for rule in RULES for figure in FIGURES.values()),

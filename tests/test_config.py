@@ -221,3 +221,22 @@ def test_the_page_of_all_keys_is_up_to_date():
 
 def test_defaults_are_a_config():
     assert load_config() == Config()
+
+
+@pytest.mark.parametrize("place", ["override", "file"])
+def test_a_folder_is_read_where_an_earlier_config_draws_its_data(place, tmp_path):
+    tiny = Path(__file__).parents[1] / "configs" / "tiny.toml"
+    assert load_config(tiny).data.name == "synthetic"
+    if place == "override":
+        data = load_config(tiny, ["data.path=shop"]).data
+    else:
+        (tmp_path / "mine.toml").write_text('[data]\npath = "shop"\n')
+        data = load_config([tiny, tmp_path / "mine.toml"]).data
+    assert (data.name, data.path, data.text_fields) == ("files", "shop", ("title",))
+
+
+def test_files_of_ones_own_have_no_text_of_movielens():
+    assert load_config(None, ["data.name=files"]).data.text_fields == ("title",)
+    stated = load_config(None, ["data.name=files", 'data.text_fields=["a"]']).data
+    assert stated.text_fields == ("a",)
+    assert load_config().data.text_fields[0] == "movie_title"

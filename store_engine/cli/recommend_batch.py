@@ -72,7 +72,9 @@ def is_batch(args: argparse.Namespace) -> bool:
                 raise InputError(f"--{name} is of use only with --input, --users or --all-users")
         return False
     if args.output is None:
-        raise InputError("--output is missing: where the recommendations of many users go")
+        raise InputError(
+            "--output is missing: a .parquet file for the recommendations of many users"
+        )
     if args.ray and args.input is None:
         raise InputError("--ray shares out the files of --input, got users of the run")
     if args.threads is not None and (not args.ray or not 1 <= args.threads <= 1024):

@@ -19,14 +19,16 @@ class DataConfig:
     """Which catalogue and histories, and how they are read."""
 
     name: Literal["ml-100k", "synthetic", "files"] = "ml-100k"
-    path: str = setting("", is_runtime=True)  # folder; "" = the cache for ml-100k
+    # folder; "" = the cache for ml-100k; with one, synthetic becomes files
+    path: str = setting("", is_runtime=True)
     # within path; csv, tsv, parquet, jsonl or RecBole .item
     items: str = setting("items.csv", is_runtime=True)
     interactions: str = setting("interactions.csv", is_runtime=True)  # within path
     item_id: str = "item_id"  # column name, in both files
     user_id: str = "user_id"  # column name
     timestamp: str = "timestamp"  # column name
-    text_fields: tuple[str, ...] = ("movie_title", "class", "release_year")  # first = title
+    # columns of items, the title first; without it, your own files are read for `title` alone
+    text_fields: tuple[str, ...] = ("movie_title", "class", "release_year")
     strip_html: bool = True  # make plain text of HTML's tags and entities, in new items too
     min_events: int = setting(3, 3, 1_000_000)  # users with fewer are dropped and counted
     ties: Literal["file", "shuffle"] = "file"  # order of events with one timestamp

@@ -40,6 +40,7 @@ def load_config(
         _merge(tree, read_config_tree(path))
     for override in overrides:
         _apply_override(tree, override)
+    _read_own_files(tree)
     model = tree.get("model")
     if backbone_sizes is not None and isinstance(model, dict) and model.get("backbone"):
         tree["model"] = _with_sizes(model, backbone_sizes(str(model["backbone"])))
@@ -107,6 +108,18 @@ def _merge(tree: dict[str, Any], later: dict[str, Any]) -> None:
             tree[key] |= value
         else:
             tree[key] = value
+
+
+def _read_own_files(tree: dict[str, Any]) -> None:
+    """Reads the files of a folder that is named, and of their texts the title if none is."""
+    data, tokenizer = tree.get("data"), tree.get("tokenizer")
+    if not isinstance(data, dict):
+        return
+    has_sids = isinstance(tokenizer, dict) and tokenizer.get("sids_file")  # they lie there too
+    if data.get("name") == "synthetic" and data.get("path") and not has_sids:
+        data["name"] = "files"
+    if data.get("name") == "files":
+        data.setdefault("text_fields", ["title"])
 
 
 def _with_sizes(model: dict[str, Any], sizes: dict[str, Any]) -> dict[str, Any]:

@@ -55,7 +55,10 @@ def runnable(page, language):
 
 
 def pages_with(language):
-    return [pytest.param(page, id=page.name) for page in PAGES if runnable(page, language)]
+    pages = [page for page in PAGES if runnable(page, language)]
+    if language == "bash":  # test_quickstart.py runs that page's
+        pages = [page for page in pages if page.name != "quickstart.md"]
+    return [pytest.param(page, id=page.name) for page in pages]
 
 
 @pytest.mark.parametrize("page", pages_with("python"))

@@ -185,3 +185,22 @@ def test_a_link_to_a_file_is_no_second_file(tmp_path):
     assert [path.name for path in named.events.storage.files] == ["f.csv"]
     found = discover([source], [], [], Choices())
     assert [path.name for path in found.events.storage.files] == ["e.csv"]
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "expected"),
+    [
+        ("ordered_at", "2025-06-01T10:30:00+02:00", "ordered_at"),
+        ("Shipping Date", "01/06/2025", "Shipping Date"),
+        ("sent_at", "1700000000", "sent_at"),
+        ("sold_at", "Berlin", ""),
+        ("weight", "1700000000", ""),
+        ("birth_date", "1980-06-01", ""),
+        ("delivered_at", "2025-06-01", "delivered_at"),
+    ],
+)
+def test_a_time_of_another_name_is_told_by_its_values(name, value, expected, tmp_path):
+    path = tmp_path / "orders.csv"
+    path.write_text(f"customer_id,product_id,{name}\nc,a,{value}\nc,b,{value}\nd,a,{value}\n")
+    found = discover([path], [], [], Choices())
+    assert found.events.roles.time == expected

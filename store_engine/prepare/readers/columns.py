@@ -72,6 +72,7 @@ def guess_roles(storage: Storage) -> Roles:
         return _by_values(storage)
     names = storage.columns
     user, item, time = (_named(names, known) for known in (_USERS, _ITEMS, _TIMES))
+    time = time or _time_by_values(storage, {user, item})
     taken = {user, item, time}
     texts = [n for n in names if n not in taken and _plain(n) in _TEXTS and _has_text(storage, n)]
     if not user:
@@ -102,6 +103,18 @@ def _named(names: Sequence[str], known: Sequence[str]) -> str:
     """The column whose name comes first among the known ones."""
     found = [(known.index(_plain(name)), name) for name in names if _plain(name) in known]
     return min(found, default=(0, ""))[1]
+
+
+def _time_by_values(storage: Storage, taken: set[str]) -> str:
+    """The first column named like a time (ordered_at, shipping date) whose values are times."""
+    for name in storage.columns:
+        plain = _plain(name)
+        is_named = plain.endswith(("at", "date", "time", "timestamp"))
+        if plain.startswith(("birth", "release", "publi", "expir")):  # of a person or an item
+            continue
+        if name not in taken and is_named and _mostly(column_values(storage, name), _is_time):
+            return name
+    return ""
 
 
 def _rank(name: str) -> int:

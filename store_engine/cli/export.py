@@ -53,6 +53,11 @@ def _export(args: argparse.Namespace) -> None:
         )
     line = f"{exported.family}, {exported.num_text_tokens:,} text tokens, then codes"
     print(f"{printable(args.to)}: {line}")
+    if run.directory.journal.exists():
+        print(
+            f"{printable(run.directory.journal.name)} is not exported: removed items are there "
+            f"again, and items added since the last `store-engine compact` are missing"
+        )
     if not exported.is_plain and not args.with_code:
         print(
             "its item rows and heads stand beside the LLM: `store-engine import` reads them, and "

@@ -48,7 +48,7 @@ def update_evidence(
         if fitted is None:
             raise InputError(
                 f"{run_dir}: has no item-item evidence to count anew (it was trained with "
-                f"decoding.evidence = 'none')"
+                f"decoding.evidence = 'none', or imported without the events behind it)"
             )
         events, report = run.histories, DataReport()
         if interactions is not None:

@@ -84,3 +84,9 @@ def test_the_folder_appears_in_one_rename(run_dir, place, monkeypatch):
     around, inside = renamed[-1]
     assert "out" not in around
     assert inside == names(place / "out")
+
+
+def test_changes_that_stay_behind_are_named(run_dir, tmp_path, capsys):
+    assert main(["remove-items", str(run_dir), "--items", "item 3"]) == 0
+    assert main(["export", str(run_dir), "--to", str(tmp_path / "out")]) == 0
+    assert "journal.db is not exported: removed items are there again" in capsys.readouterr().out

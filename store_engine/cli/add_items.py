@@ -9,6 +9,7 @@ server.
 """
 
 import argparse
+import contextlib
 from pathlib import Path
 
 from store_engine.cli.main import (
@@ -54,7 +55,7 @@ def _add_items(args: argparse.Namespace) -> None:
     run = load_run(args.run)
     items = read_items(args.items, run.config.data.item_id, tuple(run.catalog.fields))
     engine = Engine.load(run, device=args.device)
-    with warnings_as_lines():
+    with contextlib.closing(engine), warnings_as_lines():
         sids = {}
         is_old = engine.has_items(items.item_ids) if args.update else [False] * items.num_items
         if old := [row for row, is_there in enumerate(is_old) if is_there]:
@@ -62,7 +63,6 @@ def _add_items(args: argparse.Namespace) -> None:
         num_updated = len(sids)
         if new := [row for row, is_there in enumerate(is_old) if not is_there]:
             sids |= engine.add_items(items.take(new))
-    engine.close()
     if args.json:
         print_json(sids)
         return

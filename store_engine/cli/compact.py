@@ -9,6 +9,7 @@ measured on do not change, nor does metrics.json.
 """
 
 import argparse
+import contextlib
 
 from store_engine.cli.main import add_run_argument, run_verb
 
@@ -23,8 +24,8 @@ def _compact(args: argparse.Namespace) -> None:
     from store_engine.decoding.engine import Engine
 
     engine = Engine.load(args.run, device="cpu")
-    engine.compact()
-    engine.close()
+    with contextlib.closing(engine):
+        engine.compact()
     print(
         f"{args.run}: has all changes up to number {engine.sequence:,}; "
         f"{engine.trie.num_items:,} items"

@@ -8,6 +8,7 @@ run was made from, backups, checkpoints, or blocks that a disk keeps of deleted 
 """
 
 import argparse
+import contextlib
 
 from store_engine.cli.main import add_run_argument, run_verb
 from store_engine.terminal import printable
@@ -28,7 +29,7 @@ def _forget(args: argparse.Namespace) -> None:
     from store_engine.decoding.engine import Engine
 
     engine = Engine.load(args.run, device="cpu")
-    engine.forget_user(args.user)
-    engine.close()
+    with contextlib.closing(engine):
+        engine.forget_user(args.user)
     print(f"{printable(args.user)}: deleted from histories, training data and journal")
     print("weights and item-item evidence were learnt from all users, and stay as they are")

@@ -7,6 +7,7 @@ What is removed stays removed: it stands in the run's journal, on the disk.
 """
 
 import argparse
+import contextlib
 
 from store_engine.cli.main import add_run_argument, run_verb
 from store_engine.cli.recommend import item_ids
@@ -33,6 +34,6 @@ def _remove_items(args: argparse.Namespace) -> None:
 
     ids = item_ids(args.items)
     engine = Engine.load(args.run, device="cpu")
-    engine.remove_items(ids)
-    engine.close()
+    with contextlib.closing(engine):
+        engine.remove_items(ids)
     print(f"{len(ids):,} items removed; the catalogue has {engine.trie.num_items:,}")

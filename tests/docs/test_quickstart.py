@@ -24,7 +24,7 @@ STEPS += ("generate_from_export", "serve", "curl")  # what a newcomer wants, in 
 
 def _commands():
     blocks = re.findall(r"^```bash\n(.*?)^```$", PAGE.read_text(encoding="utf-8"), re.M | re.S)
-    return "".join(blocks).strip().split("\n")
+    return "".join(blocks).replace("\\\n", " ").strip().split("\n")
 
 
 def _before_serve():

@@ -25,10 +25,10 @@ METRICS = {
 @pytest.fixture
 def trial(tmp_path):
     """A trial whose run has nothing but its config, manifest and metrics."""
-    tiny = str(ROOT / "configs" / "tiny.toml")
-    variant = Variant("a", "A", (tiny,), ("recommender.lr=1e-3",))
+    base = str(ROOT / "configs" / "beauty.toml")
+    variant = Variant("a", "A", (base,), ("recommender.lr=1e-3",))
     made = Trial(variant, 1, "zero.json", "s", tmp_path / "run")
-    config = load_config(tiny, [*made.overrides, "data.path=elsewhere", "decoding.beam_width=77"])
+    config = load_config(base, [*made.overrides, "data.path=elsewhere", "decoding.beam_width=77"])
     origin = RunOrigin(config, "d", {"/some/where/items.csv": "0" * 64})
 
     def write(paths):

@@ -35,6 +35,7 @@ from benchmarks.sasrec import SASRec, SASRecConfig, rank, train
 from benchmarks.slist import Slist, choose
 from store_engine.collaborative.item_space import item_space
 from store_engine.config import DataConfig, EvidenceConfig
+from store_engine.data.histories import Histories
 from store_engine.data.load import Dataset, load_dataset
 from store_engine.data.split import Examples, Split, leave_one_out
 from store_engine.evaluation.metrics import ranking_metrics, standard_errors
@@ -70,51 +71,30 @@ def load(name: str, folder: str) -> Dataset:
     return load_dataset(DataConfig(name="files", path=folder, text_fields=fields))
 
 
+def first_rows(
+    dataset: Dataset, split: Split, options: argparse.Namespace
+) -> NDArray[np.float32] | None:
+    """The rows that SASRec starts from: the space of co-visits and text; None at random."""
+    if options.start == "random":
+        return None
+    found = item_space(split.train, split.valid, dataset.catalog, EvidenceConfig(), options.seed)
+    return fit_to(found.vectors, SASRecConfig.hidden_size)
+
+
 def train_sasrec(
-    dataset: Dataset, split: Split, options: argparse.Namespace, refit_epochs: int | None = None
+    events: Histories,
+    num_items: int,
+    config: SASRecConfig,
+    start: NDArray[np.float32] | None,
+    validate: Callable[[SASRec], float],
 ) -> tuple[SASRec, int]:
-    """Trains SASRec from the start that is asked for.
-
-    Args:
-        dataset: Items.
-        split: Events and validation users.
-        options: The command line's.
-        refit_epochs: Passes over all events before the test; None trains on the training events
-            until validation gets no better.
-
-    Returns:
-        The model, and the epoch that was kept.
-    """
-    torch.manual_seed(options.seed)
-    valid = sample_examples(split.valid, options.valid_users, options.seed)
-    # a random start is slow to come near: validation may stand still for longer
-    patience = 4 if options.start == "space" else 6
-    config = SASRecConfig(
-        max_epochs=options.epochs if refit_epochs is None else refit_epochs,
-        patience=patience,
-        num_negatives=options.num_negatives,
-        dropout=options.dropout,
-        seed=options.seed,
-    )
-    space = None
-    if options.start == "space":
-        found = item_space(
-            split.train, split.valid, dataset.catalog, EvidenceConfig(), options.seed
-        )
-        space = fit_to(found.vectors, config.hidden_size)
-    model = SASRec(dataset.catalog.num_items, config, space)
-
-    epochs_done = itertools.count()
-
-    def validate(model: SASRec) -> float:
-        if refit_epochs is not None:
-            return next(epochs_done)  # nothing is left to validate on: the last weights are kept
-        return validation_ndcg(model.log_probabilities, valid)
+    """Trains SASRec; returns it and the epoch that validation liked best."""
 
     def log(line: str) -> None:
         print(line, file=sys.stderr, flush=True)
 
-    events = split.train if refit_epochs is None else split.before_test
+    torch.manual_seed(config.seed)
+    model = SASRec(num_items, config, start)
     return model, train(model, events, config, validate, log)
 
 
@@ -176,6 +156,15 @@ def result_rows(
         }
         for rule, rankings in found
     ]
+
+
+def score_rows(score: Score, examples: Examples) -> list[dict[str, Any]]:
+    """Measures the rankings of a score of all items under both rules."""
+
+    def rank_by(rule: CandidateRule) -> NDArray[np.int64]:
+        return rank(score, examples.histories, MAX_K, exclude_history=rule.exclude_history)
+
+    return result_rows(rank_by, examples.targets)
 
 
 class Ranked(NamedTuple):
@@ -242,8 +231,25 @@ def measure_sasrec(
 ) -> list[dict[str, Any]]:
     """Trains SASRec and measures it, alone and with the evidence where it is given."""
     began, cpu_began = time.perf_counter(), time.process_time()
-    model, epoch = train_sasrec(dataset, split, options)
-    refitted, _ = train_sasrec(dataset, split, options, epoch)
+    num_items, start = dataset.catalog.num_items, first_rows(dataset, split, options)
+    valid = sample_examples(split.valid, options.valid_users, options.seed)
+    config = SASRecConfig(
+        max_epochs=options.epochs,
+        # a random start is slow to come near: validation may stand still for longer
+        patience=4 if options.start == "space" else 6,
+        num_negatives=options.num_negatives,
+        dropout=options.dropout,
+        seed=options.seed,
+    )
+
+    def validate(model: SASRec) -> float:
+        return validation_ndcg(model.log_probabilities, valid)
+
+    model, epoch = train_sasrec(split.train, num_items, config, start, validate)
+    # nothing is left to validate on: every epoch counts as better, so that the last one is kept
+    count = itertools.count()
+    again = dataclasses.replace(config, max_epochs=epoch)
+    refitted, _ = train_sasrec(split.before_test, num_items, again, start, lambda _: next(count))
     spent = {
         "seconds": time.perf_counter() - began,
         "cpu_seconds": time.process_time() - cpu_began,
@@ -255,8 +261,6 @@ def measure_sasrec(
         "sasrec_refit": (refitted.log_probabilities, 0.0),
     }
     if options.run:
-        valid = sample_examples(split.valid, options.valid_users, options.seed)
-        num_items = dataset.catalog.num_items
         counted = read_evidence(options.run / "evidence_train.npz", num_items)
         updated = read_evidence(options.run / "evidence.npz", num_items)
         summed, weight = with_evidence(model.log_probabilities, counted, valid)
@@ -264,13 +268,8 @@ def measure_sasrec(
         both = add_evidence(refitted.log_probabilities, updated, weight)
         scores["sasrec_refit+evidence_updated"] = both, weight
     for name, (score, weight) in scores.items():
-
-        def rank_by(rule: CandidateRule, score: Score = score) -> NDArray[np.int64]:
-            histories, exclude = split.test.histories, rule.exclude_history
-            return rank(score, histories, MAX_K, exclude_history=exclude)
-
         of_name = {"model": name, "start": options.start, **spent, "evidence_weight": weight}
-        rows += [of_name | row for row in result_rows(rank_by, split.test.targets)]
+        rows += [of_name | row for row in score_rows(score, split.test)]
     return rows
 
 
@@ -285,12 +284,7 @@ def measure_slist(
     spent = {"seconds": time.perf_counter() - began, "config": dataclasses.asdict(chosen.config)}
     rows = []
     for name, model in (("slist", chosen), ("slist_refit", refitted)):
-
-        def rank_by(rule: CandidateRule, model: Slist = model) -> NDArray[np.int64]:
-            exclude = rule.exclude_history
-            return rank(model.scores, split.test.histories, MAX_K, exclude_history=exclude)
-
-        rows += [{"model": name, **spent} | r for r in result_rows(rank_by, split.test.targets)]
+        rows += [{"model": name, **spent} | row for row in score_rows(model.scores, split.test)]
     return rows
 
 

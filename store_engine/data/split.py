@@ -1,5 +1,6 @@
 """The split of the histories into training events, validation examples and test examples."""
 
+import functools
 from dataclasses import dataclass
 
 import numpy as np
@@ -37,7 +38,7 @@ class Split:
     valid: Examples
     test: Examples
 
-    @property
+    @functools.cached_property
     def before_test(self) -> Histories:
         """All events before the test's targets: what a server has counted by then."""
         lengths = [len(history) for history in self.test.histories]

@@ -2,6 +2,7 @@
 
 import dataclasses
 import datetime
+import functools
 import time
 from collections.abc import Sequence
 from pathlib import Path
@@ -66,10 +67,11 @@ def evaluate_run(
     num_items, max_k = run.catalog.num_items, config.eval.max_k
     primary = primary_rule(config.decoding.exclude_history is True)
     wall_s: dict[str, float] = {}
+    recommender = _ranker(engine, split, max_k, exact=exact)
 
     def rank(rule: CandidateRule) -> Rankings:
-        began, exclude = time.perf_counter(), rule.exclude_history
-        rankings = rank_all(engine, split.test, max_k, exact, exclude_history=exclude)
+        began = time.perf_counter()
+        rankings = recommender(rule)
         wall_s[rule.name] = time.perf_counter() - began
         return rankings
 
@@ -78,6 +80,8 @@ def evaluate_run(
         model, evidence = run.training_model, run.training_evidence
         less = _measuring_engine(run, config, model, evidence, device)
         known = {"events": _ranker(less, split, max_k), **_parts(less, evidence, split, max_k)}
+        if not run.is_refitted:  # it has one LLM, which need not rank twice
+            known["llm_alone"] = parts["llm_alone"]
         parts |= {f"training_{name}": part for name, part in known.items()}
     measured = measure(rank, split, num_items, max_k, parts)
     scoring = {}
@@ -245,7 +249,7 @@ def _parts(engine: Engine, evidence: Evidence | None, split: Split, k: int) -> d
     def evidence_alone(rule: CandidateRule) -> Rankings:
         return evidence.top(split.test.histories, k, exclude_history=rule.exclude_history)
 
-    llm_alone = _ranker(engine, split, k, evidence=False)
+    llm_alone = functools.cache(_ranker(engine, split, k, evidence=False))
     return {"llm_alone": llm_alone, "evidence_alone": evidence_alone}
 
 

@@ -121,8 +121,9 @@ def discover(
         raise InputError(_nothing(tables, unread, choices))
     catalogue = _one(_of_data_set(item_tables, found), "items")
     used = {*found.storage.files, *(() if catalogue is None else catalogue.storage.files)}
+    kinds = {(file.parent, file.suffix) for file in used}
     for path, reason in unread.items():  # a part file that is damaged must not go unnoticed
-        if path.parent in {file.parent for file in used if file.suffix == path.suffix}:
+        if (path.parent, path.suffix) in kinds:
             raise InputError(reason)
     unused = [path for table in tables for path in table.storage.files if path not in used]
     return Found(
@@ -150,7 +151,8 @@ def _files(paths: Iterable[Path]) -> dict[Path, bool]:
         if len(files) > _MAX_FILES:
             raise InputError(f"{path}: holds more than {_MAX_FILES:,} files")
     once = {os.path.realpath(path): path for path in reversed(files)}  # a link is no second file
-    return {path: is_found for path, is_found in files.items() if path in once.values()}
+    kept = set(once.values())
+    return {path: is_found for path, is_found in files.items() if path in kept}
 
 
 def _is_hidden(file: Path, folder: Path) -> bool:

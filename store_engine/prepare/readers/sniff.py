@@ -86,10 +86,9 @@ def _decode(path: Path, head: bytes, is_whole: bool) -> tuple[str, str]:
     if not is_whole:
         head = head[: head.rfind(b"\n") + 1] or head
     text = head.decode("utf-8-sig", errors="replace")
-    num_letters = sum(character > "\x7f" for character in text)
     num_wrong = text.count("\ufffd")
     # one damaged line among good ones is a damaged line; where most are wrong, it is Latin-1
-    if num_wrong * 2 > num_letters:
+    if num_wrong and num_wrong * 2 > sum(character > "\x7f" for character in text):
         return head.decode("latin-1"), "latin-1"
     return text, "utf-8"
 

@@ -9,10 +9,9 @@ from typing import Any
 
 import pyarrow as pa
 
+from store_engine.data.tables.lines import MAX_LINE_BYTES
 from store_engine.files.atomic import atomic_open
 from store_engine.files.regular import open_regular, parse_errors
-
-_MAX_LINE_BYTES = 1 << 24
 
 
 def parse_literal(line: str) -> dict[str, Any] | None:
@@ -64,8 +63,8 @@ def _lines(stream: Any) -> Iterable[bytes]:
     while block := stream.read(1 << 20):
         *lines, rest = (rest + block).split(b"\n")
         yield from filter(bytes.strip, lines)
-        if len(rest) > _MAX_LINE_BYTES:
-            raise ValueError(f"a line is longer than {_MAX_LINE_BYTES:,} bytes")
+        if len(rest) > MAX_LINE_BYTES:
+            raise ValueError(f"a line is longer than {MAX_LINE_BYTES:,} bytes")
     if rest.strip():
         yield rest
 

@@ -17,6 +17,7 @@ import pyarrow.parquet
 
 from store_engine.data.tables.arrow_values import plain_values
 from store_engine.data.tables.cell_text import cell_text
+from store_engine.data.tables.lines import MAX_LINE_BYTES
 from store_engine.errors import InputError
 from store_engine.files.regular import open_regular, parse_errors
 from store_engine.prepare.readers.literal_lines import parse_literal
@@ -24,7 +25,6 @@ from store_engine.prepare.readers.storage import Kind, Storage
 
 HEAD_BYTES = 1 << 20
 MAX_SAMPLE_ROWS = 2000
-_MAX_LINE_BYTES = 1 << 24
 _COMPRESSIONS = {b"\x1f\x8b": "gzip", b"\x28\xb5\x2f\xfd": "zstd"}
 _UNREADABLE = {
     b"PK\x03\x04": "a zip archive (or a spreadsheet): unpack it, or save the sheet as csv",
@@ -236,7 +236,7 @@ def _rows(text: str, delimiter: str, quote: str, escape: str) -> list[list[str]]
     escaping: dict[str, Any] = {"doublequote": escape == quote}
     if escape != quote:
         escaping["escapechar"] = escape
-    csv.field_size_limit(max(_MAX_LINE_BYTES, csv.field_size_limit()))
+    csv.field_size_limit(max(MAX_LINE_BYTES, csv.field_size_limit()))
     reader = csv.reader(io.StringIO(text, newline=""), delimiter=delimiter, quotechar=quote,
                         strict=False, **escaping)  # fmt: skip
     rows = []

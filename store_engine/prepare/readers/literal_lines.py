@@ -5,7 +5,7 @@ import json
 import warnings
 from collections.abc import Iterable
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 import pyarrow as pa
 
@@ -22,6 +22,11 @@ def parse_literal(line: str) -> dict[str, Any] | None:
     except (ValueError, SyntaxError, RecursionError, MemoryError, TypeError):
         return None
     return value if isinstance(value, dict) else None
+
+
+def unpacked(file: BinaryIO, compression: str) -> Any:
+    """Returns a stream of a file's bytes; the compression is none, gzip or zstd."""
+    return file if compression == "none" else pa.CompressedInputStream(file, compression)
 
 
 def write_json_lines(files: Iterable[Path], compression: str, out: Path) -> dict[str, int]:
@@ -43,10 +48,7 @@ def write_json_lines(files: Iterable[Path], compression: str, out: Path) -> dict
     with atomic_open(out) as target:
         for path in files:
             with open_regular(path) as file, parse_errors(path, "a readable file"):
-                stream: Any = file
-                if compression != "none":
-                    stream = pa.input_stream(pa.PythonFile(file), compression=compression)
-                for number, line in enumerate(_lines(stream), 1):
+                for number, line in enumerate(_lines(unpacked(file, compression)), 1):
                     value = parse_literal(line.decode("utf-8", errors="replace"))
                     text = None if value is None else _json(value)
                     if text is None:

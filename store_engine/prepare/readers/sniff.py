@@ -20,7 +20,7 @@ from store_engine.data.tables.cell_text import cell_text
 from store_engine.data.tables.lines import MAX_LINE_BYTES
 from store_engine.errors import InputError
 from store_engine.files.regular import open_regular, parse_errors
-from store_engine.prepare.readers.literal_lines import parse_literal
+from store_engine.prepare.readers.literal_lines import parse_literal, unpacked
 from store_engine.prepare.readers.storage import Kind, Storage
 
 HEAD_BYTES = 1 << 20
@@ -66,9 +66,7 @@ def read_storage(path: Path) -> Storage:
 def _head(path: Path, compression: str) -> tuple[bytes, bool]:
     """The first megabyte, unpacked, and whether it is all there is."""
     with open_regular(path) as file, parse_errors(path, f"a readable {compression} file"):
-        stream: Any = file
-        if compression != "none":
-            stream = pa.CompressedInputStream(file, compression)
+        stream = unpacked(file, compression)
         head = b""
         while len(head) <= HEAD_BYTES and (block := stream.read(HEAD_BYTES + 1 - len(head))):
             head += block

@@ -5,6 +5,7 @@ import re
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Literal
 
 from store_engine.errors import InputError
 from store_engine.prepare.readers.columns import (
@@ -75,6 +76,16 @@ class Table:
         if self.roles.user and (self.roles.item or self.sequence):
             return "events"
         return "items" if self.roles.item and self.roles.texts else "unused"
+
+    @property
+    def expand(self) -> Literal["rows", "mind", "nested"]:
+        """How a row becomes events; see `Layout`."""
+        return "rows" if self.layout is None else self.layout.expand
+
+    @property
+    def computed(self) -> dict[str, str]:
+        """Texts that are no plain column: name -> SQL of the columns."""
+        return {} if self.layout is None else dict(self.layout.computed)
 
 
 @dataclass(frozen=True)
@@ -305,8 +316,7 @@ def _no_column(table: Table, name: str, columns: Sequence[str]) -> InputError:
 
 
 def _text_names(table: Table) -> tuple[str, ...]:
-    computed = () if table.layout is None else tuple(name for name, _ in table.layout.computed)
-    return (*table.storage.columns, *computed)
+    return (*table.storage.columns, *table.computed)
 
 
 def _nothing(tables: Sequence[Table], unread: dict[Path, str], choices: Choices) -> str:

@@ -10,7 +10,7 @@ import threading
 from collections.abc import Callable
 from pathlib import Path
 
-from store_engine import Catalog, Engine
+from store_engine import Engine
 
 CONFIGS = Path(__file__).resolve().parents[1] / "configs"
 
@@ -31,7 +31,7 @@ def main() -> None:
     # one that sells out is gone with the next call, and its SID is free for its return
     best = found[0].item_id
     row = engine.catalog.row_of(best)
-    back = Catalog((best,), {name: (texts[row],) for name, texts in engine.catalog.fields.items()})
+    back = engine.catalog.take([row])
     sid = engine.sids[row : row + 1].copy()
     asked = count_answers(engine, history)
     engine.remove_items([best])

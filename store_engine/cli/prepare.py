@@ -92,8 +92,10 @@ def _prepare(args: argparse.Namespace) -> None:
         return
     with console.status("") as status:
         report = prepare(found, rules, args.out, args.overwrite, status.update)
-    print_json(report.as_json()) if args.json else print_report(console, report)
-    if not args.json:
+    if args.json:
+        print_json(report.as_json())
+    else:
+        print_report(console, report)
         console.print(f"wrote {args.out}; train with --config {args.out / 'data.toml'}")
 
 

@@ -1,6 +1,5 @@
 """The folder that a preparation leaves: it appears whole, or not at all."""
 
-import json
 import shutil
 from collections.abc import Callable
 from pathlib import Path
@@ -43,7 +42,7 @@ def prepare(
         report = Preparation(found, rules, work).run(staged.path, say)
         shutil.rmtree(work)
         name = out.resolve().name
-        write_json(staged.path / CARD, json.loads(json.dumps(report.as_json(), default=str)))
+        write_json(staged.path / CARD, report.as_json())
         _write(staged.path / "README.md", card_markdown(name, report, _SPLIT))
         _write(staged.path / "data.toml", _config(name, out.resolve(), report))
         staged.publish(old).release()

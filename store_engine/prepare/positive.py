@@ -89,15 +89,15 @@ class _Parser:
             if not self._takes("paren", ")"):
                 raise self._error(f"')', got {self._tokens[0][1]!r}")
             return inner
-        kind, column = self._tokens.pop(0) if len(self._tokens) > 1 else ("end", "")
+        kind, column = self._next()
         if kind not in ("word", "name"):
             raise self._error(f"a column, got {column!r}")
         name = column[1:-1].replace('""', '"') if kind == "name" else column
         self.columns.append(name)
-        kind, operator = self._tokens.pop(0) if len(self._tokens) > 1 else ("end", "")
+        kind, operator = self._next()
         if kind != "op":
             raise self._error(f"one of > >= < <= = != after {name!r}, got {operator!r}")
-        kind, value = self._tokens.pop(0) if len(self._tokens) > 1 else ("end", "")
+        kind, value = self._next()
         operator = {"==": "=", "!=": "<>"}.get(operator, operator)
         if kind == "word" and _NUMBER.fullmatch(value):
             if not math.isfinite(float(value)):
@@ -110,6 +110,10 @@ class _Parser:
         text = value[1:-1].replace("''", "'") if kind == "text" else value
         compared = f"lower(trim({identifier(name)}))"
         return f"({compared} {operator} {literal(text.strip().lower())})"
+
+    def _next(self) -> tuple[str, str]:
+        """The next token, which is taken unless it is the end."""
+        return self._tokens.pop(0) if len(self._tokens) > 1 else self._tokens[0]
 
     def _takes(self, kind: str, text: str) -> bool:
         found = self._tokens[0]

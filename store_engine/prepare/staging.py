@@ -40,8 +40,7 @@ def stage_events(database: Database, folder: Path, report: Report) -> None:
         _require_columns(table, positive)
         computed["is_positive"] = positive.sql
         reads += positive.columns
-    is_nested = table.layout is not None and table.layout.expand == "nested"
-    if report.found.items is None and not is_nested:
+    if report.found.items is None and table.expand != "nested":
         computed |= {f"text_{name}": identifier(name) for name in table.roles.texts}
         reads += table.roles.texts
     database.execute(f"CREATE TABLE raw AS {event_rows(table, computed, reads)}")
@@ -51,7 +50,7 @@ def stage_events(database: Database, folder: Path, report: Report) -> None:
         kinds = "; ".join(kind.sentence() for kind in report.bad) or "there is none"
         raise InputError(f"{report.where}: no event could be read: {kinds}")
     warn(database, watched, report)
-    if table.layout is not None and table.layout.expand == "mind":
+    if table.expand == "mind":
         database.execute(f"CREATE TABLE impressions AS {mind_impressions(table)}")
         forget_rejects(database)
         report.notes.append(
@@ -92,8 +91,7 @@ def stage_items(database: Database, folder: Path, report: Report) -> tuple[str, 
 
 def _require_columns(table: Table, positive: Positive) -> None:
     missing = [name for name in positive.columns if name not in table.storage.columns]
-    is_plain = table.layout is None or table.layout.expand == "rows"
-    if missing or not is_plain or table.storage.kind == "lines":
+    if missing or table.expand != "rows" or table.storage.kind == "lines":
         what = f"no column {missing[0]!r}" if missing else "no plain columns"
         names = ", ".join(table.storage.columns[:50])
         raise InputError(f"--positive: {table.storage.files[0]} has {what}; columns: {names}")

@@ -5,6 +5,7 @@ import re
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Literal
 
 from store_engine.errors import InputError
 from store_engine.prepare.readers.columns import (
@@ -76,6 +77,16 @@ class Table:
             return "events"
         return "items" if self.roles.item and self.roles.texts else "unused"
 
+    @property
+    def expand(self) -> Literal["rows", "mind", "nested"]:
+        """How a row becomes events; see `Layout`."""
+        return "rows" if self.layout is None else self.layout.expand
+
+    @property
+    def computed(self) -> dict[str, str]:
+        """Texts that are no plain column: name -> SQL of the columns."""
+        return {} if self.layout is None else dict(self.layout.computed)
+
 
 @dataclass(frozen=True)
 class Found:
@@ -121,8 +132,9 @@ def discover(
         raise InputError(_nothing(tables, unread, choices))
     catalogue = _one(_of_data_set(item_tables, found), "items")
     used = {*found.storage.files, *(() if catalogue is None else catalogue.storage.files)}
+    kinds = {(file.parent, file.suffix) for file in used}
     for path, reason in unread.items():  # a part file that is damaged must not go unnoticed
-        if path.parent in {file.parent for file in used if file.suffix == path.suffix}:
+        if (path.parent, path.suffix) in kinds:
             raise InputError(reason)
     unused = [path for table in tables for path in table.storage.files if path not in used]
     return Found(
@@ -150,7 +162,8 @@ def _files(paths: Iterable[Path]) -> dict[Path, bool]:
         if len(files) > _MAX_FILES:
             raise InputError(f"{path}: holds more than {_MAX_FILES:,} files")
     once = {os.path.realpath(path): path for path in reversed(files)}  # a link is no second file
-    return {path: is_found for path, is_found in files.items() if path in once.values()}
+    kept = set(once.values())
+    return {path: is_found for path, is_found in files.items() if path in kept}
 
 
 def _is_hidden(file: Path, folder: Path) -> bool:
@@ -303,8 +316,7 @@ def _no_column(table: Table, name: str, columns: Sequence[str]) -> InputError:
 
 
 def _text_names(table: Table) -> tuple[str, ...]:
-    computed = () if table.layout is None else tuple(name for name, _ in table.layout.computed)
-    return (*table.storage.columns, *computed)
+    return (*table.storage.columns, *table.computed)
 
 
 def _nothing(tables: Sequence[Table], unread: dict[Path, str], choices: Choices) -> str:

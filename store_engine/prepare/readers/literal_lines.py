@@ -5,14 +5,13 @@ import json
 import warnings
 from collections.abc import Iterable
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 import pyarrow as pa
 
+from store_engine.data.tables.lines import MAX_LINE_BYTES
 from store_engine.files.atomic import atomic_open
 from store_engine.files.regular import open_regular, parse_errors
-
-_MAX_LINE_BYTES = 1 << 24
 
 
 def parse_literal(line: str) -> dict[str, Any] | None:
@@ -23,6 +22,11 @@ def parse_literal(line: str) -> dict[str, Any] | None:
     except (ValueError, SyntaxError, RecursionError, MemoryError, TypeError):
         return None
     return value if isinstance(value, dict) else None
+
+
+def unpacked(file: BinaryIO, compression: str) -> Any:
+    """Returns a stream of a file's bytes; the compression is none, gzip or zstd."""
+    return file if compression == "none" else pa.CompressedInputStream(file, compression)
 
 
 def write_json_lines(files: Iterable[Path], compression: str, out: Path) -> dict[str, int]:
@@ -44,10 +48,7 @@ def write_json_lines(files: Iterable[Path], compression: str, out: Path) -> dict
     with atomic_open(out) as target:
         for path in files:
             with open_regular(path) as file, parse_errors(path, "a readable file"):
-                stream: Any = file
-                if compression != "none":
-                    stream = pa.input_stream(pa.PythonFile(file), compression=compression)
-                for number, line in enumerate(_lines(stream), 1):
+                for number, line in enumerate(_lines(unpacked(file, compression)), 1):
                     value = parse_literal(line.decode("utf-8", errors="replace"))
                     text = None if value is None else _json(value)
                     if text is None:
@@ -64,8 +65,8 @@ def _lines(stream: Any) -> Iterable[bytes]:
     while block := stream.read(1 << 20):
         *lines, rest = (rest + block).split(b"\n")
         yield from filter(bytes.strip, lines)
-        if len(rest) > _MAX_LINE_BYTES:
-            raise ValueError(f"a line is longer than {_MAX_LINE_BYTES:,} bytes")
+        if len(rest) > MAX_LINE_BYTES:
+            raise ValueError(f"a line is longer than {MAX_LINE_BYTES:,} bytes")
     if rest.strip():
         yield rest
 

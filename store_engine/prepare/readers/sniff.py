@@ -17,14 +17,14 @@ import pyarrow.parquet
 
 from store_engine.data.tables.arrow_values import plain_values
 from store_engine.data.tables.cell_text import cell_text
+from store_engine.data.tables.lines import MAX_LINE_BYTES
 from store_engine.errors import InputError
 from store_engine.files.regular import open_regular, parse_errors
-from store_engine.prepare.readers.literal_lines import parse_literal
+from store_engine.prepare.readers.literal_lines import parse_literal, unpacked
 from store_engine.prepare.readers.storage import Kind, Storage
 
 HEAD_BYTES = 1 << 20
 MAX_SAMPLE_ROWS = 2000
-_MAX_LINE_BYTES = 1 << 24
 _COMPRESSIONS = {b"\x1f\x8b": "gzip", b"\x28\xb5\x2f\xfd": "zstd"}
 _UNREADABLE = {
     b"PK\x03\x04": "a zip archive (or a spreadsheet): unpack it, or save the sheet as csv",
@@ -66,9 +66,7 @@ def read_storage(path: Path) -> Storage:
 def _head(path: Path, compression: str) -> tuple[bytes, bool]:
     """The first megabyte, unpacked, and whether it is all there is."""
     with open_regular(path) as file, parse_errors(path, f"a readable {compression} file"):
-        stream: Any = file
-        if compression != "none":
-            stream = pa.CompressedInputStream(file, compression)
+        stream = unpacked(file, compression)
         head = b""
         while len(head) <= HEAD_BYTES and (block := stream.read(HEAD_BYTES + 1 - len(head))):
             head += block
@@ -86,10 +84,9 @@ def _decode(path: Path, head: bytes, is_whole: bool) -> tuple[str, str]:
     if not is_whole:
         head = head[: head.rfind(b"\n") + 1] or head
     text = head.decode("utf-8-sig", errors="replace")
-    num_letters = sum(character > "\x7f" for character in text)
     num_wrong = text.count("\ufffd")
     # one damaged line among good ones is a damaged line; where most are wrong, it is Latin-1
-    if num_wrong * 2 > num_letters:
+    if num_wrong and num_wrong * 2 > sum(character > "\x7f" for character in text):
         return head.decode("latin-1"), "latin-1"
     return text, "utf-8"
 
@@ -237,7 +234,7 @@ def _rows(text: str, delimiter: str, quote: str, escape: str) -> list[list[str]]
     escaping: dict[str, Any] = {"doublequote": escape == quote}
     if escape != quote:
         escaping["escapechar"] = escape
-    csv.field_size_limit(max(_MAX_LINE_BYTES, csv.field_size_limit()))
+    csv.field_size_limit(max(MAX_LINE_BYTES, csv.field_size_limit()))
     reader = csv.reader(io.StringIO(text, newline=""), delimiter=delimiter, quotechar=quote,
                         strict=False, **escaping)  # fmt: skip
     rows = []

@@ -44,10 +44,10 @@ def event_rows(table: Table, computed: dict[str, str], reads: Iterable[str] = ()
     """
     roles, storage = table.roles, table.storage
     more = "".join(f", {sql} AS {identifier(name)}" for name, sql in computed.items())
-    if table.layout is not None and table.layout.expand == "mind":
+    if table.expand == "mind":
         return _mind_events(table)
-    if table.layout is not None and table.layout.expand == "nested":
-        return _nested_events(table, computed)
+    if table.expand == "nested":
+        return _nested_events(table)
     if table.storage.kind == "lines":
         split = f"string_split(trim(line, ' \t\r'), {literal(storage.delimiter)})"
         lists = f"SELECT list_filter({split}, lambda x: trim(x) <> '') AS ids"
@@ -73,8 +73,7 @@ def event_rows(table: Table, computed: dict[str, str], reads: Iterable[str] = ()
 def item_rows(table: Table) -> str:
     """Writes the SQL of the items: SELECT with the columns item_id, and one per text field."""
     roles, storage = table.roles, table.storage
-    computed = dict(() if table.layout is None else table.layout.computed)
-    texts = {name: computed.get(name, identifier(name)) for name in item_fields(table)}
+    texts = {name: table.computed.get(name, identifier(name)) for name in item_fields(table)}
     chosen = "".join(f", {sql} AS {identifier(f'text_{n}')}" for n, sql in texts.items())
     reads = [n for n in storage.columns if any(n in sql for sql in texts.values())]
     relation = storage.relation([roles.item, *reads])
@@ -83,13 +82,12 @@ def item_rows(table: Table) -> str:
 
 def item_fields(table: Table) -> tuple[str, ...]:
     """Names of the items' text fields, the title first."""
-    computed = () if table.layout is None else tuple(name for name, _ in table.layout.computed)
-    fields = [n for n in table.roles.texts if n not in computed]
-    fields = list(table.roles.texts) + [n for n in computed if n not in table.roles.texts]
+    texts = table.roles.texts
+    fields = [*texts, *(name for name in table.computed if name not in texts)]
     return tuple(sorted(fields, key=lambda name: name != "title"))
 
 
-def _nested_events(table: Table, computed: dict[str, str]) -> str:
+def _nested_events(table: Table) -> str:
     """Events in a JSON list of objects, one list per user."""
     layout, roles = table.layout, table.roles
     assert layout is not None

@@ -6,9 +6,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
+from store_engine.data.tables.lines import MAX_LINE_BYTES
 from store_engine.errors import InputError
-
-_MAX_LINE_BYTES = 1 << 24
 
 Kind = Literal["delimited", "lines", "json", "literal", "parquet"]
 
@@ -97,7 +96,7 @@ class Storage:
             columns = ", ".join(f"{literal(name)}: 'VARCHAR'" for name in names)
             return (
                 f"read_json({files}, format='{self.json_format}', columns={{{columns}}}, {packed}, "
-                f"ignore_errors={skip}, maximum_object_size={_MAX_LINE_BYTES})"
+                f"ignore_errors={skip}, maximum_object_size={MAX_LINE_BYTES})"
             )
         columns = ", ".join(f"'c{place}': 'VARCHAR'" for place in range(len(self.columns)))
         delimiter = "\x1f" if self.kind == "lines" else self.delimiter
@@ -105,7 +104,7 @@ class Storage:
             f"read_csv({files}, auto_detect=false, columns={{{columns}}}, {packed}, "
             f"delim={literal(delimiter)}, quote={literal(self.quote)}, "
             f"escape={literal(self.escape)}, header={str(self.has_header).lower()}, "
-            f"encoding='{self.encoding}', store_rejects=true, max_line_size={_MAX_LINE_BYTES})"
+            f"encoding='{self.encoding}', store_rejects=true, max_line_size={MAX_LINE_BYTES})"
         )
 
     def _text(self, name: str) -> str:

@@ -14,10 +14,9 @@ from numpy.typing import NDArray
 from store_engine.catalog.live_catalog import LiveCatalog
 from store_engine.data.histories import Histories
 from store_engine.errors import InputError, shown
-from store_engine.live.changes import Event, EventsAdded, UserForgotten
+from store_engine.live.changes import LARGEST_TIME, Event, EventsAdded, UserForgotten
 
 Unknown = Literal["error", "skip"]  # what to do with an id that nobody has
-_LARGEST_TIME = 1e18
 
 
 class UserHistories:
@@ -173,6 +172,6 @@ def _time(value: object, where: str) -> float:
         time = float(value)
     except OverflowError:
         time = math.inf
-    if not math.isfinite(time) or abs(time) > _LARGEST_TIME:
+    if not math.isfinite(time) or abs(time) > LARGEST_TIME:
         raise InputError(f"{where}: a time must be finite, got {shown(value)}")
     return time

@@ -116,7 +116,7 @@ def check_events(
             or a time is not finite.
         TypeError: It is no list of such events.
     """
-    check_unknown(unknown)
+    _check_unknown(unknown)
     if isinstance(events, str | bytes) or not isinstance(events, Iterable):
         raise TypeError(f"events must be a list of (user, item, time), got {shown(events)}")
     checked, num_skipped = [], 0
@@ -141,12 +141,7 @@ def check_events(
     return EventsAdded(tuple(checked)), num_skipped
 
 
-def check_unknown(unknown: str) -> None:
-    """Refuses what is neither "error" nor "skip".
-
-    Raises:
-        InputError: It is.
-    """
+def _check_unknown(unknown: str) -> None:
     if unknown not in ("error", "skip"):
         raise InputError(f"unknown must be 'error' or 'skip', got {shown(unknown)}")
 

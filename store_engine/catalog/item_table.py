@@ -130,6 +130,12 @@ class ItemTable:
         table.item_slots = item_slots
         return table
 
+    def without_places(self, rows: NDArray[np.int64]) -> "ItemTable":
+        """Returns the same items, where these leave their places in the trie to others."""
+        if self.item_slots is None:
+            return self
+        return self.with_slots(self.item_slots.without_items(self.sids[rows]))
+
     def appended(
         self,
         new: NewItems,

@@ -223,9 +223,7 @@ class LiveCatalog:
             table = self.view.table
             new = check_new_items(items, sids, table.fields.keys(), self._sizes)
             rows = self._rows_there(new.item_ids)
-            if table.item_slots is not None:
-                table = table.with_slots(table.item_slots.without_items(table.sids[rows]))
-            table = self._with_items(table, new, rows, features)
+            table = self._with_items(table.without_places(rows), new, rows, features)
             with self._change() as live:
                 live.remove(rows)
                 live.add(new.sids, rows)
@@ -251,9 +249,7 @@ class LiveCatalog:
             if len(rows) == self.view.trie.num_items:
                 raise InputError("a catalogue needs at least one item")
             if len(rows):
-                table = self.view.table
-                if table.item_slots is not None:
-                    table = table.with_slots(table.item_slots.without_items(table.sids[rows]))
+                table = self.view.table.without_places(rows)
                 with self._change() as live:
                     live.remove(rows)
                     self._publish(live, table, commit)

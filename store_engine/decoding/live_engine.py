@@ -17,7 +17,7 @@ from store_engine.errors import InputError, shown
 from store_engine.live.changes import Change, Texts
 from store_engine.live.journal import Journal
 from store_engine.live.live_run import LiveRun, Sids
-from store_engine.live.user_histories import Unknown, check_unknown
+from store_engine.live.user_histories import Unknown
 
 
 class LiveEngine:
@@ -263,7 +263,6 @@ class LiveEngine:
     def _rows_of_histories(
         self, histories: Iterable[Iterable[str]], unknown: Unknown
     ) -> list[list[int]]:
-        check_unknown(unknown)
         rows, num_skipped = self._items.known_rows_of_lists(histories, "histories", unknown)
         self._count_skipped(num_skipped)
         return rows

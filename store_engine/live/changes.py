@@ -18,7 +18,7 @@ from store_engine.data.catalog import Catalog
 from store_engine.errors import shown
 
 MAX_LEVELS = 16  # of the core's trie
-_LARGEST_TIME = 1e18
+LARGEST_TIME = 1e18  # of an event, either side of 0
 
 # new items as callers give them: item id -> field -> text; a field that is left out is empty
 Texts = Mapping[str, Mapping[str, Any]]
@@ -202,7 +202,7 @@ def _decode_numbers(blobs: Sequence[Any], dtype: str, what: str) -> NDArray[Any]
 
 def _decode_event(row: Iterable[Any]) -> Event:
     _, user_id, item_id, time = row
-    if not isinstance(time, int | float) or not math.isfinite(time) or abs(time) > _LARGEST_TIME:
+    if not isinstance(time, int | float) or not math.isfinite(time) or abs(time) > LARGEST_TIME:
         raise ValueError(f"the time of an event must be a number, got {shown(time)}")
     return Event(_text(user_id, "a user id"), _text(item_id, "an item id"), float(time))
 

@@ -14,10 +14,9 @@ from numpy.typing import NDArray
 from store_engine.catalog.live_catalog import LiveCatalog
 from store_engine.data.histories import Histories
 from store_engine.errors import InputError, shown
-from store_engine.live.changes import Event, EventsAdded, UserForgotten
+from store_engine.live.changes import LARGEST_TIME, Event, EventsAdded, UserForgotten
 
 Unknown = Literal["error", "skip"]  # what to do with an id that nobody has
-_LARGEST_TIME = 1e18
 
 
 class UserHistories:
@@ -117,7 +116,7 @@ def check_events(
             or a time is not finite.
         TypeError: It is no list of such events.
     """
-    check_unknown(unknown)
+    _check_unknown(unknown)
     if isinstance(events, str | bytes) or not isinstance(events, Iterable):
         raise TypeError(f"events must be a list of (user, item, time), got {shown(events)}")
     checked, num_skipped = [], 0
@@ -142,12 +141,7 @@ def check_events(
     return EventsAdded(tuple(checked)), num_skipped
 
 
-def check_unknown(unknown: str) -> None:
-    """Refuses what is neither "error" nor "skip".
-
-    Raises:
-        InputError: It is.
-    """
+def _check_unknown(unknown: str) -> None:
     if unknown not in ("error", "skip"):
         raise InputError(f"unknown must be 'error' or 'skip', got {shown(unknown)}")
 
@@ -173,6 +167,6 @@ def _time(value: object, where: str) -> float:
         time = float(value)
     except OverflowError:
         time = math.inf
-    if not math.isfinite(time) or abs(time) > _LARGEST_TIME:
+    if not math.isfinite(time) or abs(time) > LARGEST_TIME:
         raise InputError(f"{where}: a time must be finite, got {shown(value)}")
     return time

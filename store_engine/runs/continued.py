@@ -10,6 +10,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import NamedTuple
 
+import numpy as np
+
 from store_engine.config import Config, DataConfig, changes, read_config_tree, with_overrides
 from store_engine.data.load import Dataset, load_dataset
 from store_engine.data.readers import EventColumns, EventRules, read_interactions, read_items
@@ -193,15 +195,11 @@ def _states_epochs(paths: Sequence[str | Path]) -> bool:
 
 def _shortened(run: Run, dataset: Dataset) -> list[str]:
     """Warns of users whose test may have been trained on."""
-    lengths = {
-        user_id: int(run.histories.offsets[user + 1] - run.histories.offsets[user])
-        for user, user_id in enumerate(run.histories.user_ids)
-    }
-    now = dataset.histories
-    shorter = sum(
-        int(now.offsets[user + 1] - now.offsets[user]) < lengths.get(user_id, 0)
-        for user, user_id in enumerate(now.user_ids)
+    before, now = (
+        dict(zip(one.user_ids, np.diff(one.offsets).tolist(), strict=True))
+        for one in (run.histories, dataset.histories)
     )
+    shorter = sum(length < before.get(user_id, 0) for user_id, length in now.items())
     if not shorter:
         return []
     return [

@@ -9,8 +9,7 @@ from store_engine.files.json_file import read_json
 from store_engine.files.lock import lock_owner
 from store_engine.runs.manifest import Manifest
 from store_engine.runs.run_directory import RunDirectory
-
-_STAGES = ("tokenizer", "recommender", "refit")
+from store_engine.runs.run_paths import STAGES
 
 
 class FileState(NamedTuple):
@@ -89,7 +88,7 @@ def _is_old_trie(run: RunDirectory, path: Path) -> bool:
 def _checkpoint_files(run: RunDirectory) -> list[FileState]:
     """The files of the last checkpoint of each stage."""
     states = []
-    for stage in _STAGES:
+    for stage in STAGES:
         folder = run.checkpoints / stage
         latest = folder / "latest.json"
         if not latest.exists():

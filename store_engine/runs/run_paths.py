@@ -9,6 +9,8 @@ from store_engine.runs.format1 import DATA_FILE
 
 _TEMPORARY_OF_FORMAT1 = re.compile(r"[a-z_.]+\.\d+\.tmp")
 VOCABULARY_FILES = ("text.model", "tokenizer.json", "tokenizer_config.json", "config.json")
+# of the training, in their order; each has its checkpoints in a folder of its name
+STAGES = ("tokenizer", "recommender", "refit")
 
 
 class RunPaths:

@@ -16,7 +16,7 @@ Codes = NDArray[np.int32]
 _MEAN_CLUSTER = 1024  # items of a last cluster on average, at most
 _MIN_CLUSTER = 8  # items of a cluster on average, at least
 _SLACK = 1.35  # the largest cluster in means (measured: 128 clusters of <= 128 for 12,101 items)
-_MAX_CODEBOOK_SIZE, _MAX_LEVELS = 1 << 16, 16  # of the core's trie
+MAX_CODEBOOK_SIZE, _MAX_LEVELS = 1 << 16, 16  # of the core's trie
 _KMEANS_ITERATIONS, _BALANCED_ITERATIONS = 10, 4
 _CANDIDATES = 16  # nearest centroids that are looked up at once
 
@@ -79,16 +79,24 @@ def item_sids(vectors: Vectors, codebook_size: int, seed: int) -> tuple[Codes, t
     depth = num_cluster_levels(len(vectors), codebook_size)
     sids = np.zeros((len(vectors), depth + 1), dtype=np.int32)
     for level in range(depth):
-        groups = _groups(sids[:, :level])
+        groups = prefix_groups(sids[:, :level])
         order = np.argsort(groups, kind="stable")
         for rows in np.split(order, np.cumsum(np.bincount(groups))[:-1]):
             num_clusters = min(codebook_size, max(1, len(rows) // _MIN_CLUSTER))
             max_size = int(np.ceil(_SLACK * len(rows) / num_clusters))
             sids[rows, level] = balanced_clusters(vectors[rows], num_clusters, max_size, seed)
-    sids[:, depth] = rank_within(_groups(sids[:, :depth]))
-    largest = int(sids[:, depth].max()) + 1
-    last_size = min(1 << (2 * largest - 1).bit_length(), _MAX_CODEBOOK_SIZE)
+    sids[:, depth] = rank_within(prefix_groups(sids[:, :depth]))
+    last_size = roomy_size(int(sids[:, depth].max()) + 1)
     return sids, (*(int(size) for size in sids[:, :depth].max(0) + 1), last_size)
+
+
+def roomy_size(largest: int) -> int:
+    """Returns the last level's codebook size, which leaves every cluster room for new items.
+
+    Args:
+        largest: Items of the largest cluster.
+    """
+    return min(1 << (2 * largest - 1).bit_length(), MAX_CODEBOOK_SIZE)
 
 
 def prefix_centres(vectors: Vectors, sids: Codes) -> tuple[Codes, Vectors]:
@@ -128,7 +136,7 @@ def assign_new(
     """
     check_vectors(vectors)
     # one number per cluster, by which the SIDs in use are found; others are of no cluster here
-    groups = _groups(np.concatenate([prefixes, sids[:, :-1]]))
+    groups = prefix_groups(np.concatenate([prefixes, sids[:, :-1]]))
     cluster_of = np.full(groups.max() + 1, -1)
     cluster_of[groups[: len(prefixes)]] = np.arange(len(prefixes))
     cluster, codes = cluster_of[groups[len(prefixes) :]], sids[:, -1]
@@ -178,8 +186,8 @@ def num_cluster_levels(num_items: int, codebook_size: int) -> int:
     )
 
 
-def _groups(prefixes: Codes) -> NDArray[np.int64]:
-    """(num_items,) index of each item's prefix among the sorted prefixes."""
+def prefix_groups(prefixes: Codes) -> NDArray[np.int64]:
+    """Returns the index (num_items,) of each item's prefix among the sorted prefixes."""
     if prefixes.shape[1] == 0:
         return np.zeros(len(prefixes), dtype=np.int64)
     return np.unique(prefixes, axis=0, return_inverse=True)[1].reshape(-1)

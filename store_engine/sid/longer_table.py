@@ -12,13 +12,12 @@ from numpy.typing import NDArray
 
 from store_engine.config import Config
 from store_engine.errors import InputError
-from store_engine.sid.clusters import rank_within
+from store_engine.sid.clusters import MAX_CODEBOOK_SIZE, prefix_groups, rank_within, roomy_size
 from store_engine.sid.new_sids import SidRule
 from store_engine.sid.sid_table import SidTable
 from store_engine.sid.sids_file import read_sids_of
 
 Codes = NDArray[np.int32]
-_MAX_CODEBOOK_SIZE = 1 << 16  # of the core's trie
 
 
 def extended(
@@ -50,7 +49,7 @@ def extended(
         new = _chosen(table, dense_tokens, config)
     largest, size = int(new[:, -1].max()) + 1, table.codebook_sizes[-1]
     if table.features is not None:  # as `item_sids` leaves room
-        largest = min(1 << (2 * largest - 1).bit_length(), _MAX_CODEBOOK_SIZE)
+        largest = roomy_size(largest)
     sizes = (*table.codebook_sizes[:-1], max(size, largest))
     sids = np.concatenate([table.sids, new]).astype(np.int32)
     return dataclasses.replace(table, sids=sids, codebook_sizes=sizes, item_ids=item_ids)
@@ -60,9 +59,9 @@ def _chosen(table: SidTable, dense_tokens: NDArray[np.float32], config: Config) 
     """SIDs by the run's rule, in a table whose last level has more room."""
     room = table.codebook_sizes[-1]
     if table.features is not None:
-        room = min(2 * room, _MAX_CODEBOOK_SIZE)
+        room = min(2 * room, MAX_CODEBOOK_SIZE)
     elif len(table.codebook_sizes) > config.tokenizer.num_codes:
-        room = _MAX_CODEBOOK_SIZE
+        room = MAX_CODEBOOK_SIZE
     wider = dataclasses.replace(table, codebook_sizes=(*table.codebook_sizes[:-1], room))
     rule = SidRule(wider, config.tokenizer)
     return rule.choose(dense_tokens, rule.nearest(dense_tokens), table.sids).sids
@@ -73,12 +72,11 @@ def _with_suffixes(codes: Codes, table: SidTable, config: Config) -> Codes:
     if config.tokenizer.collisions == "share":
         return codes
     old, suffixes = table.sids[:, :-1], table.sids[:, -1]
-    _, groups = np.unique(np.concatenate([old, codes]), axis=0, return_inverse=True)
-    groups = groups.reshape(-1)
+    groups = prefix_groups(np.concatenate([old, codes]))
     first = np.zeros(int(groups.max()) + 1, dtype=np.int64)
     np.maximum.at(first, groups[: len(old)], suffixes + 1)
     own = groups[len(old) :]
     last = first[own] + rank_within(own)
-    if last.max() >= _MAX_CODEBOOK_SIZE:
-        raise InputError(f"more than {_MAX_CODEBOOK_SIZE:,} items would have the same codes")
+    if last.max() >= MAX_CODEBOOK_SIZE:
+        raise InputError(f"more than {MAX_CODEBOOK_SIZE:,} items would have the same codes")
     return np.column_stack([codes, last]).astype(np.int32)

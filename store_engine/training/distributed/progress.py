@@ -15,6 +15,7 @@ from store_engine.errors import InputError
 from store_engine.files.atomic import atomic_open
 from store_engine.files.digest import is_sha256
 from store_engine.files.json_file import read_json
+from store_engine.runs.run_paths import STAGES
 
 MANIFEST = "latest.json"
 _MAX_MANIFEST_BYTES = 1 << 24
@@ -81,7 +82,7 @@ def threads_before(checkpoints: Path) -> int:
     Args:
         checkpoints: The run's folder with a folder for each stage.
     """
-    saved = [read_progress(checkpoints / stage) for stage in ("refit", "recommender", "tokenizer")]
+    saved = [read_progress(checkpoints / stage) for stage in reversed(STAGES)]
     return next((progress.num_threads for progress in saved if progress), 0)
 
 

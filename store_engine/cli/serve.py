@@ -13,7 +13,6 @@ removed over HTTP are in the run's journal and are there after a restart.
 import argparse
 import dataclasses
 import os
-import sys
 from pathlib import Path
 
 from store_engine.cli.main import (
@@ -21,6 +20,7 @@ from store_engine.cli.main import (
     add_device_argument,
     add_run_argument,
     run_verb,
+    warn,
 )
 from store_engine.errors import InputError
 
@@ -89,5 +89,5 @@ def _serve(args: argparse.Namespace) -> None:
         reload_run(args.run)
         return
     if not settings.token and args.host not in ("127.0.0.1", "::1", "localhost"):
-        print(f"warning: whoever reaches {args.host} may change the catalogue", file=sys.stderr)
+        warn(f"whoever reaches {args.host} may change the catalogue")
     serve_run(args.run, settings)

@@ -45,7 +45,7 @@ def serve_with_ray(
         import ray
         import ray.data
 
-        from store_engine.serving.cluster.connection import connect
+        from store_engine.serving.cluster.connection import connect, gpus_of
     except ImportError as error:
         raise InputError("--ray needs Ray: pip install 'store-engine[serve]'") from error
     if not work:
@@ -68,7 +68,7 @@ def serve_with_ray(
         ),
         compute=ray.data.ActorPoolStrategy(min_size=1, max_size=most),
         num_cpus=threads,
-        num_gpus=1 if choice.device.startswith("cuda") else 0,
+        num_gpus=gpus_of(choice.device),
     )
     for row in found.iter_rows():
         served = None if row["problem"] else Served(row["num_users"], row["num_unknown"])

@@ -103,7 +103,7 @@ def http_config(settings: ServeSettings) -> uvicorn.Config:
         access_log=False,
         server_header=False,
         timeout_graceful_shutdown=max(1, round(settings.drain_s)),
-        limit_concurrency=4 * settings.max_waiting + 100,
+        limit_concurrency=settings.max_open,
         h11_max_incomplete_event_size=1 << 14,
     )
 

@@ -141,8 +141,8 @@ def measure_direct(report: Report, options: Options, run_dir: Path) -> None:
 
 
 @contextmanager
-def server(options: Options, run_dir: Path) -> Iterator[tuple[str, int]]:
-    """Runs `store-engine serve`; gives its address and process id.
+def server(options: Options, run_dir: Path) -> Iterator[str]:
+    """Runs `store-engine serve`; gives its address.
 
     Raises:
         RuntimeError: It did not start, or did not end as it should.
@@ -162,7 +162,7 @@ def server(options: Options, run_dir: Path) -> Iterator[tuple[str, int]]:
         else:
             raise RuntimeError("the server did not start: " + "".join(said[-20:]))
         threading.Thread(target=process.stderr.read, daemon=True).start()
-        yield line.split()[2].rstrip(","), process.pid
+        yield line.split()[2].rstrip(",")
     finally:
         process.terminate()
         if process.wait(120) != 0:
@@ -171,7 +171,7 @@ def server(options: Options, run_dir: Path) -> Iterator[tuple[str, int]]:
 
 def load(options: Options, run_dir: Path, work: Work, case: str) -> dict[str, Any]:
     """Lets the clients loose on a server; returns what they found."""
-    with tempfile.TemporaryDirectory() as folder, server(options, run_dir) as (host, _):
+    with tempfile.TemporaryDirectory() as folder, server(options, run_dir) as host:
         asked, told = Path(folder) / "work.json", Path(folder) / "out.json"
         asked.write_text(json.dumps(work))
         script = str(ROOT / "benchmarks" / "serve_load.py")

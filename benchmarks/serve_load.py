@@ -54,10 +54,11 @@ def alike(one: list[tuple[str, float]], other: list[tuple[str, float]]) -> bool:
     if not one:
         return True
     last = one[-1][1]  # what ties with the last may have changed places with what was left out
+    of_one, of_other = dict(one), dict(other)
     return all(
         abs(score - last) <= 2 * TOLERANCE
-        for item, score in set(one) ^ set(other)
-        if item not in dict(one) or item not in dict(other)
+        for item, score in (*one, *other)
+        if item not in of_one or item not in of_other
     )
 
 

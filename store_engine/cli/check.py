@@ -35,15 +35,14 @@ def _check(args: argparse.Namespace) -> None:
 
     report = inspect_run(args.run, args.verify)
     num_changes, problem = _journal(args.run)
+    bad = [*report.not_whole, *(["journal.db"] if problem else [])]
     if args.json:
         print_json(_as_json(report, num_changes, problem))
     else:
         journal = f"journal: {problem or f'whole, {num_changes:,} changes'}"
-        for line in [*_in_words(args.run, report), journal]:
+        verdict = "not all is whole" if bad else "all is whole"
+        for line in [*_in_words(args.run, report), journal, verdict]:
             print(printable(line))
-    bad = [*report.not_whole, *(["journal.db"] if problem else [])]
-    if not args.json:
-        print("not all is whole" if bad else "all is whole")
     if bad:
         raise InputError(f"{args.run}: not whole: {', '.join(bad)}")
 

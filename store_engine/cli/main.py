@@ -231,6 +231,16 @@ def add_device_argument(parser: argparse.ArgumentParser) -> None:
     )
 
 
+def add_backend_argument(parser: argparse.ArgumentParser) -> None:
+    """Declares --backend."""
+    parser.add_argument(
+        "--backend",
+        choices=["auto", "cpp", "torch", "triton"],
+        default="auto",
+        help="of the beam search (default auto)",
+    )
+
+
 def check_output(out: Path, *inputs: Path) -> None:
     """Refuses to write over what is read, or over a run's own files.
 

@@ -14,6 +14,7 @@ import json
 from typing import TYPE_CHECKING, Any
 
 from store_engine.cli.main import (
+    add_backend_argument,
     add_device_argument,
     add_json_argument,
     add_run_argument,
@@ -103,12 +104,7 @@ def _add_arguments(parser: argparse.ArgumentParser) -> None:
         "--beam-width", type=int, metavar="N", help="beams, at least k (default: the run's)"
     )
     parser.add_argument("--exact", action="store_true", help="score every item; no beam")
-    parser.add_argument(
-        "--backend",
-        choices=["auto", "cpp", "torch", "triton"],
-        default="auto",
-        help="of the beam search (default auto)",
-    )
+    add_backend_argument(parser)
     parser.add_argument(
         "--explain", action="store_true", help="say which items of the history made each item"
     )

@@ -210,10 +210,9 @@ def _here(
 def _with_ray(
     recommender: "BatchRecommender", work: "Work", args: argparse.Namespace
 ) -> Iterator["ServedShard"]:
-    from store_engine.serving.batch.ray_data import Workers, serve_with_ray
+    from store_engine.serving.batch.ray_data import serve_with_ray
 
-    workers = Workers(threads=args.threads or 1)
-    return serve_with_ray(recommender.choice, recommender.options, work, workers)
+    return serve_with_ray(recommender.choice, recommender.options, work, args.threads or 1)
 
 
 class _Progress:

@@ -13,10 +13,15 @@ removed over HTTP are in the run's journal and are there after a restart.
 import argparse
 import dataclasses
 import os
-import sys
 from pathlib import Path
 
-from store_engine.cli.main import add_device_argument, add_run_argument, run_verb
+from store_engine.cli.main import (
+    add_backend_argument,
+    add_device_argument,
+    add_run_argument,
+    run_verb,
+    warn,
+)
 from store_engine.errors import InputError
 
 # read when Ray is imported
@@ -59,12 +64,7 @@ def _add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--drain-s", type=float, default=30.0, help="how long to go on when told to stop"
     )
-    parser.add_argument(
-        "--backend",
-        choices=["auto", "cpp", "torch", "triton"],
-        default="auto",
-        help="of the beam search (default auto)",
-    )
+    add_backend_argument(parser)
     add_device_argument(parser)
     parser.add_argument(
         "--reload", action="store_true", help="make the server that runs serve this run"
@@ -89,5 +89,5 @@ def _serve(args: argparse.Namespace) -> None:
         reload_run(args.run)
         return
     if not settings.token and args.host not in ("127.0.0.1", "::1", "localhost"):
-        print(f"warning: whoever reaches {args.host} may change the catalogue", file=sys.stderr)
+        warn(f"whoever reaches {args.host} may change the catalogue")
     serve_run(args.run, settings)

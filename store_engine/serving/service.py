@@ -4,7 +4,6 @@ Every method is called by one thread at a time, so that an answer is of exactly 
 states.
 """
 
-import itertools
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
@@ -76,6 +75,9 @@ class Refused(NamedTuple):
     message: str
 
 
+_Asked = tuple[int, Query, list[str]]  # place in the batch, query, unknown ids of its history
+
+
 class EngineService:
     """An engine with a place in the order of the changes.
 
@@ -92,22 +94,19 @@ class EngineService:
     def answer(self, queries: Sequence[Query]) -> list[Found | Refused]:
         """Answers a batch. What is wrong with one query does not touch the others."""
         answers: list[Found | Refused | None] = [None] * len(queries)
-        checked: list[tuple[int, Query, list[str]]] = []
+        alike: dict[tuple[int, int | None, bool | None], list[_Asked]] = {}
         for i, query in enumerate(queries):
             unknown = [one for one in query.history if not self._engine.knows(one)]
             if unknown and not query.skips_unknown:
                 num_items = self._engine.trie.num_items
                 answers[i] = Refused(f"history: {unknown_item(unknown[0], (), num_items)}")
             else:
-                checked.append((i, query, unknown))
-        checked.sort(key=lambda one: repr(one[1].shared))
-        for _, group in itertools.groupby(checked, key=lambda one: one[1].shared):
-            self._answer_alike(list(group), answers)
+                alike.setdefault(query.shared, []).append((i, query, unknown))
+        for group in alike.values():
+            self._answer_alike(group, answers)
         return [answer for answer in answers if answer is not None]
 
-    def _answer_alike(
-        self, group: list[tuple[int, Query, list[str]]], answers: list[Found | Refused | None]
-    ) -> None:
+    def _answer_alike(self, group: list[_Asked], answers: list[Found | Refused | None]) -> None:
         """Answers queries that one call of the engine can answer."""
         first = group[0][1]
         try:

@@ -62,6 +62,11 @@ class ServeSettings:
         if self.token and not _TOKEN.fullmatch(self.token):
             raise InputError("the token must be 16 to 4096 letters, digits and signs of ASCII")
 
+    @property
+    def max_open(self) -> int:
+        """Requests that may be open at once; 429 is said before there are so many."""
+        return 4 * self.max_waiting + 100
+
 
 def read_token(path: Path | None) -> str:
     """Reads the bearer token of a server.

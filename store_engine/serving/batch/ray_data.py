@@ -7,7 +7,7 @@ one, Ray starts on this machine.
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 from store_engine.errors import InputError
 from store_engine.serving.batch.recommender import (
@@ -21,26 +21,19 @@ from store_engine.serving.batch.recommender import (
 from store_engine.serving.batch.shards import Origin, Shard
 
 
-class Workers(NamedTuple):
-    """How many actors, and what each takes."""
-
-    most: int = 0  # 0: as many as the cluster has room for
-    threads: int = 1
-
-
 def serve_with_ray(
     choice: EngineChoice,
     options: BatchOptions,
     work: Work,
-    workers: Workers,
+    threads: int,
 ) -> Iterator[ServedShard]:
-    """Serves shards on a Ray cluster.
+    """Serves shards on a Ray cluster, by as many actors as it has room for.
 
     Args:
         choice: The engine of every actor.
         options: The same for every user.
         work: Shards and what their outputs are made from.
-        workers: The actors.
+        threads: Of each actor.
 
     Yields:
         Each shard as soon as its output is written or its input refused.
@@ -52,15 +45,15 @@ def serve_with_ray(
         import ray
         import ray.data
 
-        from store_engine.serving.cluster.connection import connect
+        from store_engine.serving.cluster.connection import connect, gpus_of
     except ImportError as error:
         raise InputError("--ray needs Ray: pip install 'store-engine[serve]'") from error
     if not work:
         return
-    connect(workers.threads)
+    connect(threads)
     ray.data.DataContext.get_current().enable_progress_bars = False
-    room = int(ray.cluster_resources().get("CPU", 1)) // workers.threads
-    most = max(1, min(workers.most or room, len(work)))
+    room = int(ray.cluster_resources().get("CPU", 1)) // threads
+    most = max(1, min(room, len(work)))
     rows = [
         {"number": i, "source": str(shard.source.resolve()), "output": str(shard.output.resolve())}
         for i, (shard, _) in enumerate(work)
@@ -71,11 +64,11 @@ def serve_with_ray(
             replace(choice, run=choice.run.resolve()),
             options,
             [origin for _, origin in work],
-            workers.threads,
+            threads,
         ),
         compute=ray.data.ActorPoolStrategy(min_size=1, max_size=most),
-        num_cpus=workers.threads,
-        num_gpus=1 if choice.device.startswith("cuda") else 0,
+        num_cpus=threads,
+        num_gpus=gpus_of(choice.device),
     )
     for row in found.iter_rows():
         served = None if row["problem"] else Served(row["num_users"], row["num_unknown"])

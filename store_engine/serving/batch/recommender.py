@@ -184,7 +184,7 @@ class BatchRecommender:
 
         Args:
             shard: Its input and output.
-            origin: What the output is made from; see `origins`.
+            origin: What the output is made from; see `pending`.
             ticked: Is told of the progress.
 
         Raises:

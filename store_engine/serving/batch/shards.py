@@ -165,7 +165,7 @@ def write_shard(path: Path, origin: Origin, parts: Iterable[Recommended]) -> Non
     Raises:
         InputError: The file cannot be written.
     """
-    schema = _SCHEMA.with_metadata({_KEY: json.dumps(origin, sort_keys=True)})
+    schema = _SCHEMA.with_metadata({_KEY: _canonical(origin)})
     with atomic_open(path) as file, pq.ParquetWriter(file, schema) as writer:
         for part in parts:
             writer.write_batch(pa.record_batch(list(part), schema=schema))
@@ -189,7 +189,7 @@ def is_made_from(path: Path, origin: Origin, overwrite: bool = False) -> bool:
             found = (pq.read_schema(file).metadata or {}).get(_KEY)
         except (pa.ArrowException, OSError, ValueError):
             found = None
-    if found == json.dumps(origin, sort_keys=True).encode():
+    if found == _canonical(origin):
         return True
     if overwrite:
         return False
@@ -202,4 +202,9 @@ def is_made_from(path: Path, origin: Origin, overwrite: bool = False) -> bool:
 
 def digest(value: Any) -> str:
     """SHA-256 of a value that JSON can hold, in hexadecimal."""
-    return hashlib.sha256(json.dumps(value, sort_keys=True).encode()).hexdigest()
+    return hashlib.sha256(_canonical(value)).hexdigest()
+
+
+def _canonical(value: Any) -> bytes:
+    """JSON that is the same for equal values."""
+    return json.dumps(value, sort_keys=True).encode()

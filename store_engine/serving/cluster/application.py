@@ -19,7 +19,8 @@ from ray import serve
 
 from store_engine.errors import InputError
 from store_engine.serving.cluster.actors import EngineActor, OwnerActor
-from store_engine.serving.cluster.backend import RayBackend
+from store_engine.serving.cluster.backend import BATCHES_PER_REPLICA, RayBackend
+from store_engine.serving.cluster.connection import gpus_of
 from store_engine.serving.http.app import make_app
 from store_engine.serving.http.metrics import Metrics
 from store_engine.serving.settings import ServeSettings, read_token
@@ -49,12 +50,12 @@ def parts(run_dir: Path, settings: ServeSettings) -> Parts:
     engines = serve.deployment(
         name=ENGINES,
         num_replicas=settings.replicas,
-        max_ongoing_requests=2,  # one batch is computed while another is on its way
+        max_ongoing_requests=BATCHES_PER_REPLICA,
         health_check_period_s=1,
         graceful_shutdown_timeout_s=settings.drain_s,
         ray_actor_options={
             "num_cpus": settings.threads,
-            "num_gpus": 1 if settings.device.startswith("cuda") else 0,
+            "num_gpus": gpus_of(settings.device),
         },
     )(EngineActor).bind(owner, own)
     return Parts(owner, engines)
@@ -88,6 +89,6 @@ def build(args: dict[str, Any]) -> serve.Application:
     bound = parts(Path(run_dir), settings)
     return serve.deployment(
         name=HTTP,
-        max_ongoing_requests=4 * settings.max_waiting + 100,  # 429 is said before this is reached
+        max_ongoing_requests=settings.max_open,
         graceful_shutdown_timeout_s=settings.drain_s,
     )(serve.ingress(front)()).bind(bound.engines, bound.owner)

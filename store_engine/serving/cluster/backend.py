@@ -24,11 +24,11 @@ from store_engine.serving.owner import NewItems
 from store_engine.serving.service import Found, Query, Refused
 from store_engine.serving.settings import ServeSettings
 
+BATCHES_PER_REPLICA = 2  # one is computed while another is on its way
 _LOST = (RayActorError, ReplicaUnavailableError)
 _NOBODY = (*_LOST, DeploymentUnavailableError, GetTimeoutError, TimeoutError)
 _PAUSE_S = 0.05  # before a batch is tried again
 _STATUS_S = 2.0
-_BATCHES_PER_REPLICA = 2  # one is computed while another is on its way
 Result = TypeVar("Result")
 
 
@@ -49,7 +49,7 @@ class RayBackend:
             self._serve,
             settings.max_batch,
             settings.max_waiting,
-            _BATCHES_PER_REPLICA * settings.replicas,
+            BATCHES_PER_REPLICA * settings.replicas,
             metrics,
         )
 

@@ -30,3 +30,8 @@ def connect(cores: int | None) -> None:
     except Exception as error:  # a start that took too long is one of no type of its own
         what = f"no cluster at {options['address']}" if "address" in options else "it did not start"
         raise InputError(f"Ray: {what}: {error}") from error
+
+
+def gpus_of(device: str) -> int:
+    """Returns how many GPUs an engine on this device takes of the cluster."""
+    return 1 if device.startswith("cuda") else 0

@@ -38,17 +38,17 @@ class ScoreRequest(_Question):
     items: list[Id] = Field(min_length=1, description="item ids")
 
 
-class AddItemsRequest(_Message):
-    """Adds items by their text."""
-
-    items: list["NewItem"] = Field(min_length=1)
-
-
 class NewItem(_Message):
     """An item to be added."""
 
     item_id: Id
     text: dict[str, Text] = Field(description="one text for every field of the catalogue")
+
+
+class AddItemsRequest(_Message):
+    """Adds items by their text."""
+
+    items: list[NewItem] = Field(min_length=1)
 
 
 class RemoveItemsRequest(_Message):
@@ -150,6 +150,3 @@ class ErrorResponse(_Message):
     """Every answer that is none."""
 
     error: Error
-
-
-AddItemsRequest.model_rebuild()

@@ -13,8 +13,8 @@ from store_engine.decoding.engine import Engine
 from store_engine.errors import InputError
 from store_engine.experiments.provenance import data_checksum
 from store_engine.files.atomic import atomic_open
-from store_engine.report.charts import short_number
-from store_engine.report.codebook import Codebook, codebook
+from store_engine.report.charts import NUM_COLOURS, short_number
+from store_engine.report.codebook import Codebook, codebook, level_name
 from store_engine.report.curves import training_charts
 from store_engine.report.examples import Examples, examples
 from store_engine.report.item_map import ItemMap, item_map
@@ -208,7 +208,11 @@ def _environment() -> Environment:
         lstrip_blocks=True,
     )
     environment.filters |= {"figure": _figure, "short": short_number, "count": _count}
-    environment.globals |= {"figures": _figures}
+    environment.globals |= {
+        "figures": _figures,
+        "level_name": level_name,
+        "num_colours": NUM_COLOURS,
+    }
     return environment
 
 

@@ -21,7 +21,7 @@ from store_engine.report.item_map import ItemMap, item_map
 from store_engine.report.latency import Latency, latency
 from store_engine.report.loaded_run import Group, LoadedRun, group_by_settings, load
 from store_engine.report.results import (
-    Bar,
+    Figure,
     best_baseline,
     figure_name,
     mean_and_error,
@@ -37,14 +37,14 @@ class Headline:
 
     Args:
         name: Of the figure.
-        bar: The run's, or its group's.
+        figure: The run's, or its group's.
         baseline: The best training-free baseline's name.
         floor: And figure.
         coverage: Share of the catalogue that is recommended to somebody; None where unknown.
     """
 
     name: str
-    bar: Bar
+    figure: Figure
     baseline: str
     floor: float
     coverage: float | None
@@ -146,8 +146,8 @@ def _headline(group: Group) -> Headline:
         for key, value in all_metrics[0]["metrics"].items()
         if key.startswith("coverage@")
     ]  # fmt: skip
-    bar = mean_and_error(values, errors)
-    return Headline(name.capitalize(), bar, baseline, floor, coverage[0] if coverage else None)
+    figure = mean_and_error(values, errors)
+    return Headline(name.capitalize(), figure, baseline, floor, coverage[0] if coverage else None)
 
 
 def _runs(groups: Sequence[Group]) -> list[tuple[str, str, int, float]]:

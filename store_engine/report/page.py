@@ -141,13 +141,10 @@ def _headline(group: Group) -> Headline:
     values = [metrics["metrics"][name] for metrics in all_metrics]
     errors = [metrics["standard_errors"].get(name) for metrics in all_metrics]
     baseline, floor, _ = best_baseline(all_metrics[0], name)
-    coverage = [
-        value
-        for key, value in all_metrics[0]["metrics"].items()
-        if key.startswith("coverage@")
-    ]  # fmt: skip
+    shares = all_metrics[0]["metrics"].items()
+    coverage = next((share for key, share in shares if key.startswith("coverage@")), None)
     figure = mean_and_error(values, errors)
-    return Headline(name.capitalize(), figure, baseline, floor, coverage[0] if coverage else None)
+    return Headline(name.capitalize(), figure, baseline, floor, coverage)
 
 
 def _runs(groups: Sequence[Group]) -> list[tuple[str, str, int, float]]:

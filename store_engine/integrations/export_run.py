@@ -23,7 +23,6 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
 
-import numpy as np
 from safetensors import SafetensorError
 from tokenizers import Tokenizer
 from transformers import PreTrainedModel
@@ -35,6 +34,7 @@ from store_engine.files.json_file import read_json, write_json
 from store_engine.integrations.huggingface import export_huggingface, is_plain, item_weights
 from store_engine.integrations.import_run import ITEM_WEIGHTS
 from store_engine.integrations.model_card import portable, write_card
+from store_engine.model.unified_vocabulary import UnifiedVocabulary
 from store_engine.model.weights import save_weights
 from store_engine.runs.run import Run
 from store_engine.runs.run_directory import RunDirectory, RunOrigin
@@ -117,8 +117,7 @@ def sid_tokens(table: SidTable) -> dict[str, list[str]]:
     Where the last level is the item itself, its last code is spelled like one, and is no token.
     """
     spelled = code_tokens(table.codebook_sizes)
-    begins = np.cumsum([0, *table.codebook_sizes[:-1]])
-    rows = (table.sids + begins).tolist()
+    rows = UnifiedVocabulary(0, table.codebook_sizes).to_ids(table.sids).tolist()
     return {item: [spelled[i] for i in row] for item, row in zip(table.item_ids, rows, strict=True)}
 
 

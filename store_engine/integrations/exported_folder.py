@@ -61,8 +61,7 @@ def last_tokens(sequences: Sequence[tuple[Sequence[int], Sequence[int]]], num: i
 
 def _facts(path: Path) -> dict[str, Any]:
     """The part of config.json that is ours."""
-    config = read_json(path)
-    facts = config.get("store_engine") if isinstance(config, dict) else None
+    facts = read_json(path).get("store_engine")
     if not isinstance(facts, dict) or not {"codebook_sizes", "text_vocab_size"} <= facts.keys():
         raise InputError(f"{path}: was not written by `store-engine export`")
     if facts.get("is_plain") is not True:

@@ -88,7 +88,7 @@ def item_weights(model: StoreModel) -> dict[str, Tensor]:
 
 def is_plain(model: StoreModel) -> bool:
     """Whether the exported LLM is all of the model: it reads and writes codes, step by step."""
-    return model.items is None and not model.skip
+    return model.is_plain
 
 
 def huggingface_state(model: StoreModel) -> dict[str, Tensor]:

@@ -117,8 +117,7 @@ def trie_of(catalog: AnyCatalog) -> ItemTrie | Snapshot:
 
 
 def _check_writes_codes(engine: Engine) -> None:
-    model = engine.model
-    if model.items is not None or model.skip:
+    if not engine.model.is_plain:
         raise InputError(
             "only a model that reads and writes codes is one for other engines, got one with "
             "recommender.decoder = 'heads', history = 'items', skip = true or "

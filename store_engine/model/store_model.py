@@ -165,6 +165,11 @@ class StoreModel(nn.Module):
         """Codes per level."""
         return self.vocabulary.codebook_sizes
 
+    @property
+    def is_plain(self) -> bool:
+        """Whether the LLM is all of the model: it reads and writes codes, step by step."""
+        return self.items is None and not self.skip
+
     def embed(self, tokens: Tensor, rows: Rows | None = None) -> Tensor:
         """Embeds unified ids (...) int64 -> (..., hidden_size).
 

@@ -13,15 +13,15 @@ from store_engine.decoding.engine import Engine
 from store_engine.errors import InputError
 from store_engine.experiments.provenance import data_checksum
 from store_engine.files.atomic import atomic_open
-from store_engine.report.charts import short_number
-from store_engine.report.codebook import Codebook, codebook
+from store_engine.report.charts import NUM_COLOURS, short_number
+from store_engine.report.codebook import Codebook, codebook, level_name
 from store_engine.report.curves import training_charts
 from store_engine.report.examples import Examples, examples
 from store_engine.report.item_map import ItemMap, item_map
 from store_engine.report.latency import Latency, latency
 from store_engine.report.loaded_run import Group, LoadedRun, group_by_settings, load
 from store_engine.report.results import (
-    Bar,
+    Figure,
     best_baseline,
     figure_name,
     mean_and_error,
@@ -37,14 +37,14 @@ class Headline:
 
     Args:
         name: Of the figure.
-        bar: The run's, or its group's.
+        figure: The run's, or its group's.
         baseline: The best training-free baseline's name.
         floor: And figure.
         coverage: Share of the catalogue that is recommended to somebody; None where unknown.
     """
 
     name: str
-    bar: Bar
+    figure: Figure
     baseline: str
     floor: float
     coverage: float | None
@@ -141,13 +141,10 @@ def _headline(group: Group) -> Headline:
     values = [metrics["metrics"][name] for metrics in all_metrics]
     errors = [metrics["standard_errors"].get(name) for metrics in all_metrics]
     baseline, floor, _ = best_baseline(all_metrics[0], name)
-    coverage = [
-        value
-        for key, value in all_metrics[0]["metrics"].items()
-        if key.startswith("coverage@")
-    ]  # fmt: skip
-    bar = mean_and_error(values, errors)
-    return Headline(name.capitalize(), bar, baseline, floor, coverage[0] if coverage else None)
+    shares = all_metrics[0]["metrics"].items()
+    coverage = next((share for key, share in shares if key.startswith("coverage@")), None)
+    figure = mean_and_error(values, errors)
+    return Headline(name.capitalize(), figure, baseline, floor, coverage)
 
 
 def _runs(groups: Sequence[Group]) -> list[tuple[str, str, int, float]]:
@@ -208,7 +205,11 @@ def _environment() -> Environment:
         lstrip_blocks=True,
     )
     environment.filters |= {"figure": _figure, "short": short_number, "count": _count}
-    environment.globals |= {"figures": _figures}
+    environment.globals |= {
+        "figures": _figures,
+        "level_name": level_name,
+        "num_colours": NUM_COLOURS,
+    }
     return environment
 
 

@@ -4,7 +4,7 @@ import math
 import statistics
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 from store_engine.evaluation.protocols import RULES
 from store_engine.report.loaded_run import Group, LoadedRun, shortened
@@ -29,6 +29,13 @@ _NAMES = {
     "training_evidence_alone": "training evidence alone",
 }
 TRAINING_FREE = ("popularity", "co_visitation", "own_items")
+
+
+class Figure(NamedTuple):
+    """A figure with its error."""
+
+    value: float
+    error: float | None  # over users, or the standard deviation over runs; None if unknown
 
 
 @dataclass(frozen=True)
@@ -77,7 +84,7 @@ class RuleResults:
         is_primary: It is the run's own.
         panels: Recall@10 and NDCG@10.
         columns: Headings of the table.
-        rows: Label, whether it is ours, and (value, error) of every column.
+        rows: Label, whether it is ours, and the figure of every column.
         buckets: Recall@10 by how often training saw the target.
     """
 
@@ -85,7 +92,7 @@ class RuleResults:
     is_primary: bool
     panels: list[Panel]
     columns: list[str]
-    rows: list[tuple[str, bool, list[tuple[float, float | None]]]]
+    rows: list[tuple[str, bool, list[Figure]]]
     buckets: Panel | None
 
 
@@ -100,14 +107,14 @@ def results(groups: Sequence[Group]) -> list[RuleResults]:
     return [_rule_results(groups, rule.name, rule.title, rule.name == primary) for rule in rules]
 
 
-def mean_and_error(values: Sequence[float], errors: Sequence[float | None]) -> Bar:
+def mean_and_error(values: Sequence[float], errors: Sequence[float | None]) -> Figure:
     """Returns one run's figure with its error over users, or several runs' mean and deviation.
 
     What is the same in every run, as a baseline that draws nothing, keeps its error over users.
     """
     if len(set(values)) == 1:
-        return Bar("", values[0], errors[0])
-    return Bar("", statistics.fmean(values), statistics.stdev(values))
+        return Figure(values[0], errors[0])
+    return Figure(statistics.fmean(values), statistics.stdev(values))
 
 
 def best_baseline(metrics: Metrics, name: str) -> tuple[str, float, float]:
@@ -135,7 +142,7 @@ def _rule_results(groups: Sequence[Group], rule: str, title: str, primary: bool)
     first = [metrics["protocols"][rule] for metrics in _metrics_of(groups[0])]
     names = [name for name in _COLUMNS if name in first[0]["metrics"]]
     shown = [name for name in _PANELS if name in names] or names[:1]
-    table: dict[str, tuple[bool, dict[str, Bar]]] = {}
+    table: dict[str, tuple[bool, dict[str, Figure]]] = {}
     for provider in first[0]["baselines"]:
         of = [one["baselines"].get(provider, {}) for one in first]
         errors = [one["baseline_standard_errors"].get(provider, {}) for one in first]
@@ -150,22 +157,18 @@ def _rule_results(groups: Sequence[Group], rule: str, title: str, primary: bool)
     panels = [
         Panel(
             _PANELS.get(name, _COLUMNS[name]),
-            [
-                Bar(label, figures[name].value, figures[name].error, ours)
-                for label, (ours, figures) in table.items()
-            ],
+            [Bar(label, *figures[name], ours) for label, (ours, figures) in table.items()],
         )
         for name in shown
     ]
     rows = [
-        (label, ours, [(figures[name].value, figures[name].error) for name in names])
-        for label, (ours, figures) in table.items()
+        (label, ours, [figures[name] for name in names]) for label, (ours, figures) in table.items()
     ]
     columns = [_COLUMNS[name] for name in names]
     return RuleResults(title, primary, panels, columns, rows, _bucket_panel(first, shown[0]))
 
 
-def _figure(of: Sequence[Metrics], errors: Sequence[Metrics], name: str) -> Bar:
+def _figure(of: Sequence[Metrics], errors: Sequence[Metrics], name: str) -> Figure:
     pairs = [(one[name], error.get(name)) for one, error in zip(of, errors, strict=True) if one]
     return mean_and_error([value for value, _ in pairs], [error for _, error in pairs])
 
@@ -180,9 +183,9 @@ def _bucket_panel(measured: Sequence[Metrics], name: str) -> Panel | None:
         values = [of["buckets"][bucket][name] for of in measured]
         share = values[0]
         error = math.sqrt(max(share * (1 - share), 0) / max(users - 1, 1))
-        bar = mean_and_error(values, [error if name.startswith("recall") else None])
+        figure = mean_and_error(values, [error if name.startswith("recall") else None])
         label = "never" if bucket == "0" else f"{bucket} times"
-        bars.append(Bar(label, bar.value, bar.error, True, f"{users:,.0f} users"))
+        bars.append(Bar(label, *figure, True, f"{users:,.0f} users"))
     return Panel(_PANELS.get(name, _COLUMNS[name]), bars) if bars else None
 
 

@@ -11,7 +11,7 @@ from store_engine._C import ItemTrie
 from store_engine.config import Config
 from store_engine.errors import InputError
 from store_engine.files.regular import parse_errors
-from store_engine.runs.manifest import Lineage
+from store_engine.runs.manifest import Lineage, Manifest
 from store_engine.runs.run_directory import RunDirectory
 
 if TYPE_CHECKING:
@@ -19,7 +19,6 @@ if TYPE_CHECKING:
     from store_engine.data.catalog import Catalog
     from store_engine.data.histories import Histories
     from store_engine.model.store_model import StoreModel
-    from store_engine.runs.manifest import Manifest
     from store_engine.sid.sid_table import SidTable
     from store_engine.text.vocabulary import Vocabulary
 
@@ -42,7 +41,7 @@ class Run:
         self._manifest = directory.read_manifest()
 
     @property
-    def manifest(self) -> "Manifest":
+    def manifest(self) -> Manifest:
         """What run.json said when the run was opened."""
         return self._manifest
 

@@ -43,7 +43,6 @@ from store_engine._C import ItemTrie
 from store_engine.cli.train import parse_arguments
 from store_engine.collaborative.partners import Partners
 from store_engine.config import Config, load_config
-from store_engine.data.split import leave_one_out
 from store_engine.errors import InputError
 from store_engine.evaluation.evaluate_run import evaluate_run
 from store_engine.evaluation.report import print_metrics, save_metrics
@@ -137,7 +136,7 @@ def train(config: Config, ds_config: dict[str, Any], data: RunData) -> None:
     """
     began = time.perf_counter()
     run, catalog, vocabulary, texts, histories, more_histories = data
-    split = leave_one_out(Run(run).histories)
+    split = Run(run).split
     is_code_run = config.tokenizer.last_level == "code"
     num_ranks, is_first = torch.distributed.get_world_size(), torch.distributed.get_rank() == 0
     log_rank0 = console.print if is_first else lambda *_, **__: None

@@ -32,7 +32,15 @@ class DataConfig:
     strip_html: bool = True  # make plain text of HTML's tags and entities, in new items too
     min_events: int = setting(3, 3, 1_000_000)  # users with fewer are dropped and counted
     ties: Literal["file", "shuffle"] = "file"  # order of events with one timestamp
-    seed: int = setting(0, 0, _MAX_SEED)  # of shuffled ties, and of synthetic data
+    # who and what is held out. leave_one_out: each user's last event is the test, the one before it
+    # the validation. by_user: of users who are drawn, all events, the last of which is to be found.
+    # temporal: what came after one point in time, the same for all, the next event to be found
+    split: Literal["leave_one_out", "by_user", "temporal"] = "leave_one_out"
+    # of the users (by_user) or the events (temporal), the validation's
+    valid_share: float = setting(0.1, 0.0001, 0.9)
+    test_share: float = setting(0.1, 0.0001, 0.9)  # the same, the test's
+    # of shuffled ties, of the users drawn by `split`, and of synthetic data
+    seed: int = setting(0, 0, _MAX_SEED)
     text_vocab_size: int = setting(2048, 264, 1_000_000)  # a backbone has its own vocabulary
     max_text_tokens: int = setting(64, 1, 65_536)  # an attribute is cut after this many
     max_history: int = setting(50, 1, 65_536)  # items of history the recommender sees
@@ -46,6 +54,16 @@ class DataConfig:
         require(bool(self.text_fields), "data.text_fields must name at least one column")
         names = self.text_fields
         require(len(set(names)) == len(names), "data.text_fields must not name a column twice")
+        shares = self.valid_share, self.test_share
+        require(
+            sum(shares) < 1,
+            f"data.valid_share and data.test_share must leave something to train on, got "
+            f"{shares[0]:g} and {shares[1]:g}",
+        )
+        require(
+            self.name != "synthetic" or self.split != "temporal",
+            "data.split = 'temporal' needs events with times, data.name = 'synthetic' has none",
+        )
 
 
 @dataclass(frozen=True)

@@ -2,6 +2,7 @@
 
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -9,6 +10,9 @@ from numpy.typing import NDArray
 from store_engine.files.atomic import atomic_open
 from store_engine.files.npz import ArrayForm, read_npz
 from store_engine.files.regular import parse_errors
+
+# of an event: may be learnt from, makes choices, or measures the result
+TRAIN, VALID, TEST = np.int8(0), np.int8(1), np.int8(2)
 
 # from this share of repeated items on, a user's own items are worth recommending
 COMMON_REPEATS = 0.01
@@ -18,6 +22,7 @@ _ARRAYS = {
     "offsets": ArrayForm("i", 1),
     "id_bytes": ArrayForm("u", 1),
     "id_lengths": ArrayForm("i", 1),
+    "periods": ArrayForm("i", 1, is_optional=True),
 }
 
 
@@ -29,6 +34,8 @@ class Histories:
         user_ids: One id per user.
         rows: (num_events,) int32, the catalogue row of each event.
         offsets: (num_users + 1,) int64; the events of user u are rows[offsets[u]:offsets[u + 1]].
+        periods: (num_events,) int8, TRAIN, VALID or TEST: where each event lies between the points
+            in time of `data.split = "temporal"`; None: they were not cut by time.
 
     Raises:
         ValueError: The arrays do not fit together, or a row is negative.
@@ -37,6 +44,7 @@ class Histories:
     user_ids: tuple[str, ...]
     rows: NDArray[np.int32]
     offsets: NDArray[np.int64]
+    periods: NDArray[np.int8] | None = None
 
     def __post_init__(self) -> None:
         """Refuses arrays that do not describe histories."""
@@ -52,6 +60,8 @@ class Histories:
             raise ValueError(f"offsets must rise from 0 to {len(self.rows)}")
         if len(self.rows) and self.rows.min() < 0:
             raise ValueError(f"rows must not be negative, got {self.rows.min()}")
+        if self.periods is not None:
+            self._check_periods(self.periods)
 
     @property
     def num_users(self) -> int:
@@ -76,11 +86,37 @@ class Histories:
             raise IndexError(f"user must be in [0, {self.num_users}), got {user}")
         return self.rows[self.offsets[user] : self.offsets[user + 1]]
 
+    def of_events(self, is_kept: NDArray[np.bool_]) -> "Histories":
+        """Leaves out events; users stay, also those who have none then.
+
+        Args:
+            is_kept: (num_events,).
+        """
+        num_kept = np.r_[0, np.cumsum(is_kept)]
+        periods = None if self.periods is None else self.periods[is_kept]
+        return Histories(self.user_ids, self.rows[is_kept], num_kept[self.offsets], periods)
+
+    def of_users(self, is_kept: NDArray[np.bool_]) -> "Histories":
+        """Leaves out users.
+
+        Args:
+            is_kept: (num_users,).
+        """
+        lengths = np.diff(self.offsets)
+        ids = tuple(i for i, kept in zip(self.user_ids, is_kept.tolist(), strict=True) if kept)
+        offsets = np.r_[0, np.cumsum(lengths[is_kept])].astype(np.int64)
+        is_kept_event = np.repeat(is_kept, lengths)
+        periods = None if self.periods is None else self.periods[is_kept_event]
+        return Histories(ids, self.rows[is_kept_event], offsets, periods)
+
     def followed_by(self, later: "Histories") -> "Histories":
         """Puts each user's later events behind the ones here; users that are new come last.
 
         Args:
             later: In rows of the same catalogue.
+
+        Returns:
+            The events of both, without periods.
         """
         place = {user_id: user for user, user_id in enumerate(self.user_ids)}
         for user_id in later.user_ids:
@@ -98,18 +134,11 @@ class Histories:
         rows = np.concatenate([self.rows, later.rows])[order]
         return Histories(tuple(place), rows, np.r_[0, np.cumsum(counts)].astype(np.int64))
 
-    def of_at_least(self, num_events: int) -> "Histories":
-        """Leaves out the users with fewer events."""
-        lengths = np.diff(self.offsets)
-        is_kept = lengths >= num_events
-        ids = tuple(i for i, kept in zip(self.user_ids, is_kept.tolist(), strict=True) if kept)
-        offsets = np.r_[0, np.cumsum(lengths[is_kept])].astype(np.int64)
-        return Histories(ids, self.rows[np.repeat(is_kept, lengths)], offsets)
-
     def save(self, path: str | Path) -> None:
         """Writes an npz file, which either stands complete or not at all."""
         # ids as one blob: a fixed-width string array would pay the longest id for every user
         encoded = [user_id.encode() for user_id in self.user_ids]
+        optional: dict[str, Any] = {} if self.periods is None else {"periods": self.periods}
         with atomic_open(path) as file:
             np.savez(
                 file,
@@ -117,6 +146,7 @@ class Histories:
                 offsets=self.offsets,
                 id_bytes=np.frombuffer(b"".join(encoded), dtype=np.uint8),
                 id_lengths=np.array([len(i) for i in encoded], dtype=np.int64),
+                **optional,
             )
 
     @classmethod
@@ -134,4 +164,16 @@ class Histories:
             ends = np.cumsum(lengths).tolist()
             begins = [0, *ends[:-1]]
             ids = (blob[a:b].decode() for a, b in zip(begins, ends, strict=False))
-            return cls(tuple(ids), arrays["rows"], arrays["offsets"])
+            return cls(tuple(ids), arrays["rows"], arrays["offsets"], arrays.get("periods"))
+
+    def _check_periods(self, periods: NDArray[np.int8]) -> None:
+        """Refuses periods of other events, or that go back in time."""
+        if periods.dtype != np.int8 or periods.shape != self.rows.shape:
+            raise ValueError(
+                f"periods must be int8 {self.rows.shape}, got {periods.dtype} {periods.shape}"
+            )
+        is_back = np.diff(periods) < 0
+        inner = self.offsets[(self.offsets > 0) & (self.offsets < len(periods))]
+        is_back[inner - 1] = False  # from one user to the next
+        if is_back.any() or (len(periods) and not TRAIN <= periods.min() <= periods.max() <= TEST):
+            raise ValueError(f"periods must rise from {TRAIN} to {TEST} within every history")

@@ -67,8 +67,7 @@ def load_dataset(config: DataConfig, known: Catalog | None = None) -> Dataset:
         items, config.item_id, config.text_fields, report, strip_html=config.strip_html
     )
     catalog = catalog if known is None else known.extended(catalog)
-    columns = EventColumns(config.user_id, config.item_id, config.timestamp)
-    rules = EventRules(config.min_events, config.ties, config.seed)
+    columns, rules = EventColumns.of(config), EventRules.of(config)
     histories, _ = read_interactions(interactions, catalog, columns, rules, report)
     name = config.name if config.name != "files" else _folder_name(items)
     return Dataset(catalog, histories, name, (items, interactions), report)

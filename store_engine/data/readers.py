@@ -3,16 +3,18 @@
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
 
+from store_engine.config import DataConfig
 from store_engine.data.catalog import Catalog
-from store_engine.data.histories import Histories
+from store_engine.data.histories import TEST, TRAIN, VALID, Histories
+from store_engine.data.markup import without_markup
 from store_engine.data.report import DataReport
 from store_engine.data.tables.bad_rows import BadRows
-from store_engine.data.tables.cell_text import clean_text, without_html
+from store_engine.data.tables.cell_text import clean_text
 from store_engine.data.tables.lines import shown
 from store_engine.errors import InputError
 from store_engine.extras import needs
@@ -31,6 +33,11 @@ class EventColumns:
     item_id: str = "item_id"
     timestamp: str = "timestamp"
 
+    @classmethod
+    def of(cls, settings: DataConfig) -> "EventColumns":
+        """The names that a config gives them."""
+        return cls(settings.user_id, settings.item_id, settings.timestamp)
+
 
 @dataclass(frozen=True)
 class EventRules:
@@ -43,12 +50,29 @@ class EventRules:
         seed: For `ties="shuffle"`.
         unknown_items: Events of items that the catalogue has not are an error, or dropped and
             counted.
+        held_out: Shares of the kept events, the last ones of all in time, that are validation and
+            test: they are marked, nothing is left out; None marks none.
     """
 
     min_events: int = 3
     ties: Literal["file", "shuffle"] = "file"
     seed: int = 0
     unknown_items: Literal["error", "drop"] = "error"
+    held_out: tuple[float, float] | None = None
+
+    @classmethod
+    def of(cls, settings: DataConfig) -> "EventRules":
+        """The rules of a config."""
+        shares = settings.valid_share, settings.test_share
+        held_out = shares if settings.split == "temporal" else None
+        return cls(settings.min_events, settings.ties, settings.seed, held_out=held_out)
+
+    @classmethod
+    def of_later(
+        cls, settings: DataConfig, unknown_items: Literal["error", "drop"] = "error"
+    ) -> "EventRules":
+        """The rules for events that come to those of a run with this config: each one counts."""
+        return cls(1, settings.ties, settings.seed, unknown_items)
 
 
 def read_items(
@@ -101,7 +125,7 @@ def clean_items(items: Catalog, report: DataReport | None = None) -> Catalog:
     report = DataReport() if report is None else report
     fields = {}
     for name, texts in items.fields.items():
-        plain = [without_html(text) for text in texts]
+        plain = [without_markup(text) for text in texts]
         report.num_html += sum(map(str.__ne__, plain, texts))
         fields[name] = tuple(clean_text(text, report) for text in plain)
     return Catalog(items.item_ids, fields)
@@ -159,6 +183,7 @@ def read_interactions(
         tuple(user_id for user_id, kept in zip(users.unique, is_kept, strict=True) if kept),
         rows[order],
         np.concatenate([[0], np.cumsum(num_events[is_kept])]).astype(np.int64),
+        None if rules.held_out is None else _periods(times.order[order], rules.held_out, path),
     )
     num_dropped = int((~is_kept).sum())
     report.num_events, report.num_users = len(rows), len(users.unique)
@@ -166,6 +191,30 @@ def read_interactions(
     report.num_unknown = int((~is_known).sum())
     report.notes += table.notes
     return histories, num_dropped
+
+
+def _periods(
+    times: NDArray[Any], shares: tuple[float, float], path: str | Path
+) -> NDArray[np.int8]:
+    """The period of each event; all events of one time are in the same.
+
+    Raises:
+        InputError: The times are too coarse to be cut there.
+    """
+    in_order = np.sort(times)
+    valid_share, test_share = shares
+    cuts = (round(len(times) * (1 - part)) for part in (valid_share + test_share, test_share))
+    valid_from, test_from = (in_order[min(cut, len(times) - 1)] for cut in cuts)
+    if not in_order[0] < valid_from < test_from:
+        raise InputError(
+            f"{path}: data.split = 'temporal' needs times that differ between training, validation "
+            f"and test; the last {valid_share + test_share:.1%} and {test_share:.1%} of the events "
+            f"begin at the same time as what is before them"
+        )
+    periods = np.full(len(times), TRAIN)
+    periods[times >= valid_from] = VALID
+    periods[times >= test_from] = TEST
+    return periods
 
 
 def _repeated(keys: "Keys") -> list[BadRows]:

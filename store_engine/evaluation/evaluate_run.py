@@ -15,8 +15,7 @@ from rich.progress import track
 import store_engine
 from store_engine.collaborative.evidence import Evidence
 from store_engine.config import Config, with_overrides
-from store_engine.data.histories import Histories
-from store_engine.data.split import Examples, Split, leave_one_out
+from store_engine.data.split import Examples, Split
 from store_engine.decoding.engine import Engine
 from store_engine.decoding.evidence import ItemEvidence
 from store_engine.errors import InputError
@@ -62,7 +61,7 @@ def evaluate_run(
     """
     run = run if isinstance(run, Run) else load_run(run)
     config = _evaluation_config(run.config, overrides)
-    split = leave_one_out(_histories(run))
+    split = run.split
     engine = _measuring_engine(run, config, run.model, run.evidence, device)
     num_items, max_k = run.catalog.num_items, config.eval.max_k
     primary = primary_rule(config.decoding.exclude_history is True)
@@ -102,6 +101,7 @@ def evaluate_run(
         "primary": primary.name,
         "num_users": len(split.test.targets),
         "num_items": num_items,
+        "num_train_events": split.train.num_events,
         "share_of_targets_seen": share_of_targets_seen(split.test),
         "seed": config.train.seed,
         "decoding": f"{search}, float32, no prefix cache",
@@ -135,7 +135,7 @@ def validate_run(
     """
     run = run if isinstance(run, Run) else load_run(run)
     config = _evaluation_config(run.config, overrides)
-    valid = leave_one_out(_histories(run)).valid
+    valid = run.split.valid
     engine = _measuring_engine(run, config, run.training_model, run.training_evidence, device)
     max_k = max(10, config.eval.max_k)
     rankings = rank_all(engine, valid, max_k, exact)
@@ -209,15 +209,6 @@ def training_summary(log_path: Path) -> dict[str, dict[str, float]]:
             "final_loss": own[-1]["loss"],
         }
     return summary
-
-
-def _histories(run: Run) -> Histories:
-    histories = run.histories
-    if not histories.num_users:
-        raise InputError(
-            f"{run.directory.root}: has no histories to be measured on (an imported run has none)"
-        )
-    return histories
 
 
 def _evaluation_config(config: Config, overrides: Sequence[str]) -> Config:

@@ -10,7 +10,6 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from store_engine.data.split import leave_one_out
 from store_engine.decoding.backends import BackendName
 from store_engine.decoding.engine import Engine
 from store_engine.errors import InputError
@@ -119,8 +118,8 @@ def draw_histories(run: Run, number: int, seed: int = 0) -> list[NDArray[np.int3
         `number` arrays of catalogue rows.
     """
     rng = np.random.default_rng(seed)
-    known = leave_one_out(run.histories).test.histories
-    if known:
+    if run.histories.num_users:
+        known = run.split.test.histories
         return [known[user] for user in rng.integers(len(known), size=number)]
     shape = number, run.config.data.max_history
     return list(rng.integers(run.catalog.num_items, size=shape, dtype=np.int32))

@@ -6,7 +6,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from store_engine.data.split import Examples, leave_one_out
+from store_engine.data.split import Examples
 from store_engine.decoding.engine import Engine
 from store_engine.decoding.evidence import EvidenceScorer
 from store_engine.evaluation.evaluate_run import rank_all
@@ -19,7 +19,7 @@ _K = 10
 
 
 class Validation:
-    """NDCG@10 on the validation split, where the event before a user's last is the target.
+    """NDCG@10 on the validation split.
 
     Args:
         run: Its data and SIDs; it need not be finished.
@@ -29,8 +29,7 @@ class Validation:
     def __init__(self, run: Run, device: torch.device | str = "cpu") -> None:
         self._run, self._device = run, device
         train = run.config.train
-        valid = leave_one_out(run.histories).valid
-        self.examples = sample_examples(valid, train.eval_users, train.seed)
+        self.examples = sample_examples(run.split.valid, train.eval_users, train.seed)
 
     def __call__(self, weights: dict[str, Tensor]) -> float:
         """Measures weights.

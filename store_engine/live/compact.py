@@ -12,7 +12,6 @@ from store_engine._C import ItemTrie
 from store_engine.catalog.live_catalog import LiveCatalog
 from store_engine.collaborative.evidence import Evidence
 from store_engine.data.catalog import Catalog
-from store_engine.data.histories import Histories
 from store_engine.errors import InputError
 from store_engine.files.atomic import atomic_open
 from store_engine.files.digest import sha256
@@ -214,13 +213,7 @@ def without_user(run: Run, user_id: str, changes: list[Change], header: Header) 
     """
     histories, directory = run.histories, run.directory
     user = histories.user_ids.index(user_id)
-    begin, end = histories.offsets[user : user + 2].tolist()
-    left = Histories(
-        (*histories.user_ids[:user], *histories.user_ids[user + 1 :]),
-        np.delete(histories.rows, slice(begin, end)),
-        np.delete(histories.offsets, user + 1)
-        - np.where(np.arange(histories.num_users) > user, end - begin, 0),
-    )
+    left = histories.of_users(np.arange(histories.num_users) != user)
     places = (directory.train_rows, directory.refit_rows)
     learnt = {place.name: TokenFile(place) for place in places if place.exists()}
     for name, file in learnt.items():

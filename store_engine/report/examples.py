@@ -6,7 +6,6 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from store_engine.data.split import leave_one_out
 from store_engine.decoding.engine import Engine
 from store_engine.report.codebook import level_name
 from store_engine.report.loaded_run import LoadedRun
@@ -89,7 +88,9 @@ def examples(loaded: LoadedRun, engine: Engine) -> Examples:
         loaded: A finished run.
         engine: It, loaded.
     """
-    test = leave_one_out(loaded.run.histories).test
+    if not loaded.run.histories.num_users:  # an imported run
+        return Examples([], 0, 0)
+    test = loaded.run.split.test
     rng = np.random.default_rng(0)
     num_drawn = min(_DRAWN, len(test.targets))
     drawn = rng.choice(len(test.targets), num_drawn, replace=False)

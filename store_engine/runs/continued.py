@@ -16,6 +16,7 @@ from store_engine.config import Config, DataConfig, changes, read_config_tree, w
 from store_engine.data.load import Dataset, load_dataset
 from store_engine.data.readers import EventColumns, EventRules, read_interactions, read_items
 from store_engine.data.report import DataReport
+from store_engine.data.split import split_histories
 from store_engine.errors import InputError
 from store_engine.runs.manifest import Lineage
 from store_engine.runs.run import Run, load_run
@@ -118,7 +119,7 @@ class Parent:
         run, settings = self.run, config.data
         if self._is_whole:
             dataset = load_dataset(settings, run.catalog)
-            dataset.report.notes += _shortened(run, dataset)
+            dataset.report.notes += _tested_on_old(run, dataset, settings)
             return dataset
         report, sources, catalog, histories = DataReport(), [], run.catalog, run.histories
         if self._new.items:
@@ -129,12 +130,16 @@ class Parent:
             sources.append(path)
         if self._new.interactions:
             path = Path(self._new.interactions)
-            columns = EventColumns(settings.user_id, settings.item_id, settings.timestamp)
-            rules = EventRules(1, settings.ties, settings.seed)
+            if settings.split == "temporal":
+                raise InputError(
+                    "data.split = 'temporal' cuts all events at one point in time: --data names "
+                    "all of today, --interactions has the new ones alone"
+                )
+            columns, rules = EventColumns.of(settings), EventRules.of_later(settings)
             later, _ = read_interactions(path, catalog, columns, rules, report)
             histories = histories.followed_by(later)
             report.num_dropped_users = histories.num_users
-            histories = histories.of_at_least(settings.min_events)
+            histories = histories.of_users(np.diff(histories.offsets) >= settings.min_events)
             report.num_dropped_users -= histories.num_users
             report.min_events = settings.min_events
             sources.append(path)
@@ -193,16 +198,18 @@ def _states_epochs(paths: Sequence[str | Path]) -> bool:
     return any(isinstance(section, dict) and "epochs" in section for section in sections)
 
 
-def _shortened(run: Run, dataset: Dataset) -> list[str]:
+def _tested_on_old(run: Run, dataset: Dataset, settings: DataConfig) -> list[str]:
     """Warns of users whose test may have been trained on."""
+    if not run.histories.num_users:  # an imported run
+        return []
     before, now = (
         dict(zip(one.user_ids, np.diff(one.offsets).tolist(), strict=True))
-        for one in (run.histories, dataset.histories)
+        for one in (run.split.before_test, split_histories(dataset.histories, settings).before_test)
     )
-    shorter = sum(length < before.get(user_id, 0) for user_id, length in now.items())
-    if not shorter:
+    fewer = sum(length < before.get(user_id, 0) for user_id, length in now.items())
+    if not fewer:
         return []
     return [
-        f"warning: {shorter:,} users have fewer events than in {run.directory.root}, whose "
-        f"training may have seen what they are tested on now"
+        f"warning: {fewer:,} users have fewer events before the test than in "
+        f"{run.directory.root}, whose training may have seen what they are tested on now"
     ]

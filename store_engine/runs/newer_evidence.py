@@ -52,9 +52,8 @@ def update_evidence(
             )
         events, report = run.histories, DataReport()
         if interactions is not None:
-            data = config.data
-            columns = EventColumns(data.user_id, data.item_id, data.timestamp)
-            rules = EventRules(1, data.ties, data.seed, unknown_items)
+            columns = EventColumns.of(config.data)
+            rules = EventRules.of_later(config.data, unknown_items)
             later, _ = read_interactions(interactions, run.catalog, columns, rules, report)
             events = events.followed_by(later)
         newer = updated(fitted, events, run.catalog, config.evidence, config.train.seed)

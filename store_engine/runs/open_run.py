@@ -13,7 +13,7 @@ from store_engine.config import Config, changes
 from store_engine.data.catalog import Catalog
 from store_engine.data.histories import COMMON_REPEATS, Histories
 from store_engine.data.load import Dataset, load_dataset
-from store_engine.data.split import leave_one_out
+from store_engine.data.split import split_histories
 from store_engine.errors import InputError
 from store_engine.files.digest import sha256
 from store_engine.files.directory_swap import recover
@@ -137,7 +137,8 @@ def _begin(
     news = [] if parent is None else parent.lines(dataset)
     for line in [*(dataset.report.lines() if dataset.report.num_events else ()), *news]:
         print(printable(line), flush=True)
-    config = decide(config, leave_one_out(dataset.histories).train)
+    split = split_histories(dataset.histories, config.data)
+    config = decide(config, split.train)
     vocabulary = _vocabulary(config, catalog) if parent is None else parent.run.vocabulary
     check_before_training(config, catalog, dataset.histories.num_users, len(vocabulary))
     warn_of_full_disk(config, root, len(vocabulary))
@@ -147,7 +148,6 @@ def _begin(
         dataset.histories.save(paths.histories)
         vocabulary.save(paths.root)
         ItemTexts.write(catalog, vocabulary, config.data.max_text_tokens, paths.item_texts)
-        split = leave_one_out(dataset.histories)
         TokenFile.write(paths.train_rows, iter(split.train))
         if config.train.refit:
             TokenFile.write(paths.refit_rows, iter(split.before_test))
@@ -166,7 +166,7 @@ def _resume(config: Config, root: Path) -> RunDirectory:
         _check_same_config(config, written, root)
         _check_same_data(directory, config)
         run = Run(directory)
-        config = decide(config, leave_one_out(run.histories).train)
+        config = decide(config, run.split.train)
         num_users = len(TokenFile(directory.train_rows))
         check_before_training(config, run.catalog, num_users, len(run.vocabulary))
         if config != written:

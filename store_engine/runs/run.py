@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from store_engine.collaborative.evidence import Evidence
     from store_engine.data.catalog import Catalog
     from store_engine.data.histories import Histories
+    from store_engine.data.split import Split
     from store_engine.model.store_model import StoreModel
     from store_engine.sid.sid_table import SidTable
     from store_engine.text.vocabulary import Vocabulary
@@ -94,6 +95,18 @@ class Run:
         if len(histories.rows) and histories.rows.max() >= self.catalog.num_items:
             raise InputError(f"{path}: names items that are not in items.jsonl")
         return histories
+
+    @cached_property
+    def split(self) -> "Split":
+        """The events that were trained on, and the examples that measure the run."""
+        from store_engine.data.split import split_histories
+
+        if not self.histories.num_users:
+            raise InputError(
+                f"{self.directory.root}: has no histories to be measured on (an imported run has "
+                f"none)"
+            )
+        return split_histories(self.histories, self.config.data)
 
     @cached_property
     def vocabulary(self) -> "Vocabulary":

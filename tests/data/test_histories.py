@@ -87,3 +87,31 @@ def test_load_rejects_a_torn_file(tmp_path):
 def test_load_rejects_a_missing_file(tmp_path):
     with pytest.raises(InputError, match="No such file"):
         Histories.load(tmp_path / "histories.npz")
+
+
+def test_periods_stay_with_their_events(tmp_path):
+    h = histories([3, 1, 4], [1, 5])
+    h = Histories(h.user_ids, h.rows, h.offsets, np.array([0, 1, 2, 0, 0], dtype=np.int8))
+    h.save(tmp_path / "histories.npz")
+    loaded = Histories.load(tmp_path / "histories.npz")
+    assert loaded.periods.tolist() == [0, 1, 2, 0, 0] and loaded.periods.dtype == np.int8
+    assert loaded.of_users(np.array([True, False])).periods.tolist() == [0, 1, 2]
+    some = loaded.of_events(np.array([True, False, True, False, True]))
+    assert (some.periods.tolist(), some.offsets.tolist()) == ([0, 2, 0], [0, 2, 3])
+    assert h.followed_by(histories([1])).periods is None
+
+
+@pytest.mark.parametrize(
+    ("periods", "message"),
+    [
+        (np.zeros(2, np.int8), "must be int8"),
+        (np.zeros(3, np.int64), "must be int8"),
+        (np.array([0, 2, 1], np.int8), "must rise"),
+        (np.array([0, 1, 3], np.int8), "must rise"),
+        (np.array([-1, 0, 0], np.int8), "must rise"),
+    ],
+    ids=["size", "dtype", "falls", "too high", "negative"],
+)
+def test_rejects_periods(periods, message):
+    with pytest.raises(ValueError, match=message):
+        Histories(("a",), np.zeros(3, np.int32), np.array([0, 3]), periods)

@@ -35,7 +35,8 @@ def test_later_events_come_behind(old, new):
 @given(EVENTS, st.integers(0, 4))
 def test_users_with_fewer_events_are_left_out(events, least):
     want = {user: rows for user, rows in events.items() if len(rows) >= least}
-    assert as_dict(histories(events).of_at_least(least)) == want
+    found = histories(events)
+    assert as_dict(found.of_users(np.diff(found.offsets) >= least)) == want
 
 
 def test_known_items_keep_their_row():

@@ -7,7 +7,6 @@ import numpy as np
 import pytest
 from safetensors.torch import load_file
 
-from store_engine.data.split import leave_one_out
 from store_engine.files.token_file import TokenFile
 from store_engine.runs.run import load_run
 from store_engine.training.distributed.progress import read_progress
@@ -28,9 +27,8 @@ def test_it_learns_the_validation_events_and_no_test_event(refitted):
     for user in range(histories.num_users):
         begin, end = learnt.offsets[user : user + 2]
         assert np.array_equal(learnt.tokens[begin:end], histories[user][:-1])
-    train = leave_one_out(histories).train
-    counted = Counter(learnt.tokens.tolist()) - Counter(train.rows.tolist())
-    assert counted == Counter(leave_one_out(histories).valid.targets.tolist())
+    counted = Counter(learnt.tokens.tolist()) - Counter(run.split.train.rows.tolist())
+    assert counted == Counter(run.split.valid.targets.tolist())
 
 
 @pytest.mark.slow

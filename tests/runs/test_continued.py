@@ -97,7 +97,7 @@ def test_all_data_again(parent_dir, tmp_path, capsys):
     assert run.catalog.item_ids == ("i0", "i1", "i2", "i3", "new")
     assert run.histories.user_ids == ("u7",)
     assert run.histories.rows.tolist() == [3, 4, 2]
-    assert "fewer events than in" not in capsys.readouterr().out
+    assert "fewer events before the test" not in capsys.readouterr().out
 
 
 def test_users_who_lost_events_are_counted(parent_dir, tmp_path, capsys):
@@ -117,7 +117,17 @@ def test_users_who_lost_events_are_counted(parent_dir, tmp_path, capsys):
     parent = Parent(parent_dir.parent / "middle", NewData())
     config = parent.config([], [f"run_dir={tmp_path}/last", f"data.path={folder}"])
     begin_or_resume(config, False, False, parent).close()
-    assert "warning: 1 users have fewer events than in" in capsys.readouterr().out
+    assert "warning: 1 users have fewer events before the test than in" in capsys.readouterr().out
+
+
+def test_a_run_split_by_time_takes_all_data_again(parent_dir, tmp_path):
+    (tmp_path / "later.csv").write_text("user_id,item_id,timestamp\nu0,i3,9\n")
+    shares = ("data.split=temporal", "data.valid_share=0.3", "data.test_share=0.3")
+    with pytest.raises(InputError, match="--data names all of today"):
+        begin(parent_dir, *shares, new=NewData(None, str(tmp_path / "later.csv")))
+    run = Run(begin(parent_dir, *shares, f"data.path={tmp_path / 'data'}").directory)
+    assert run.split.protocol == "temporal"
+    assert run.split.train.rows.tolist() == [0, 0, 0]
 
 
 def test_epochs_are_a_quarter_then_stay(parent_dir, tmp_path):

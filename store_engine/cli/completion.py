@@ -8,7 +8,6 @@ store-engine completion fish > ~/.config/fish/completions/store-engine.fish
 import argparse
 
 from store_engine.cli.main import VERBS, parser_of, run_verb
-from store_engine.errors import InputError
 
 SHELLS = ("bash", "zsh", "fish")
 _FOLDERS = ("RUN", "DIR")
@@ -25,10 +24,7 @@ def _add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def _complete(args: argparse.Namespace) -> None:
-    try:
-        import shtab
-    except ImportError as error:
-        raise InputError("completion needs shtab: pip install shtab") from error
+    import shtab
 
     whole = argparse.ArgumentParser(prog="store-engine")
     whole.add_argument("--version", action="store_true", help="print the version")

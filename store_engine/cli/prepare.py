@@ -65,15 +65,12 @@ def _add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def _prepare(args: argparse.Namespace) -> None:
-    try:  # here: what --help need not wait for
-        from store_engine.prepare.card import guess_lines, print_report
-        from store_engine.prepare.output import prepare
-        from store_engine.prepare.readers.discover import Choices, discover
-        from store_engine.prepare.rules import Rules
-    except ImportError as error:
-        if error.name != "duckdb":
-            raise
-        raise InputError("prepare needs DuckDB: pip install 'store-engine[prepare]'") from error
+    # here, because it takes seconds that --help need not wait for
+    from store_engine.prepare.card import guess_lines, print_report
+    from store_engine.prepare.output import prepare
+    from store_engine.prepare.readers.discover import Choices, discover
+    from store_engine.prepare.rules import Rules
+
     rules = Rules(
         args.min_user, args.min_item, args.on_error, args.unknown_items, args.duplicates,
         args.positive, args.time_format, args.ties, args.seed, args.memory,

@@ -22,7 +22,6 @@ from store_engine.cli.main import (
     run_verb,
     warn,
 )
-from store_engine.errors import InputError
 
 # read when Ray is imported
 _RAY = {
@@ -81,10 +80,8 @@ def _serve(args: argparse.Namespace) -> None:
     settings = ServeSettings(**given, token=read_token(args.token_file))
     for name, value in _RAY.items():
         os.environ.setdefault(name, value)
-    try:
-        from store_engine.serving.cluster.server import reload_run, serve_run
-    except ImportError as error:
-        raise InputError("serve needs Ray Serve: pip install 'store-engine[serve]'") from error
+    from store_engine.serving.cluster.server import reload_run, serve_run
+
     if args.reload:
         reload_run(args.run)
         return

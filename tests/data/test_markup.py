@@ -1,3 +1,5 @@
+import time
+
 import pytest
 
 from store_engine.data.markup import without_markup
@@ -18,7 +20,23 @@ from store_engine.data.markup import without_markup
         ("&lt;b&gt;x&lt;/b&gt; &#39;&eacute;", "x 'é"),
         ("5&nbsp;kg", "5\xa0kg"),
         ("AT&T <", "AT&T <"),
+        ("AT&T; R&D, this&not that, ?a=1&copy=2", "AT&T; R&D, this&not that, ?a=1&copy=2"),
+        ("A & B <3 C, x < y > z, <y and z>", "A & B <3 C, x < y > z, <y and z>"),
+        ("<p>Salt &amp;amp; <b>pep</b>per</p><br/>Set", " Salt & pepper  Set"),
+        ("<IMG SRC='x'><Div\nclass=y>z</DIV >", "  z "),
+        ("<style>" + "a{b:c} " * 5000 + "</STYLE >x", " x"),
+        ("a<!-- b <script> c --> d</script>e", "a  d e"),
+        ("<script>never ends <!-- but this --> <b>x</b>", " never ends   x"),
     ],
 )
 def test_markup_goes_and_text_stays(text, plain):
     assert without_markup(text) == plain
+
+
+@pytest.mark.parametrize("opening", ["<!--", "<script>", "<style>", "<", "&amp"])
+def test_what_never_ends_takes_no_longer(opening):
+    """Quadratic time would be minutes."""
+    text = opening * 200_000 + ">"
+    begin = time.process_time()
+    assert len(without_markup(text)) <= len(text)
+    assert time.process_time() - begin < 5

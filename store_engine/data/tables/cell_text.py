@@ -13,7 +13,6 @@
 Dates and times arrive as ISO 8601 text (arrow_values.py).
 """
 
-import html
 import math
 import re
 from decimal import Decimal
@@ -25,19 +24,6 @@ _MAX_PLAIN_DIGITS = 40  # a decimal with more is written with an exponent
 # C0 without tab, line feed and carriage return; DEL; C1 without NEL, which is white space
 _CONTROLS = re.compile("[\x00-\x08\x0b\x0c\x0e-\x1f\x7f-\x84\x86-\x9f]")
 _SURROGATES = re.compile("[\ud800-\udfff]")
-
-# elements of HTML as shops write it; any other <...> is somebody's text
-_NAMES = (
-    "a|abbr|b|big|blockquote|br|center|code|dd|del|div|dl|dt|em|figure|font|h[1-6]|hr|i|iframe|img|"
-    "ins|label|li|link|meta|ol|p|pre|q|s|section|small|span|strike|strong|sub|sup|table|tbody|td|"
-    "tfoot|th|thead|title|tr|tt|u|ul|wbr"
-)
-_ENTITIES = re.compile(r"&(?:#\d{1,7}|#[xX][0-9a-fA-F]{1,6}|[a-zA-Z][a-zA-Z0-9]{1,31});")
-_TAGS = re.compile(rf"</?(?:{_NAMES})(?:\s[^<>]*)?/?>", re.IGNORECASE)
-_INLINE = re.compile(r"</?(?:b|i|u|em|strong|span|font|a|wbr|s)(?:\s[^<>]*)?/?>", re.IGNORECASE)
-_HIDDEN = re.compile(
-    r"<!--.{0,5000}?-->|<(script|style)\b[^<>]*>.{0,5000}?</\1\s*>", re.IGNORECASE | re.DOTALL
-)
 
 
 def cell_text(value: object, depth: int = 0) -> str:
@@ -106,20 +92,6 @@ def clean_text(text: str, report: DataReport) -> str:
         report.num_stripped += num_stripped
         report.num_replaced += num_replaced
     return " ".join(text.split())
-
-
-def without_html(text: str) -> str:
-    """Makes plain text of text with the tags and entities of HTML; other text stays as it is.
-
-    "<b>Salt &amp;amp; pepper</b><br>" is "Salt & pepper": entities that were escaped twice, as
-    exports of shops have them, are resolved twice.
-    """
-    if "&" in text:
-        for _ in range(2):
-            text = _ENTITIES.sub(lambda entity: html.unescape(entity[0]), text)
-    if "<" in text and ">" in text:
-        text = _TAGS.sub(" ", _INLINE.sub("", _HIDDEN.sub(" ", text)))
-    return text
 
 
 def _float_text(value: float) -> str:

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from store_engine.errors import InputError
+from store_engine.extras import needs
 from store_engine.serving.batch.recommender import (
     BatchOptions,
     BatchRecommender,
@@ -41,13 +42,11 @@ def serve_with_ray(
     Raises:
         InputError: Ray is not installed.
     """
-    try:
+    with needs("--ray"):
         import ray
         import ray.data
 
         from store_engine.serving.cluster.connection import connect, gpus_of
-    except ImportError as error:
-        raise InputError("--ray needs Ray: pip install 'store-engine[serve]'") from error
     if not work:
         return
     connect(threads)

@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from store_engine.data.readers import read_items
 from store_engine.data.report import DataReport
 from store_engine.data.tables.arrow_values import plain_values
-from store_engine.data.tables.cell_text import cell_text, clean_text, without_html
+from store_engine.data.tables.cell_text import cell_text, clean_text
 from store_engine.errors import InputError
 
 MOMENT = dt.datetime(2020, 1, 3, 10, 0, 5, 500_000)
@@ -211,21 +211,3 @@ def test_control_characters_and_surrogates_are_counted():
     assert (report.num_stripped, report.num_replaced) == (3, 1)
     assert clean_text("plain", report) == "plain"
     assert (report.num_stripped, report.num_replaced) == (3, 1)
-
-
-@pytest.mark.parametrize(
-    ("text", "plain"),
-    [
-        ("", ""),
-        ("A & B <3 C, x < y > z, <y and z>", "A & B <3 C, x < y > z, <y and z>"),
-        ("<p>Salt &amp;amp; <b>pep</b>per</p><br/>Set", " Salt & pepper  Set"),
-        ("caf&eacute; &#39;x&#x27;", "café 'x'"),
-        ("&lt;b&gt;bold&lt;/b&gt;", "bold"),
-        ('a<script type="x">if (a<b) {}</script>b<!-- c -->d', "a b d"),
-        ("AT&T; R&D, this&not that", "AT&T; R&D, this&not that"),
-        ("<IMG SRC='x'><Div\nclass=y>z</DIV >", "  z "),
-        ("<" * 2000 + "b", "<" * 2000 + "b"),
-    ],
-)
-def test_html_becomes_plain_text(text, plain):
-    assert without_html(text) == plain

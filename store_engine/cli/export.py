@@ -3,8 +3,9 @@
 store-engine export runs/ml100k --to exported/
 
 AutoModelForCausalLM and AutoTokenizer load it with nothing of ours installed. The folder must be
-new; it appears complete or not at all. It holds the catalogue's text and SIDs, and nobody's
-history. LoRA was merged when the run was trained. `store-engine import` makes a run of it again.
+new; it appears complete or not at all. It holds the catalogue's text and SIDs, without removed
+items, and nobody's history. LoRA was merged when the run was trained. `store-engine import` makes
+a run of it again.
 """
 
 import argparse
@@ -53,10 +54,9 @@ def _export(args: argparse.Namespace) -> None:
         )
     line = f"{exported.family}, {exported.num_text_tokens:,} text tokens, then codes"
     print(f"{printable(args.to)}: {line}")
-    if run.directory.journal.exists():
+    if exported.num_removed:
         print(
-            f"{printable(run.directory.journal.name)} is not exported: removed items are there "
-            f"again, and items added since the last `store-engine compact` are missing"
+            f"{exported.num_items:,} items, without the {exported.num_removed:,} that were removed"
         )
     if not exported.is_plain and not args.with_code:
         print(

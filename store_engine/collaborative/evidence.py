@@ -133,6 +133,23 @@ class Evidence:
         data = self.data * np.float32(factor)
         return dataclasses.replace(self, data=data, scale=self.scale * factor)
 
+    def of_items(self, is_kept: NDArray[np.bool_]) -> "Evidence":
+        """Leaves out items, as sources and as what is voted for; the others move up.
+
+        Args:
+            is_kept: (num_items,).
+        """
+        sources = np.repeat(np.arange(self.num_items), np.diff(self.indptr))
+        is_left = is_kept[sources] & is_kept[self.indices]
+        counts = np.bincount(sources[is_left], minlength=self.num_items)[is_kept]
+        rows = np.cumsum(is_kept, dtype=np.int32) - 1
+        return dataclasses.replace(
+            self,
+            indptr=np.r_[0, np.cumsum(counts)].astype(np.int64),
+            indices=rows[self.indices[is_left]].astype(np.int32),
+            data=self.data[is_left],
+        )
+
     def score(self, histories: "Sequence[Rows]") -> NDArray[np.float32]:
         """Scores all items: (num_users, num_items) float32, 0 where nothing votes."""
         with needs("evidence of all items"):

@@ -9,7 +9,7 @@
     modeling_store_engine.py                                   only if asked for
 
 `store_engine/` is a run directory without weights and without histories: nobody's events leave the
-house. Paths in its config are cut to their last name.
+house, nor do items that were removed. Paths in its config are cut to their last name.
 """
 
 import contextlib
@@ -34,6 +34,7 @@ from store_engine.files.json_file import read_json, write_json
 from store_engine.integrations.huggingface import export_huggingface, is_plain, item_weights
 from store_engine.integrations.import_run import ITEM_WEIGHTS
 from store_engine.integrations.model_card import portable, write_card
+from store_engine.integrations.present_items import PresentItems, present_items
 from store_engine.model.unified_vocabulary import UnifiedVocabulary
 from store_engine.model.weights import save_weights
 from store_engine.runs.run import Run
@@ -41,7 +42,7 @@ from store_engine.runs.run_directory import RunDirectory, RunOrigin
 from store_engine.runs.run_paths import RunPaths
 from store_engine.sid.sid_table import SidTable
 from store_engine.text.fast_tokenizer import check_fast_tokenizer, code_tokens, fast_tokenizer
-from store_engine.text.vocabulary import EXPORTED_RUN
+from store_engine.text.vocabulary import EXPORTED_RUN, Vocabulary
 
 _SIZE = re.compile(r"[1-9]\d{0,8}[KMG]B")
 _MIN_TOKENS = 4096  # of the context that config.json allows
@@ -53,12 +54,14 @@ class Exported(NamedTuple):
     family: str  # transformers' class
     num_text_tokens: int
     is_plain: bool  # the LLM is all of the model; else item rows or heads stand beside it
+    num_items: int
+    num_removed: int  # more, which the run's journal says are removed
 
 
 def export_run(
     run: Run, out: Path, *, max_shard_size: str = "5GB", with_code: bool = False
 ) -> Exported:
-    """Exports a run into a new folder.
+    """Exports a run into a new folder, without the items that its journal says are removed.
 
     The folder is written beside its place and moved there, so it stands complete or not at all.
 
@@ -70,7 +73,8 @@ def export_run(
             trust_remote_code=True)` recommends where item rows and heads stand beside the LLM.
 
     Raises:
-        InputError: `max_shard_size` is none, `out` is there already or cannot be written,
+        InputError: `max_shard_size` is none, `out` is there already or cannot be written, the
+            journal has items that the run's files have not,
             transformers has no family for the model, the text vocabulary cannot be written as a
             tokenizer.json, or there is no code for the model.
     """
@@ -78,14 +82,15 @@ def export_run(
         raise InputError(
             f"a shard's size must be such as 500MB or 5GB, got {shown(max_shard_size)}"
         )
-    plain = is_plain(run.model)
+    present = present_items(run)
+    plain = is_plain(present.model)
     if with_code:
         _check_code(run)
     with _new_folder(out) as folder:
-        vocabulary, table = run.vocabulary, run.sid_table
+        vocabulary, table = run.vocabulary, present.table
         levels = len(table.codebook_sizes)
         exported = export_huggingface(
-            run.model,
+            present.model,
             bos=vocabulary.bos_id,
             pad=vocabulary.pad_id,
             max_tokens=max(_MIN_TOKENS, 1 + levels * (run.config.data.max_history + 1)),
@@ -103,12 +108,14 @@ def export_run(
         exported.save_pretrained(folder, max_shard_size=max_shard_size)
         for shard in folder.glob("*.safetensors"):  # safetensors lets nobody else read them
             shard.chmod((folder / "config.json").stat().st_mode)
-        _write_tokenizer(run, folder)
+        _write_tokenizer(present, vocabulary, folder)
         write_json(folder / "sids.json", sid_tokens(table), indent=None)
-        run.trie.save(str(folder / "trie.bin"))
-        _write_rest(run, folder / EXPORTED_RUN)
+        present.trie.save(str(folder / "trie.bin"))
+        _write_rest(run, present, folder / EXPORTED_RUN)
         write_card(run, type(exported).__name__, folder / "README.md")
-    return Exported(type(exported).__name__, len(vocabulary), plain)
+    num_items = present.catalog.num_items
+    num_removed = run.catalog.num_items - num_items
+    return Exported(type(exported).__name__, len(vocabulary), plain, num_items, num_removed)
 
 
 def sid_tokens(table: SidTable) -> dict[str, list[str]]:
@@ -158,33 +165,32 @@ def _check_code(run: Run) -> None:
         )
 
 
-def _write_tokenizer(run: Run, folder: Path) -> None:
-    model, vocabulary = run.model, run.vocabulary
-    fast = fast_tokenizer(vocabulary, code_tokens(model.codebook_sizes))
+def _write_tokenizer(present: PresentItems, vocabulary: Vocabulary, folder: Path) -> None:
+    fast = fast_tokenizer(vocabulary, code_tokens(present.model.codebook_sizes))
     document = json.dumps(fast.tokenizer, ensure_ascii=False)
-    texts = (text for field in run.catalog.fields.values() for text in field)
+    texts = (text for field in present.catalog.fields.values() for text in field)
     check_fast_tokenizer(Tokenizer.from_str(document), vocabulary, texts)
     (folder / "tokenizer.json").write_text(document, encoding="utf-8")
     write_json(folder / "tokenizer_config.json", fast.config)
 
 
-def _write_rest(run: Run, root: Path) -> None:
+def _write_rest(run: Run, present: PresentItems, root: Path) -> None:
     """Writes the rest of the run as a run directory that lacks weights and histories."""
 
     def write_data(paths: RunPaths) -> None:
-        run.catalog.save(paths.items)
+        present.catalog.save(paths.items)
         run.vocabulary.save(paths.root)
 
     with RunDirectory.create(root, RunOrigin(portable(run.config), run.dataset), write_data) as to:
         with to.writing(to.sids):
-            run.sid_table.save(to.sids)
-        if run.evidence_now is not None:  # what the run recommends with
+            present.table.save(to.sids)
+        if present.evidence is not None:
             with to.writing(to.evidence):
-                run.evidence_now.save(to.evidence)
+                present.evidence.save(to.evidence)
         if run.directory.is_complete(run.directory.metrics):
             with to.writing(to.metrics):
                 write_json(to.metrics, _portable_metrics(run))
-        if weights := item_weights(run.model):
+        if weights := item_weights(present.model):
             with to.writing(root / ITEM_WEIGHTS):
                 save_weights(weights, root / ITEM_WEIGHTS)
     to.lock.unlink()

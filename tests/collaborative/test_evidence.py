@@ -50,6 +50,13 @@ def test_a_scale_multiplies_all_votes():
     assert twice.scale == 2.0
 
 
+@pytest.mark.parametrize("left", [[0, 1, 2], [0, 2], [1], []])
+def test_without_some_items(left):
+    is_kept = np.isin(np.arange(3), left)
+    dense = small().matrix.toarray()[np.ix_(left, left)]
+    assert (small().of_items(is_kept).matrix.toarray() == dense).all()
+
+
 def test_save_and_load(tmp_path):
     small(scale=3.0).save(tmp_path / "evidence.npz")
     loaded = Evidence.load(tmp_path / "evidence.npz")

@@ -48,6 +48,7 @@ from store_engine.evaluation.evaluate_run import evaluate_run
 from store_engine.evaluation.report import print_metrics, save_metrics
 from store_engine.evaluation.validation import Validation
 from store_engine.evaluation.weigh_evidence import fit_run_evidence
+from store_engine.live.since_training import changes_since_training, remove_again
 from store_engine.model.backbones.backbone import backbone_sizes
 from store_engine.model.weights import load_weights, read_weights, save_weights
 from store_engine.runs.continued import NewData, Parent
@@ -99,7 +100,8 @@ def main(argv: list[str] | None = None) -> int:
         if args.from_run is None:
             parent, config = None, load_config(args.config, args.overrides, backbone_sizes)
         else:
-            parent = Parent(args.from_run, NewData(args.items, args.interactions))
+            new = NewData(args.items, args.interactions, args.journal)
+            parent = Parent(args.from_run, new, changes_since_training(args.from_run))
             config = parent.config(args.config, args.overrides)
         place = config.run_dir
         ds_config = read_ds_config(args.ds_config, config.train)
@@ -218,6 +220,7 @@ def train(config: Config, ds_config: dict[str, Any], data: RunData) -> None:
         if not run.is_complete(run.trie):
             with run.writing(run.trie):
                 ItemTrie(table.sids, list(table.codebook_sizes)).save(str(run.trie))
+        remove_again(run)
         metrics = evaluate_run(run.root)
         with run.writing(run.metrics):
             save_metrics(metrics, run.metrics)

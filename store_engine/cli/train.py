@@ -67,13 +67,25 @@ def parse_arguments(argv: list[str] | None) -> argparse.Namespace:
     parser.add_argument(
         "--interactions", metavar="FILE", help="with --from: the events since then, of any user"
     )
+    parser.add_argument(
+        "--journal",
+        action="store_true",
+        help="with --from: the events since then are those of the run's journal",
+    )
     parser.add_argument("--resume", action="store_true", help="go on with the run that is there")
     parser.add_argument("--overwrite", action="store_true", help="remove the run that is there")
     parser.add_argument("--local_rank", type=int, help="set by the deepspeed launcher")
     add_overrides_argument(parser, "recommender.epochs=30")
     args = parser.parse_intermixed_args(argv)
-    if args.from_run is None and (args.items or args.interactions):
-        parser.error("--items and --interactions come to the data of a run: --from RUN names it")
+    if args.from_run is None and (args.items or args.interactions or args.journal):
+        parser.error(
+            "--items, --interactions and --journal come to the data of a run: --from RUN names it"
+        )
+    if args.interactions and args.journal:
+        parser.error(
+            "--interactions names a file of the events since then, --journal takes those of the "
+            "journal: one of the two is wanted"
+        )
     default = ["configs/ml100k.toml", "configs/presets/ours.toml"] if args.from_run is None else []
     args.config = args.config or default
     if args.data is not None:

@@ -24,6 +24,7 @@ class Dataset:
         name: How results name it: for the user's own files the name of their folder.
         sources: The files it was read from.
         report: What reading found.
+        listed: Ids in the file of items, where the catalogue also has those of an earlier run.
     """
 
     catalog: Catalog
@@ -31,6 +32,7 @@ class Dataset:
     name: str
     sources: tuple[Path, ...] = ()
     report: DataReport = field(default_factory=DataReport)
+    listed: frozenset[str] = frozenset()
 
     @property
     def num_dropped_users(self) -> int:
@@ -66,11 +68,12 @@ def load_dataset(config: DataConfig, known: Catalog | None = None) -> Dataset:
     catalog = read_items(
         items, config.item_id, config.text_fields, report, strip_html=config.strip_html
     )
+    listed = frozenset(catalog.item_ids) if known is not None else frozenset[str]()
     catalog = catalog if known is None else known.extended(catalog)
     columns, rules = EventColumns.of(config), EventRules.of(config)
     histories, _ = read_interactions(interactions, catalog, columns, rules, report)
     name = config.name if config.name != "files" else _folder_name(items)
-    return Dataset(catalog, histories, name, (items, interactions), report)
+    return Dataset(catalog, histories, name, (items, interactions), report, listed)
 
 
 def _folder_name(file: Path) -> str:

@@ -23,3 +23,8 @@ def sha256(path: str | Path) -> str:
 def is_sha256(value: Any) -> bool:
     """Tells whether a value read from a file has the form of a digest."""
     return isinstance(value, str) and _SHA256.fullmatch(value) is not None
+
+
+def text_sha256(text: str) -> str:
+    """Computes the SHA-256 of a text in UTF-8, in hexadecimal."""
+    return hashlib.sha256(text.encode(errors="surrogatepass")).hexdigest()

@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 
 from store_engine.data.catalog import Catalog
 from store_engine.errors import shown
+from store_engine.files.digest import text_sha256
 
 MAX_LEVELS = 16  # of the core's trie
 LARGEST_TIME = 1e18  # of an event, either side of 0
@@ -82,7 +83,7 @@ class UserForgotten:
     @classmethod
     def of(cls, user_id: str) -> "UserForgotten":
         """Makes the change that forgets a user."""
-        return cls(hashlib.sha256(user_id.encode(errors="surrogatepass")).hexdigest())
+        return cls(text_sha256(user_id))
 
     def is_about(self, user_id: str) -> bool:
         """Whether it is this user."""

@@ -5,6 +5,7 @@ SIDs, new ones come after them. The new run takes copies of all that it needs of
 `start/`), which may then be removed.
 """
 
+import dataclasses
 import shutil
 from collections.abc import Sequence
 from pathlib import Path
@@ -13,11 +14,15 @@ from typing import NamedTuple
 import numpy as np
 
 from store_engine.config import Config, DataConfig, changes, read_config_tree, with_overrides
+from store_engine.data.catalog import Catalog
+from store_engine.data.histories import Histories
 from store_engine.data.load import Dataset, load_dataset
 from store_engine.data.readers import EventColumns, EventRules, read_interactions, read_items
 from store_engine.data.report import DataReport
 from store_engine.data.split import split_histories
 from store_engine.errors import InputError
+from store_engine.files.digest import text_sha256
+from store_engine.files.json_file import write_json
 from store_engine.runs.manifest import Lineage
 from store_engine.runs.run import Run, load_run
 from store_engine.runs.run_paths import RunPaths
@@ -37,10 +42,28 @@ class NewData(NamedTuple):
     Args:
         items: A file of items that come to the old run's; None: none do.
         interactions: A file of events that come after the old run's; None: none do.
+        journal: The events of the old run's journal come after its own.
     """
 
     items: str | None = None
     interactions: str | None = None
+    journal: bool = False
+
+
+class LaterChanges(NamedTuple):
+    """What has changed in the old run since its training, by its journal.
+
+    Args:
+        events: User id and item id of each event, oldest first.
+        removed: Ids of the items that were removed.
+        forgotten: `text_sha256` of the ids of users who were forgotten.
+        added: Ids of items that came, or whose text changed; its files lack that.
+    """
+
+    events: tuple[tuple[str, str], ...] = ()
+    removed: tuple[str, ...] = ()
+    forgotten: frozenset[str] = frozenset()
+    added: tuple[str, ...] = ()
 
 
 class DataPlace(NamedTuple):
@@ -59,13 +82,18 @@ class Parent:
         run_dir: Its directory.
         new: What has come since, beside its own data. A config that names other data than the old
             one's, or the same again (`data.path`), stands for all data of today.
+        changes: What its journal holds.
 
     Raises:
         InputError: It is no finished run.
     """
 
-    def __init__(self, run_dir: str | Path, new: NewData) -> None:
+    def __init__(
+        self, run_dir: str | Path, new: NewData, changes: LaterChanges | None = None
+    ) -> None:
         self.run, self._new = load_run(run_dir), new
+        self._changes = LaterChanges() if changes is None else changes
+        self._removed: tuple[str, ...] = ()  # until the data were read
         self._is_whole = False  # until a config names its data
         self.root = self.run.directory.root.resolve()
 
@@ -94,8 +122,8 @@ class Parent:
         self._is_whole = _names_data(overrides) or _place(old.data) != _place(config.data)
         if self._is_whole and any(self._new):
             raise InputError(
-                "--data names all data of today, --items and --interactions what has come to the "
-                "old run's: one of the two is wanted"
+                "--data names all data of today, --items, --interactions and --journal what has "
+                "come to the old run's: one of the two is wanted"
             )
         if Path(config.run_dir).resolve() == self.root:
             raise InputError(
@@ -116,44 +144,80 @@ class Parent:
         Raises:
             InputError: They cannot be read, or nobody has enough events.
         """
-        run, settings = self.run, config.data
+        settings = config.data
+        if settings.split == "temporal" and (self._new.interactions or self._new.journal):
+            raise InputError(
+                "data.split = 'temporal' cuts all events at one point in time: --data names all of "
+                "today, --interactions and --journal have the new ones alone"
+            )
         if self._is_whole:
-            dataset = load_dataset(settings, run.catalog)
-            dataset.report.notes += _tested_on_old(run, dataset, settings)
-            return dataset
-        report, sources, catalog, histories = DataReport(), [], run.catalog, run.histories
+            dataset = load_dataset(settings, self.run.catalog)
+            dataset.report.notes += _tested_on_old(self.run, dataset, settings)
+        else:
+            dataset = self._with_new_data(settings)
+        known = set(dataset.catalog.item_ids) - dataset.listed
+        self._removed = tuple(filter(known.__contains__, self._changes.removed))
+        return self._without_forgotten(dataset)
+
+    def _with_new_data(self, settings: DataConfig) -> Dataset:
+        """The old run's data and what has come since."""
+        run, report, sources, listed = self.run, DataReport(), [], frozenset[str]()
+        catalog, histories = run.catalog, run.histories
         if self._new.items:
             path = Path(self._new.items)
             names, strip = tuple(catalog.fields), settings.strip_html
             found = read_items(path, settings.item_id, names, report, strip_html=strip)
-            catalog = catalog.extended(found)
+            catalog, listed = catalog.extended(found), frozenset(found.item_ids)
             sources.append(path)
+        later = []
+        if self._new.journal:
+            later.append(_in_rows(self._changes.events, catalog, report))
         if self._new.interactions:
             path = Path(self._new.interactions)
-            if settings.split == "temporal":
-                raise InputError(
-                    "data.split = 'temporal' cuts all events at one point in time: --data names "
-                    "all of today, --interactions has the new ones alone"
-                )
             columns, rules = EventColumns.of(settings), EventRules.of_later(settings)
-            later, _ = read_interactions(path, catalog, columns, rules, report)
-            histories = histories.followed_by(later)
-            report.num_dropped_users = histories.num_users
-            histories = histories.of_users(np.diff(histories.offsets) >= settings.min_events)
-            report.num_dropped_users -= histories.num_users
-            report.min_events = settings.min_events
+            later.append(read_interactions(path, catalog, columns, rules, report)[0])
             sources.append(path)
-        return Dataset(catalog, histories, run.dataset, tuple(sources), report)
+        for events in later:
+            histories = histories.followed_by(events)
+        if later:
+            is_kept = np.diff(histories.offsets) >= settings.min_events
+            report.num_dropped_users, report.min_events = int((~is_kept).sum()), settings.min_events
+            histories = histories.of_users(is_kept)
+        return Dataset(catalog, histories, run.dataset, tuple(sources), report, listed)
+
+    def _without_forgotten(self, dataset: Dataset) -> Dataset:
+        """Leaves out users whom the old run was told to forget; who came back is in a new file."""
+        forgotten, histories = self._changes.forgotten, dataset.histories
+        if not forgotten or self._new.interactions:
+            return dataset
+        is_kept = np.array(
+            [text_sha256(user_id) not in forgotten for user_id in histories.user_ids]
+        )
+        if is_kept.all():
+            return dataset
+        dataset.report.notes.append(
+            f"left out {(~is_kept).sum():,} users whom {self.root} was told to forget"
+        )
+        return dataclasses.replace(dataset, histories=histories.of_users(is_kept))
 
     def lines(self, dataset: Dataset) -> list[str]:
         """Says what is new, and what is left aside."""
         old, catalog, histories = self.run, dataset.catalog, dataset.histories
-        journal = [
-            f"{old.directory.journal}: changes since the training are not read here: `store-engine "
-            f"compact` makes items a part of the run, --interactions gives the events"
-        ]
+        lines, changes, journal = [], self._changes, self.run.directory.journal
+        if changes.events and not self._is_whole and not self._new.journal:
+            lines.append(
+                f"{journal}: {len(changes.events):,} events since the training are not taken: "
+                f"--journal takes them, --interactions those of a file"
+            )
+        if missing := [item_id for item_id in changes.added if item_id not in dataset.listed]:
+            lines.append(
+                f"{journal}: {len(missing):,} items that came or whose text changed are not taken: "
+                f"`store-engine compact` makes them a part of the run"
+            )
+        if self._removed:
+            lines.append(f"{len(self._removed):,} items that were removed stay removed")
         return [
-            *(journal if old.directory.journal.exists() else ()),
+            *lines,
             f"goes on from {self.root}: {catalog.num_items - old.catalog.num_items:,} new items, "
             f"{histories.num_users - old.histories.num_users:+,} users, "
             f"{histories.num_events - old.histories.num_events:+,} events",
@@ -177,6 +241,8 @@ class Parent:
         for source, target in copies.items():
             own.check(source)
             shutil.copyfile(source, target)
+        if self._removed:
+            write_json(paths.start_removed, {"item_ids": list(self._removed)})
 
     def lineage(self) -> Lineage:
         """What the new run's run.json says of this one."""
@@ -196,6 +262,19 @@ def _place(data: DataConfig) -> DataPlace:
 def _states_epochs(paths: Sequence[str | Path]) -> bool:
     sections = [read_config_tree(path).get("recommender") for path in paths]
     return any(isinstance(section, dict) and "epochs" in section for section in sections)
+
+
+def _in_rows(events: Sequence[tuple[str, str]], catalog: Catalog, report: DataReport) -> Histories:
+    """Events of ids as histories; those of items that the catalogue lacks are left out, counted."""
+    row_of = {item_id: row for row, item_id in enumerate(catalog.item_ids)}
+    by_user: dict[str, list[int]] = {}
+    for user_id, item_id in events:
+        if item_id in row_of:
+            by_user.setdefault(user_id, []).append(row_of[item_id])
+    rows = np.array([row for own in by_user.values() for row in own], dtype=np.int32)
+    offsets = np.cumsum([0, *map(len, by_user.values())]).astype(np.int64)
+    report.num_unknown += len(events) - len(rows)
+    return Histories(tuple(by_user), rows, offsets)
 
 
 def _tested_on_old(run: Run, dataset: Dataset, settings: DataConfig) -> list[str]:

@@ -37,6 +37,7 @@ class RunPaths:
         self.start_training_weights = self.start / "model_train.safetensors"
         self.start_scoring = self.start / "scoring.safetensors"
         self.start_evidence = self.start / "evidence_train.npz"
+        self.start_removed = self.start / "removed.json"
         self.tokenizer_weights = root / "tokenizer.safetensors"
         self.sids = root / "sids.npz"
         self.item_vectors = root / "item_vectors.npz"

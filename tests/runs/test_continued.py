@@ -219,10 +219,3 @@ def test_the_old_run_may_go_before_a_resume(parent_dir):
     config = directory.read_config()
     shutil.rmtree(parent_dir)
     begin_or_resume(config, True, False).close()
-
-
-def test_changes_in_the_journal_are_named(parent_dir, capsys):
-    RunDirectory.open(parent_dir).journal.touch()
-    data = begin(parent_dir)
-    assert "journal.db: changes since the training are not read here" in capsys.readouterr().out
-    assert not data.directory.journal.exists()

@@ -40,6 +40,7 @@ import torch
 from deepspeed.accelerator import get_accelerator
 
 from store_engine._C import ItemTrie
+from store_engine.cli.main import warnings_as_lines
 from store_engine.cli.train import parse_arguments
 from store_engine.collaborative.partners import Partners
 from store_engine.config import Config, load_config
@@ -108,7 +109,8 @@ def main(argv: list[str] | None = None) -> int:
         # the data is looked at before DeepSpeed compiles, which takes a minute; other ranks wait
         directory = None
         if rank == 0:
-            directory = begin_or_resume(config, args.resume, args.overwrite, parent)
+            with warnings_as_lines():
+                directory = begin_or_resume(config, args.resume, args.overwrite, parent)
         with process_group():
             train(config, ds_config, read_run_data(config, directory))
     except InputError as error:

@@ -14,7 +14,7 @@ import sys
 from pathlib import Path
 
 from store_engine.cli.main import add_run_argument, run_verb
-from store_engine.terminal import printable
+from store_engine.terminal import printable, quieten_deepspeed
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -41,6 +41,7 @@ def _add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def _export(args: argparse.Namespace) -> None:
+    quieten_deepspeed()
     # here, because it takes seconds that --help need not wait for
     from store_engine.runs.run import load_run
 

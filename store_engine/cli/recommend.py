@@ -4,7 +4,8 @@ store-engine recommend runs/ml100k --history 50,181,172
 store-engine recommend runs/ml100k --history 50,181,172 -k 5 --json
 store-engine recommend runs/ml100k --history '["id, with a comma", "181"]' --deny @sold_out.txt
 store-engine recommend runs/ml100k --history ""          # a user without history
-store-engine recommend runs/ml100k --users 196,305 --output recs.parquet     # users of the run
+store-engine recommend runs/ml100k --users 196,305                       # users of the run
+store-engine recommend runs/ml100k --users 196,305 --output recs.parquet
 store-engine recommend runs/ml100k --input histories.parquet --output recs.parquet
 store-engine recommend runs/ml100k --input histories/ --output recs/ --ray   # a folder of shards
 """
@@ -126,29 +127,48 @@ def _recommend(args: argparse.Namespace) -> None:
     # here, because it takes seconds that --help need not wait for
     from store_engine.decoding.engine import Engine
 
-    history = args.history_item if args.history is None else item_ids(args.history)
+    users = None if args.users is None else item_ids(args.users)
     engine = Engine.load(args.run, device=args.device, backend=args.backend)
     for name, ids in sets.items():
         engine.define(name, ids)
-    found = engine.recommend(
-        [history],
+    if users is not None:
+        histories = [engine.history_of(user) for user in users]
+    else:
+        histories = [args.history_item if args.history is None else item_ids(args.history)]
+    answers = engine.recommend(
+        histories,
         args.k,
         allow="allow" if "allow" in sets else None,
         deny="deny" if "deny" in sets else None,
-        exclude=[excluded],
+        exclude=[excluded] * len(histories),
         beam_width=args.beam_width,
         exclude_history=args.exclude_history,
         exact=args.exact,
-    )[0]
-    reasons = [engine.explain(history, item.item_id) for item in found] if args.explain else []
+    )
+    reasons = [
+        [engine.explain(history, item.item_id) for item in found] if args.explain else []
+        for history, found in zip(histories, answers, strict=True)
+    ]
     if args.json:
-        items = [_as_dict(engine, rank, item) for rank, item in enumerate(found, 1)]
-        for item, one in zip(items, reasons, strict=False):
-            item["explanation"] = explanation_as_dict(one)
-        print_json(items)
-    else:
+        listed = [_as_list(engine, *one) for one in zip(answers, reasons, strict=True)]
+        named = zip(users or (), listed, strict=False)
+        by_user = [{"user_id": user, "items": items} for user, items in named]
+        print_json(listed[0] if users is None else by_user)
+        return
+    for number, (history, found) in enumerate(zip(histories, answers, strict=True)):
+        if users is not None:
+            make_console(soft_wrap=True).print(f"user {printable(users[number])}")
         _show(engine, history, found)
-        _explain(engine, reasons)
+        _explain(engine, reasons[number])
+
+
+def _as_list(
+    engine: "Engine", found: list["Recommendation"], reasons: list["Explanation"]
+) -> list[dict[str, Any]]:
+    items = [_as_dict(engine, rank, item) for rank, item in enumerate(found, 1)]
+    for item, one in zip(items, reasons, strict=False):
+        item["explanation"] = explanation_as_dict(one)
+    return items
 
 
 def _as_dict(engine: "Engine", rank: int, item: "Recommendation") -> dict[str, Any]:

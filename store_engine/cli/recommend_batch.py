@@ -61,15 +61,18 @@ def add_batch_arguments(parser: argparse.ArgumentParser, who: Any) -> None:
 
 
 def is_batch(args: argparse.Namespace) -> bool:
-    """Whether many users are asked for.
+    """Whether recommendations go into a file.
 
     Raises:
         InputError: The options do not go together.
     """
-    if all(getattr(args, name) in (None, False) for name in _MANY):
+    is_shown = args.users is not None and args.output is None  # on the screen, one after another
+    if is_shown or all(getattr(args, name) in (None, False) for name in _MANY):
         for name in ("output", "overwrite", "ray", "threads"):
             if getattr(args, name) not in (None, False):
-                raise InputError(f"--{name} is of use only with --input, --users or --all-users")
+                raise InputError(
+                    f"--{name} is of use only with --input, --all-users or --users and --output"
+                )
         return False
     if args.output is None:
         raise InputError(

@@ -9,10 +9,12 @@ store-engine tokenize runs/ml100k --items new.csv --out new_sids.csv --features 
 import argparse
 import csv
 import io
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
+from types import MappingProxyType
 from typing import TYPE_CHECKING
 
+from store_engine.cli.add_items import add_columns_argument, read_new_items
 from store_engine.cli.main import (
     add_json_argument,
     add_run_argument,
@@ -46,6 +48,7 @@ def _add_arguments(parser: argparse.ArgumentParser) -> None:
         metavar="FILE",
         help="new items: csv, tsv, parquet or jsonl with the run's columns",
     )
+    add_columns_argument(parser)
     parser.add_argument("--out", metavar="FILE", help="csv to write: item_id, code_0, code_1, ...")
     parser.add_argument(
         "--features",
@@ -70,7 +73,7 @@ def _tokenize(args: argparse.Namespace) -> None:
     table = run.sid_table
     _check_features(args, has_features=table.features is not None)
     if args.items is not None:
-        catalog, (codes, features, _) = tokenize_new_items(run, args.items)
+        catalog, (codes, features, _) = tokenize_new_items(run, args.items, args.columns)
         item_ids = catalog.item_ids
     else:
         item_ids, codes, features = table.item_ids, table.sids, None
@@ -103,12 +106,15 @@ def _check_features(args: argparse.Namespace, has_features: bool) -> None:
         raise InputError(f"{args.out}: is written twice, name another --features")
 
 
-def tokenize_new_items(run: "Run", items: str | Path) -> tuple["Catalog", "NewSids"]:
+def tokenize_new_items(
+    run: "Run", items: str | Path, columns: Mapping[str, str] = MappingProxyType({})
+) -> tuple["Catalog", "NewSids"]:
     """Gives SIDs to new items beside the run's own, as `Engine.add_items` does; adds nothing.
 
     Args:
         run: A finished run.
         items: A file with the columns of the run's catalogue.
+        columns: What it calls them, where it has other names.
 
     Returns:
         The items with clean texts, and their SIDs.
@@ -117,12 +123,10 @@ def tokenize_new_items(run: "Run", items: str | Path) -> tuple["Catalog", "NewSi
         InputError: The file cannot be read, the run's SIDs came from a file of the user's, or
             there is no room for so many items.
     """
-    from store_engine.data.readers import read_items
     from store_engine.live.item_tokenizer import ItemTokenizer
 
     tokenizer = ItemTokenizer(run)
-    catalog = read_items(items, run.config.data.item_id, tuple(run.catalog.fields))
-    read = tokenizer.read(catalog)
+    read = tokenizer.read(read_new_items(run, items, columns))
     for remark in read.remarks:
         warn(remark)
     return read.items, tokenizer.choose(read, run.sid_table.sids)

@@ -15,7 +15,7 @@ from store_engine.data.markup import without_markup
 from store_engine.data.report import DataReport
 from store_engine.data.tables.bad_rows import BadRows
 from store_engine.data.tables.cell_text import clean_text
-from store_engine.data.tables.lines import shown
+from store_engine.data.tables.lines import MissingColumnError, shown
 from store_engine.errors import InputError
 from store_engine.extras import needs
 
@@ -102,7 +102,11 @@ def read_items(
     if not text_columns:
         raise InputError(f"{path}: text_fields must name at least one column")
     report = DataReport() if report is None else report
-    table = read_table(path, [id_column, *text_columns])
+    try:
+        table = read_table(path, [id_column, *text_columns])
+    except MissingColumnError as error:
+        setting = "data.item_id" if error.name == id_column else "data.text_fields"
+        raise _with_setting(error, setting) from error
     if not table.num_rows:
         raise InputError(f"{path}: the catalogue is empty, expected at least one item")
     keys = table.keys(id_column)
@@ -159,7 +163,15 @@ def read_interactions(
         from store_engine.data.tables.table import read_table
 
     report = DataReport() if report is None else report
-    table = read_table(path, [columns.user_id, columns.item_id, columns.timestamp])
+    settings = {
+        columns.user_id: "data.user_id",
+        columns.item_id: "data.item_id",
+        columns.timestamp: "data.timestamp",
+    }
+    try:
+        table = read_table(path, list(settings))
+    except MissingColumnError as error:
+        raise _with_setting(error, settings[error.name]) from error
     users, items = table.keys(columns.user_id), table.keys(columns.item_id)
     times = table.times(columns.timestamp)
     rows, unknown = _catalog_rows(items, catalog)
@@ -191,6 +203,12 @@ def read_interactions(
     report.num_unknown = int((~is_known).sum())
     report.notes += table.notes
     return histories, num_dropped
+
+
+def _with_setting(error: MissingColumnError, setting: str) -> MissingColumnError:
+    """The same error, with the key of the config that names the column."""
+    message = f"{error}; {setting} says which is wanted"
+    return MissingColumnError(message, error.name, error.found)
 
 
 def _periods(

@@ -107,6 +107,11 @@ def _check_data(trials: Sequence[Trial], data: str | None) -> None:
     """Looks for the data before the first training, not before the last one."""
     for trial in trials:
         settings = trial.config().data
+        if settings.name == "synthetic" and data is not None:
+            raise InputError(
+                f"{trial.variant.name}: data.name = 'synthetic' draws its data, --data {data} "
+                f"would be files: leave it out, or name a plan whose config reads files"
+            )
         folder = Path(data or settings.path)
         if settings.name == "files" and not (folder / settings.items).exists():
             raise InputError(

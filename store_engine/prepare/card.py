@@ -169,6 +169,8 @@ def guess_lines(found: Found) -> list[str]:
         lines.append(f"{name}: {files[0]}{more}: {table.storage.describe()}")
         columns = ", ".join(f"{role} = {column}" for role, column in _columns(table).items())
         lines.append(f"  {columns}")
+        if name == "items" and (left_out := _left_out(table)):
+            lines.append(f"  not part of the text: {', '.join(left_out)} (--text A,B names others)")
     if found.unused:
         more = ", ..." if len(found.unused) > 5 else ""
         names = ", ".join(path.name for path in found.unused[:5])
@@ -257,6 +259,15 @@ def _columns(table: Table) -> dict[str, str]:
     else:
         columns["texts"] = ", ".join(item_fields(table))
     return {name: column for name, column in columns.items() if column}
+
+
+def _left_out(table: Table) -> list[str]:
+    """Columns of the items that nobody will read."""
+    from store_engine.prepare.readers.sources import item_fields
+
+    used = {table.roles.item, *item_fields(table)}
+    formulas = " ".join(table.computed.values())
+    return [name for name in table.storage.columns if name not in used and name not in formulas]
 
 
 def _table_json(table: Table) -> dict[str, Any]:

@@ -115,7 +115,8 @@ def refuse(database: Database, rules: Rules, report: Report) -> None:
             f"most often {report.unknown_examples}; --unknown-items drop leaves them out"
         )
     if faults:
-        raise InputError(f"{report.where}: {'; '.join(faults)}")
+        notes = "".join(f"; warning: {line}" for line in report.warnings)
+        raise InputError(f"{report.where}: {'; '.join(faults)}{notes}")
 
 
 def _kinds(database: Database, form: TimeForm | None, rules: Rules) -> dict[str, str]:

@@ -1,19 +1,23 @@
 """Columns that may say of an event that it is none: a return among orders, a cancelled sale."""
 
+import math
+
 from store_engine.errors import shown
 from store_engine.prepare.card import Report
 from store_engine.prepare.database import Database
 from store_engine.prepare.readers.discover import Table
 from store_engine.prepare.readers.storage import identifier
 
-# a column's name without marks and capitals -> which values are no event; values: any may be none
+# a column's name without marks and capitals -> which values are no event; values: any may be none;
+# scale: low ones may be
 _WATCHED = {
     "quantity": "<= 0", "qty": "<= 0", "amount": "<= 0", "units": "<= 0", "price": "< 0",
     "total": "< 0", "returned": "true", "isreturn": "true", "returns": "> 0", "refunded": "true",
     "isrefund": "true", "cancelled": "true", "canceled": "true", "deleted": "true",
     "status": "values", "orderstatus": "values", "event": "values", "eventtype": "values",
     "action": "values", "behavior": "values", "behaviour": "values", "behaviortype": "values",
-    "isread": "false",
+    "isread": "false", "rating": "scale", "ratings": "scale", "stars": "scale",
+    "overall": "scale", "bewertung": "scale", "menge": "<= 0", "anzahl": "<= 0",
 }  # fmt: skip
 _OPPOSITE = {"<= 0": "> 0", "< 0": ">= 0", "> 0": "<= 0"}
 _WORDS = {"true": "('true', '1', 'yes', 't', 'y')", "false": "('false', '0', 'no', 'f', 'n')"}
@@ -46,6 +50,9 @@ def warn(database: Database, watched: list[str], report: Report) -> None:
         if rule == "values":
             _warn_of_values(database, name, column, report)
             continue
+        if rule == "scale":
+            _warn_of_scale(database, name, column, report)
+            continue
         keep = f"!= {rule}"
         if rule in _WORDS:
             test = f"lower(trim({column})) IN {_WORDS[rule]}"
@@ -58,6 +65,19 @@ def warn(database: Database, watched: list[str], report: Report) -> None:
             share = f"{count:,} of {report.num_read:,} events ({count / report.num_read:.1%})"
             hint = f'--positive "{_quoted(name)} {keep}" leaves them out'
             report.warnings.append(f"{name} is {rule} in {share}: {hint}")
+
+
+def _warn_of_scale(database: Database, name: str, column: str, report: Report) -> None:
+    number = f"try_cast({column} AS DOUBLE)"
+    least, most = database.one(f"SELECT min({number}), max({number}) FROM raw")
+    if least is not None and least < most:
+        liked = math.ceil(least + 0.7 * (most - least))
+        (count,) = database.one(f"SELECT count(*) FROM raw WHERE {number} < {liked}")
+        report.warnings.append(
+            f"{name} runs from {least:g} to {most:g}, and is below {liked} in {count:,} of "
+            f"{report.num_read:,} events ({count / report.num_read:.1%}): "
+            f'--positive "{_quoted(name)} >= {liked}" leaves them out'
+        )
 
 
 def _warn_of_values(database: Database, name: str, column: str, report: Report) -> None:

@@ -106,3 +106,43 @@ def test_a_damaged_journal_is_not_whole(run, capsys):
     assert "not whole: journal.db" in capsys.readouterr().err
     assert main(["recommend", str(run), "--history", "item 3"]) == 2
     assert "journal.db: " in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("header", "columns", "texts", "said"),
+    [
+        ("sku,title,brand", "", ("red", "rug"), "no column item_id; sku is taken for the ids"),
+        ("item_id,name,make", "title=name,brand=make", ("red", "rug"), ""),
+        ("code,title,x", "item_id=code", ("red", ""), "no column brand: its items have none"),
+        ("item_id,x,brand", "", ("", "rug"), "no column title: its items have none"),
+    ],
+    ids=["ids guessed", "mapped", "no brand", "no title"],
+)
+def test_a_file_with_other_columns(run, tmp_path, capsys, header, columns, texts, said):
+    path = tmp_path / "new.csv"
+    path.write_text(f"{header}\nn1,red,rug\n")
+    options = ["--columns", columns] if columns else []
+    assert main(["add-items", str(run), "--items", str(path), *options]) == 0
+    assert said in capsys.readouterr().err
+    assert tuple(column[-1] for column in Engine.load(run).catalog.fields.values()) == texts
+
+
+@pytest.mark.parametrize(
+    ("header", "columns", "said"),
+    [
+        ("id;title", "", "semicolons between them"),
+        ("item_id,colour", "", "data.text_fields says which is wanted"),
+        ("item_id,title", "size=title", "the run has no column 'size', it has item_id, title"),
+        ("item_id,title", "title=name", "column name is missing"),
+        ("item_id,title", "title", "must be NAME=COLUMN"),
+    ],
+)
+def test_columns_that_cannot_be_read(run, tmp_path, capsys, header, columns, said):
+    path = tmp_path / "new.csv"
+    path.write_text(f"{header}\nn1,red\n")
+    options = ["--columns", columns] if columns else []
+    try:
+        assert main(["add-items", str(run), "--items", str(path), *options]) == 2
+    except SystemExit as end:
+        assert end.code == 2
+    assert said in capsys.readouterr().err

@@ -74,6 +74,17 @@ def test_users_of_the_run(run_dir, tmp_path, capsys):
     assert "unknown user id 'w'" in said.err
 
 
+def test_users_on_the_screen(run_dir, capsys):
+    every = {"v": [f"item {i}" for i in range(20, 60)], "u": [f"item {i}" for i in range(20)]}
+    said = json.loads(ends(0, capsys, run_dir, "--users", "v,u", "-k", "3", "--json").out)
+    found = {one["user_id"]: [item["item_id"] for item in one["items"]] for one in said}
+    assert list(found) == ["v", "u"] and found == wanted(run_dir, every, 3)
+    shown = ends(0, capsys, run_dir, "--users", "v,u", "-k", "3").out
+    assert shown.index("user v") < shown.index(found["v"][0]) < shown.index("user u")
+    assert "unknown user id 'w'" in ends(2, capsys, run_dir, "--users", "w").err
+    assert "--ray is of use only" in ends(2, capsys, run_dir, "--users", "v", "--ray").err
+
+
 def test_users_and_items_that_came_later(run_dir, tmp_path, capsys):
     engine = Engine.load(run_dir)
     engine.add_events([("u", "item 30", 1), ("new", "item 40", 2)])

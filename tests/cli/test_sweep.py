@@ -144,6 +144,15 @@ def test_absent_data_is_said_before_anything_is_trained(ran, capsys):
     assert ran == []
 
 
+def test_drawn_data_has_no_folder(ran, capsys):
+    Path("plan.toml").write_text(
+        PLAN.replace("[variants]", 'overrides = ["data.name=synthetic"]\n[variants]')
+    )
+    assert main(["sweep", "plan.toml", "--data", "shop"]) == 2
+    assert "data.name = 'synthetic' draws its data, --data shop would be" in capsys.readouterr().err
+    assert ran == []
+
+
 def test_nothing_trained_is_said(ran, capsys):
     assert main(["sweep", "plan.toml", "--print"]) == 0
     assert capsys.readouterr().out == "no training has ended yet\n"

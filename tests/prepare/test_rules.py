@@ -6,6 +6,7 @@ from collections import Counter
 import pytest
 
 from store_engine.errors import InputError
+from store_engine.prepare.card import guess_lines
 
 ITEMS = "item_id,title\n" + "".join(f"i{n},Item {n}\n" for n in range(12))
 
@@ -232,3 +233,30 @@ def test_dates_with_dashes_are_read_day_first(prepared):
     result = prepared({"e.csv": events_csv(events), "i.csv": ITEMS})
     assert result.report.time_form == "%d-%m-%Y %H:%M"
     assert str(result.events[0][2]) == "2024-02-01 10:00:00"
+
+
+def test_a_first_refusal_warns_too(prepared):
+    """Who mends bad rows one by one must not learn of the returns in the end."""
+    events = [("u", "i1", 1, 1), ("u", "i2", 2, -1), ("", "i1", 3, 1), ("u", "i3", 4, 2)]
+    csv = events_csv(events, "user_id,item_id,timestamp,quantity")
+    with pytest.raises(InputError, match=r"no user id.*; warning: quantity is <= 0 in 1 of 4"):
+        prepared({"e.csv": csv, "i.csv": ITEMS})
+
+
+def test_ratings_are_no_purchases(prepared):
+    events = [("u", f"i{n}", n, n % 5 + 1) for n in range(10)]
+    csv = events_csv(events, "user_id,item_id,timestamp,rating")
+    (warning,) = prepared({"e.csv": csv, "i.csv": ITEMS}).report.warnings
+    assert warning == (
+        "rating runs from 1 to 5, and is below 4 in 6 of 10 events (60.0%): "
+        '--positive "rating >= 4" leaves them out'
+    )
+    kept = prepared({"e.csv": csv, "i.csv": ITEMS}, {"positive": "rating >= 4"}).report
+    assert not kept.warnings and kept.num_events == 4
+
+
+def test_columns_that_are_no_text_are_named(prepared):
+    events = events_csv([("u", f"i{n}", n) for n in range(3)])
+    items = "item_id,title,price,ean\n" + "".join(f"i{n},Item {n},9.{n},4{n}\n" for n in range(3))
+    lines = guess_lines(prepared({"e.csv": events, "i.csv": items}).report.found)
+    assert "  not part of the text: price, ean (--text A,B names others)" in lines

@@ -54,6 +54,20 @@ def shown(value: object, limit: int = 60) -> str:
     return text if len(text) <= limit else f"{text[:limit]}..."
 
 
+class MissingColumnError(InputError):
+    """A file lacks a column.
+
+    Args:
+        message: What is wrong, with the file's columns.
+        name: The column that is wanted.
+        found: Those that are there.
+    """
+
+    def __init__(self, message: str, name: str, found: list[str]) -> None:
+        super().__init__(message)
+        self.name, self.found = name, found
+
+
 def require_columns(where: str, found: list[str], names: list[str]) -> None:
     """Refuses a file that lacks a column, or has it twice.
 
@@ -63,7 +77,8 @@ def require_columns(where: str, found: list[str], names: list[str]) -> None:
         names: Those that must be there, once each.
 
     Raises:
-        InputError: A name is not found exactly once.
+        MissingColumnError: A name is not found.
+        InputError: It is found twice.
     """
     for name in names:
         if found.count(name) != 1:
@@ -72,9 +87,10 @@ def require_columns(where: str, found: list[str], names: list[str]) -> None:
             more = ", ..." if len(found) > 50 else ""
             shown_name = name or repr(name)
             hint = separator_hint(found)
-            raise InputError(
-                f"{where}: column {shown_name} {problem}; columns: {columns}{more}{hint}"
-            )
+            message = f"{where}: column {shown_name} {problem}; columns: {columns}{more}{hint}"
+            if name in found:
+                raise InputError(message)
+            raise MissingColumnError(message, name, found)
 
 
 def separator_hint(found: list[str]) -> str:

@@ -23,6 +23,7 @@ _ITEMS = _words("""
     movieid book bookid isbn news newsid game gameid appid track trackid song songid artistid
     video videoid course courseid stockcode productcode itemcode gmapid businessid artikelnummer
 """)
+_ITEM_CODES = _words("id code key ean gtin")  # where nobody's events stand beside them
 _TIMES = _words("""
     timestamp time unixreviewtime ts datetime date eventtime eventtimestamp createdat created
     orderdate ordertime purchasedate purchasedat purchasetime invoicedate reviewtime visittime
@@ -77,10 +78,15 @@ def guess_roles(storage: Storage) -> Roles:
     texts = [n for n in names if n not in taken and _plain(n) in _TEXTS and _has_text(storage, n)]
     if not user:
         texts += [n for n in names if n not in {*taken, *texts} and _is_prose(storage, n)]
-        item = item or _named(names, ["id", "code", "key", "ean", "gtin"])
+        item = item or item_column(names)
         texts = [name for name in texts if name != item]
     texts.sort(key=lambda name: _rank(_plain(name)))
     return Roles(user, item, time, tuple(texts))
+
+
+def item_column(names: Sequence[str]) -> str:
+    """Returns the column that is named like one of item ids; "" where there is none."""
+    return _named(names, _ITEMS) or _named(names, _ITEM_CODES)
 
 
 def column_values(storage: Storage, name: str) -> list[str]:

@@ -1,5 +1,6 @@
 """The files' rows into the tables raw and raw_items, as they stand."""
 
+from dataclasses import replace
 from pathlib import Path
 
 from store_engine.errors import InputError
@@ -8,6 +9,7 @@ from store_engine.prepare.database import Database
 from store_engine.prepare.faults import find_item_faults, forget_rejects, note_rejects
 from store_engine.prepare.positive import Positive, parse_positive
 from store_engine.prepare.readers.discover import Table
+from store_engine.prepare.readers.line_ends import with_even_lines
 from store_engine.prepare.readers.sources import (
     event_rows,
     item_fields,
@@ -30,8 +32,7 @@ def stage_events(database: Database, folder: Path, report: Report) -> None:
     Raises:
         InputError: No event can be read, or --positive reads a column that is not there.
     """
-    table, bad = without_literals(report.found.events, folder)
-    _note_literals(bad, report)
+    table = _readable(report.found.events, folder, report)
     positive = parse_positive(report.rules.positive) if report.rules.positive else None
     watched = watched_columns(table, () if positive is None else positive.columns)
     computed = {f"watch_{name}": identifier(name) for name in watched}
@@ -75,8 +76,7 @@ def stage_items(database: Database, folder: Path, report: Report) -> tuple[str, 
     """
     if report.found.items is None:
         return report.found.events.roles.texts
-    table, bad = without_literals(report.found.items, folder)
-    _note_literals(bad, report)
+    table = _readable(report.found.items, folder, report)
     fields = item_fields(table)
     if not fields:
         raise InputError(
@@ -97,6 +97,13 @@ def _require_columns(table: Table, positive: Positive) -> None:
         raise InputError(f"--positive: {table.storage.files[0]} has {what}; columns: {names}")
 
 
-def _note_literals(bad: dict[str, int], report: Report) -> None:
+def _readable(table: Table, folder: Path, report: Report) -> Table:
+    """The table in a form that DuckDB reads: Python literals and mixed line ends are rewritten."""
+    table, bad = without_literals(table, folder)
     for place, count in bad.items():
         report.add_bad("lines that are no Python literal", count, place)
+    storage = with_even_lines(table.storage, folder / f"{table.role}-lines")
+    if storage is not table.storage:
+        names = ", ".join(path.name for path in table.storage.files[:3])
+        report.notes.append(f"{names}: some lines end with CR LF, some with LF; both were read")
+    return replace(table, storage=storage)

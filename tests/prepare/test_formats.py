@@ -7,6 +7,7 @@ from data_samples import SAMPLES
 
 from store_engine.config.toml_file import load_config
 from store_engine.data.load import load_dataset
+from store_engine.prepare.readers.line_ends import _is_mixed, _with_feeds
 
 
 def _plain(value):
@@ -38,3 +39,24 @@ def test_trainer_reads_what_was_prepared(name, prepared):
         assert dataset.catalog.item_ids == tuple(sample.items)
     else:
         assert users
+
+
+@pytest.mark.parametrize("ends", [("\r\n", "\n"), ("\n", "\r\n"), ("\r\n", "\r\n")])
+@pytest.mark.parametrize("quote", ["", '"'])
+def test_line_ends_may_be_mixed(prepared, ends, quote):
+    lines = ["user_id;item_id;timestamp"]
+    lines += [f"u{n % 3};{quote}i{n % 4}{quote};{n}" for n in range(24)]
+    csv = "".join(line + ends[n % 5 == 3] for n, line in enumerate(lines))
+    result = prepared(
+        {"e.csv": csv, "i.csv": "item_id,title\n" + "".join(f"i{n},T\n" for n in range(4))}
+    )
+    assert sorted(result.events, key=lambda e: e[2]) == [
+        (f"u{n % 3}", f"i{n % 4}", n) for n in range(24)
+    ]
+    is_told = any("both were read" in note for note in result.report.notes)
+    assert is_told == (ends[0] != ends[1])
+
+
+def test_a_pair_may_lie_across_two_blocks():
+    assert b"".join(_with_feeds([b"a\r", b"\nb\r", b"c\r\n", b"\r"])) == b"a\nb\rc\n\r"
+    assert _is_mixed([b"a\r", b"\nb\n"]) and not _is_mixed([b"a\r", b"\nb\r\n"])

@@ -4,6 +4,7 @@ store-engine evaluate runs/ml100k
 store-engine evaluate runs/ml100k --exact                      # every item scored, no beam
 store-engine evaluate runs/ml100k decoding.beam_width=100 eval.max_k=50
 store-engine evaluate runs/ml100k --validation                 # to choose by, not to report
+store-engine evaluate runs/mind --impressions data/mind/impressions.parquet   # click-through
 
 The table has two rules of which items compete, "seen items left out" and "seen items allowed",
 for the model and every baseline alike; the star marks the run's own (decoding.exclude_history).
@@ -38,11 +39,22 @@ def _add_arguments(parser: argparse.ArgumentParser) -> None:
         action="store_true",
         help="measure the validation split, not the test",
     )
+    parser.add_argument(
+        "--impressions",
+        metavar="FILE",
+        help="measure click-through among what users were shown, of a run with "
+        "recommender.scoring, and nothing else",
+    )
     add_device_argument(parser)
     add_json_argument(parser)
 
 
 def _evaluate(args: argparse.Namespace) -> None:
+    if args.impressions is not None:
+        if args.save or args.validation or args.exact or args.overrides:
+            raise InputError("--impressions goes with none of the other options but --json")
+        _print_figures(_click_through(args), args)
+        return
     # here, because it takes seconds that --help need not wait for
     from store_engine.evaluation.evaluate_run import evaluate_run, validate_run
     from store_engine.evaluation.report import print_metrics, save_metrics
@@ -55,10 +67,7 @@ def _evaluate(args: argparse.Namespace) -> None:
         figures = validate_run(
             args.run, exact=args.exact, overrides=args.overrides, device=args.device
         )
-        if args.json:
-            print_json(figures)
-        else:
-            print("  ".join(f"{name} {value:.5g}" for name, value in figures.items()))
+        _print_figures(figures, args)
         return
     metrics = evaluate_run(args.run, exact=args.exact, overrides=args.overrides, device=args.device)
     if args.save:
@@ -68,3 +77,23 @@ def _evaluate(args: argparse.Namespace) -> None:
         print_json(metrics)
     else:
         print_metrics(metrics, make_console())
+
+
+def _click_through(args: argparse.Namespace) -> dict[str, float]:
+    # here, because it takes seconds that --help need not wait for
+    from store_engine.evaluation.impressions import measure_impressions, read_shown
+    from store_engine.evaluation.scoring import Scorer
+    from store_engine.runs.run import load_run
+
+    run = load_run(args.run)
+    if not run.has_scoring:
+        raise InputError(f"{args.run}: was trained without recommender.scoring")
+    found = read_shown(args.impressions, run.split, run.catalog)
+    return measure_impressions(Scorer(run), run.split, found)
+
+
+def _print_figures(figures: dict[str, float], args: argparse.Namespace) -> None:
+    if args.json:
+        print_json(figures)
+    else:
+        print("  ".join(f"{name} {value:.5g}" for name, value in figures.items()))

@@ -68,10 +68,15 @@ class Split:
         """Examples for the final result."""
         return self._examples(self.test_events)
 
+    def users_of(self, events: NDArray[np.int64]) -> NDArray[np.int64]:
+        """Returns the position of the user of each event."""
+        users: NDArray[np.int64] = np.searchsorted(self.histories.offsets, events, side="right") - 1
+        return users
+
     def _examples(self, events: NDArray[np.int64]) -> Examples:
         """The events as targets, everything before each of them as its history."""
         rows, offsets = self.histories.rows, self.histories.offsets
-        begins = offsets[np.searchsorted(offsets, events, side="right") - 1]
+        begins = offsets[self.users_of(events)]
         seen = [rows[a:b] for a, b in zip(begins.tolist(), events.tolist(), strict=True)]
         return Examples(seen, rows[events])
 

@@ -8,13 +8,16 @@ Needs store-engine[serve] and locust. The run is copied, so that its journal sta
 Providers:
     direct    Engine.recommend in one process, batches as large as the server's, the threads of all
               replicas: what the same cores give without HTTP
-    served    `store-engine serve` under users who never pause (benchmarks/serve_load.py)
-Cases: "quiet", and "changes", where items leave the catalogue and come back all the time. With
---kills a replica is killed as often, evenly spread over "changes".
+    served    `store-engine serve` under clients who never pause (benchmarks/serve_load.py)
+They are measured in turn, direct, served, direct, while the same server runs; a share_of_direct is
+of the mean of the two beside it. Cases: "quiet", in several rounds, and "changes", where items
+leave, come back and get other texts and users click all the time, half of the questions are by
+user, and --kills replicas are killed, evenly spread.
 
-Afterwards every distinct answer is compared with that of an engine of this process, which is
-brought through the journal change by change, and every acknowledged change is looked for in the
-journal. A failed request, a wrong answer or a lost change ends the program with status 1.
+Afterwards benchmarks/serve_check.py compares every distinct answer with that of an engine which is
+brought through the journal change by change, and looks for every acknowledged change. A failed
+request, a wrong answer, one that lacks a change which all replicas were said to have, or a lost
+change ends the program with status 1.
 """
 
 import argparse
@@ -28,116 +31,163 @@ import tempfile
 import threading
 import time
 import urllib.request
-from collections import defaultdict
+import uuid
+from collections import Counter
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
+import torch
 
 # run as a script, only benchmarks/ is on the path, whose kernels.py must not hide a package's
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from benchmarks.harness import ROOT, Options, Quantiles, Report, parse_options
+from benchmarks.serve_check import Checked, check
 from store_engine.decoding.engine import Engine
-from store_engine.live.changes import ItemsAdded, ItemsRemoved
-from store_engine.live.journal import Journal
 from store_engine.runs.run import load_run
-from store_engine.serving.owner import Letter
-from store_engine.serving.service import EngineService, Found, Query
 
 K, BATCH = 10, 32
+ROUNDS = {"quiet": 5, "changes": 1}
 NUM_QUESTIONS = {"quiet": 5000, "changes": 64}  # few, where every answer is kept by its change
-TOLERANCE = 1e-4
+DIRECT_S = 20.0  # of a direct measurement at most
 _REPLICA = b"SERVE_REPLICA::store_engine#engines", b"ray::ServeReplica:store_engine:engines"
+_MARK = "STORE_ENGINE_BENCHMARK"  # in the environment of all processes of a server of ours
 
 Work = dict[str, Any]
+
+
+class Measured(NamedTuple):
+    """One case."""
+
+    direct: list[float]  # requests per second before each round and after the last
+    rounds: list[dict[str, Any]]  # what the clients found
+    retries: float  # batches that went to another replica
+
+    @property
+    def shares(self) -> list[float]:
+        """Served as a share of direct, by round."""
+        beside = zip(self.direct, self.direct[1:], strict=False)
+        return [
+            one["per_s"] / ((before + after) / 2)
+            for one, (before, after) in zip(self.rounds, beside, strict=True)
+        ]
 
 
 def add_options(parser: argparse.ArgumentParser) -> None:
     """The options that this benchmark adds."""
     parser.add_argument("--run", type=Path, required=True, metavar="RUN")
     parser.add_argument("--replicas", type=int, default=1)
-    parser.add_argument("--users", type=int, default=4 * BATCH, help="at once (default 128)")
+    parser.add_argument("--clients", type=int, default=4 * BATCH, help="at once (default 128)")
     parser.add_argument("--seconds", type=float, default=20.0, help="of each case (default 20)")
     parser.add_argument("--changes-per-s", type=float, default=5.0)
     parser.add_argument("--kills", type=int, default=0, help="replicas to kill in 'changes'")
 
 
 def main() -> None:
-    """Measures both, then checks what was answered."""
-    options = parse_options("serve", __doc__, add_options)
+    """Measures all cases, then checks what was answered."""
+    options = parse_options("serve", __doc__, add_options, has_gpu=False)
     report, problems = Report("serve", options), []
-    with tempfile.TemporaryDirectory() as folder:
-        run_dir = Path(folder) / "run"
-        shutil.copytree(options.extra.run, run_dir)
-        measure_direct(report, options, run_dir)
-        for case in NUM_QUESTIONS:
-            if options.wants(case):
-                work = make_work(options, run_dir, case)
-                result = load(options, run_dir, work, case)
-                add_rows(report, options, case, result)
-                problems += [f"{case}: {one}" for one in check(run_dir, work, result)]
+    torch.set_num_threads(options.threads * options.extra.replicas)
+    for case in filter(options.wants, ROUNDS):
+        with tempfile.TemporaryDirectory() as folder:
+            run_dir = Path(folder) / "run"
+            shutil.copytree(options.extra.run, run_dir)
+            work = make_work(options, run_dir, case)
+            measured = measure(options, run_dir, work, case)
+            checked = check(run_dir, work, measured.rounds)
+        add_rows(report, case, measured, checked)
+        problems += [f"{case}: {one}" for one in checked.problems]
     report.finish()
     for problem in problems[:20]:
         print(problem, file=sys.stderr)
     sys.exit(1 if problems else 0)
 
 
-def seconds_of(options: Options) -> float:
-    """How long a case takes."""
-    seconds: float = options.extra.seconds
-    return min(seconds, 5.0) if options.quick else seconds
-
-
-def questions(run_dir: Path, count: int) -> list[list[str]]:
-    """Histories to ask with: the ends of the run's own, cut at random."""
-    run, rng = load_run(run_dir), np.random.default_rng(0)
-    ids, histories, found = run.catalog.item_ids, run.histories, []
-    for _ in range(count):
-        rows = histories[int(rng.integers(histories.num_users))]
-        found.append([ids[row] for row in rows[: rng.integers(len(rows) + 1)][-50:]])
-    return found
-
-
 def make_work(options: Options, run_dir: Path, case: str) -> Work:
-    """What the clients do."""
+    """What the clients do: to change are the items that are recommended most."""
+    questions = make_questions(run_dir, NUM_QUESTIONS[case], by_user=case == "changes")
     catalog = load_run(run_dir).catalog
+    own = Engine.load(run_dir, journal=False).recommend(
+        histories_of(run_dir, questions[: NUM_QUESTIONS["changes"]]), K
+    )
+    counts = Counter(item.item_id for items in own for item in items)
     items = [
-        (item_id, {name: texts[row] for name, texts in catalog.fields.items()})
-        for row, item_id in enumerate(catalog.item_ids[:200])
+        (item_id, {name: texts[catalog.row_of(item_id)] for name, texts in catalog.fields.items()})
+        for item_id, _ in counts.most_common(200)
     ]
+    seconds = min(options.extra.seconds, 5.0) if options.quick else options.extra.seconds
     return {
-        "histories": questions(run_dir, NUM_QUESTIONS[case]),
+        "questions": questions,
         "items": items,
+        "users": [one["user"] for one in questions if "user" in one],
         "k": K,
-        "users": options.extra.users,
-        "seconds": seconds_of(options),
+        "num_clients": options.extra.clients,
+        "seconds": seconds / ROUNDS[case],
         "warm_up_s": 1.0 if options.quick else 5.0,
         "changes_per_s": options.extra.changes_per_s if case == "changes" else 0,
     }
 
 
-def measure_direct(report: Report, options: Options, run_dir: Path) -> None:
-    """Direct calls, one after another, each a full batch."""
-    import torch
+def make_questions(run_dir: Path, count: int, by_user: bool) -> list[dict[str, Any]]:
+    """Histories to ask with: the ends of the run's own, cut at random; or every other one whose."""
+    run, rng = load_run(run_dir), np.random.default_rng(0)
+    ids, histories, found = run.catalog.item_ids, run.histories, []
+    for number in range(count):
+        user = int(rng.integers(histories.num_users))
+        rows = histories[user]
+        history = [ids[row] for row in rows[: rng.integers(len(rows) + 1)][-50:]]
+        asked: dict[str, Any] = {"history": history}
+        found.append({"user": histories.user_ids[user]} if by_user and number % 2 else asked)
+    return found
 
-    torch.set_num_threads(options.threads * options.extra.replicas)
-    engine = Engine.load(run_dir, journal=False)
-    asked = questions(run_dir, NUM_QUESTIONS["quiet"])
-    walls: list[float] = []
-    engine.recommend(asked[:BATCH], K)
-    end = time.perf_counter() + seconds_of(options)
-    while (began := time.perf_counter()) < end:
-        begin = len(walls) * BATCH % (len(asked) - BATCH)
-        engine.recommend(asked[begin : begin + BATCH], K)
-        walls.append(time.perf_counter() - began)
-    per_s = [float(BATCH / np.quantile(walls, q)) for q in (0.8, 0.5, 0.2)]
-    for case in NUM_QUESTIONS:
-        if options.wants(case):
-            report.add("direct", case, "per_s", "requests/s", Quantiles(*per_s))
-            report.add("direct", case, "mean_per_s", "requests/s", BATCH / float(np.mean(walls)))
+
+def histories_of(run_dir: Path, questions: list[dict[str, Any]]) -> list[list[str]]:
+    """The histories that questions are about, as the run's files have them."""
+    run = load_run(run_dir)
+    ids, histories = run.catalog.item_ids, run.histories
+    place = {user: i for i, user in enumerate(histories.user_ids)}
+    return [
+        one["history"] if "history" in one else [ids[row] for row in histories[place[one["user"]]]]
+        for one in questions
+    ]
+
+
+def measure(options: Options, run_dir: Path, work: Work, case: str) -> Measured:
+    """Measures both in turn."""
+    direct, kills = Direct(run_dir, work), options.extra.kills if case == "changes" else 0
+    with server(options, run_dir) as host:
+        per_s, rounds = [direct.per_s(work["seconds"])], []
+        for _ in range(ROUNDS[case]):
+            rounds.append(load(host, work, kills))
+            per_s.append(direct.per_s(work["seconds"]))
+        with urllib.request.urlopen(f"{host}/metrics") as answer:
+            lines = answer.read().decode().splitlines()
+    (retries,) = (one for one in lines if one.startswith("store_engine_retries_total"))
+    return Measured(per_s, rounds, float(retries.split()[1]))
+
+
+class Direct:
+    """Direct calls, one after another, each a full batch of questions drawn as the clients do."""
+
+    def __init__(self, run_dir: Path, work: Work) -> None:
+        self._engine = Engine.load(run_dir, journal=False)
+        self._histories = histories_of(run_dir, work["questions"])
+        self._rng = np.random.default_rng(1)
+
+    def per_s(self, seconds: float) -> float:
+        """Requests per second, after a warm-up."""
+        self._call()
+        began, num = time.perf_counter(), 0
+        while time.perf_counter() < began + min(seconds, DIRECT_S):
+            num += self._call()
+        return num / (time.perf_counter() - began)
+
+    def _call(self) -> int:
+        drawn = self._rng.integers(len(self._histories), size=BATCH)
+        return len(self._engine.recommend([self._histories[i] for i in drawn], K))
 
 
 @contextmanager
@@ -151,6 +201,7 @@ def server(options: Options, run_dir: Path) -> Iterator[str]:
     command += ["--threads", str(options.threads), "--replicas", str(options.extra.replicas)]
     command += ["--max-batch", str(BATCH), "--max-waiting", "4096", "--timeout-s", "60"]
     env = os.environ | {"PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": str(options.threads)}
+    os.environ[_MARK] = env[_MARK] = uuid.uuid4().hex
     process = subprocess.Popen(command, stderr=subprocess.PIPE, text=True, env=env)
     assert process.stderr is not None
     try:
@@ -169,15 +220,14 @@ def server(options: Options, run_dir: Path) -> Iterator[str]:
             raise RuntimeError(f"the server ended with status {process.returncode}")
 
 
-def load(options: Options, run_dir: Path, work: Work, case: str) -> dict[str, Any]:
-    """Lets the clients loose on a server; returns what they found."""
-    with tempfile.TemporaryDirectory() as folder, server(options, run_dir) as host:
+def load(host: str, work: Work, kills: int) -> dict[str, Any]:
+    """Lets the clients loose on a server, and kills replicas meanwhile; returns what they found."""
+    with tempfile.TemporaryDirectory() as folder:
         asked, told = Path(folder) / "work.json", Path(folder) / "out.json"
         asked.write_text(json.dumps(work))
         script = str(ROOT / "benchmarks" / "serve_load.py")
         command = [sys.executable, script, "--host", host, "--work", str(asked)]
         clients = subprocess.Popen([*command, "--out", str(told)])
-        kills = options.extra.kills if case == "changes" else 0
         time.sleep(work["warm_up_s"])
         for _ in range(kills):
             time.sleep(work["seconds"] / (kills + 1))
@@ -185,93 +235,41 @@ def load(options: Options, run_dir: Path, work: Work, case: str) -> dict[str, An
         if clients.wait(work["seconds"] + 300) != 0:
             raise RuntimeError("the clients failed")
         result: dict[str, Any] = json.loads(told.read_text())
-        with urllib.request.urlopen(f"{host}/metrics") as answer:
-            text = answer.read().decode()
-        lines = [
-            line for line in text.splitlines() if line.startswith("store_engine_retries_total")
-        ]
-        return result | {"retries": float(lines[0].split()[1])}
+        return result
 
 
 def a_replica() -> int:
     """The process id of an engine's replica."""
-    for path in Path("/proc").glob("[0-9]*/cmdline"):
+    mark = f"{_MARK}={os.environ[_MARK]}".encode()
+    for path in Path("/proc").glob("[0-9]*"):
         try:
-            name = path.read_bytes()
+            name, variables = (path / "cmdline").read_bytes(), (path / "environ").read_bytes()
         except OSError:
             continue
-        if any(one in name for one in _REPLICA):
-            return int(path.parent.name)
+        if any(one in name for one in _REPLICA) and mark in variables:
+            return int(path.name)
     raise RuntimeError("there is no replica to kill")
 
 
-def add_rows(report: Report, options: Options, case: str, result: dict[str, Any]) -> None:
-    """Reports what the clients found."""
-    report.add("served", case, "mean_per_s", "requests/s", result["per_s"])
+def add_rows(report: Report, case: str, measured: Measured, checked: Checked) -> None:
+    """Reports what was measured and what was checked."""
+    report.add("direct", case, "mean_per_s", "requests/s", quantiles(measured.direct))
+    rounds = measured.rounds
+    report.add(
+        "served", case, "mean_per_s", "requests/s", quantiles([one["per_s"] for one in rounds])
+    )
+    report.add("served", case, "share_of_direct", "x", quantiles(measured.shares))
     for name in ("p50_ms", "p99_ms"):
-        report.add("served", case, name, "ms", result[name])
-    for name in ("requests", "retries"):
-        report.add("served", case, name, "", result[name])
-    report.add("served", case, "failed", "", len(result["failures"]))
-    (direct,) = (
-        row["p50"]
-        for row in report.rows
-        if (row["provider"], row["case"], row["metric"]) == ("direct", case, "mean_per_s")
-    )
-    report.add("served", case, "share_of_direct", "x", result["per_s"] / float(direct))
+        report.add("served", case, name, "ms", quantiles([one[name] for one in rounds]))
+    report.add("served", case, "requests", "", sum(one["requests"] for one in rounds))
+    report.add("served", case, "retries", "", measured.retries)
+    for name, count in checked.counts.items():
+        report.add("served", case, name, "", count)
 
 
-def check(run_dir: Path, work: Work, result: dict[str, Any]) -> list[str]:
-    """Compares every answer with an engine's that has the same changes; says what is wrong."""
-    problems = [f"failed: {one}" for one in result["failures"]]
-    if result["num_differing"]:
-        problems.append(f"{result['num_differing']} answers differ from the same one before")
-    changes = {change.sequence: change.what for change in Journal.open(run_dir).since(0)}
-    for sequence, path, item_id in result["acknowledged"]:
-        match changes.get(sequence):
-            case ItemsAdded(items) if path == "/v1/items" and item_id in items.item_ids:
-                pass
-            case ItemsRemoved(ids) if path == "/v1/items/remove" and item_id in ids:
-                pass
-            case _:
-                problems.append(f"change {sequence} ({path} {item_id}) is lost")
-    by_sequence = defaultdict(list)
-    for number, sequence, items in result["answers"]:
-        by_sequence[sequence].append((number, items))
-    problems += wrong_answers(run_dir, work, by_sequence)
-    num = sum(map(len, by_sequence.values()))
-    print(f"checked {num} answers at {len(by_sequence)} states of the catalogue", file=sys.stderr)
-    return problems
-
-
-def wrong_answers(
-    run_dir: Path, work: Work, by_sequence: dict[int, list[tuple[int, list[Any]]]]
-) -> Iterator[str]:
-    """Goes through the journal change by change; tells of answers that are not the engine's."""
-    service = EngineService(Engine.load(run_dir, journal=False), "truth", 0)
-    journal = Journal.open(run_dir)
-    for sequence in sorted(by_sequence):
-        for change in journal.since(service.sequence):
-            if change.sequence > sequence:
-                break
-            service.apply(Letter.of(service.sequence, change.sequence, [change]))
-        answers = by_sequence[sequence]
-        queries = [Query(tuple(work["histories"][number]), K + 5) for number, _ in answers]
-        for (number, items), truth in zip(answers, service.answer(queries), strict=True):
-            if not isinstance(truth, Found) or not is_right(items, truth):
-                yield f"wrong answer to history {number} at change {sequence}: {items}"
-
-
-def is_right(items: list[Any], truth: Found) -> bool:
-    """Whether a ranking is the engine's, but for rounding and the order of what it makes equal."""
-    scores = {item_id: score for item_id, score, _ in truth.items}
-    best = [score for _, score, _ in truth.items][:K]
-    if len(items) != len(best):
-        return False
-    return all(
-        abs(scores.get(item_id, np.inf) - score) < TOLERANCE and abs(score - want) < TOLERANCE
-        for (item_id, score), want in zip(items, best, strict=True)
-    )
+def quantiles(values: list[float]) -> Quantiles:
+    """Percentiles of the rounds; the worst 20 % of a rate are its p20."""
+    return Quantiles(*(float(np.quantile(values, q)) for q in (0.2, 0.5, 0.8)))
 
 
 if __name__ == "__main__":

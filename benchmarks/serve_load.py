@@ -3,22 +3,26 @@
     python benchmarks/serve_load.py --host http://127.0.0.1:8000 --work WORK.json --out OUT.json
 
 WORK.json says what to ask and how long, OUT.json tells what came back: counts and latencies, every
-distinct answer by history and change, and the changes that were acknowledged. serve.py writes the
-one and checks the other.
+distinct answer by question and change, and the changes that were acknowledged. serve.py writes the
+one and checks the other. A kind of client that did nothing ends the program with status 1.
 """
 
 import argparse
 import json
 import random
+import sys
 import time
+from collections import Counter
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import gevent
-from locust import FastHttpUser, constant, events, task
+from locust import FastHttpUser, constant, constant_throughput, events, task
 from locust.env import Environment
 
 TOLERANCE = 1e-4  # of scores: a batch of another shape rounds otherwise
+TIMEOUT_S = 60.0
 
 
 class Notes:
@@ -27,17 +31,31 @@ class Notes:
     def __init__(self, work: dict[str, Any]) -> None:
         self.work = work
         self.answers: dict[tuple[int, int], list[tuple[str, float]]] = {}
-        self.acknowledged: list[tuple[int, str, str]] = []  # sequence, what, item
+        self.acknowledged: list[tuple[int, str, Any]] = []  # sequence, path, body
         self.failures: list[str] = []
         self.num_differing = 0  # from the answer to the same question before
-        self.is_over = False
+        self.num_stale = 0  # without a change that every replica was said to have
+        self.visible = 0  # the last such change
+        self.acted: Counter[str] = Counter()  # by kind of client
 
-    def note(self, number: int, answer: dict[str, Any]) -> None:
-        """Keeps an answer, or compares it with the one that is there."""
+    def note(self, number: int, answer: dict[str, Any], visible: int) -> None:
+        """Keeps an answer, or compares it with the one that is there.
+
+        Args:
+            number: The question's.
+            answer: What came back.
+            visible: The last change that every replica was said to have when this was asked.
+        """
         items = [(one["item_id"], one["score"]) for one in answer["items"]]
         before = self.answers.setdefault((number, answer["sequence"]), items)
-        if before is not items and not alike(before, items):
-            self.num_differing += 1
+        self.num_differing += before is not items and not alike(before, items)
+        self.num_stale += answer["sequence"] < visible
+
+    def acknowledge(self, path: str, body: Any, answer: dict[str, Any]) -> None:
+        """Keeps a change that was acknowledged."""
+        self.acknowledged.append((answer["sequence"], path, body))
+        if answer["visible"]:
+            self.visible = max(self.visible, answer["sequence"])
 
     def fail(self, what: str) -> None:
         """Keeps the first failures."""
@@ -62,47 +80,106 @@ def alike(one: list[tuple[str, float]], other: list[tuple[str, float]]) -> bool:
     )
 
 
-def make_user(notes: Notes) -> type[FastHttpUser]:
-    """A user who asks one thing after another without a pause."""
+class Client(FastHttpUser):
+    """Whoever posts; what is not answered as it should be is noted."""
 
-    class Client(FastHttpUser):
+    abstract = True
+    connection_timeout = network_timeout = TIMEOUT_S
+    notes: Notes
+
+    def ask(self, path: str, body: Any) -> dict[str, Any] | None:
+        """Posts; returns the answer, None for a failure."""
+        with self.client.post(path, json=body, catch_response=True, name=path) as response:
+            self.notes.acted[type(self).__name__] += 1
+            if response.status_code in (200, 201):
+                answer: dict[str, Any] = json.loads(response.text)
+                return answer
+            self.notes.fail(f"{path} {response.status_code}: {(response.text or '')[:200]}")
+            response.failure(str(response.status_code))
+            return None
+
+
+def clients_of(work_notes: Notes) -> list[type[Client]]:
+    """The kinds of clients that the work is for."""
+
+    class Asker(Client):
+        """Asks one thing after another without a pause."""
+
+        notes = work_notes
         wait_time = constant(0)
-        connection_timeout = network_timeout = 60.0
 
         @task
         def recommend(self) -> None:
-            number = random.randrange(len(notes.work["histories"]))
-            body = {"history": notes.work["histories"][number], "k": notes.work["k"]}
-            with self.client.post("/v1/recommend", json=body, catch_response=True) as response:
-                if response.status_code == 200:
-                    notes.note(number, json.loads(response.text))
-                else:
-                    notes.fail(f"{response.status_code}: {(response.text or '')[:200]}")
-                    response.failure(str(response.status_code))
+            questions, visible = self.notes.work["questions"], self.notes.visible
+            number = random.randrange(len(questions))
+            body = questions[number] | {"k": self.notes.work["k"]}
+            if (answer := self.ask("/v1/recommend", body)) is not None:
+                self.notes.note(number, answer, visible)
 
-    return Client
+    if not work_notes.work["changes_per_s"]:
+        return [Asker]
+
+    class Keeper(Client):
+        """Changes items and histories, at a given rate; there is one."""
+
+        notes = work_notes
+        fixed_count = 1
+        wait_time = constant_throughput(notes.work["changes_per_s"])
+        changes = changes_of(notes.work)
+
+        @task
+        def change(self) -> None:
+            path, body = next(self.changes)
+            if (answer := self.ask(path, body)) is not None:
+                self.notes.acknowledge(path, body, answer)
+
+    return [Asker, Keeper]
 
 
-def change(notes: Notes, environment: Environment) -> None:
-    """Takes items out of the catalogue and puts them back, at a given rate."""
-    user = make_user(notes)(environment)
-    every = 1 / notes.work["changes_per_s"]
-    for item_id, text in iter(lambda: random.choice(notes.work["items"]), None):
-        for path, body in (
-            ("/v1/items/remove", {"item_ids": [item_id]}),
-            ("/v1/items", {"items": [{"item_id": item_id, "text": text}]}),
-        ):
-            began = time.monotonic()
-            with user.client.post(path, json=body, catch_response=True, name=path) as response:
-                if response.status_code in (200, 201):
-                    found = json.loads(response.text)
-                    notes.acknowledged.append((found["sequence"], path, item_id))
-                else:
-                    notes.fail(f"{path} {response.status_code}: {(response.text or '')[:200]}")
-                    response.failure(str(response.status_code))
-            if notes.is_over:
-                return
-            gevent.sleep(max(0.0, every - (time.monotonic() - began)))
+def changes_of(work: dict[str, Any]) -> Iterator[tuple[str, Any]]:
+    """Takes one item after another out, puts it back, and gives it another's text; somebody clicks.
+
+    Yields:
+        Path and body.
+    """
+    while True:
+        (item_id, text), (_, other) = random.sample(work["items"], 2)
+        yield "/v1/items/remove", {"item_ids": [item_id]}
+        yield "/v1/items", {"items": [{"item_id": item_id, "text": text}]}
+        yield "/v1/items/update", {"items": [{"item_id": item_id, "text": other}]}
+        event = {"user_id": random.choice(work["users"]), "item_id": item_id, "time": time.time()}
+        yield "/v1/events", {"events": [event]}
+
+
+def measure(host: str, work: dict[str, Any]) -> dict[str, Any]:
+    """Lets all clients loose for as long as the work says; returns what came back."""
+    notes = Notes(work)
+    kinds = clients_of(notes)
+    environment = Environment(
+        user_classes=list(kinds), events=events, host=host, stop_timeout=TIMEOUT_S
+    )
+    runner = environment.create_local_runner()
+    runner.start(work["num_clients"] + len(kinds) - 1, spawn_rate=1000)
+    gevent.sleep(work["warm_up_s"])
+    environment.stats.reset_all()
+    began = time.monotonic()
+    gevent.sleep(work["seconds"])
+    seconds, own = time.monotonic() - began, environment.stats.get("/v1/recommend", "POST")
+    result = {
+        "requests": own.num_requests,
+        "per_s": own.num_requests / seconds,
+        "p50_ms": own.get_response_time_percentile(0.5) or 0,
+        "p99_ms": own.get_response_time_percentile(0.99) or 0,
+    }
+    runner.quit()  # once everybody has what they asked for
+    return result | {
+        "failures": notes.failures + [one["msg"] for one in runner.exceptions.values()],
+        "num_differing": notes.num_differing,
+        "num_stale": notes.num_stale,
+        "answers": [[*key, items] for key, items in notes.answers.items()],
+        "acknowledged": notes.acknowledged,
+        "idle": [kind.__name__ for kind in kinds if not notes.acted[kind.__name__]],
+    }
 
 
 def main() -> None:
@@ -112,32 +189,9 @@ def main() -> None:
     parser.add_argument("--work", type=Path, required=True)
     parser.add_argument("--out", type=Path, required=True)
     args = parser.parse_args()
-    notes = Notes(json.loads(args.work.read_text()))
-    environment = Environment(user_classes=[make_user(notes)], events=events, host=args.host)
-    runner = environment.create_local_runner()
-    runner.start(notes.work["users"], spawn_rate=1000)
-    gevent.sleep(notes.work["warm_up_s"])
-    environment.stats.reset_all()
-    began = time.monotonic()
-    changing = gevent.spawn(change, notes, environment) if notes.work["changes_per_s"] else None
-    gevent.sleep(notes.work["seconds"])
-    seconds, own = time.monotonic() - began, environment.stats.get("/v1/recommend", "POST")
-    result = {
-        "requests": own.num_requests,
-        "per_s": own.num_requests / seconds,
-        "p50_ms": own.get_response_time_percentile(0.5) or 0,
-        "p99_ms": own.get_response_time_percentile(0.99) or 0,
-    }
-    notes.is_over = True
-    if changing is not None:
-        changing.join(timeout=60)
-    runner.quit()
-    result |= {
-        "failures": notes.failures,
-        "num_differing": notes.num_differing,
-        "answers": [[*key, items] for key, items in notes.answers.items()],
-        "acknowledged": notes.acknowledged,
-    }
+    result = measure(args.host, json.loads(args.work.read_text()))
+    if result["idle"]:
+        sys.exit(f"{', '.join(result['idle'])}: did nothing. {result['failures'][:3]}")
     args.out.write_text(json.dumps(result))
 
 

@@ -287,11 +287,11 @@ class Engine(LiveEngine):
 
     @torch.inference_mode()
     def _search(self, histories: Iterable[Iterable[int]], options: SearchOptions) -> Found:
-        report_fork()
         return self._found(self._call(histories, options))
 
     @torch.inference_mode()
     def _found(self, call: Call) -> Found:
+        report_fork()
         view, found = call.view, Found.nothing(len(call.histories), call.k)
         # more beams than that at once would take too much memory for keys and values
         batch_size = max(1, min(self.config.batch_size, _MAX_BEAMS // call.width))

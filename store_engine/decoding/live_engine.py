@@ -83,6 +83,10 @@ class LiveEngine:
         """Whether an item is or was in the catalogue, so that a history may name it."""
         return item_id in self._items.view.table
 
+    def knows_user(self, user_id: str) -> bool:
+        """Whether somebody has this id, so that `recommend(users=...)` may name it."""
+        return self._live.histories.rows(user_id) is not None
+
     def add_items(
         self,
         items: Catalog | Texts,

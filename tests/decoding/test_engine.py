@@ -305,9 +305,14 @@ from store_engine.decoding.search_batch import search_batch
 torch.set_num_threads(2)
 sids = random_sids(60)
 engine = Engine(random_model(), catalog_of(60), sids, bos=1, config=DecodingConfig(beam_width=20))
+calls = {
+    "recommend_rows": lambda: engine.recommend_rows([[1, 2, 3]] * 40, 5)[0].tolist(),
+    "score_rows": lambda: engine.score_rows([[1, 2, 3]] * 40).round(2).tolist(),
+    "explain": lambda: engine.explain(["item 1", "item 2"], "item 3").sid,
+}
 def run():
     torch.randn(1 << 20).add(1).sum()
-    return engine.recommend_rows([[1, 2, 3]] * 40, 5)[0].tolist()
+    return calls[sys.argv[1]]()
 want = run()
 pid = os.fork()
 if pid == 0:
@@ -319,9 +324,10 @@ sys.exit(status)
 """
 
 
-def test_an_engine_in_a_forked_child_works_with_one_thread():
+@pytest.mark.parametrize("call", ["recommend_rows", "score_rows", "explain"])
+def test_an_engine_in_a_forked_child_works_with_one_thread(call):
     root = Path(__file__).parents[2]
-    command = [sys.executable, "-c", FORK]
+    command = [sys.executable, "-c", FORK, call]
     done = subprocess.run(command, cwd=root, capture_output=True, text=True, timeout=120)
     assert done.returncode == 0, done.stderr
     assert done.stderr.count("forked from one with 2 threads") == 1

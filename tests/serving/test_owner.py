@@ -23,7 +23,7 @@ def replica(root, name="run"):
 
 
 def ranked(service, k=100):
-    (found,) = service.answer([Query(("item 3",), k, beam_width=200)])
+    (found,) = service.answer([Query(history=("item 3",), k=k, beam_width=200)])
     return [(item, round(score, 3)) for item, score, _ in found.items]
 
 
@@ -42,13 +42,21 @@ def test_a_replica_that_follows_is_the_owner_again(owner, tmp_path):
     rng = random.Random(0)
     there = [f"item {i}" for i in range(60)]
     for number in range(12):
-        if number % 3 == 2:
+        if number % 4 == 1:
+            changed = owner.update([(one := rng.choice(there), text(f"blue thing {number}"))])
+            assert list(changed.sids) == [one]
+        elif number % 4 == 2:
             there.remove(gone := rng.choice(there))
-            assert owner.remove([gone]).sequence == number + 1
+            changed = owner.remove([gone])
+        elif number % 4 == 3:
+            events = [("anna", rng.choice(there), float(number)), ("dora", "nobody's", 1.0)]
+            changed = owner.add_events(events, "skip")
+            assert changed.num_skipped == 1
         else:
             there.append(f"new {number}")
-            sequence, sids, _ = owner.add([(there[-1], text(f"green thing {number}"))])
-            assert (sequence, list(sids)) == (number + 1, [there[-1]])
+            changed = owner.add([(there[-1], text(f"green thing {number}"))])
+            assert list(changed.sids) == [there[-1]]
+        assert changed.sequence == number + 1
         if number % 2:
             early.apply(owner.since(early.sequence))
             assert early.sequence == number + 1
@@ -58,6 +66,7 @@ def test_a_replica_that_follows_is_the_owner_again(owner, tmp_path):
     for service in (early, late):
         assert service.sequence == owner.sequence == 12
         assert answers(service._engine) == truth
+        assert service._engine.history_of("anna") == owner.engine.history_of("anna")
     assert {item for item, _ in ranked(late)} == set(there)
 
 
@@ -86,6 +95,9 @@ def test_what_is_refused_changes_nothing(owner):
         lambda: owner.add([("a", text("x")), ("a", text("y"))]),
         lambda: owner.add([("a", {"colour": "red"})]),
         lambda: owner.add([("a", text("x")), ("item 2", text("y"))]),
+        lambda: owner.update([("nobody", text("x"))]),
+        lambda: owner.update([("item 1", text("x")), ("item 1", text("y"))]),
+        lambda: owner.add_events([("anna", "item 1", 1.0), ("anna", "nobody", 2.0)], "error"),
         lambda: owner.remove(["nobody"]),
         lambda: owner.remove(["item 1", "item 1"]),
         lambda: owner.remove([f"item {i}" for i in range(60)]),
@@ -127,6 +139,33 @@ def test_a_new_run_takes_over_what_changed(owner, tmp_path, rule):
     assert newer.sequence == sequence
     newer.close()
     assert Engine.load(tmp_path / "newer").has_items(names) == want
+
+
+def test_a_new_run_takes_over_texts_and_events(owner, tmp_path):
+    owner.update([("item 1", text("blue whale")), ("item 2", text("red fox"))])
+    owner.update([("item 3", text("grey owl"))])
+    owner.remove(["item 3"])
+    known = [("anna", "item 40", 1.0), ("anna", "item 41", 3.0)]  # to the new run too
+    late = [("anna", "item 41", 4.0), ("anna", "item 42", 2.0), ("dora", "item 3", 5.0)]
+    owner.add_events(known + late, "error")
+    make_run(tmp_path / "newer")
+    ahead = Engine.load(tmp_path / "newer")
+    ahead.update_items({"item 2": text("red fox")})
+    ahead.add_events(known)
+    ahead.close()
+
+    newer = CatalogOwner(tmp_path / "newer")
+    newer.take_over(owner)
+    titles = newer.engine.catalog.fields["title"]
+    rows = [newer.engine.catalog.row_of(f"item {i}") for i in (1, 2)]
+    assert [titles[row] for row in rows] == ["blue whale", "red fox"]
+    assert newer.engine.has_items(["item 3"]) == [False]
+    for user in ("anna", "ben", "dora"):
+        assert newer.engine.history_of(user) == owner.engine.history_of(user)
+    sequence = newer.sequence
+    newer.take_over(owner)  # there is nothing left to do
+    assert newer.sequence == sequence
+    newer.close()
 
 
 def test_many_changes_come_in_several_letters(owner, tmp_path, monkeypatch):

@@ -146,6 +146,24 @@ def _changes_are_seen_by_every_replica(server):
     assert (added["sequence"], len(added["items"][0]["sid"])) == (2, 3)
     for _ in range(20):
         assert "new 1" in server.recommend(60)[0]
+    _histories_grow_in_every_replica(server)
+
+
+def _histories_grow_in_every_replica(server):
+    text = {"title": "red teapot, large", "brand": "brand 3"}
+    server.ask("/v1/items/update", {"items": [{"item_id": "new 1", "text": text}]})
+    events = [
+        {"user_id": "dora", "item_id": item, "time": time}
+        for time, item in enumerate([*HISTORY, "new 1"])
+    ]
+    assert server.ask("/v1/events", {"events": events}) == {
+        "sequence": 4, "visible": True, "num_skipped": 0,
+    }  # fmt: skip
+    want = server.ask("/v1/recommend", {"history": [*HISTORY, "new 1"]})
+    for _ in range(20):
+        assert server.ask("/v1/recommend", {"user": "dora"}) == want
+    why = server.ask("/v1/explain", {"user": "dora", "item_id": "item 9"})
+    assert [one["item_id"] for one in why["history"]] == [*HISTORY, "new 1"]
 
 
 def _a_lost_replica_costs_no_request(server):
@@ -156,7 +174,7 @@ def _a_lost_replica_costs_no_request(server):
         until(lambda: len(answers) > num + 50)
         until(lambda: len(server.ask("/ready")["replicas"]) == 2)
     assert set(answers) == {(200, "run")}
-    assert [one["sequence"] for one in server.ask("/ready")["replicas"]] == [2, 2]
+    assert [one["sequence"] for one in server.ask("/ready")["replicas"]] == [4, 4]
 
 
 def _a_new_run_costs_no_request(server, tmp_path):
@@ -170,7 +188,9 @@ def _a_new_run_costs_no_request(server, tmp_path):
         until(lambda: len(answers) > num + 20)
     assert {status for status, _ in answers} == {200}
     assert answers[-1] == (200, "newer")
-    assert "new 1" in server.recommend(60)[0]  # it was carried over
+    assert "new 1" in server.recommend(60)[0]  # it was carried over, like dora's events
+    why = server.ask("/v1/explain", {"user": "dora", "item_id": "item 9"})
+    assert [one["item_id"] for one in why["history"]] == [*HISTORY, "new 1"]
     again = subprocess.run(command, capture_output=True, text=True)
     assert (again.returncode, "is served already" in again.stderr) == (2, True)
 

@@ -19,8 +19,9 @@ import torch
 
 from store_engine.decoding.engine import Engine
 from store_engine.errors import InputError
-from store_engine.serving.owner import BEFORE_ALL, CatalogOwner, Changed, Letter, NewItems
-from store_engine.serving.service import EngineService, Found, Query, Refused
+from store_engine.live.user_histories import Unknown
+from store_engine.serving.owner import BEFORE_ALL, CatalogOwner, Changed, Letter, Texts
+from store_engine.serving.service import Answer, EngineService, Question, Refused
 from store_engine.serving.settings import ServeSettings
 
 _logger = logging.getLogger("ray.serve")
@@ -112,13 +113,23 @@ class OwnerActor:
             await _wait(self._news, left)
         return None
 
-    async def add(self, items: NewItems) -> Made | Refused | None:
+    async def add(self, items: Texts) -> Made | Refused | None:
         """Adds items; see `CatalogOwner.add`. None: this process has just begun, ask again."""
         return await self._make(lambda owner: owner.add(items))
+
+    async def update(self, items: Texts) -> Made | Refused | None:
+        """Replaces texts of items; see `CatalogOwner.update`. None: as for `add`."""
+        return await self._make(lambda owner: owner.update(items))
 
     async def remove(self, item_ids: Sequence[str]) -> Made | Refused | None:
         """Removes items; see `CatalogOwner.remove`. None: as for `add`."""
         return await self._make(lambda owner: owner.remove(item_ids))
+
+    async def add_events(
+        self, events: Sequence[tuple[str, str, float]], unknown: Unknown
+    ) -> Made | Refused | None:
+        """Adds events; see `CatalogOwner.add_events`. None: as for `add`."""
+        return await self._make(lambda owner: owner.add_events(events, unknown))
 
     async def _make(self, act: Callable[[CatalogOwner], Changed]) -> Made | Refused | None:
         """Makes a change and tells everybody."""
@@ -237,11 +248,11 @@ class EngineActor:
         self._follower = threading.Thread(target=self._follow, daemon=True, name="follower")
         self._follower.start()
 
-    async def answer(self, queries: list[Query]) -> list[Found | Refused]:
+    async def answer(self, questions: list[Question]) -> list[Answer]:
         """Answers a batch."""
         loop = asyncio.get_running_loop()
         return await loop.run_in_executor(
-            self._thread, lambda: self._serving.service.answer(queries)
+            self._thread, lambda: self._serving.service.answer(questions)
         )
 
     def check_health(self) -> None:

@@ -9,19 +9,21 @@ from ray.exceptions import GetTimeoutError, RayActorError
 from ray.serve.exceptions import DeploymentUnavailableError, ReplicaUnavailableError
 
 from store_engine.errors import InputError
+from store_engine.live.user_histories import Unknown
 from store_engine.serving.cluster.actors import Made, Status
-from store_engine.serving.http.app import Unavailable
 from store_engine.serving.http.batcher import Batcher, DeadlinePassed
 from store_engine.serving.http.messages import (
-    AddedItem,
-    AddItemsResponse,
+    AddEventsResponse,
     ChangeResponse,
+    ItemSid,
+    ItemsResponse,
     ReplicaStatus,
     StatusResponse,
 )
 from store_engine.serving.http.metrics import Metrics
-from store_engine.serving.owner import NewItems
-from store_engine.serving.service import Found, Query, Refused
+from store_engine.serving.http.routes import Unavailable
+from store_engine.serving.owner import Texts
+from store_engine.serving.service import Answer, Question, Refused
 from store_engine.serving.settings import ServeSettings
 
 BATCHES_PER_REPLICA = 2  # one is computed while another is on its way
@@ -45,7 +47,7 @@ class RayBackend:
     def __init__(self, engines: Any, owner: Any, settings: ServeSettings, metrics: Metrics) -> None:
         self._engines, self._owner = engines, owner
         self._timeout_s, self._metrics = settings.timeout_s, metrics
-        self._batcher: Batcher[Query, Found | Refused] = Batcher(
+        self._batcher: Batcher[Question, Answer] = Batcher(
             self._serve,
             settings.max_batch,
             settings.max_waiting,
@@ -53,22 +55,31 @@ class RayBackend:
             metrics,
         )
 
-    async def answer(self, query: Query, deadline: float) -> Found | Refused:
-        """Answers a query; see `Backend`."""
-        return await self._batcher.ask(query, deadline)
+    async def answer(self, question: Question, deadline: float) -> Answer:
+        """Answers a question; see `Backend`."""
+        return await self._batcher.ask(question, deadline)
 
-    async def add_items(self, items: NewItems) -> AddItemsResponse:
+    async def add_items(self, items: Texts) -> ItemsResponse:
         """Adds items; see `Backend`."""
-        changed, visible = await self._change(self._owner.add.remote(items))
-        added = [AddedItem(item_id=one, sid=list(changed.sids[one])) for one, _ in items]
-        return AddItemsResponse(
-            sequence=changed.sequence, visible=visible, items=added, remarks=changed.remarks
-        )
+        return _of_items(await self._change(self._owner.add.remote(items)))
+
+    async def update_items(self, items: Texts) -> ItemsResponse:
+        """Replaces texts of items; see `Backend`."""
+        return _of_items(await self._change(self._owner.update.remote(items)))
 
     async def remove_items(self, item_ids: Sequence[str]) -> ChangeResponse:
         """Removes items; see `Backend`."""
         changed, visible = await self._change(self._owner.remove.remote(list(item_ids)))
         return ChangeResponse(sequence=changed.sequence, visible=visible)
+
+    async def add_events(
+        self, events: Sequence[tuple[str, str, float]], unknown: Unknown
+    ) -> AddEventsResponse:
+        """Adds events; see `Backend`."""
+        changed, visible = await self._change(self._owner.add_events.remote(events, unknown))
+        return AddEventsResponse(
+            sequence=changed.sequence, visible=visible, num_skipped=changed.num_skipped
+        )
 
     async def status(self) -> StatusResponse:
         """Says how the replicas are; see `Backend`."""
@@ -84,12 +95,12 @@ class RayBackend:
             replicas=replicas,
         )
 
-    async def _serve(self, queries: list[Query], deadline: float) -> list[Found | Refused]:
+    async def _serve(self, questions: list[Question], deadline: float) -> list[Answer]:
         try:
             async with asyncio.timeout(max(0.0, deadline - time.monotonic())):
                 while True:
                     try:
-                        answers: list[Found | Refused] = await self._engines.answer.remote(queries)
+                        answers: list[Answer] = await self._engines.answer.remote(questions)
                         return answers
                     except _LOST:  # to answer is to change nothing: another replica can do it
                         self._metrics.retries.inc()
@@ -116,3 +127,11 @@ class RayBackend:
                 "the owner of the catalogue does not answer; a change that was asked for may "
                 "have happened"
             ) from error
+
+
+def _of_items(made: Made) -> ItemsResponse:
+    changed, visible = made
+    items = [ItemSid(item_id=item_id, sid=list(sid)) for item_id, sid in changed.sids.items()]
+    return ItemsResponse(
+        sequence=changed.sequence, visible=visible, items=items, remarks=changed.remarks
+    )

@@ -5,17 +5,11 @@ batches before they travel, so that what a request costs on its way is shared by
 """
 
 import asyncio
-import contextlib
 import os
-import signal
-import socket
-import sys
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import ray
-import uvicorn
 from ray import serve
 
 from store_engine.errors import InputError
@@ -23,6 +17,7 @@ from store_engine.serving.cluster.application import APP, OWNER, parts
 from store_engine.serving.cluster.backend import RayBackend
 from store_engine.serving.cluster.connection import connect
 from store_engine.serving.http.app import make_app
+from store_engine.serving.http.listener import bind, http_config, listen
 from store_engine.serving.http.metrics import Metrics
 from store_engine.serving.service import Refused
 from store_engine.serving.settings import ServeSettings
@@ -91,56 +86,6 @@ def reload_run(run_dir: Path) -> None:
         ray.shutdown()
     if refused is not None:
         raise InputError(refused.message)
-
-
-def http_config(settings: ServeSettings) -> uvicorn.Config:
-    """Makes the settings of the HTTP server, whose app is still to be set."""
-    return uvicorn.Config(
-        app="",
-        host=settings.host,
-        port=settings.port,
-        log_level="warning",
-        access_log=False,
-        server_header=False,
-        timeout_graceful_shutdown=max(1, round(settings.drain_s)),
-        limit_concurrency=settings.max_open,
-        h11_max_incomplete_event_size=1 << 14,
-    )
-
-
-def bind(config: uvicorn.Config) -> socket.socket:
-    """Takes the address; nobody can connect before `listen`.
-
-    Raises:
-        InputError: It is taken, or there is no such address.
-    """
-    try:
-        listener = config.bind_socket()
-    except SystemExit as error:
-        raise InputError(f"{config.host}:{config.port}: cannot be listened at") from error
-    # asyncio sets it where a socket names TCP, which uvicorn's does not; without it the body of an
-    # answer waits 40 ms for the client to acknowledge the head
-    listener.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-    return listener
-
-
-async def listen(config: uvicorn.Config, listener: socket.socket) -> None:
-    """Answers HTTP until SIGTERM or SIGINT, and then what was begun by then."""
-    host, port = listener.getsockname()[:2]
-    server = _Server(config)
-    for number in (signal.SIGTERM, signal.SIGINT):
-        asyncio.get_running_loop().add_signal_handler(number, server.handle_exit, number, None)
-    print(f"serving at http://{host}:{port}, documented at /docs", file=sys.stderr, flush=True)
-    await server.serve([listener])
-
-
-class _Server(uvicorn.Server):
-    """A server that ends well when it is told to, without the signal's usual end after its own."""
-
-    @contextlib.contextmanager
-    def capture_signals(self) -> Iterator[None]:
-        """Leaves signals to the event loop."""
-        yield
 
 
 def _reason() -> str:

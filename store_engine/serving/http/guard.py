@@ -14,7 +14,9 @@ from store_engine.serving.http.metrics import Metrics
 from store_engine.serving.settings import ServeSettings
 
 _OPEN = ("/health", "/ready", "/docs", "/openapi.json")  # without a token
-_GUARDED = ("/v1/recommend", "/v1/score", "/v1/items", "/v1/items/remove", "/metrics")
+_QUESTIONS = ("/v1/recommend", "/v1/score", "/v1/explain")
+_CHANGES = ("/v1/items", "/v1/items/update", "/v1/items/remove", "/v1/events")
+_COUNTED = (*_OPEN, *_QUESTIONS, *_CHANGES, "/metrics")  # others are counted together
 
 
 class Guard:
@@ -87,7 +89,7 @@ class Guard:
 
     def _count(self, scope: Scope, status: int, seconds: float) -> None:
         # what strangers ask for must not become labels
-        path = scope["path"] if scope["path"] in (*_OPEN, *_GUARDED) else "other"
+        path = scope["path"] if scope["path"] in _COUNTED else "other"
         method = scope["method"] if scope["method"] in ("GET", "POST") else "other"
         self._metrics.requests.labels(method, path, str(status)).inc()
         self._metrics.request_seconds.labels(path).observe(seconds)

@@ -1,25 +1,38 @@
 """What requests and answers hold, in JSON: types are not converted, unknown keys are refused."""
 
-from typing import Annotated, Literal
+from typing import Annotated, Literal, Self
 
-from pydantic import BaseModel, ConfigDict, Field, StringConstraints
+from pydantic import BaseModel, ConfigDict, Field, StringConstraints, model_validator
 
 Id = Annotated[str, StringConstraints(min_length=1, max_length=1000)]
 Text = Annotated[str, StringConstraints(max_length=100_000)]
+Unknown = Literal["error", "skip"]
 
 
 class _Message(BaseModel):
-    model_config = ConfigDict(strict=True, extra="forbid", frozen=True)
+    model_config = ConfigDict(strict=True, extra="forbid", frozen=True, allow_inf_nan=False)
 
 
 class _Question(_Message):
-    history: list[Id] = Field(description="item ids, oldest first; empty: somebody unknown")
-    unknown: Literal["error", "skip"] = Field(
-        "error", description="what to do with ids in the history that no item has or had"
+    history: list[Id] | None = Field(
+        None, description="item ids, oldest first; empty: somebody unknown"
+    )
+    user: Id | None = Field(
+        None,
+        description="in place of a history: whose, with all events that the server was told of",
+    )
+    unknown: Unknown = Field(
+        "error", description="what to do with a user or ids in the history that nobody has or had"
     )
     timeout_ms: int | None = Field(
         None, ge=1, description="answer within this time or not at all; at most the server's limit"
     )
+
+    @model_validator(mode="after")
+    def _names_one(self) -> Self:
+        if (self.history is None) == (self.user is None):
+            raise ValueError("either history or user must be given")
+        return self
 
 
 class RecommendRequest(_Question):
@@ -38,23 +51,46 @@ class ScoreRequest(_Question):
     items: list[Id] = Field(min_length=1, description="item ids")
 
 
-class NewItem(_Message):
-    """An item to be added."""
+class ExplainRequest(_Question):
+    """Asks why an item has its score after a history."""
 
     item_id: Id
-    text: dict[str, Text] = Field(description="one text for every field of the catalogue")
 
 
-class AddItemsRequest(_Message):
-    """Adds items by their text."""
+class ItemText(_Message):
+    """An item by its text."""
 
-    items: list[NewItem] = Field(min_length=1)
+    item_id: Id
+    text: dict[str, Text] = Field(description="by field of the catalogue; one left out is empty")
+
+
+class ItemsRequest(_Message):
+    """Items that are added, or whose text and with it perhaps SID is replaced."""
+
+    items: list[ItemText] = Field(min_length=1)
 
 
 class RemoveItemsRequest(_Message):
     """Removes items, which histories may go on naming."""
 
     item_ids: list[Id] = Field(min_length=1)
+
+
+class NewEvent(_Message):
+    """Somebody did something with an item."""
+
+    user_id: Id = Field(description="a new one is a new user")
+    item_id: Id
+    time: float = Field(description="in any unit; orders the events of a user")
+
+
+class AddEventsRequest(_Message):
+    """Goes on with the histories of users."""
+
+    events: list[NewEvent] = Field(min_length=1)
+    unknown: Unknown = Field(
+        "error", description="what to do with events of items that nobody has or had"
+    )
 
 
 class Item(_Message):
@@ -76,7 +112,7 @@ class ScoredItem(_Message):
 class _Answer(_Message):
     run: str = Field(description="name of the run that answered")
     sequence: int = Field(description="the last change of the catalogue that the answer knows")
-    unknown: list[str] = Field([], description="ids of the history that were left out")
+    unknown: list[str] = Field([], description="the user, or ids of the history, left out")
 
 
 class RecommendResponse(_Answer):
@@ -91,8 +127,31 @@ class ScoreResponse(_Answer):
     items: list[ScoredItem]
 
 
-class AddedItem(_Message):
-    """An item that was added."""
+class EventReason(_Message):
+    """What one event of the history has to do with the item."""
+
+    item_id: str
+    evidence: float = Field(description="its vote for the item, weighed by its age")
+    share: float = Field(description="of the votes of all events")
+    logprob_gain: float = Field(
+        description="how much likelier the LLM finds the item because of it"
+    )
+    shared_codes: int = Field(description="how many first codes both semantic IDs share")
+
+
+class ExplainResponse(_Answer):
+    """Why an item has its score."""
+
+    item_id: str
+    sid: list[int]
+    score: float
+    logprob: float
+    evidence: float
+    history: list[EventReason] = Field(description="the events that the engine reads")
+
+
+class ItemSid(_Message):
+    """An item that was read, and the semantic ID that it got."""
 
     item_id: str
     sid: list[int]
@@ -105,13 +164,19 @@ class ChangeResponse(_Message):
     visible: bool = Field(description="whether every replica has it already; else it will soon")
 
 
-class AddItemsResponse(ChangeResponse):
-    """Items that were added."""
+class ItemsResponse(ChangeResponse):
+    """Items that were added or updated."""
 
-    items: list[AddedItem]
+    items: list[ItemSid]
     remarks: list[str] = Field(
         [], description="what to look at, such as texts unlike those that training saw"
     )
+
+
+class AddEventsResponse(ChangeResponse):
+    """Events that were added."""
+
+    num_skipped: int = Field(description="events left out, because nobody has their item")
 
 
 class ReplicaStatus(_Message):

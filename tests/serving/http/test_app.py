@@ -17,9 +17,10 @@ from store_engine.errors import InputError
 from store_engine.serving.http.app import make_app
 from store_engine.serving.http.batcher import Batcher
 from store_engine.serving.http.messages import (
-    AddedItem,
-    AddItemsResponse,
+    AddEventsResponse,
     ChangeResponse,
+    ItemSid,
+    ItemsResponse,
     ReplicaStatus,
     StatusResponse,
 )
@@ -29,7 +30,7 @@ from store_engine.serving.settings import ServeSettings
 
 
 class OneEngine:
-    """A backend of this process, with random weights; changes are only noted down."""
+    """A backend of this process, with random weights; changes of items are only noted down."""
 
     def __init__(self, engine, settings, metrics):
         self.engine, self.changes = engine, []
@@ -56,8 +57,21 @@ class OneEngine:
         if items[0][0] == "item 1":
             raise InputError("item 'item 1' is in the catalogue already")
         self.changes.append(items)
-        added = [AddedItem(item_id=item_id, sid=[1, 2, 3]) for item_id, _ in items]
-        return AddItemsResponse(sequence=8, visible=True, items=added)
+        return self._of(items)
+
+    async def update_items(self, items):
+        if items[0][0] != "item 1":
+            raise InputError(f"unknown item id {items[0][0]!r}")
+        self.changes.append(items)
+        return self._of(items)
+
+    def _of(self, items):
+        read = [ItemSid(item_id=item_id, sid=[1, 2, 3]) for item_id, _ in items]
+        return ItemsResponse(sequence=8, visible=True, items=read)
+
+    async def add_events(self, events, unknown):
+        num_skipped = self.engine.add_events(events, unknown=unknown)
+        return AddEventsResponse(sequence=10, visible=True, num_skipped=num_skipped)
 
     async def remove_items(self, item_ids):
         self.changes.append(item_ids)
@@ -203,7 +217,11 @@ def test_requests_of_all_kinds_share_batches_and_keep_their_answers(serve):
 @pytest.mark.parametrize(
     ("body", "where"),
     [
-        ({}, "body.history"),
+        ({}, "body"),
+        ({"history": [], "user": "anna"}, "body"),
+        ({"history": None}, "body"),
+        ({"user": ""}, "body.user"),
+        ({"user": 1}, "body.user"),
         ({"history": "item 1"}, "body.history"),
         ({"history": [1]}, "body.history.0"),
         ({"history": [""]}, "body.history.0"),
@@ -259,6 +277,95 @@ def test_limits(serve, body, message):
     assert message in error["message"]
 
 
+EVENTS = [
+    {"user_id": "dora", "item_id": "item 1", "time": 20},
+    {"user_id": "dora", "item_id": "item 3", "time": 10.5},
+]
+
+
+@pytest.mark.parametrize(
+    ("path", "body"),
+    [
+        ("/v1/recommend", {"k": 5, "exclude_history": True}),
+        ("/v1/score", {"items": ["item 40", "item 3"]}),
+        ("/v1/explain", {"item_id": "item 40"}),
+    ],
+    ids=["recommend", "score", "explain"],
+)
+def test_a_user_is_their_history(serve, path, body):
+    client = serve()
+    added = client.post("/v1/events", json={"events": EVENTS})
+    assert (added.status_code, added.json()["num_skipped"]) == (201, 0)
+    by_user = client.post(path, json={"user": "dora", **body})
+    assert by_user.status_code == 200, by_user.text
+    assert by_user.json() == client.post(path, json={"history": HISTORY, **body}).json()
+    nobody = error_of(client.post(path, json={"user": "eve", **body}), 422)
+    assert nobody["message"] == "unknown user id 'eve'"
+    skipped = client.post(path, json={"user": "eve", "unknown": "skip", **body}).json()
+    empty = client.post(path, json={"history": [], **body}).json()
+    assert skipped == empty | {"unknown": ["eve"]}
+
+
+def test_histories_grow(serve):
+    client, grown = serve(), {"user": "dora", "exclude_history": True}
+    client.post("/v1/events", json={"events": EVENTS})
+    best = ids(client.post("/v1/recommend", json=grown))[0]
+    event = {"user_id": "dora", "item_id": best, "time": 30}
+    client.post("/v1/events", json={"events": [event]})
+    after = ids(client.post("/v1/recommend", json=grown))
+    assert after == ids(
+        client.post("/v1/recommend", json={"history": [*HISTORY, best], "exclude_history": True})
+    )
+    assert best not in after
+
+
+@pytest.mark.parametrize(
+    ("event", "where"),
+    [
+        ({"time": float("nan")}, "body.events.0.time"),
+        ({"time": float("inf")}, "body.events.0.time"),
+        ({"time": "now"}, "body.events.0.time"),
+        ({"time": True}, "body.events.0.time"),
+        ({"time": 10**400}, "body.events.0.time"),
+        ({"user_id": ""}, "body.events.0.user_id"),
+        ({"item_id": 1}, "body.events.0.item_id"),
+        ({"rating": 5}, "body.events.0.rating"),
+    ],
+    ids=lambda value: str(value)[:30],
+)
+def test_an_event_that_is_none_is_refused(serve, event, where):
+    body = json.dumps({"events": [EVENTS[0] | event]})
+    answer = serve().post("/v1/events", content=body, headers={"Content-Type": "application/json"})
+    assert error_of(answer, 422)["details"][0]["where"] == where
+
+
+def test_events_of_unknown_items(serve):
+    client = serve()
+    events = [*EVENTS, {"user_id": "dora", "item_id": "x", "time": 1}]
+    error = error_of(client.post("/v1/events", json={"events": events}), 422)
+    assert error["message"].startswith("events[2]: unknown item id 'x'")
+    answer = client.post("/v1/events", json={"events": events, "unknown": "skip"})
+    assert answer.json() == {"sequence": 10, "visible": True, "num_skipped": 1}
+    many = error_of(client.post("/v1/events", json={"events": EVENTS * 501}), 422)
+    assert many["message"].startswith("events must have at most 1,000 entries")
+
+
+def test_why_is_what_the_engine_says(serve):
+    client = serve()
+    answer = client.post("/v1/explain", json={"history": HISTORY, "item_id": "item 40"}).json()
+    why = client.backend.engine.explain(HISTORY, "item 40")
+    assert (answer["item_id"], tuple(answer["sid"])) == (why.item_id, why.sid)
+    for name in ("score", "logprob", "evidence"):
+        assert answer[name] == pytest.approx(getattr(why, name), abs=1e-4)
+    assert [one["item_id"] for one in answer["history"]] == HISTORY
+    for told, one, share in zip(answer["history"], why.history, why.shares, strict=True):
+        assert told["logprob_gain"] == pytest.approx(one.logprob_gain, abs=1e-4)
+        assert (told["evidence"], told["share"]) == (one.evidence, share)
+        assert told["shared_codes"] == one.shared_codes
+    error = error_of(client.post("/v1/explain", json={"history": [], "item_id": "x"}), 422)
+    assert error["message"].startswith("unknown item id 'x'")
+
+
 def test_paths_and_methods(serve):
     client = serve()
     assert error_of(client.get("/v1/recommend"), 405)["type"] == "method_not_allowed"
@@ -266,7 +373,9 @@ def test_paths_and_methods(serve):
     assert client.get("/health").json() == {"status": "ok"}
     assert client.get("/docs").status_code == 200
     paths = client.get("/openapi.json").json()["paths"]
-    assert {"/v1/recommend", "/v1/score", "/v1/items", "/v1/items/remove"} <= set(paths)
+    for path in (path for path in paths if path.startswith("/v1/")):
+        client.post(path, json={})
+        assert f'path="{path}"' in client.get("/metrics").text  # and not "other"
 
 
 def test_ready_tells_of_the_replicas(serve):
@@ -278,7 +387,7 @@ def test_ready_tells_of_the_replicas(serve):
     assert client.get("/ready").status_code == 503
 
 
-def test_items_are_added_and_removed(serve):
+def test_items_are_added_removed_and_updated(serve):
     client = serve()
     items = [{"item_id": "n/1", "text": {"title": "New"}}]
     answer = client.post("/v1/items", json={"items": items})
@@ -289,7 +398,12 @@ def test_items_are_added_and_removed(serve):
     }  # fmt: skip
     gone = client.post("/v1/items/remove", json={"item_ids": ["n/1"]})
     assert gone.json() == {"sequence": 9, "visible": False}
-    assert client.backend.changes == [[("n/1", {"title": "New"})], ["n/1"]]
+    anew = [{"item_id": "item 1", "text": {"title": "Other"}}]
+    updated = client.post("/v1/items/update", json={"items": anew})
+    assert updated.json() == answer.json() | {"items": [{"item_id": "item 1", "sid": [1, 2, 3]}]}
+    changes = [[("n/1", {"title": "New"})], ["n/1"], [("item 1", {"title": "Other"})]]
+    assert client.backend.changes == changes
+    error_of(client.post("/v1/items/update", json={"items": items}), 422)
     error_of(client.post("/v1/items", json={"items": []}), 422)
     again = {"items": [{"item_id": "item 1", "text": {}}]}
     assert "already" in error_of(client.post("/v1/items", json=again), 422)["message"]

@@ -10,6 +10,7 @@ on 2 cores: bf16 2.7 x at 180 tokens, 8 x at 36); longer ones, whose score matri
 large, and all groups on a GPU through the latter.
 """
 
+import copy
 import functools
 from collections.abc import Callable
 from typing import NamedTuple
@@ -47,6 +48,12 @@ class PackedSequences:
         cu_seqlens: (num_sequences + 1,) int64 on the CPU, from 0 to num_tokens, ascending.
         device: Where q, k and v will be.
 
+    Attributes:
+        num_tokens: Of all sequences.
+        num_pairs: Pairs of a token and one that it sees; itself counts.
+        max_length: Tokens of the longest sequence.
+        positions: (num_tokens,) int64 on `device`, restarting with each sequence.
+
     Raises:
         ValueError: `cu_seqlens` is not of that form.
     """
@@ -59,6 +66,7 @@ class PackedSequences:
             raise ValueError("cu_seqlens must ascend: a sequence has at least one token")
         self.device = torch.device(device)
         self.num_tokens = int(cu_seqlens[-1])
+        self.num_pairs = int((lengths * (lengths + 1)).sum()) // 2
         self.max_length = int(lengths.max())
         begins = torch.repeat_interleave(cu_seqlens[:-1], lengths)
         self.positions = (torch.arange(self.num_tokens) - begins).to(self.device)
@@ -74,20 +82,29 @@ class PackedSequences:
         """Returns the same sequences for q, k and v on `device`."""
         if torch.device(device) == self.device:
             return self
-        return PackedSequences(self._cu_seqlens, device)
+        return self.map(lambda x: x.to(device))
+
+    def map(self, move: Callable[[Tensor], Tensor]) -> "PackedSequences":
+        """Returns the same sequences with all that the device needs moved there by `move`."""
+        moved = copy.copy(self)
+        moved.__dict__.pop("_groups", None)
+        moved.positions, moved.bounds = move(self.positions), move(self.bounds)
+        moved.device = moved.positions.device
+        return moved
 
     def __call__(self, layer_id: int, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
         """Attends within each sequence. `layer_id` plays no part here."""
         if q.is_cuda and q.dtype != torch.float32 and (flash := _flash_attn()) is not None:
-            ends, longest = self._device_cu_seqlens, self.max_length
-            out: Tensor = flash(q, k, v, ends, ends, longest, longest, causal=True)
+            bounds, longest = self.bounds, self.max_length
+            out: Tensor = flash(q, k, v, bounds, bounds, longest, longest, causal=True)
             return out
         groups = [self._attend_group(g, q, k, v) for g in self._groups]
         return groups[0] if len(groups) == 1 else torch.cat(groups)
 
     @functools.cached_property
-    def _device_cu_seqlens(self) -> Tensor:
-        return self._cu_seqlens.to(self.device, torch.int32)
+    def bounds(self) -> Tensor:
+        """Where each sequence begins, and the end: (num_sequences + 1,) int32 on `device`."""
+        return self._cu_seqlens.int().to(self.device)
 
     @functools.cached_property
     def _groups(self) -> list[_Group]:
@@ -104,9 +121,9 @@ class PackedSequences:
             slots = None
             if num_tokens != longest * (last - first):
                 sizes = torch.tensor(lengths[first:last])
-                row = torch.repeat_interleave(torch.arange(last - first), sizes)
-                positions = self.positions[begin : begin + num_tokens].cpu()
-                slots = (row * longest + positions).to(self.device)
+                begins = torch.arange(last - first) * longest - (sizes.cumsum(0) - sizes)
+                slots = torch.arange(num_tokens) + begins.repeat_interleave(sizes)
+                slots = slots.to(self.device)
             groups.append(_Group(begin, begin + num_tokens, last - first, longest, slots))
             begin, first = begin + num_tokens, last
         return groups

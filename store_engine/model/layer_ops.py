@@ -63,6 +63,30 @@ def rotate(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
     return rotated
 
 
+def take_rows(x: Tensor, at: Tensor) -> Tensor:
+    """Takes the rows of x (num_rows, ...) at distinct places `at` (n,) int64.
+
+    As no place comes twice the gradient is a copy: deterministic, without a sort or atomic sums.
+    """
+    taken: Tensor = _TakeRows.apply(x, at)
+    return taken
+
+
+class _TakeRows(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, at: Tensor) -> Tensor:
+        ctx.save_for_backward(at)
+        ctx.num_rows = len(x)
+        return x.index_select(0, at)
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, *grads: Tensor) -> Any:
+        (at,) = ctx.saved_tensors
+        dx = grads[0].new_zeros(ctx.num_rows, *grads[0].shape[1:])
+        return dx.index_copy_(0, at, grads[0]), None
+
+
 class _RMSNorm(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, x: Tensor, weight: Tensor, eps: float) -> Tensor:

@@ -4,7 +4,8 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from store_engine.config import ModelConfig
 from store_engine.model.attention import PackedSequences
-from store_engine.model.store_model import IGNORE, StoreModel
+from store_engine.model.store_model import StoreModel
+from store_engine.model.targets import IGNORE
 from store_engine.model.unified_vocabulary import UnifiedVocabulary
 from store_engine.training import throughput
 from store_engine.training.throughput import head_columns, matmul_peak, training_flops

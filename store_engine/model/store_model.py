@@ -237,6 +237,7 @@ class StoreModel(nn.Module):
 
     def hidden_states(self, embeddings: Tensor, sequences: PackedSequences) -> Tensor:
         """Runs the transformer over packed embeddings (num_tokens, hidden_size), same shape."""
+        sequences.prepare(embeddings.dtype)
         return self.transformer(self.dropout(embeddings), sequences.positions, sequences)
 
     def target_losses(

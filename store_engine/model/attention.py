@@ -104,6 +104,14 @@ class PackedSequences:
         moved.device = moved.positions.device
         return moved
 
+    def padded(self, multiple: int) -> "PackedSequences":
+        """Returns these sequences and one of what is missing to a multiple of that many tokens."""
+        num_missing = -self.num_tokens % multiple
+        if not num_missing:
+            return self
+        end = self._cu_seqlens.new_tensor([self.num_tokens + num_missing])
+        return PackedSequences(torch.cat([self._cu_seqlens, end]), self.device)
+
     def prepare(self, dtype: torch.dtype) -> None:
         """Makes what all layers share; within a layer that torch.compile traces it cannot."""
         self._dtype = dtype
@@ -189,6 +197,17 @@ def _products(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
 def _causal_bias(length: int, group: int, dtype: torch.dtype) -> Tensor:
     """(group * length, length): 0 where a query sees a key, else -inf."""
     return torch.full((length, length), -torch.inf, dtype=dtype).triu(1).repeat(group, 1)
+
+
+def pad_tokens(
+    tokens: Tensor, sequences: PackedSequences, multiple: int
+) -> tuple[Tensor, PackedSequences]:
+    """Pads a packed batch, (num_tokens,) and where its sequences begin, by a sequence of zeros.
+
+    Nothing of the others sees it; without a target it has no loss and no gradient.
+    """
+    padded = sequences.padded(multiple)
+    return F.pad(tokens, (0, padded.num_tokens - sequences.num_tokens)), padded
 
 
 @functools.cache

@@ -18,7 +18,7 @@ from store_engine.config import Config
 from store_engine.data.packing import IntArray, pack
 from store_engine.errors import InputError
 from store_engine.files.token_file import TokenFile
-from store_engine.model.attention import PackedSequences
+from store_engine.model.attention import PackedSequences, pad_tokens
 from store_engine.model.store_model import StoreModel
 from store_engine.model.targets import Targets
 from store_engine.model.unified_vocabulary import UnifiedVocabulary
@@ -58,6 +58,19 @@ class TextBatch(NamedTuple):
     counts: Tensor  # see `StepLoss`
     work: Tensor  # see `StepLoss`
 
+    def padded(self, multiple: int) -> "TextBatch":
+        """Returns the same work with both passes padded to a multiple of that many tokens."""
+        items = self.items
+        content = pad_tokens(items.content_tokens, items.content_sequences, multiple)
+        tokens, sequences = pad_tokens(items.text.tokens, items.text_sequences, multiple)
+        items = items._replace(
+            content_tokens=content[0],
+            content_sequences=content[1],
+            text=items.text._replace(tokens=tokens),
+            text_sequences=sequences,
+        )
+        return self._replace(items=items)
+
 
 class RecommenderBatch(NamedTuple):
     """One shard of a step of stage 2."""
@@ -69,6 +82,11 @@ class RecommenderBatch(NamedTuple):
     weights: Tensor  # (num_targets,) float32, of each target in the loss
     counts: Tensor  # see `StepLoss`
     work: Tensor  # see `StepLoss`
+
+    def padded(self, multiple: int) -> "RecommenderBatch":
+        """Returns the same work padded to a multiple of that many tokens."""
+        tokens, sequences = pad_tokens(self.tokens, self.sequences, multiple)
+        return self._replace(tokens=tokens, sequences=sequences)
 
 
 class Stage(Protocol):

@@ -26,18 +26,19 @@ from store_engine.training.steps import TrainSteps
 pytestmark = pytest.mark.usefixtures("process_group")
 NUM_PARTS = 8  # a small part of a step: the interpreter is slow
 ITEM_ROWS = ("tokenizer.last_level=item", "recommender.tie_items=false")
-# the options of a stage -> launches, copies and waits of a step with two micro-batches
+MOST_WAITS = 2
+# the options of a stage -> launches and copies of a step with two micro-batches
 CASES = {
-    "tokenizer": ((), (1650, 34, 27)),
-    "partners": ((), (1700, 34, 27)),
-    "recommender": ((), (1180, 32, 25)),
-    "all tasks": (ALL_TASKS, (1510, 36, 27)),
-    "heads": (ITEMS, (1780, 42, 26)),
-    "item rows": (ITEM_ROWS, (1340, 32, 25)),
-    "skip": (("recommender.skip=true", "model.dropout=0.1"), (1210, 32, 25)),
-    "checkpointed": (("train.activation_checkpointing=true",), (1490, 32, 25)),
-    "plain loss": (("train.fused_loss=false",), (1120, 32, 25)),
-    "adapters": ((), (1300, 32, 25)),
+    "tokenizer": ((), (840, 7)),
+    "partners": ((), (890, 7)),
+    "recommender": ((), (530, 3)),
+    "all tasks": (ALL_TASKS, (550, 5)),
+    "heads": (ITEMS, (870, 11)),
+    "item rows": (ITEM_ROWS, (690, 3)),
+    "skip": (("recommender.skip=true", "model.dropout=0.1"), (580, 3)),
+    "checkpointed": (("train.activation_checkpointing=true",), (610, 3)),
+    "plain loss": (("train.fused_loss=false",), (490, 7)),
+    "adapters": ((), (720, 3)),
 }
 ADAPTERS = TrainConfig(lora_rank=2, lora_dropout=0.1)
 
@@ -145,7 +146,7 @@ def train(name: str, device=None):
 @pytest.mark.parametrize("name", CASES)
 def test_a_step_of_the_optimiser_keeps_its_budget(name, monkeypatch, record_property):
     monkeypatch.setattr(steps, "matmul_peak", lambda dtype, device: 1e12)
-    most_launches, most_copies, most_waits = CASES[name][1]
+    most_launches, most_copies = CASES[name][1]
     want = train(name)
     with pretended_device() as gpu:
         got = train(name, gpu)
@@ -156,5 +157,5 @@ def test_a_step_of_the_optimiser_keeps_its_budget(name, monkeypatch, record_prop
     record_property("device", report)
     assert got == [pytest.approx(metrics, rel=2e-4) for metrics in want]
     assert copies <= most_copies, where
-    assert waits <= most_waits, where
+    assert waits <= MOST_WAITS, where
     assert launches <= most_launches, where

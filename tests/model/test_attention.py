@@ -5,7 +5,7 @@ import torch
 import torch.nn.functional as F
 
 from store_engine.model import attention
-from store_engine.model.attention import PackedSequences
+from store_engine.model.attention import PackedSequences, pad_tokens
 
 
 def packed(lengths, heads=4, kv_heads=2, head_dim=8):
@@ -117,3 +117,14 @@ def test_bounds_and_lengths_for_a_varlen_kernel_have_few_shapes():
     assert short.bounds.shape == long.bounds.shape == (65,)
     assert short._longest == long._longest == 128
     assert short.bounds.unique().tolist() == [0, 3, 5]
+
+
+@pytest.mark.parametrize("multiple", [1, 5, 8, 64])
+def test_padding_is_a_sequence_of_its_own(multiple):
+    cu_seqlens, q, k, v = packed([3, 2])
+    tokens, sequences = pad_tokens(torch.arange(1, 6), PackedSequences(cu_seqlens), multiple)
+    num_tokens = -(-5 // multiple) * multiple
+    assert tokens.tolist() == [1, 2, 3, 4, 5, *[0] * (num_tokens - 5)]
+    assert sequences.positions.tolist() == [0, 1, 2, 0, 1, *range(num_tokens - 5)]
+    more = [torch.cat([x, x.new_ones(num_tokens - 5, *x.shape[1:])]) for x in (q, k, v)]
+    torch.testing.assert_close(sequences(0, *more)[:5], PackedSequences(cu_seqlens)(0, q, k, v))

@@ -169,6 +169,23 @@ def test_losses_and_gradients_do_not_depend_on_the_kernel(
         torch.testing.assert_close(ours, theirs, atol=1e-5, rtol=1e-5)
 
 
+@pytest.mark.parametrize("stage_id", [1, 2], ids=["tokenizer", "recommender"])
+def test_padding_changes_no_loss_and_no_gradient(stage_id, stages):
+    stage = stages[stage_id]
+    torch.manual_seed(0)
+    module, batch = stage.build(), stage.batch(1, 0, 4)
+    parameters = [p for p in module.parameters() if p.requires_grad]
+
+    def losses_and_gradients(batch):
+        loss = stage.loss(module, batch, 4)
+        gradients = torch.autograd.grad(loss.total, parameters, allow_unused=True)
+        return [loss.total, loss.sums, loss.counts, loss.work, *gradients]
+
+    want, got = losses_and_gradients(batch), losses_and_gradients(batch.padded(256))
+    for ours, theirs in zip(got, want, strict=True):
+        torch.testing.assert_close(ours, theirs, atol=1e-6, rtol=1e-4)
+
+
 @pytest.mark.parametrize("num_shards", [1, 3])
 def test_losses_of_items_do_not_depend_on_shards_or_kernel(num_shards, item_stage):
     stage = item_stage

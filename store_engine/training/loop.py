@@ -12,6 +12,7 @@ from torch import Tensor
 from store_engine.config import Config, TrainConfig
 from store_engine.errors import InputError
 from store_engine.model.lora import add_lora, merge_lora
+from store_engine.model.transformer import compile_layers
 from store_engine.runs.run_paths import RunPaths
 from store_engine.training.distributed.checkpoint import (
     load_checkpoint,
@@ -24,6 +25,7 @@ from store_engine.training.distributed.deepspeed_setup import (
     fill_parameters,
     full_weights,
     initialize,
+    is_compiled,
     zero_init,
 )
 from store_engine.training.distributed.process_group import (
@@ -162,6 +164,8 @@ def _open_engine(
     fill_parameters(module, initial)
     if train.lora_rank:
         add_lora(module, train)
+    if is_compiled(train, zero_stage):
+        compile_layers(module)
     engine = initialize(module, ds_config, train, stage.lr)
     if saved is None:
         return engine, now

@@ -7,7 +7,7 @@ and copied without a wait; the host reads them when it has already handed over t
 import math
 import time
 from collections import deque
-from collections.abc import Generator, Iterator
+from collections.abc import Callable, Generator, Iterator
 from typing import Any, NamedTuple
 
 import torch
@@ -18,7 +18,7 @@ from store_engine.config import Config, TrainConfig
 from store_engine.training.host_batch import HostBatch, prefetched
 from store_engine.training.randomness import seed_torch
 from store_engine.training.stages import Stage
-from store_engine.training.throughput import matmul_peak
+from store_engine.training.throughput import peak_flops
 
 # a GPU's batches are padded to a multiple of this: few shapes to compile and to allocate for, and
 # of a step of 8,192 tokens at most 3 % padding
@@ -67,7 +67,7 @@ class TrainSteps:
             torch.distributed.get_world_size(),
         )
         self._num_parts = engine.gradient_accumulation_steps()
-        self._peak = matmul_peak(next(engine.module.parameters()).dtype, engine.device)
+        self._peak = peak_flops(next(engine.module.parameters()).dtype, engine.device)
         self._pending: deque[_PendingStep] = deque()
         self._is_ahead = engine.device.type != "cpu"
         batches = self._batches(first_step)
@@ -87,11 +87,12 @@ class TrainSteps:
                     shard = shard.padded(_TOKENS)
                 yield HostBatch(shard, self._engine.device)
 
-    def run(self, is_stop_asked: bool = False) -> None:
+    def run(self, is_stop_asked: Callable[[], bool] = lambda: False) -> None:
         """Hands the next step over to the device.
 
         Args:
-            is_stop_asked: Whether this rank is to stop; all ranks hear of it by the `DoneStep`.
+            is_stop_asked: Says at the step's end whether this rank is to stop; all ranks hear of it
+                by the `DoneStep`.
         """
         began, engine, stage = time.perf_counter(), self._engine, self._stage
         num_shards = self._num_ranks * self._num_parts
@@ -107,7 +108,7 @@ class TrainSteps:
             engine.step()
             mean = loss.total.detach().double().view(1) / num_shards
             sums += torch.cat([mean, loss.work, loss.sums, loss.counts])
-        totals = F.pad(sums, (0, 1), value=float(is_stop_asked))
+        totals = F.pad(sums, (0, 1), value=float(is_stop_asked()))
         torch.distributed.all_reduce(totals)
         totals, copied = totals.to("cpu", non_blocking=True), None
         if engine.device.type == "cuda":

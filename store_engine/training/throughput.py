@@ -58,6 +58,29 @@ def head_columns(
     return columns
 
 
+# dense bf16 products per second, by a part of the device's name; the first that fits counts.
+# Source: NVIDIA's data sheets, without sparsity
+_PEAKS = {
+    "H100 PCIe": 756e12,
+    "H100 NVL": 835e12,
+    "H100": 989e12,
+    "H200": 989e12,
+    "A100": 312e12,
+}
+
+
+def peak_flops(dtype: torch.dtype, device: torch.device) -> float:
+    """Returns the most that a device can do: its data sheet's figure, else `matmul_peak`'s.
+
+    Data sheets count for bf16 on a known GPU; a share of theirs is called MFU.
+    """
+    if dtype is torch.bfloat16 and device.type == "cuda":
+        name = torch.cuda.get_device_name(device)
+        stated = (peak for part, peak in _PEAKS.items() if part in name)
+        return next(stated, 0.0) or matmul_peak(dtype, device)
+    return matmul_peak(dtype, device)
+
+
 @functools.cache
 def matmul_peak(dtype: torch.dtype, device: torch.device) -> float:
     """Measures the floating-point operations per second of this process' largest products.

@@ -145,7 +145,7 @@ def train(name: str, device=None):
 
 @pytest.mark.parametrize("name", CASES)
 def test_a_step_of_the_optimiser_keeps_its_budget(name, monkeypatch, record_property):
-    monkeypatch.setattr(steps, "matmul_peak", lambda dtype, device: 1e12)
+    monkeypatch.setattr(steps, "peak_flops", lambda dtype, device: 1e12)
     most_launches, most_copies = CASES[name][1]
     want = train(name)
     with pretended_device() as gpu:

@@ -132,7 +132,6 @@ class StopRequest:
         for number, handler in self._previous.items():
             signal.signal(number, handler)
 
-    @property
     def is_asked(self) -> bool:
         """Whether this rank was asked."""
         return bool(self._asked_by)

@@ -149,9 +149,9 @@ def test_nobody_waits_for_a_rank_that_is_gone(rank):
 @pytest.mark.parametrize("signum", [signal.SIGTERM, signal.SIGINT], ids=["SIGTERM", "SIGINT"])
 def test_a_signal_is_remembered_until_the_step_is_over(signum):
     with StopRequest() as stop:
-        assert not stop.is_asked
+        assert not stop.is_asked()
         os.kill(os.getpid(), signum)
-        assert stop.is_asked
+        assert stop.is_asked()
         if signum == signal.SIGINT:  # pressed again: at once
             with pytest.raises(KeyboardInterrupt):
                 os.kill(os.getpid(), signum)

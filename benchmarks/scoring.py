@@ -53,7 +53,8 @@ from store_engine.errors import InputError
 from store_engine.evaluation.metrics import auc, gauc, log_loss
 from store_engine.evaluation.scoring import Scorer
 from store_engine.model.attention import PackedSequences
-from store_engine.model.store_model import IGNORE, StoreModel
+from store_engine.model.store_model import StoreModel
+from store_engine.model.targets import IGNORE
 from store_engine.model.unified_vocabulary import UnifiedVocabulary
 from store_engine.runs.run import Run, load_run
 from store_engine.training.item_start import fit_to

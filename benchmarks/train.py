@@ -20,8 +20,9 @@ transformers is not, ours is alone and unchecked.
     tokens_per_s     real tokens, never padding
     extra_peak_mib   the peak memory, of the process or on the GPU, above weights, optimiser and its
                      gradients, which were there before: activations, logits, temporaries
-    share_of_peak    useful FLOPs over those of the largest bf16 products of the same process, both
-                     as training itself logs them (store_engine/training/throughput.py)
+    share_of_peak    useful FLOPs over the most that the device can do in bf16: of a known GPU its
+                     data sheet's (MFU), else those of the largest products of the same process;
+                     both as training itself logs them (store_engine/training/throughput.py)
 """
 
 import argparse
@@ -52,8 +53,10 @@ from store_engine.data.packing import Document, history_windows, pack
 from store_engine.kernels.linear_cross_entropy import linear_cross_entropy
 from store_engine.model.attention import PackedSequences
 from store_engine.model.store_model import StoreModel
+from store_engine.model.targets import Targets
 from store_engine.model.unified_vocabulary import UnifiedVocabulary
-from store_engine.training.throughput import head_columns, matmul_peak, training_flops
+from store_engine.training.host_batch import HostBatch
+from store_engine.training.throughput import head_columns, peak_flops, training_flops
 
 TEXT_VOCAB_SIZE = 49152
 CODEBOOK_SIZES = (256,) * 4
@@ -166,15 +169,17 @@ class PaddedLlama(nn.Module):
 
 
 class PackedStoreModel(nn.Module):
-    """Our model; `is_joint` puts one softmax over the joint vocabulary, as transformers does."""
+    """Our model; with plain targets one softmax over the joint vocabulary, as transformers does."""
 
-    def __init__(self, model: StoreModel, is_joint: bool = False) -> None:
+    def __init__(self, model: StoreModel) -> None:
         super().__init__()
-        self.model, self.is_joint = model, is_joint
+        self.model = model
 
-    def forward(self, tokens: Tensor, sequences: PackedSequences, targets: Tensor) -> Tensor:
+    def forward(
+        self, tokens: Tensor, sequences: PackedSequences, targets: Targets | Tensor
+    ) -> Tensor:
         """The mean loss."""
-        if not self.is_joint:
+        if not isinstance(targets, Tensor):
             losses: Tensor = self.model(tokens, sequences, targets)
             return losses.mean()
         hidden = self.model.hidden_states(self.model.embed(tokens), sequences)
@@ -190,11 +195,14 @@ def build_model(task: Task) -> StoreModel:
     return model.to(task.device, getattr(torch, task.dtype))
 
 
-def packed_batch(documents: list[Document], device: str) -> tuple[Any, ...]:
+def packed_batch(documents: list[Document], device: str, is_joint: bool = False) -> tuple[Any, ...]:
     """What `PackedStoreModel` reads."""
     batch = pack(documents)
-    sequences = PackedSequences(batch.cu_seqlens.to(device))
-    return batch.tokens.to(device), sequences, batch.targets.to(device)
+    vocabulary = UnifiedVocabulary(TEXT_VOCAB_SIZE, CODEBOOK_SIZES)
+    targets = batch.targets if is_joint else Targets.of(batch.targets, vocabulary)
+    parts = (batch.tokens, PackedSequences(batch.cu_seqlens), targets)
+    moved: tuple[Any, ...] = HostBatch(parts, torch.device(device)).to_device()
+    return moved
 
 
 def padded_batch(documents: list[Document], device: str) -> tuple[Any, ...]:
@@ -215,7 +223,7 @@ def check_losses(task: Task) -> None:
     documents = draw_documents(task)[:8]
     model = build_model(task)
     with torch.no_grad():
-        ours = PackedStoreModel(model, is_joint=True)(*packed_batch(documents, task.device))
+        ours = PackedStoreModel(model)(*packed_batch(documents, task.device, is_joint=True))
         theirs = PaddedLlama(model).to(task.device)(*padded_batch(documents, task.device))
     atol = 1e-4 if task.dtype == "float32" else 2e-2
     torch.testing.assert_close(ours.float(), theirs.float(), atol=atol, rtol=0)
@@ -282,7 +290,7 @@ class Measured(NamedTuple):
     num_tokens: int  # of a pass
     num_positions: int  # of a pass, padding included
     flops: float  # useful ones of a pass
-    peak_flops: float  # bf16 products of this machine, per second
+    peak_flops: float  # bf16 products of the device, per second
 
 
 def measure(task: Task) -> Measured:
@@ -320,7 +328,7 @@ def measure(task: Task) -> Measured:
             sum(len(d.tokens) for d in documents),
             sum(len(part) * max(len(d.tokens) for d in part) for part in steps),
             useful_flops(task, documents),
-            matmul_peak(torch.bfloat16, torch.device(task.device)),
+            peak_flops(torch.bfloat16, torch.device(task.device)),
         )
 
 

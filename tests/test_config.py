@@ -197,7 +197,7 @@ def test_run_time_keys_are_those_that_leave_the_run_what_it_is():
     }
     assert named == {
         "data.path", "data.items", "data.interactions", "train.save_every", "train.threads",
-        "train.activation_checkpointing", "train.tensorboard", "eval.max_k",
+        "train.activation_checkpointing", "train.compile", "train.tensorboard", "eval.max_k",
     }  # fmt: skip
     assert all(is_runtime(declared) for declared in dataclasses.fields(DecodingConfig))
 

@@ -234,6 +234,8 @@ class TrainConfig:
     fused_loss: bool = True  # False: materialise the logits; slower, the same losses
     # stage 2: keep the layers' inputs, recompute the rest; the same losses
     activation_checkpointing: bool = setting(False, is_runtime=True)
+    # torch.compile, layer by layer; auto: on CUDA, unless ZeRO-3 or recomputation forbids it
+    compile: Literal[True, False, "auto"] = setting("auto", is_runtime=True)
     # write events beside train_log.jsonl; needs the extra `watch`
     tensorboard: bool = setting(False, is_runtime=True)
     # 0 trains every weight; else adapters of a backbone, which stays frozen
@@ -248,6 +250,10 @@ class TrainConfig:
         require(
             self.eval_every > 0 or (self.keep == "last" and self.patience == 0),
             "train.keep = 'best' and train.patience need train.eval_every > 0",
+        )
+        require(
+            self.compile is not True or not self.activation_checkpointing,
+            "train.compile = true does not go with train.activation_checkpointing",
         )
         require(
             self.lora_rank == 0 or bool(self.lora_targets),

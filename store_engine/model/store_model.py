@@ -5,8 +5,6 @@ own beside the text's; items that are tokens have rows (`item_rows`). No softmax
 than a target's own sub-vocabulary: all text tokens, one level's codes, or the items of one prefix.
 """
 
-from typing import Any
-
 import numpy as np
 import torch
 import torch.nn.functional as F
@@ -20,6 +18,8 @@ from store_engine.kernels.linear_cross_entropy import (
 from store_engine.kernels.masked_softmax import masked_softmax
 from store_engine.model.attention import PackedSequences
 from store_engine.model.item_rows import ItemRows, ItemTokens, LevelHead, Rows
+from store_engine.model.layer_ops import take_rows
+from store_engine.model.targets import HeadTargets, Targets
 from store_engine.model.transformer import (
     INIT_STD,
     Block,
@@ -28,8 +28,6 @@ from store_engine.model.transformer import (
     dropout_rate,
 )
 from store_engine.model.unified_vocabulary import UnifiedVocabulary
-
-IGNORE = -100  # a position without a target
 
 
 class Embedding(nn.Embedding):
@@ -55,7 +53,9 @@ class Head(nn.Module):
         self.weight = weight
         self.is_fused = is_fused
 
-    def forward(self, hidden: Tensor, targets: Tensor, start: Tensor, length: Tensor) -> Tensor:
+    def forward(
+        self, hidden: Tensor, targets: Tensor, start: Tensor | int, length: Tensor | int
+    ) -> Tensor:
         """Computes each row's loss over weight[start : start + length]: (num_rows,) float32."""
         if self.is_fused:
             return linear_cross_entropy(
@@ -82,7 +82,12 @@ class RowLoss(nn.Module):
         self.is_fused = is_fused
 
     def forward(
-        self, hidden: Tensor, rows: Tensor, targets: Tensor, start: Tensor | int, length: Any
+        self,
+        hidden: Tensor,
+        rows: Tensor,
+        targets: Tensor,
+        start: Tensor | int,
+        length: Tensor | int,
     ) -> Tensor:
         """Computes each row's loss over rows[start : start + length]: (num_rows,) float32."""
         if self.is_fused:
@@ -211,13 +216,16 @@ class StoreModel(nn.Module):
         begin, size = self.vocabulary.code_offsets[level], self.codebook_sizes[level]
         return self.code_head.logits(hidden, begin, size)
 
-    def forward(self, tokens: Tensor, sequences: PackedSequences, targets: Tensor) -> Tensor:
+    def forward(
+        self, tokens: Tensor, sequences: PackedSequences, targets: Targets | Tensor
+    ) -> Tensor:
         """Computes the next-token losses of a packed batch, of text and of codes alike.
 
         Args:
             tokens: (num_tokens,) int64 unified ids.
             sequences: Where each sequence begins.
-            targets: (num_tokens,) int64 unified ids, `IGNORE` where there is none.
+            targets: (num_tokens,) int64 unified ids, `IGNORE` where there is none; or what
+                `Targets.of` made of them on the host, which spares a GPU's waits.
 
         Returns:
             (num_targets,) float32 losses, in the order of the positions that have a target. The
@@ -229,72 +237,61 @@ class StoreModel(nn.Module):
 
     def hidden_states(self, embeddings: Tensor, sequences: PackedSequences) -> Tensor:
         """Runs the transformer over packed embeddings (num_tokens, hidden_size), same shape."""
+        sequences.prepare(embeddings.dtype)
         return self.transformer(self.dropout(embeddings), sequences.positions, sequences)
 
-    def target_losses(self, hidden: Tensor, targets: Tensor, rows: Rows | None = None) -> Tensor:
+    def target_losses(
+        self, hidden: Tensor, targets: Targets | Tensor, rows: Rows | None = None
+    ) -> Tensor:
         """Computes each target's cross-entropy over its own sub-vocabulary; see `forward`."""
-        at = (targets != IGNORE).nonzero()[:, 0]
-        targets = targets[at]
-        is_text, is_item = targets < self.text_vocab_size, targets >= self.vocabulary.item_offset
-        text, items = is_text.nonzero()[:, 0], is_item.nonzero()[:, 0]
-        codes = (~is_text & ~is_item).nonzero()[:, 0]
+        if isinstance(targets, Tensor):
+            targets = Targets.of(targets, self.vocabulary, self.items)
         # all heads run even on no rows: under ZeRO-3 every rank must gather the same weights
-        losses = hidden.new_zeros(len(targets), dtype=torch.float32)
-        losses = losses.index_copy(0, text, self._text_losses(hidden[at[text]], targets[text]))
+        losses = hidden.new_zeros(targets.total, dtype=torch.float32)
+        losses = losses.index_copy(0, targets.text.order, self._text_losses(hidden, targets.text))
         if self.codebook_sizes:
-            level = self.vocabulary.level_of(targets[codes])
-            state = self._code_state(hidden, at[codes], level)
-            losses = losses.index_copy(0, codes, self._code_losses(state, targets[codes], level))
+            codes, start, size = targets.codes, targets.code_start, targets.code_size
+            found = self.code_head(self._code_state(hidden, codes), codes.ids, start, size)
+            losses = losses.index_copy(0, codes.order, found)
         if self.items is not None and (self.item_rows is not None or self.level_heads is not None):
-            slots = targets[items] - self.vocabulary.item_offset
-            losses = losses.index_copy(0, items, self._item_losses(hidden, at[items], slots, rows))
+            found = self._item_losses(hidden, targets.items, rows)
+            losses = losses.index_copy(0, targets.items.order, found)
         return losses
 
-    def _code_state(self, hidden: Tensor, at: Tensor, level: Tensor) -> Tensor:
-        """The states that codes of these levels are read from, (num_targets, hidden_size)."""
-        state = hidden[at]
+    def _code_state(self, hidden: Tensor, targets: HeadTargets) -> Tensor:
+        """The states that codes are read from, (num_targets, hidden_size)."""
+        state = take_rows(hidden, targets.at)
         if self.skip:
-            is_behind = (level > 0) & (level < self.num_item_levels)
-            first = hidden[at - level * is_behind]
-            state = torch.where(is_behind[:, None], state + first, state)
+            is_behind = (targets.first != targets.at)[:, None]
+            state = torch.where(is_behind, state + hidden[targets.first], state)
         return self.head_dropout(state)
 
-    @property
-    def num_item_levels(self) -> int:
-        """Levels of an item's SID; the labels of other tasks are levels behind them."""
-        return self.items.num_levels if self.items is not None else len(self.codebook_sizes)
-
-    def _item_losses(self, hidden: Tensor, at: Tensor, slots: Tensor, rows: Rows | None) -> Tensor:
+    def _item_losses(self, hidden: Tensor, targets: HeadTargets, rows: Rows | None) -> Tensor:
         """The losses of whole items by heads, or of their last level behind the others."""
-        begin, count = self.slot_begin[slots], self.slot_count[slots]
-        num_codes = int(self.slot_codes.shape[1])
+        slots = targets.ids
         losses = hidden.new_zeros(len(slots), dtype=torch.float32)
         if self.level_heads is None:
-            state = self._code_state(hidden, at, torch.full_like(at, num_codes))
+            state = self._code_state(hidden, targets)
         else:
-            states = [head(self.head_dropout(hidden[at])) for head in self.level_heads]
-            for level in range(num_codes):
-                ids = self.slot_codes[slots, level] + self.text_vocab_size
-                losses = losses + self._code_losses(states[level], ids, torch.full_like(ids, level))
+            before = take_rows(hidden, targets.at)
+            states = [head(self.head_dropout(before)) for head in self.level_heads]
+            for level in range(self.slot_codes.shape[1]):
+                codes = self.slot_codes[slots, level]
+                start, size = self.vocabulary.code_offsets[level], self.codebook_sizes[level]
+                losses = losses + self.code_head(states[level], codes, start, size)
             state = states[-1]
         if self.item_rows is not None:
             assert rows is not None and self.items is not None
+            begin, count = self.slot_begin[slots], self.slot_count[slots]
             losses = losses + self.item_loss(state, rows.written, slots, begin, count)
             if weight := self.items.softmax_weight:
                 everything = self.item_loss(state, rows.written, slots, 0, len(self.items))
                 losses = losses + weight * everything
         return losses
 
-    def _text_losses(self, hidden: Tensor, targets: Tensor) -> Tensor:
-        start = torch.zeros_like(targets)
-        length = torch.full_like(targets, self.text_vocab_size)
-        return self.text_head(hidden, targets, start, length)
-
-    def _code_losses(self, hidden: Tensor, targets: Tensor, level: Tensor) -> Tensor:
-        starts = torch.tensor(self.vocabulary.code_offsets, device=targets.device)
-        sizes = torch.tensor(self.codebook_sizes, device=targets.device)
-        codes = targets - self.text_vocab_size  # rows of the semantic head
-        return self.code_head(hidden, codes, starts[level], sizes[level])
+    def _text_losses(self, hidden: Tensor, targets: HeadTargets) -> Tensor:
+        state = take_rows(hidden, targets.at)
+        return self.text_head(state, targets.ids, 0, self.text_vocab_size)
 
 
 def _head(vocab_size: int, hidden_size: int, is_fused: bool) -> Head:

@@ -157,6 +157,13 @@ class CheckpointedBlock(Block):
         return output
 
 
+def compile_layers(module: nn.Module) -> None:
+    """Has torch.compile fuse each layer by itself: one graph, which all layers share."""
+    for block in module.modules():
+        if isinstance(block, Block):
+            block.compile()
+
+
 class Transformer(nn.Module):
     """All layers and the final norm."""
 

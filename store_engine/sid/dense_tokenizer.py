@@ -20,7 +20,9 @@ from store_engine.data.catalog import Catalog
 from store_engine.data.packing import Document, PackedBatch, pack
 from store_engine.files.token_file import TokenFile
 from store_engine.model.attention import PackedSequences
-from store_engine.model.store_model import IGNORE, StoreModel
+from store_engine.model.store_model import StoreModel
+from store_engine.model.targets import IGNORE, Targets
+from store_engine.model.unified_vocabulary import UnifiedVocabulary
 from store_engine.text.vocabulary import Vocabulary
 
 
@@ -47,6 +49,7 @@ class ItemTexts:
         written: TokenFile | None = None,
     ) -> None:
         self.fields = tuple(catalog.fields)
+        self.vocab_size = len(vocabulary)
         self.bos_id, self.eos_id = vocabulary.bos_id, vocabulary.eos_id
         self.prompts = [vocabulary.encode(f"{field}:") for field in self.fields]
         self.attributes: list[Sequence[list[int]]]
@@ -114,6 +117,7 @@ class TokenizerBatch(NamedTuple):
     palette_slots: Tensor  # (num_items * num_codes,) where the palette queries stand
     text: PackedBatch  # pass (b); its documents begin with num_codes places for dense tokens
     text_sequences: PackedSequences
+    targets: Targets  # of pass (b)
     filled_slots: Tensor  # (num_documents * num_codes,)
     item_of_document: Tensor  # (num_documents,) position of the item in the batch
 
@@ -157,6 +161,7 @@ def tokenizer_batch(texts: ItemTexts, rows: Sequence[int], num_codes: int) -> To
         *content_batch(texts, rows, num_codes),
         text_batch,
         PackedSequences(text_batch.cu_seqlens),
+        Targets.of(text_batch.targets, UnifiedVocabulary(texts.vocab_size)),
         slots,
         torch.tensor([items[d] for d in order]),
     )
@@ -188,7 +193,7 @@ class DenseTokenizer(nn.Module):
         pasted = self.paste_gain(vectors)[batch.item_of_document].flatten(0, 1)
         embeddings = embeddings.index_copy(0, batch.filled_slots, pasted)
         hidden = self.model.hidden_states(embeddings, batch.text_sequences)
-        return self.model.target_losses(hidden, batch.text.targets), vectors
+        return self.model.target_losses(hidden, batch.targets), vectors
 
     def encode(self, tokens: Tensor, sequences: PackedSequences, slots: Tensor) -> Tensor:
         """Pass (a): the items' dense tokens (num_items, num_codes, hidden_size)."""

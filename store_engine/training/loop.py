@@ -1,9 +1,7 @@
 """The training loop, one for both stages."""
 
-import contextlib
-import math
-import time
 from collections.abc import Callable, Iterable, Iterator
+from contextlib import closing, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -13,8 +11,8 @@ from torch import Tensor
 
 from store_engine.config import Config, TrainConfig
 from store_engine.errors import InputError
-from store_engine.model.attention import PackedSequences
 from store_engine.model.lora import add_lora, merge_lora
+from store_engine.model.transformer import compile_layers
 from store_engine.runs.run_paths import RunPaths
 from store_engine.training.distributed.checkpoint import (
     load_checkpoint,
@@ -27,6 +25,7 @@ from store_engine.training.distributed.deepspeed_setup import (
     fill_parameters,
     full_weights,
     initialize,
+    is_compiled,
     zero_init,
 )
 from store_engine.training.distributed.process_group import (
@@ -36,9 +35,8 @@ from store_engine.training.distributed.process_group import (
 )
 from store_engine.training.distributed.progress import Best, TrainProgress, read_progress
 from store_engine.training.log import VALIDATION, TrainLog
-from store_engine.training.randomness import seed_torch
 from store_engine.training.stages import Stage
-from store_engine.training.throughput import matmul_peak
+from store_engine.training.steps import TrainSteps
 
 Weights = dict[str, Tensor]  # whole and float32, by name
 
@@ -97,19 +95,26 @@ def train_stage(
         is_silent=torch.distributed.get_rank() > 0,
         tensorboard=train.tensorboard,
     )
-    with log, StopRequest(engine.device) as stop, _say_what_is_kept(checkpoints):
+    steps = TrainSteps(engine, stage, training.config, progress.step)
+    with log, closing(steps), StopRequest() as stop, _say_what_is_kept(checkpoints):
         while progress.step < stage.num_steps and not _is_hopeless(progress, train):
-            metrics = train_step(engine, stage, training.config, progress.step)
+            steps.run(stop.is_asked)
             progress = progress._replace(step=progress.step + 1)
             is_last = progress.step == stage.num_steps
-            if training.validate and (progress.step % eval_steps == 0 or is_last):
-                with log.paused():
-                    progress, score = _validate(engine, training, checkpoints, progress)
-                metrics[VALIDATION] = score
-            log.step(progress.step, metrics)
-            is_last = is_last or _is_hopeless(progress, train)
-            must_stop = stop.is_asked()
-            if progress.step % train.save_every == 0 or is_last or must_stop:
+            is_measured = training.validate and (progress.step % eval_steps == 0 or is_last)
+            is_saved = progress.step % train.save_every == 0 or is_last
+            must_stop = False
+            for done in steps.done(is_measured or is_saved):
+                if is_measured and done.number == progress.step:
+                    with log.paused():
+                        progress, score = _validate(engine, training, checkpoints, progress)
+                    done.metrics[VALIDATION] = score
+                log.step(done.number, done.metrics)
+                must_stop = must_stop or done.is_stop_asked
+            if must_stop:
+                for done in steps.done(all_steps=True):
+                    log.step(done.number, done.metrics)
+            if is_saved or must_stop or _is_hopeless(progress, train):
                 _check_weights(engine, progress)
                 save_checkpoint(engine, checkpoints, progress)
             if must_stop:
@@ -126,7 +131,7 @@ def train_stage(
     return weights
 
 
-@contextlib.contextmanager
+@contextmanager
 def _say_what_is_kept(checkpoints: Path) -> Iterator[None]:
     """Adds to the news of a loss or weight that is not finite what there is to go back to."""
     try:
@@ -159,75 +164,13 @@ def _open_engine(
     fill_parameters(module, initial)
     if train.lora_rank:
         add_lora(module, train)
+    if is_compiled(train, zero_stage):
+        compile_layers(module)
     engine = initialize(module, ds_config, train, stage.lr)
     if saved is None:
         return engine, now
     load_checkpoint(engine, checkpoints)
     return engine, now._replace(step=saved.step, best=saved.best)
-
-
-def train_step(engine: Any, stage: Stage, config: Config, step: int) -> dict[str, float]:
-    """Does one optimiser step; returns its metrics, the same on every rank.
-
-    Raises:
-        FloatingPointError: The loss is not finite.
-    """
-    began = time.perf_counter()
-    rank, num_ranks = torch.distributed.get_rank(), torch.distributed.get_world_size()
-    accumulation = engine.gradient_accumulation_steps()
-    num_shards = num_ranks * accumulation
-    rate = learning_rate(config.train, stage.lr, step, stage.num_steps)
-    for group in engine.optimizer.param_groups:
-        group["lr"] = rate
-    peak = matmul_peak(next(engine.module.parameters()).dtype, engine.device)
-    totals = torch.zeros(3 + 2 * len(stage.losses), dtype=torch.float64)
-    # the step's randomness is a function of the step: resuming needs no saved generator
-    seed_torch(config.train.seed, stage.name, step, rank)
-    for i in range(accumulation):
-        batch = _to_device(stage.batch(step, i * num_ranks + rank, num_shards), engine.device)
-        loss = stage.loss(engine, batch, num_shards)
-        engine.backward(loss.total)
-        engine.step()
-        totals[0] += loss.total.item() / num_shards
-        totals[1] += loss.num_tokens
-        totals[2] += loss.num_flops
-        totals[3:] += torch.cat([loss.sums, loss.counts]).cpu()
-    totals = totals.to(engine.device)
-    torch.distributed.all_reduce(totals)
-    totals = totals.cpu()
-    mean_loss, num_tokens, num_flops = totals[:3].tolist()
-    if not math.isfinite(mean_loss):
-        raise FloatingPointError(f"{stage.name}: the loss of step {step + 1} is {mean_loss}")
-    sums, counts = totals[3:].view(2, -1)
-    wall_s = time.perf_counter() - began
-    means = (sums / counts.clamp(min=1)).tolist()
-    parts = zip(stage.losses, means, counts.tolist(), strict=True)
-    return {
-        "loss": mean_loss,
-        **{name: loss for name, loss, count in parts if count},
-        "lr": rate,
-        "tokens_per_s": num_tokens / wall_s,
-        "share_of_peak": num_flops / wall_s / (num_ranks * peak),
-        "wall_s": wall_s,
-    }
-
-
-def learning_rate(train: TrainConfig, peak: float, step: int, num_steps: int) -> float:
-    """Computes the rate of a step: warm-up, then `cosine` or `wsd` to `min_lr` of the peak.
-
-    `wsd` (warm-up, stable, decay) stays at the peak and falls in a straight line over the last
-    `decay` of the steps. Source: MiniCPM, https://arxiv.org/abs/2404.06395.
-    """
-    warmup = max(1, round(train.warmup * num_steps))
-    if step < warmup:
-        return peak * (step + 1) / warmup
-    if train.schedule == "wsd":
-        decay = max(1, round(train.decay * num_steps))
-        height = min(1.0, (num_steps - step) / decay)
-    else:
-        progress = (step - warmup) / max(1, num_steps - warmup)
-        height = 0.5 * (1 + math.cos(math.pi * progress))
-    return peak * (train.min_lr + (1 - train.min_lr) * height)
 
 
 def _validate(
@@ -269,16 +212,6 @@ def _in_words(progress: TrainProgress, stage: Stage, train: TrainConfig) -> str:
     elif progress.best.step == stage.num_steps:
         words += f", the last one: more {stage.name}.epochs may be better"
     return f"{words}; the {train.keep} weights are kept"
-
-
-def _to_device(batch: Any, device: torch.device) -> Any:
-    """Moves the tensors and sequences of a batch, a tuple of tuples, to where the model is."""
-    if isinstance(batch, Tensor | PackedSequences):
-        return batch.to(device)
-    if isinstance(batch, tuple):
-        moved = [_to_device(part, device) for part in batch]
-        return type(batch)(*moved) if hasattr(batch, "_fields") else tuple(moved)
-    return batch
 
 
 def _check_weights(engine: Any, progress: TrainProgress) -> None:

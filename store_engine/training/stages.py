@@ -15,11 +15,12 @@ from torch import Tensor, nn
 
 from store_engine.collaborative.partners import Partners
 from store_engine.config import Config
-from store_engine.data.packing import IntArray, PackedBatch, pack
+from store_engine.data.packing import IntArray, pack
 from store_engine.errors import InputError
 from store_engine.files.token_file import TokenFile
-from store_engine.model.attention import PackedSequences
+from store_engine.model.attention import PackedSequences, pad_tokens
 from store_engine.model.store_model import StoreModel
+from store_engine.model.targets import Targets
 from store_engine.model.unified_vocabulary import UnifiedVocabulary
 from store_engine.runs.open_run import RunData
 from store_engine.sid.clusters import num_cluster_levels
@@ -45,17 +46,47 @@ class StepLoss(NamedTuple):
 
     total: Tensor  # scalar; its mean over all shards is the step's loss
     sums: Tensor  # (num_losses,) float32, detached
-    counts: Tensor  # (num_losses,) number of terms in each sum
-    num_tokens: int  # real tokens that went through the model
-    num_flops: float  # that forward and backward need
+    counts: Tensor  # (num_losses,) float32, number of terms in each sum
+    work: Tensor  # (2,) float64, real tokens and the FLOPs that forward and backward need
+
+
+class TextBatch(NamedTuple):
+    """One shard of a step of stage 1; like all batches it knows its counts from the host."""
+
+    items: TokenizerBatch
+    num_targets: int  # of the whole step
+    counts: Tensor  # see `StepLoss`
+    work: Tensor  # see `StepLoss`
+
+    def padded(self, multiple: int) -> "TextBatch":
+        """Returns the same work with both passes padded to a multiple of that many tokens."""
+        items = self.items
+        content = pad_tokens(items.content_tokens, items.content_sequences, multiple)
+        tokens, sequences = pad_tokens(items.text.tokens, items.text_sequences, multiple)
+        items = items._replace(
+            content_tokens=content[0],
+            content_sequences=content[1],
+            text=items.text._replace(tokens=tokens),
+            text_sequences=sequences,
+        )
+        return self._replace(items=items)
 
 
 class RecommenderBatch(NamedTuple):
     """One shard of a step of stage 2."""
 
-    documents: PackedBatch
+    tokens: Tensor  # (num_tokens,) int64 unified ids
     sequences: PackedSequences
-    target_weights: Tensor  # (num_tasks,) float32, the weight of each task's targets in the loss
+    targets: Targets
+    tasks: Tensor  # (num_targets,) int64, in the order of the positions
+    weights: Tensor  # (num_targets,) float32, of each target in the loss
+    counts: Tensor  # see `StepLoss`
+    work: Tensor  # see `StepLoss`
+
+    def padded(self, multiple: int) -> "RecommenderBatch":
+        """Returns the same work padded to a multiple of that many tokens."""
+        tokens, sequences = pad_tokens(self.tokens, self.sequences, multiple)
+        return self._replace(tokens=tokens, sequences=sequences)
 
 
 class Stage(Protocol):
@@ -127,7 +158,7 @@ class TokenizerStage:
                 f"of items, {self.texts.num_items}) or train with fewer"
             )
 
-    def batch(self, step: int, shard: int, num_shards: int) -> tuple[TokenizerBatch, int]:
+    def batch(self, step: int, shard: int, num_shards: int) -> TextBatch:
         """Makes the texts of this shard's items, and counts the targets of the whole step."""
         epoch, i = divmod(step, self.steps_per_epoch)
         order = self._order(epoch)
@@ -138,21 +169,20 @@ class TokenizerStage:
             generator = rng(self.config.train.seed, self.name, step, "partners")
             partners = self.partners.draw(rows, generator)
             rows, own = np.r_[rows, partners], np.r_[own, partners[shard::num_shards]]
-        batch = tokenizer_batch(self.texts, own.tolist(), self.config.tokenizer.num_codes)
-        return batch, int(self.texts.target_lengths[rows].sum())
+        items = tokenizer_batch(self.texts, own.tolist(), self.config.tokenizer.num_codes)
+        counts = torch.bincount(items.text.target_tasks, minlength=len(self.losses)).float()
+        counts[-1] = self.config.tokenizer.contrastive_weight > 0
+        columns = head_columns(items.text.targets, UnifiedVocabulary(self.text_vocab_size))
+        num_flops = training_flops(self.config.model, items.content_sequences, 0)
+        num_flops += training_flops(self.config.model, items.text_sequences, columns)
+        work = _work(len(items.content_tokens) + len(items.text.tokens), num_flops)
+        return TextBatch(items, int(self.texts.target_lengths[rows].sum()), counts, work)
 
-    def loss(
-        self, module: Callable[..., Any], batch: tuple[TokenizerBatch, int], num_shards: int
-    ) -> StepLoss:
+    def loss(self, module: Callable[..., Any], batch: TextBatch, num_shards: int) -> StepLoss:
         """Computes the text cross-entropy of the step, plus the weighted contrastive loss."""
-        own, num_targets = batch
-        losses, vectors = module(own)
-        total = losses.sum() * num_shards / max(num_targets, 1)
-        sums, counts = _by_task(losses, own.text.target_tasks, len(self.losses))
-        num_tokens = len(own.content_tokens) + len(own.text.tokens)
-        columns = head_columns(own.text.targets, UnifiedVocabulary(self.text_vocab_size))
-        num_flops = training_flops(self.config.model, own.content_sequences, 0)
-        num_flops += training_flops(self.config.model, own.text_sequences, columns)
+        losses, vectors = module(batch.items)
+        total = losses.sum() * num_shards / max(batch.num_targets, 1)
+        sums = _by_task(losses, batch.items.text.target_tasks, len(self.losses))
         if self.config.tokenizer.contrastive_weight:
             everyone = _gather_vectors(vectors)
             partners = None
@@ -166,8 +196,8 @@ class TokenizerStage:
             scale = len(everyone) // len(vectors)
             contrast = scale * contrast - (scale - 1) * contrast.detach()
             total = total + self.config.tokenizer.contrastive_weight * contrast
-            sums[-1], counts[-1] = contrast.detach(), 1
-        return StepLoss(total, sums, counts, num_tokens, num_flops)
+            sums[-1] = contrast.detach()
+        return StepLoss(total, sums, batch.counts, batch.work)
 
     @functools.lru_cache(maxsize=1)  # noqa: B019 - a stage lives as long as the training
     def _order(self, epoch: int) -> IntArray:
@@ -230,21 +260,27 @@ class RecommenderStage:
         epoch, i = divmod(step, self.steps_per_epoch)
         plan = self._plan(epoch, i, num_shards)
         documents = pack(plan.shard(i, shard, num_shards))
-        targets = torch.from_numpy(self.mixture.group_targets(plan.num_targets(i)))
-        weights = num_shards / targets.clamp(min=1).float()
-        return RecommenderBatch(documents, PackedSequences(documents.cu_seqlens), weights)
+        sequences, tasks = PackedSequences(documents.cu_seqlens), documents.target_tasks
+        num_targets = torch.from_numpy(self.mixture.group_targets(plan.num_targets(i)))
+        columns = head_columns(documents.targets, self.vocabulary, self.items)
+        return RecommenderBatch(
+            documents.tokens,
+            sequences,
+            Targets.of(documents.targets, self.vocabulary, self.items),
+            tasks,
+            (num_shards / num_targets.clamp(min=1).float())[tasks],
+            torch.bincount(tasks, minlength=len(self.losses)).float(),
+            _work(len(documents.tokens), training_flops(self.config.model, sequences, columns)),
+        )
 
     def loss(
         self, module: Callable[..., Any], batch: RecommenderBatch, num_shards: int
     ) -> StepLoss:
         """Computes the cross-entropy; each loss group's mean over the step has the same weight."""
-        documents, sequences, weights = batch
-        losses = module(documents.tokens, sequences, documents.targets)
-        sums, counts = _by_task(losses, documents.target_tasks, len(self.losses))
-        total = (losses * weights[documents.target_tasks]).sum()
-        columns = head_columns(documents.targets, self.vocabulary, self.items)
-        num_flops = training_flops(self.config.model, sequences, columns)
-        return StepLoss(total, sums, counts, len(documents.tokens), num_flops)
+        losses = module(batch.tokens, batch.sequences, batch.targets)
+        total = (losses * batch.weights).sum()
+        sums = _by_task(losses, batch.tasks, len(self.losses))
+        return StepLoss(total, sums, batch.counts, batch.work)
 
     def split_labels(self, weights: dict[str, Tensor]) -> tuple[dict[str, Tensor], dict[str, Any]]:
         """Takes the labels out of the weights.
@@ -322,9 +358,13 @@ def check_shards(config: Config, data: RunData, stage: TokenizerStage, num_shard
     planned.check_shards(num_shards)
 
 
-def _by_task(losses: Tensor, task_ids: Tensor, num_tasks: int) -> tuple[Tensor, Tensor]:
-    sums = torch.zeros(num_tasks, device=losses.device).index_add_(0, task_ids, losses.detach())
-    return sums, torch.bincount(task_ids, minlength=num_tasks).float()
+def _by_task(losses: Tensor, tasks: Tensor, num_tasks: int) -> Tensor:
+    """Sums the losses of each task: (num_tasks,) float32."""
+    return torch.zeros(num_tasks, device=losses.device).index_add_(0, tasks, losses.detach())
+
+
+def _work(num_tokens: int, num_flops: float) -> Tensor:
+    return torch.tensor([num_tokens, num_flops], dtype=torch.float64)
 
 
 def _gather_vectors(vectors: Tensor) -> Tensor:

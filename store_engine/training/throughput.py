@@ -9,7 +9,7 @@ from torch import Tensor
 from store_engine.config import ModelConfig
 from store_engine.model.attention import PackedSequences
 from store_engine.model.item_rows import ItemTokens
-from store_engine.model.store_model import IGNORE
+from store_engine.model.targets import IGNORE
 from store_engine.model.unified_vocabulary import UnifiedVocabulary
 
 
@@ -27,8 +27,8 @@ def training_flops(model: ModelConfig, sequences: PackedSequences, head_columns:
     heads, kv_heads = model.num_heads * model.head_dim, model.num_kv_heads * model.head_dim
     attention_weights = model.hidden_size * (2 * heads + 2 * kv_heads)
     layer = attention_weights + 3 * model.hidden_size * model.intermediate_size
-    pairs = int(sequences.positions.sum()) + sequences.num_tokens  # a token sees itself and before
-    forward = model.num_layers * (2 * layer * sequences.num_tokens + 4 * heads * pairs)
+    products = 2 * layer * sequences.num_tokens + 4 * heads * sequences.num_pairs
+    forward = model.num_layers * products
     return 3.0 * (forward + 2 * model.hidden_size * head_columns)
 
 
@@ -38,11 +38,11 @@ def head_columns(
     """Sums, over all targets, the size of the target's own sub-vocabulary.
 
     Args:
-        targets: (num_tokens,) unified ids, `IGNORE` where there is none.
+        targets: (num_tokens,) unified ids on the CPU, `IGNORE` where there is none.
         vocabulary: Text tokens, codes and items.
         items: The items that are tokens themselves.
     """
-    targets = targets[targets != IGNORE].cpu()
+    targets = targets[targets != IGNORE]
     is_item = targets >= vocabulary.item_offset
     levels = vocabulary.level_of(targets[~is_item])
     sizes = torch.tensor((vocabulary.text_size, *vocabulary.codebook_sizes))
@@ -56,6 +56,29 @@ def head_columns(
     if items.head_size:
         columns += len(slots) * sum(vocabulary.codebook_sizes[: items.codes.shape[1]])
     return columns
+
+
+# dense bf16 products per second, by a part of the device's name; the first that fits counts.
+# Source: NVIDIA's data sheets, without sparsity
+_PEAKS = {
+    "H100 PCIe": 756e12,
+    "H100 NVL": 835e12,
+    "H100": 989e12,
+    "H200": 989e12,
+    "A100": 312e12,
+}
+
+
+def peak_flops(dtype: torch.dtype, device: torch.device) -> float:
+    """Returns the most that a device can do: its data sheet's figure, else `matmul_peak`'s.
+
+    Data sheets count for bf16 on a known GPU; a share of theirs is called MFU.
+    """
+    if dtype is torch.bfloat16 and device.type == "cuda":
+        name = torch.cuda.get_device_name(device)
+        stated = (peak for part, peak in _PEAKS.items() if part in name)
+        return next(stated, 0.0) or matmul_peak(dtype, device)
+    return matmul_peak(dtype, device)
 
 
 @functools.cache

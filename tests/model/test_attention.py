@@ -1,8 +1,11 @@
+import inspect
+
 import pytest
 import torch
 import torch.nn.functional as F
 
-from store_engine.model.attention import PackedSequences
+from store_engine.model import attention
+from store_engine.model.attention import PackedSequences, pad_tokens
 
 
 def packed(lengths, heads=4, kv_heads=2, head_dim=8):
@@ -65,3 +68,63 @@ def test_gradients_equal_those_of_sdpa(lengths, dtype):
     tolerance = 1e-5 if dtype is torch.float32 else 2e-2
     for mine, theirs in zip(got, (sum(parts) for parts in zip(*want, strict=True)), strict=True):
         torch.testing.assert_close(mine, theirs, atol=tolerance, rtol=tolerance)
+
+
+class Kernel:
+    """varlen_attn of another version of PyTorch, as its signature shows it; notes what it got."""
+
+    def __init__(self, **options):
+        parameters = [*["q", "k", "v", "cu_seq_q", "cu_seq_k", "max_q", "max_k"], *options]
+        kinds = [inspect.Parameter(name, inspect.Parameter.KEYWORD_ONLY) for name in parameters]
+        self.__signature__ = inspect.Signature(kinds)
+
+    def __call__(self, q, k, v, *rest, **options):
+        self.num_kv_heads, self.options = k.shape[1], options
+        return q
+
+
+@pytest.mark.parametrize(
+    ("kernel", "options", "num_kv_heads"),
+    [
+        (Kernel(is_causal=False), {"is_causal": True}, 4),
+        (Kernel(window_size=(-1, -1)), {"window_size": (-1, 0)}, 4),
+        (
+            Kernel(window_size=(-1, -1), enable_gqa=False),
+            {"window_size": (-1, 0), "enable_gqa": True},
+            2,
+        ),
+    ],
+    ids=["2.10", "2.11", "2.13"],
+)
+def test_varlen_attention_is_told_of_causality(kernel, options, num_kv_heads):
+    cu_seqlens, q, k, v = packed([3, 2])
+    attention._of_torch(kernel)(q, k, v, cu_seqlens, 128)
+    assert (kernel.options, kernel.num_kv_heads) == (options, num_kv_heads)
+
+
+def test_the_installed_varlen_attention_takes_what_it_is_given():
+    varlen = pytest.importorskip("torch.nn.attention.varlen")
+    cu_seqlens, *qkv = packed([3, 2])
+    with torch.device("meta"):
+        qkv = [x.to("meta", torch.bfloat16) for x in qkv]
+        bounds = cu_seqlens.int().to("meta")
+        out = attention._of_torch(varlen.varlen_attn)(*qkv, bounds, 128)
+    assert out.shape == qkv[0].shape
+
+
+def test_bounds_and_lengths_for_a_varlen_kernel_have_few_shapes():
+    short, long = (PackedSequences(packed(lengths)[0]) for lengths in ([3, 2], [5] * 63))
+    assert short.bounds.shape == long.bounds.shape == (65,)
+    assert short._longest == long._longest == 128
+    assert short.bounds.unique().tolist() == [0, 3, 5]
+
+
+@pytest.mark.parametrize("multiple", [1, 5, 8, 64])
+def test_padding_is_a_sequence_of_its_own(multiple):
+    cu_seqlens, q, k, v = packed([3, 2])
+    tokens, sequences = pad_tokens(torch.arange(1, 6), PackedSequences(cu_seqlens), multiple)
+    num_tokens = -(-5 // multiple) * multiple
+    assert tokens.tolist() == [1, 2, 3, 4, 5, *[0] * (num_tokens - 5)]
+    assert sequences.positions.tolist() == [0, 1, 2, 0, 1, *range(num_tokens - 5)]
+    more = [torch.cat([x, x.new_ones(num_tokens - 5, *x.shape[1:])]) for x in (q, k, v)]
+    torch.testing.assert_close(sequences(0, *more)[:5], PackedSequences(cu_seqlens)(0, q, k, v))

@@ -5,7 +5,8 @@ import torch
 from store_engine.config import ModelConfig
 from store_engine.model.attention import PackedSequences
 from store_engine.model.item_rows import ItemRows, ItemTokens
-from store_engine.model.store_model import IGNORE, StoreModel
+from store_engine.model.store_model import StoreModel
+from store_engine.model.targets import IGNORE, HeadTargets
 
 CODES = np.array([[0], [0], [1], [3], [3], [3]])
 SMALL = ModelConfig(
@@ -111,9 +112,10 @@ def test_a_softmax_over_all_items_is_added():
     both = make_model(num_features=3, head_size=5, softmax_weight=0.5)
     rows = plain.item_rows().written
     state = torch.randn(6, 16)
-    at, slots = torch.arange(6), torch.arange(6)
-    more = both._item_losses(state, at, slots, both.item_rows())
-    less = plain._item_losses(state, at, slots, plain.item_rows())
+    places = torch.arange(6)
+    targets = HeadTargets(order=places, at=places, first=places, ids=places)
+    more = both._item_losses(state, targets, both.item_rows())
+    less = plain._item_losses(state, targets, plain.item_rows())
     logits = plain.level_heads[-1](state) @ rows.T
-    want = 0.5 * torch.nn.functional.cross_entropy(logits, slots, reduction="none")
+    want = 0.5 * torch.nn.functional.cross_entropy(logits, places, reduction="none")
     torch.testing.assert_close(more - less, want)

@@ -7,7 +7,8 @@ import torch.nn.functional as F
 from store_engine.config import ModelConfig
 from store_engine.errors import InputError
 from store_engine.model.attention import PackedSequences
-from store_engine.model.store_model import IGNORE, StoreModel
+from store_engine.model.store_model import StoreModel
+from store_engine.model.targets import IGNORE
 from store_engine.model.weights import load_weights, save_weights
 
 CONFIG = ModelConfig(

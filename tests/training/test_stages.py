@@ -15,8 +15,8 @@ from store_engine.sid.dense_tokenizer import (
     ItemTexts,
 )
 from store_engine.text.text_vocabulary import TextVocabulary
+from store_engine.training.host_batch import HostBatch
 from store_engine.training.log import VALIDATION
-from store_engine.training.loop import _to_device
 from store_engine.training.stages import TokenizerStage
 
 pytestmark = pytest.mark.usefixtures("process_group")
@@ -33,7 +33,7 @@ def test_tokenizer_loss_does_not_depend_on_the_number_of_shards(stages, num_shar
     ]
     text = sum(part.sums[:-1] for part in parts)  # the contrast needs the other ranks
     torch.testing.assert_close(text, whole.sums[:-1])
-    assert sum(part.num_tokens for part in parts) == whole.num_tokens
+    assert sum(part.work[0] for part in parts) == whole.work[0]
 
 
 @pytest.mark.parametrize("num_shards", [1, 2, 5])
@@ -148,7 +148,7 @@ def test_losses_and_gradients_do_not_depend_on_the_kernel(
     module = stage.build().to(device)
     parameters = [p for p in module.parameters() if p.requires_grad]
     # a small part: the interpreter is slow
-    batch = _to_device(stage.batch(0, 0, 8), torch.device(device))
+    batch = HostBatch(stage.batch(0, 0, 8), torch.device(device)).to_device()
 
     def losses_and_gradients():
         total = stage.loss(module, batch, 8).total
@@ -167,6 +167,23 @@ def test_losses_and_gradients_do_not_depend_on_the_kernel(
     got = losses_and_gradients()
     for ours, theirs in zip(got, want, strict=True):
         torch.testing.assert_close(ours, theirs, atol=1e-5, rtol=1e-5)
+
+
+@pytest.mark.parametrize("stage_id", [1, 2], ids=["tokenizer", "recommender"])
+def test_padding_changes_no_loss_and_no_gradient(stage_id, stages):
+    stage = stages[stage_id]
+    torch.manual_seed(0)
+    module, batch = stage.build(), stage.batch(1, 0, 4)
+    parameters = [p for p in module.parameters() if p.requires_grad]
+
+    def losses_and_gradients(batch):
+        loss = stage.loss(module, batch, 4)
+        gradients = torch.autograd.grad(loss.total, parameters, allow_unused=True)
+        return [loss.total, loss.sums, loss.counts, loss.work, *gradients]
+
+    want, got = losses_and_gradients(batch), losses_and_gradients(batch.padded(256))
+    for ours, theirs in zip(got, want, strict=True):
+        torch.testing.assert_close(ours, theirs, atol=1e-6, rtol=1e-4)
 
 
 @pytest.mark.parametrize("num_shards", [1, 3])

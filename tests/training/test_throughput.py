@@ -4,10 +4,16 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from store_engine.config import ModelConfig
 from store_engine.model.attention import PackedSequences
-from store_engine.model.store_model import IGNORE, StoreModel
+from store_engine.model.store_model import StoreModel
+from store_engine.model.targets import IGNORE
 from store_engine.model.unified_vocabulary import UnifiedVocabulary
 from store_engine.training import throughput
-from store_engine.training.throughput import head_columns, matmul_peak, training_flops
+from store_engine.training.throughput import (
+    head_columns,
+    matmul_peak,
+    peak_flops,
+    training_flops,
+)
 
 CODEBOOKS = (5, 7)
 
@@ -52,3 +58,19 @@ def test_the_peak_is_that_of_the_fastest_product(monkeypatch):
     assert shapes == [((768, 768), (768, 768))] * len(seconds)
     assert matmul_peak(torch.float32, torch.device("cpu")) == peak  # measured once
     matmul_peak.cache_clear()
+
+
+@pytest.mark.parametrize(
+    ("name", "dtype", "want"),
+    [
+        ("NVIDIA H100 80GB HBM3", torch.bfloat16, 989e12),
+        ("NVIDIA H100 PCIe", torch.bfloat16, 756e12),
+        ("NVIDIA A100-SXM4-80GB", torch.bfloat16, 312e12),
+        ("NVIDIA A100-SXM4-80GB", torch.float32, 7.0),
+        ("NVIDIA GeForce RTX 4090", torch.bfloat16, 7.0),
+    ],
+)
+def test_the_peak_of_a_known_gpu_is_its_data_sheets(name, dtype, want, monkeypatch):
+    monkeypatch.setattr(torch.cuda, "get_device_name", lambda device: name)
+    monkeypatch.setattr(throughput, "matmul_peak", lambda dtype, device: 7.0)
+    assert peak_flops(dtype, torch.device("cuda")) == want

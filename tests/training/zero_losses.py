@@ -6,12 +6,13 @@ deepspeed --num_accelerators 2 tests/training/zero_losses.py FOLDER zero0 zero3:
 import argparse
 import json
 import sys
+from contextlib import closing
 from pathlib import Path
 
 import torch
 
-sys.path.insert(0, str(Path(__file__).parent))
-from conftest import make_stages
+sys.path.insert(0, str(Path(__file__).parents[1] / "fixtures"))
+from stages import make_stages
 
 from store_engine.training.discretise import encode_over_ranks
 from store_engine.training.distributed.deepspeed_setup import (
@@ -21,7 +22,7 @@ from store_engine.training.distributed.deepspeed_setup import (
     zero_init,
 )
 from store_engine.training.distributed.process_group import exit_rank, process_group
-from store_engine.training.loop import train_step
+from store_engine.training.steps import TrainSteps
 
 NUM_STEPS = 20
 
@@ -37,9 +38,11 @@ def train(name, overrides):
             module = stage.build()
         engine = initialize(module, ds_config, config.train, stage.lr)
         engine.train()
-        losses[stage.name] = [
-            train_step(engine, stage, config, step)["loss"] for step in range(NUM_STEPS)
-        ]
+        losses[stage.name] = []
+        with closing(TrainSteps(engine, stage, config)) as steps:
+            for _ in range(NUM_STEPS):
+                steps.run()
+                losses[stage.name] += [done.metrics["loss"] for done in steps.done()]
         norms[stage.name] = {n: w.norm().item() for n, w in full_weights(engine).items()}
         engine.destroy()
     tokenizer_stage = stages[0]

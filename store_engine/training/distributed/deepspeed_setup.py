@@ -52,6 +52,11 @@ def read_ds_config(path: str | Path, train: TrainConfig) -> dict[str, Any]:
             f"{where}: offload to NVMe needs the library libaio and its headers, "
             f"on Debian libaio-dev"
         )
+    if zero.get("stage", 0) == 3 and train.compile is True:
+        raise InputError(
+            f"{where}: ZeRO-3 gathers weights inside of a layer, which torch.compile cannot trace; "
+            f"set train.compile = false or take another ZeRO stage"
+        )
     bf16 = config.setdefault("bf16", {})
     if bf16.get("enabled", "auto") == "auto":
         bf16["enabled"] = training_dtype(train) == torch.bfloat16
@@ -104,6 +109,14 @@ def _check_types(config: dict[str, Any], where: str) -> None:
 def training_dtype(train: TrainConfig) -> torch.dtype:
     """Chooses the dtype of training; `auto` takes bf16 where the machine computes in it."""
     return dtype.choose_dtype(train.dtype, dtype.choose_device("auto"))
+
+
+def is_compiled(train: TrainConfig, zero_stage: int) -> bool:
+    """Decides whether layers are compiled; `auto` does so on CUDA where nothing forbids it."""
+    if train.compile != "auto":
+        return train.compile
+    is_possible = zero_stage < 3 and not train.activation_checkpointing
+    return is_possible and dtype.choose_device("auto").type == "cuda"
 
 
 def set_threads(train: TrainConfig, before: int = 0) -> ThreadChoice:

@@ -3,7 +3,7 @@
 import numpy as np
 
 from store_engine.data.packing import IntArray
-from store_engine.model.store_model import IGNORE
+from store_engine.model.targets import IGNORE
 from store_engine.training.tasks.task import ItemTask
 
 

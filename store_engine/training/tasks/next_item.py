@@ -8,7 +8,7 @@ import numpy as np
 
 from store_engine.config import RecommenderConfig
 from store_engine.data.packing import IntArray, history_windows
-from store_engine.model.store_model import IGNORE
+from store_engine.model.targets import IGNORE
 from store_engine.training.tasks.task import TaskData
 
 

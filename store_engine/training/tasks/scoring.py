@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 
 from store_engine.data.packing import IntArray
 from store_engine.errors import InputError
-from store_engine.model.store_model import IGNORE
+from store_engine.model.targets import IGNORE
 from store_engine.training.tasks.task import TaskData, draw_passes
 
 NUM_LABELS = 2  # 0 = NO, 1 = YES

@@ -6,7 +6,9 @@ from deepspeed.ops.op_builder import AsyncIOBuilder
 
 from store_engine.config import TrainConfig
 from store_engine.errors import InputError
+from store_engine.model import dtype
 from store_engine.training.distributed.deepspeed_setup import (
+    is_compiled,
     read_ds_config,
     set_threads,
     training_dtype,
@@ -21,8 +23,8 @@ def write(tmp_path, text):
 
 @pytest.mark.parametrize("name", ["zero0", "zero1", "zero2", "zero3", "zero3_offload"])
 def test_our_configs_follow_the_runs_dtype(name):
-    for dtype, is_bf16 in (("bfloat16", True), ("float32", False)):
-        config = read_ds_config(f"configs/{name}.json", TrainConfig(dtype=dtype))
+    for name_of_dtype, is_bf16 in (("bfloat16", True), ("float32", False)):
+        config = read_ds_config(f"configs/{name}.json", TrainConfig(dtype=name_of_dtype))
         assert config["bf16"]["enabled"] is is_bf16
         assert config["zero_optimization"]["stage"] == int(name[4])
         assert config["gradient_clipping"] == TrainConfig().grad_clip
@@ -118,3 +120,24 @@ def test_threads_are_chosen_once(threads, stated, before, num_threads, reason, m
     monkeypatch.setattr(torch, "set_num_threads", set_to.append)
     assert set_threads(TrainConfig(threads=threads), before) == (num_threads, reason)
     assert set_to == [num_threads]
+
+
+@pytest.mark.parametrize(
+    ("device", "zero_stage", "overrides", "want"),
+    [
+        ("cpu", 0, {}, False),
+        ("cuda", 2, {}, True),
+        ("cuda", 3, {}, False),
+        ("cuda", 0, {"activation_checkpointing": True}, False),
+        ("cuda", 0, {"compile": False}, False),
+        ("cpu", 0, {"compile": True}, True),
+    ],
+)
+def test_layers_are_compiled_where_it_pays(device, zero_stage, overrides, want, monkeypatch):
+    monkeypatch.setattr(dtype, "choose_device", lambda name: torch.device(device))
+    assert is_compiled(TrainConfig(**overrides), zero_stage) == want
+
+
+def test_zero3_does_not_go_with_compiled_layers():
+    with pytest.raises(InputError, match="ZeRO-3 gathers weights inside of a layer"):
+        read_ds_config("configs/zero3.json", TrainConfig(compile=True))

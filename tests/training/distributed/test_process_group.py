@@ -147,8 +147,8 @@ def test_nobody_waits_for_a_rank_that_is_gone(rank):
 
 
 @pytest.mark.parametrize("signum", [signal.SIGTERM, signal.SIGINT], ids=["SIGTERM", "SIGINT"])
-def test_a_signal_is_remembered_until_the_step_is_over(signum, process_group):
-    with StopRequest(torch.device("cpu")) as stop:
+def test_a_signal_is_remembered_until_the_step_is_over(signum):
+    with StopRequest() as stop:
         assert not stop.is_asked()
         os.kill(os.getpid(), signum)
         assert stop.is_asked()

@@ -1,7 +1,7 @@
 import numpy as np
 import pytest
 
-from store_engine.model.store_model import IGNORE
+from store_engine.model.targets import IGNORE
 
 
 @pytest.fixture

@@ -6,7 +6,7 @@ import pytest
 
 from store_engine.config import RecommenderConfig
 from store_engine.data.packing import Document
-from store_engine.model.store_model import IGNORE
+from store_engine.model.targets import IGNORE
 from store_engine.training.tasks.mixture import active_tasks
 
 NAMES = ["next_item", "alignment", "reconstruction", "scoring"]

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from store_engine.config import RecommenderConfig
-from store_engine.model.store_model import IGNORE
+from store_engine.model.targets import IGNORE
 from store_engine.training.tasks.next_item import NextItem
 
 

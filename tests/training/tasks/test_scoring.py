@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 
 from store_engine.errors import InputError
-from store_engine.model.store_model import IGNORE
+from store_engine.model.targets import IGNORE
 from store_engine.training.tasks.scoring import Scoring
 
 

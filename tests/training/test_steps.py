@@ -3,7 +3,7 @@ import itertools
 import pytest
 
 from store_engine.config import TrainConfig
-from store_engine.training.loop import learning_rate
+from store_engine.training.steps import learning_rate
 
 
 def test_learning_rate_warms_up_and_falls_to_its_minimum():

@@ -12,8 +12,8 @@ from pathlib import Path
 
 import torch
 
-sys.path.insert(0, str(Path(__file__).parent))
-from conftest import make_stages
+sys.path.insert(0, str(Path(__file__).parents[1] / "fixtures"))
+from stages import make_stages
 
 from store_engine.model.weights import save_weights
 from store_engine.training.distributed.deepspeed_setup import read_ds_config

@@ -15,8 +15,8 @@ from pathlib import Path
 
 import torch
 
-sys.path.insert(0, str(Path(__file__).parent))
-from conftest import ALL_TASKS, ITEMS, make_stages
+sys.path.insert(0, str(Path(__file__).parents[1] / "fixtures"))
+from stages import ALL_TASKS, ITEMS, make_stages
 
 from store_engine.model.weights import save_weights
 from store_engine.training.distributed.deepspeed_setup import read_ds_config

@@ -10,8 +10,8 @@ from pathlib import Path
 
 import torch
 
-sys.path.insert(0, str(Path(__file__).parent))
-from conftest import make_stages
+sys.path.insert(0, str(Path(__file__).parents[1] / "fixtures"))
+from stages import make_stages
 
 from store_engine.training.discretise import encode_over_ranks
 from store_engine.training.distributed.deepspeed_setup import (

@@ -1,0 +1,155 @@
+"""Both stages on a pretended device: no operation mixes devices, losses are those of the CPU.
+
+The budgets are what a step asks of the device today: copies and waits may become fewer, not more.
+"""
+
+import functools
+
+import pytest
+import torch
+from pretended_device import DEVICE, DeviceTensor, pretended_device
+from stages import ALL_TASKS, ITEMS, make_stages
+
+from store_engine.collaborative.partners import Partners
+from store_engine.config import TrainConfig
+from store_engine.data.load import load_dataset
+from store_engine.data.split import leave_one_out
+from store_engine.kernels.linear_cross_entropy import linear_cross_entropy
+from store_engine.model import store_model
+from store_engine.model.lora import add_lora
+from store_engine.training import loop
+from store_engine.training.loop import _to_device, train_step
+from store_engine.training.stages import Stage, TokenizerStage
+
+pytestmark = pytest.mark.usefixtures("process_group")
+NUM_PARTS = 8  # a small part of a step: the interpreter is slow
+ITEM_ROWS = ("tokenizer.last_level=item", "recommender.tie_items=false")
+# the options of a stage -> launches, copies and waits of a step with two micro-batches
+CASES = {
+    "tokenizer": ((), (1650, 34, 27)),
+    "partners": ((), (1700, 34, 27)),
+    "recommender": ((), (1180, 32, 25)),
+    "all tasks": (ALL_TASKS, (1510, 36, 27)),
+    "heads": (ITEMS, (1780, 42, 26)),
+    "item rows": (ITEM_ROWS, (1340, 32, 25)),
+    "skip": (("recommender.skip=true", "model.dropout=0.1"), (1210, 32, 25)),
+    "checkpointed": (("train.activation_checkpointing=true",), (1490, 32, 25)),
+    "plain loss": (("train.fused_loss=false",), (1120, 32, 25)),
+    "adapters": ((), (1300, 32, 25)),
+}
+ADAPTERS = TrainConfig(lora_rank=2, lora_dropout=0.1)
+
+
+@functools.cache
+def stage_named(name: str) -> Stage:
+    """The stage of a case; its data and its plans are made once."""
+    config, tokenizer, recommender = make_stages(CASES[name][0])
+    if name == "partners":
+        dataset = load_dataset(config.data)
+        train = leave_one_out(dataset.histories).train
+        partners = Partners(train, dataset.catalog.num_items, config.evidence)
+        return TokenizerStage(config, tokenizer.texts, tokenizer.text_vocab_size, partners)
+    return tokenizer if name == "tokenizer" else recommender
+
+
+def build(name: str, device=None):
+    """A stage's module with fresh weights, which are the same on every device."""
+    torch.manual_seed(0)
+    module = stage_named(name).build()
+    if name == "adapters":
+        add_lora(module, ADAPTERS)
+    return module if device is None else device.put(module)
+
+
+def loss_and_gradients(name: str, device=None):
+    stage = stage_named(name)
+    module, batch = build(name, device).eval(), stage.batch(1, 0, NUM_PARTS)
+    if device is not None:
+        batch = _to_device(batch, DEVICE)
+    loss = stage.loss(module, batch, NUM_PARTS)
+    loss.total.backward()
+    return loss, {name: p.grad for name, p in module.named_parameters()}
+
+
+@pytest.mark.parametrize(
+    ("name", "backend"),
+    [(name, "torch") for name in CASES]
+    + [(name, "triton") for name in ("tokenizer", "recommender", "all tasks")],
+)
+def test_losses_and_gradients_are_those_of_the_cpu(name, backend, monkeypatch, record_property):
+    if backend == "triton" and torch.cuda.is_available():
+        pytest.skip("there is a GPU: kernels are compiled")
+    want, want_gradients = loss_and_gradients(name)
+    chosen = functools.partial(linear_cross_entropy, backend=backend)
+    monkeypatch.setattr(store_model, "linear_cross_entropy", chosen)
+    with pretended_device() as gpu:
+        got, gradients = loss_and_gradients(name, gpu)
+        report = gpu.report(f"{name}, {backend}")
+        num_kernels = gpu.launches["_linear_cross_entropy_fwd_kernel"]
+    assert (num_kernels > 0) == (backend == "triton")
+    print(report)
+    record_property("device", report)
+    torch.testing.assert_close(got.total.host, want.total)
+    assert got.num_flops == want.num_flops
+    for parameter, gradient in gradients.items():
+        want_gradient = want_gradients[parameter]
+        assert (gradient is None) == (want_gradient is None), parameter
+        if gradient is not None:
+            assert isinstance(gradient, DeviceTensor), parameter
+            torch.testing.assert_close(gradient.host, want_gradient, atol=1e-5, rtol=1e-4)
+
+
+class PlainEngine:
+    """What the loop asks of DeepSpeed's engine, in plain PyTorch, with two micro-batches."""
+
+    def __init__(self, module, device):
+        self.module, self.device = module.train(), device
+        trained = [p for p in module.parameters() if p.requires_grad]
+        self.optimizer = torch.optim.AdamW(trained, foreach=False)
+        self._num_batches = 0
+
+    def __call__(self, *batch):
+        return self.module(*batch)
+
+    def gradient_accumulation_steps(self):
+        return 2
+
+    def backward(self, loss):
+        (loss / 2).backward()
+
+    def step(self):
+        self._num_batches += 1
+        if self._num_batches % 2 == 0:
+            self.optimizer.step()
+            self.optimizer.zero_grad()
+
+
+def train(name: str, device=None):
+    """The metrics of two steps; with a device, the last alone is counted."""
+    stage, place = stage_named(name), torch.device("cpu") if device is None else DEVICE
+    engine, metrics = PlainEngine(build(name, device), place), []
+    for step in range(2):
+        if device is not None:
+            for count in (device.launches, device.waits, device.copies):
+                count.clear()
+        found = train_step(engine, stage, stage.config, step)
+        metrics.append({part: found[part] for part in ("loss", "lr", *stage.losses)})
+    return metrics
+
+
+@pytest.mark.parametrize("name", CASES)
+def test_a_step_of_the_optimiser_keeps_its_budget(name, monkeypatch, record_property):
+    monkeypatch.setattr(loop, "matmul_peak", lambda dtype, device: 1e12)
+    most_launches, most_copies, most_waits = CASES[name][1]
+    want = train(name)
+    with pretended_device() as gpu:
+        got = train(name, gpu)
+        launches, copies, waits = (sum(c.values()) for c in (gpu.launches, gpu.copies, gpu.waits))
+        report = gpu.report(name)
+        where = f"{report}: waits {dict(gpu.waits)}, copies {dict(gpu.copies)}"
+    print(report)
+    record_property("device", report)
+    assert got == [pytest.approx(metrics, rel=2e-4) for metrics in want]
+    assert copies <= most_copies, where
+    assert waits <= most_waits, where
+    assert launches <= most_launches, where

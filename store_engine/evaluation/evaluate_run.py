@@ -52,13 +52,14 @@ def evaluate_run(
         run: A finished run, or its directory. Its model is moved to `device`.
         exact: Score the whole catalogue instead of searching with a beam.
         overrides: `decoding.key=value` and `eval.key=value`, on top of the run's config.
-        device: "cpu", "cuda", or "auto": cuda where there is one.
+        device: "cpu", "cuda", "cuda:N", or "auto": cuda where there is one.
 
     Returns:
         What metrics.json holds; docs/run-directory.md lists it.
 
     Raises:
-        InputError: The directory is missing, unfinished or damaged, or an override is wrong.
+        InputError: The directory is missing, unfinished or damaged, an override is wrong, or this
+            machine has no such device.
     """
     run = run if isinstance(run, Run) else load_run(run)
     config = _evaluation_config(run.config, overrides)
@@ -86,7 +87,7 @@ def evaluate_run(
     measured = measure(rank, split, num_items, max_k, parts)
     scoring = {}
     if run.has_scoring:
-        scoring = {"scoring": measure_scoring(Scorer(run), split.test, num_items)}
+        scoring = {"scoring": measure_scoring(Scorer(run, device), split.test, num_items)}
     table = run.sid_table
     search = "exact" if exact else f"beam {_search_width(engine, max_k)}"
     return {

@@ -28,14 +28,14 @@ ITEM_ROWS = ("tokenizer.last_level=item", "recommender.tie_items=false")
 CASES = {
     "tokenizer": ((), (1650, 34, 27)),
     "partners": ((), (1700, 34, 27)),
-    "recommender": ((), (1180, 32, 25)),
-    "all tasks": (ALL_TASKS, (1510, 36, 27)),
+    "recommender": ((), (1240, 32, 25)),
+    "all tasks": (ALL_TASKS, (1330, 32, 25)),
     "heads": (ITEMS, (1780, 42, 26)),
-    "item rows": (ITEM_ROWS, (1340, 32, 25)),
-    "skip": (("recommender.skip=true", "model.dropout=0.1"), (1210, 32, 25)),
-    "checkpointed": (("train.activation_checkpointing=true",), (1490, 32, 25)),
-    "plain loss": (("train.fused_loss=false",), (1120, 32, 25)),
-    "adapters": ((), (1300, 32, 25)),
+    "item rows": (ITEM_ROWS, (1450, 32, 25)),
+    "skip": (("recommender.skip=true", "model.dropout=0.1"), (1290, 32, 25)),
+    "checkpointed": (("train.activation_checkpointing=true",), (1570, 32, 25)),
+    "plain loss": (("train.fused_loss=false",), (1180, 32, 25)),
+    "adapters": ((), (1400, 32, 25)),
 }
 ADAPTERS = TrainConfig(lora_rank=2, lora_dropout=0.1)
 

@@ -1,0 +1,15 @@
+import pytest
+from pretended_device import DEVICE, pretended_device
+
+from store_engine.decoding import engine
+from store_engine.evaluation import evaluate_run, scoring
+from store_engine.model import dtype
+
+
+@pytest.fixture
+def named_gpu(monkeypatch):
+    """The pretended device, which every part of the package finds by whatever name it asks for."""
+    with pretended_device() as gpu:
+        for module in (engine, evaluate_run, scoring, dtype):
+            monkeypatch.setattr(module, "choose_device", lambda device: DEVICE)
+        yield gpu

@@ -40,7 +40,7 @@ class Scorer:
             machine has no such device.
     """
 
-    def __init__(self, run_dir: Path | Run, device: str = "auto") -> None:
+    def __init__(self, run_dir: Path | Run, device: str | torch.device = "auto") -> None:
         self._device = choose_device(device)
         run = run_dir if isinstance(run_dir, Run) else load_run(run_dir)
         labels = _read_labels(run.scoring_weights, run.config.model.hidden_size)

@@ -22,6 +22,7 @@ transformers is not, ours is alone and unchecked.
                      gradients, which were there before: activations, logits, temporaries
     share_of_peak    useful FLOPs over those of the largest bf16 products of the same process, both
                      as training itself logs them (store_engine/training/throughput.py)
+    mfu              the same over the bf16 peak of the GPU's data sheet, where it is known
 """
 
 import argparse
@@ -44,6 +45,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from benchmarks.data_sheet import data_sheet
 from benchmarks.harness import ROOT, Options, Quantiles, Report, parse_options
 from benchmarks.memory import ExtraPeak
 from store_engine.config import DataConfig, ModelConfig, TrainConfig
@@ -193,7 +195,7 @@ def build_model(task: Task) -> StoreModel:
 def packed_batch(documents: list[Document], device: str) -> tuple[Any, ...]:
     """What `PackedStoreModel` reads."""
     batch = pack(documents)
-    sequences = PackedSequences(batch.cu_seqlens.to(device))
+    sequences = PackedSequences(batch.cu_seqlens, device)
     return batch.tokens.to(device), sequences, batch.targets.to(device)
 
 
@@ -344,6 +346,9 @@ def run_case(task: Task, report: Report) -> None:
             share = rate.p50 / got.num_tokens * got.flops / got.peak_flops
             report.add("floor", case, "bf16_gflops", "GFLOP/s", got.peak_flops / 1e9, task.dtype)
             report.add(provider, case, "share_of_peak", "", share, task.dtype)
+            if (sheet := data_sheet(task.device)) is not None:
+                mfu = rate.p50 / got.num_tokens * got.flops / sheet.bf16_flops
+                report.add(provider, case, "mfu", "", mfu, task.dtype)
         else:
             real = got.num_tokens / got.num_positions
             report.add(provider, case, "share_of_real_tokens", "", real, task.dtype)

@@ -35,6 +35,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from benchmarks.data_sheet import DATA_SHEETS, DataSheet, data_sheet
 from benchmarks.harness import Options, Report, measure, parse_options
 from benchmarks.memory import ExtraPeak
 from store_engine.kernels import beam_attention as attention
@@ -43,21 +44,6 @@ from store_engine.kernels import masked_softmax as softmax
 from store_engine.kernels import trie_topk as trie
 from store_engine.testing import ATOL, assert_as_accurate
 
-
-class DataSheet(NamedTuple):
-    """What a GPU can do at best; dense products."""
-
-    bf16_flops: float  # per second
-    float32_flops: float
-    bandwidth: float  # bytes per second
-
-
-# the SXM boards, by what is in torch.cuda.get_device_name()
-DATA_SHEETS = {
-    "A100-SXM4-80GB": DataSheet(312e12, 19.5e12, 2.04e12),
-    "H100 80GB HBM3": DataSheet(989e12, 67e12, 3.35e12),
-    "H200": DataSheet(989e12, 67e12, 4.8e12),
-}
 H100 = DATA_SHEETS["H100 80GB HBM3"]
 
 # --------------------------------------------------------------------------------------- timings
@@ -287,14 +273,6 @@ def print_roofline(case: Case, work: Work) -> float:
     figures = f"{work.flops / 1e9:,.1f} GFLOP, {work.num_bytes / 2**20:,.1f} MiB"
     print(f"{case.name}: {figures}, at least {bound_ms:.4f} ms on an H100, bound by {bound}")
     return bound_ms
-
-
-def data_sheet(device: str) -> DataSheet | None:
-    """Of the GPU that is used; None for a CPU, and for a GPU that is not in the table."""
-    if device == "cpu":
-        return None
-    name = torch.cuda.get_device_name(device)
-    return next((sheet for key, sheet in DATA_SHEETS.items() if key in name), None)
 
 
 def run_case(case: Case, options: Options, report: Report) -> None:

@@ -70,6 +70,7 @@ from store_engine.training.distributed.process_group import (
     wait_for_first,
 )
 from store_engine.training.distributed.progress import read_progress, threads_before
+from store_engine.training.distributed.rank_share import RankShare
 from store_engine.training.initial_weights import (
     initial_recommender_weights,
     initial_tokenizer_weights,
@@ -151,6 +152,7 @@ def train(config: Config, ds_config: dict[str, Any], data: RunData) -> None:
 
     # -- device and threads -----------------------------------------------------------------------
     device = torch.device(get_accelerator().current_device_name())
+    share = RankShare.of_process_group(device)
     threads = set_threads(config.train, threads_before(run.checkpoints))
     dtype = "bfloat16" if ds_config["bf16"]["enabled"] else "float32"
     zero_stage = ds_config.get("zero_optimization", {}).get("stage", 0)
@@ -199,7 +201,7 @@ def train(config: Config, ds_config: dict[str, Any], data: RunData) -> None:
     chosen = run.training_weights if config.train.refit else run.model_weights
     training = Training(config, ds_config, run.root)
     if not run.is_complete(chosen):
-        validate = Validation(Run(run), device) if config.train.eval_every else None
+        validate = Validation(Run(run), device, share) if config.train.eval_every else None
         validated = dataclasses.replace(training, validate=validate)
         _train_recommender(recommender, validated, run, chosen, known)
 
@@ -223,7 +225,9 @@ def train(config: Config, ds_config: dict[str, Any], data: RunData) -> None:
             with run.writing(run.trie):
                 ItemTrie(table.sids, list(table.codebook_sizes)).save(str(run.trie))
         remove_again(run)
-        metrics = evaluate_run(run.root)
+    wait_for_first("catalogue")
+    metrics = evaluate_run(run.root, device=device, share=share)
+    if is_first:
         with run.writing(run.metrics):
             save_metrics(metrics, run.metrics)
         print_metrics(metrics, console)

@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING
 
 from store_engine.cli.add_items import add_columns_argument, read_new_items
 from store_engine.cli.main import (
+    add_device_argument,
     add_json_argument,
     add_run_argument,
     check_output,
@@ -56,6 +57,7 @@ def _add_arguments(parser: argparse.ArgumentParser) -> None:
         help="npz to write: what Engine.add_items needs of --items beside their SIDs, where the "
         "last code is the item itself",
     )
+    add_device_argument(parser)
     add_json_argument(parser)
 
 
@@ -73,7 +75,8 @@ def _tokenize(args: argparse.Namespace) -> None:
     table = run.sid_table
     _check_features(args, has_features=table.features is not None)
     if args.items is not None:
-        catalog, (codes, features, _) = tokenize_new_items(run, args.items, args.columns)
+        read = tokenize_new_items(run, args.items, args.columns, args.device)
+        catalog, (codes, features, _) = read
         item_ids = catalog.item_ids
     else:
         item_ids, codes, features = table.item_ids, table.sids, None
@@ -107,7 +110,10 @@ def _check_features(args: argparse.Namespace, has_features: bool) -> None:
 
 
 def tokenize_new_items(
-    run: "Run", items: str | Path, columns: Mapping[str, str] = MappingProxyType({})
+    run: "Run",
+    items: str | Path,
+    columns: Mapping[str, str] = MappingProxyType({}),
+    device: str = "auto",
 ) -> tuple["Catalog", "NewSids"]:
     """Gives SIDs to new items beside the run's own, as `Engine.add_items` does; adds nothing.
 
@@ -115,17 +121,19 @@ def tokenize_new_items(
         run: A finished run.
         items: A file with the columns of the run's catalogue.
         columns: What it calls them, where it has other names.
+        device: Where the LLM reads them, as `Engine.load` takes it.
 
     Returns:
         The items with clean texts, and their SIDs.
 
     Raises:
-        InputError: The file cannot be read, the run's SIDs came from a file of the user's, or
-            there is no room for so many items.
+        InputError: The file cannot be read, the run's SIDs came from a file of the user's, there
+            is no room for so many items, or this machine has no such device.
     """
     from store_engine.live.item_tokenizer import ItemTokenizer
+    from store_engine.model.dtype import choose_device
 
-    tokenizer = ItemTokenizer(run)
+    tokenizer = ItemTokenizer(run, choose_device(device))
     read = tokenizer.read(read_new_items(run, items, columns))
     for remark in read.remarks:
         warn(remark)

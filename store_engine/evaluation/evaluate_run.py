@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
 from rich.progress import track
 
@@ -34,6 +35,7 @@ from store_engine.model.store_model import StoreModel
 from store_engine.runs.run import Run, load_run
 from store_engine.sid.codebook_report import codebook_report
 from store_engine.terminal import make_console
+from store_engine.training.distributed.rank_share import ALONE, RankShare
 from store_engine.training.log import read_log
 
 _USERS_PER_CALL = 512  # between two ticks of the progress bar
@@ -43,7 +45,12 @@ _WITHOUT_EFFECT = ("decoding.dtype", "decoding.prefix_cache_mib")
 
 
 def evaluate_run(
-    run: Run | Path, *, exact: bool = False, overrides: Sequence[str] = (), device: str = "auto"
+    run: Run | Path,
+    *,
+    exact: bool = False,
+    overrides: Sequence[str] = (),
+    device: str | torch.device = "auto",
+    share: RankShare = ALONE,
 ) -> dict[str, Any]:
     """Measures a run on its test users, in float32 and without a prefix cache.
 
@@ -51,13 +58,15 @@ def evaluate_run(
         run: A finished run, or its directory. Its model is moved to `device`.
         exact: Score the whole catalogue instead of searching with a beam.
         overrides: `decoding.key=value` and `eval.key=value`, on top of the run's config.
-        device: "cpu", "cuda", or "auto": cuda where there is one.
+        device: "cpu", "cuda", "cuda:N", or "auto": cuda where there is one.
+        share: Of the users; every rank gets the metrics of all.
 
     Returns:
         What metrics.json holds; docs/run-directory.md lists it.
 
     Raises:
-        InputError: The directory is missing, unfinished or damaged, or an override is wrong.
+        InputError: The directory is missing, unfinished or damaged, an override is wrong, or this
+            machine has no such device.
     """
     run = run if isinstance(run, Run) else load_run(run)
     config = _evaluation_config(run.config, overrides)
@@ -66,7 +75,7 @@ def evaluate_run(
     num_items, max_k = run.catalog.num_items, config.eval.max_k
     primary = primary_rule(config.decoding.exclude_history is True)
     wall_s: dict[str, float] = {}
-    recommender = _ranker(engine, split, max_k, exact=exact)
+    recommender = _ranker(engine, split, max_k, share, exact=exact)
 
     def rank(rule: CandidateRule) -> Rankings:
         began = time.perf_counter()
@@ -74,18 +83,19 @@ def evaluate_run(
         wall_s[rule.name] = time.perf_counter() - began
         return rankings
 
-    parts = _parts(engine, run.evidence, split, max_k)
+    parts = _parts(engine, run.evidence, split, max_k, share)
     if parts or run.is_refitted:  # what it would recommend without the validation events
         model, evidence = run.training_model, run.training_evidence
         less = _measuring_engine(run, config, model, evidence, device)
-        known = {"events": _ranker(less, split, max_k), **_parts(less, evidence, split, max_k)}
+        known = {"events": _ranker(less, split, max_k, share)}
+        known |= _parts(less, evidence, split, max_k, share)
         if not run.is_refitted:  # it has one LLM, which need not rank twice
             known["llm_alone"] = parts["llm_alone"]
         parts |= {f"training_{name}": part for name, part in known.items()}
     measured = measure(rank, split, num_items, max_k, parts)
     scoring = {}
     if run.has_scoring:
-        scoring = {"scoring": measure_scoring(Scorer(run), split.test, num_items)}
+        scoring = {"scoring": measure_scoring(Scorer(run, device), split.test, num_items)}
     table = run.sid_table
     search = "exact" if exact else f"beam {_search_width(engine, max_k)}"
     return {
@@ -151,6 +161,7 @@ def rank_all(
     *,
     exclude_history: bool | None = None,
     evidence: bool | None = None,
+    share: RankShare = ALONE,
 ) -> NDArray[np.int64]:
     """Recommends to every user. The targets are never read.
 
@@ -164,6 +175,7 @@ def rank_all(
         exact: Score the whole catalogue instead of searching with a beam.
         exclude_history: Leave out the items of the history; by default as the engine's config.
         evidence: Add item-item evidence; by default as the engine's config.
+        share: Of the users; every rank gets the rankings of all, the same as alone.
 
     Returns:
         (num_users, k) catalogue rows, -1 where fewer than k items compete.
@@ -174,12 +186,17 @@ def rank_all(
     users_by_length = sorted(
         range(len(examples.histories)), key=lambda user: len(examples.histories[user])
     )
-    rankings = np.empty((len(users_by_length), k), dtype=np.int64)
+    rankings = np.zeros((len(users_by_length), k), dtype=np.int64)
     starts = range(0, len(users_by_length), _USERS_PER_CALL)
     console = make_console(stderr=True)  # stdout is for the result alone
-    is_silent = not console.is_terminal
-    for begin in track(starts, "evaluation", transient=True, console=console, disable=is_silent):
+    is_silent = not console.is_terminal or share.rank > 0
+    progress = track(starts, "evaluation", transient=True, console=console, disable=is_silent)
+    for part, begin in enumerate(progress):
         users = users_by_length[begin : begin + _USERS_PER_CALL]
+        # drawn for others' users too, so that the order of ties does not depend on the ranks
+        draws = rng.random((len(users), num_ranked)) if num_ranked > k else None
+        if not share.has(part):
+            continue
         rows, logprobs = engine.recommend_rows(
             [examples.histories[user] for user in users],
             num_ranked,
@@ -188,11 +205,11 @@ def rank_all(
             exact=exact,
             evidence=evidence,
         )
-        if num_ranked > k:
-            order = np.lexsort((rng.random(rows.shape), -logprobs))
+        if draws is not None:
+            order = np.lexsort((draws, -logprobs))
             rows = np.take_along_axis(rows, order, axis=1)
         rankings[users] = rows[:, :k]
-    return rankings
+    return share.gather(rankings)
 
 
 def training_summary(log_path: Path) -> dict[str, dict[str, float]]:
@@ -225,7 +242,9 @@ def _evaluation_config(config: Config, overrides: Sequence[str]) -> Config:
     return with_overrides(config, overrides)
 
 
-def _parts(engine: Engine, evidence: Evidence | None, split: Split, k: int) -> dict[str, Ranker]:
+def _parts(
+    engine: Engine, evidence: Evidence | None, split: Split, k: int, share: RankShare
+) -> dict[str, Ranker]:
     """What a recommender with evidence is made of; nothing if it has none.
 
     Args:
@@ -233,6 +252,7 @@ def _parts(engine: Engine, evidence: Evidence | None, split: Split, k: int) -> d
         evidence: Its evidence.
         split: The test's users.
         k: Length of the rankings.
+        share: Of the users.
     """
     if evidence is None or engine.config.evidence == "none":
         return {}
@@ -240,22 +260,26 @@ def _parts(engine: Engine, evidence: Evidence | None, split: Split, k: int) -> d
     def evidence_alone(rule: CandidateRule) -> Rankings:
         return evidence.top(split.test.histories, k, exclude_history=rule.exclude_history)
 
-    llm_alone = functools.cache(_ranker(engine, split, k, evidence=False))
+    llm_alone = functools.cache(_ranker(engine, split, k, share, evidence=False))
     return {"llm_alone": llm_alone, "evidence_alone": evidence_alone}
 
 
-def _ranker(engine: Engine, split: Split, k: int, **options: Any) -> Ranker:
+def _ranker(engine: Engine, split: Split, k: int, share: RankShare, **options: Any) -> Ranker:
     """Ranks the test's users under a rule; `options` are those of `rank_all`."""
 
     def rank(rule: CandidateRule) -> Rankings:
         exclude = rule.exclude_history
-        return rank_all(engine, split.test, k, exclude_history=exclude, **options)
+        return rank_all(engine, split.test, k, exclude_history=exclude, share=share, **options)
 
     return rank
 
 
 def _measuring_engine(
-    run: Run, config: Config, model: StoreModel, evidence: Evidence | None, device: str
+    run: Run,
+    config: Config,
+    model: StoreModel,
+    evidence: Evidence | None,
+    device: str | torch.device,
 ) -> Engine:
     """An engine whose figures do not depend on the machine: float32, every user comes once."""
     decoding = dataclasses.replace(config.decoding, dtype="float32", prefix_cache_mib=0.0)

@@ -178,9 +178,9 @@ def time_in_turn(
 def _milliseconds(run: Callable[[], object], device: str) -> float:
     on_gpu = device.startswith("cuda")
     if on_gpu:
-        torch.cuda.synchronize()
+        torch.cuda.synchronize(device)
     begin = time.perf_counter()
     run()
     if on_gpu:
-        torch.cuda.synchronize()
+        torch.cuda.synchronize(device)
     return 1e3 * (time.perf_counter() - begin)

@@ -96,7 +96,8 @@ class PlainBeamSearch:
         """Tokens (batch, longest) and which of them are real."""
         device = self._item_tokens.device
         bos = torch.tensor([self._bos], device=device)
-        rows = [torch.cat([bos, self._item_tokens[history].flatten()]) for history in histories]
+        asked = (torch.tensor(history, dtype=torch.int64, device=device) for history in histories)
+        rows = [torch.cat([bos, self._item_tokens[history].flatten()]) for history in asked]
         longest = max(map(len, rows))
         tokens = torch.stack([F.pad(row, (longest - len(row), 0)) for row in rows])
         lengths = torch.tensor([[len(row)] for row in rows], device=device)

@@ -18,6 +18,7 @@ from store_engine.data.split import Examples
 from store_engine.errors import InputError
 from store_engine.evaluation.metrics import auc, gauc, log_loss
 from store_engine.model.attention import PackedSequences
+from store_engine.model.dtype import choose_device
 from store_engine.model.store_model import StoreModel
 from store_engine.model.weights import read_weights
 from store_engine.runs.run import Run, load_run
@@ -28,13 +29,19 @@ _EXAMPLES_PER_PASS = 128
 
 
 class Scorer:
-    """The model of a finished run with the labels' rows; loads `run_dir`.
+    """The model of a finished run with the labels' rows, in float32.
+
+    Args:
+        run_dir: The run, or its directory.
+        device: "cpu", "cuda", "cuda:N", or "auto": cuda where there is one.
 
     Raises:
-        InputError: The run is missing, unfinished, damaged, or was trained without scoring.
+        InputError: The run is missing, unfinished, damaged, or was trained without scoring; or this
+            machine has no such device.
     """
 
-    def __init__(self, run_dir: Path | Run) -> None:
+    def __init__(self, run_dir: Path | Run, device: str | torch.device = "auto") -> None:
+        self._device = choose_device(device)
         run = run_dir if isinstance(run_dir, Run) else load_run(run_dir)
         labels = _read_labels(run.scoring_weights, run.config.model.hidden_size)
         parameters = run.model.named_parameters()
@@ -43,6 +50,7 @@ class Scorer:
         sizes = (*run.sid_table.codebook_sizes, NUM_LABELS)
         self._model = StoreModel(run.config.model, len(run.vocabulary), sizes).eval()
         self._model.load_state_dict(weights, strict=False)  # a tied head has one name of two
+        self._model.to(self._device)
         self._bos, self._eos = run.vocabulary.bos_id, run.vocabulary.eos_id
         self._max_history = run.config.data.max_history
         self._item_tokens = run.model.vocabulary.to_ids(run.sid_table.sids)
@@ -68,14 +76,14 @@ class Scorer:
             self._predict(documents[i : i + _EXAMPLES_PER_PASS])
             for i in range(0, len(documents), _EXAMPLES_PER_PASS)
         ]
-        probabilities: NDArray[np.float64] = torch.cat(found).double().numpy()
+        probabilities: NDArray[np.float64] = torch.cat(found).cpu().double().numpy()
         return probabilities
 
     def _predict(self, documents: list[IntArray]) -> Tensor:
         lengths = torch.tensor([len(document) for document in documents])
-        sequences = PackedSequences.from_lengths(lengths)
-        tokens = torch.from_numpy(np.concatenate(documents))
-        last = lengths.cumsum(0) - 1
+        sequences = PackedSequences.from_lengths(lengths, self._device)
+        tokens = torch.from_numpy(np.concatenate(documents)).to(self._device)
+        last = (lengths.cumsum(0) - 1).to(self._device)
         hidden = self._model.hidden_states(self._model.embed(tokens), sequences)[last]
         logits = self._model.level_logits(hidden, len(self._model.codebook_sizes) - 1)
         return logits.float().softmax(-1)[:, 1]

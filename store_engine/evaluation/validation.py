@@ -13,6 +13,7 @@ from store_engine.evaluation.evaluate_run import rank_all
 from store_engine.evaluation.metrics import ranking_metrics
 from store_engine.runs.run import Run
 from store_engine.sid.item_tokens import recommender_model
+from store_engine.training.distributed.rank_share import ALONE, RankShare
 from store_engine.training.randomness import rng
 
 _K = 10
@@ -24,10 +25,13 @@ class Validation:
     Args:
         run: Its data and SIDs; it need not be finished.
         device: Where to decode.
+        share: Of the users, for ranks that all call it.
     """
 
-    def __init__(self, run: Run, device: torch.device | str = "cpu") -> None:
-        self._run, self._device = run, device
+    def __init__(
+        self, run: Run, device: torch.device | str = "cpu", share: RankShare = ALONE
+    ) -> None:
+        self._run, self._device, self._share = run, device, share
         train = run.config.train
         self.examples = sample_examples(run.split.valid, train.eval_users, train.seed)
 
@@ -41,7 +45,7 @@ class Validation:
         Returns:
             NDCG@10 of the run's own decoding, in float32.
         """
-        rankings = rank_all(self.engine(weights), self.examples, _K, exact=False)
+        rankings = rank_all(self.engine(weights), self.examples, _K, share=self._share)
         return ranking_metrics(rankings, self.examples.targets, (_K,))[f"ndcg@{_K}"]
 
     @torch.no_grad()

@@ -32,7 +32,7 @@ def machine(device: str = "cpu") -> str:
         return name
     import torch
 
-    return f"{name} + {torch.cuda.get_device_name()}"
+    return f"{name} + {torch.cuda.get_device_name(device)}"
 
 
 def commit() -> str:

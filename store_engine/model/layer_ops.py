@@ -18,6 +18,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 
+from store_engine.kernels._dispatch import device_guard
+
 # entries of a block of RMSNorm, whose few float32 copies fit into the shared cache
 _BLOCK = 1 << 20
 
@@ -36,7 +38,8 @@ class RMSNorm(nn.RMSNorm):
             normed: Tensor = _RMSNorm.apply(x, self.weight, self.eps)
             return normed
         if (liger := _liger()) is not None:
-            return liger.rms_norm(x, self.weight, self.eps, 0.0, "llama", False)
+            with device_guard(x):
+                return liger.rms_norm(x, self.weight, self.eps, 0.0, "llama", False)
         return super().forward(x)
 
 
@@ -46,7 +49,8 @@ def swiglu(gate_up: Tensor) -> Tensor:
     if torch.compiler.is_compiling():
         return F.silu(gate) * up
     if gate_up.is_cuda and (liger := _liger()) is not None:
-        return liger.swiglu(gate, up)
+        with device_guard(gate_up):
+            return liger.swiglu(gate, up)
     out: Tensor = _SwiGLU.apply(gate_up)
     return out
 

@@ -49,8 +49,8 @@ class Training:
         config: The run's config.
         ds_config: DeepSpeed's config, complete (`read_ds_config`).
         run_dir: The run directory; checkpoints and the log go there.
-        validate: Measures weights on validation data, the higher the better; rank 0 calls it every
-            `train.eval_every` steps or epochs. None measures nothing.
+        validate: Measures weights on validation data, the higher the better; every rank calls it
+            every `train.eval_every` steps or epochs, and may do a share. None measures nothing.
     """
 
     config: Config
@@ -181,9 +181,8 @@ def _validate(
     train, best = training.config.train, progress.best
     _check_weights(engine, progress)
     weights = merge_lora(full_weights(engine), train)
-    score = torch.zeros((), dtype=torch.float64)
+    score = torch.tensor(training.validate(weights), dtype=torch.float64)
     if torch.distributed.get_rank() == 0:
-        score.fill_(training.validate(weights))
         is_better = best is None or score.item() > best.score
         if is_better and train.keep == "best":
             save_best_weights(weights, checkpoints, progress.step)

@@ -1,0 +1,29 @@
+"""What GPUs can do at best, by their data sheets: the roofs that figures are held against."""
+
+from typing import NamedTuple
+
+import torch
+
+
+class DataSheet(NamedTuple):
+    """What a GPU can do at best; dense products."""
+
+    bf16_flops: float  # per second
+    float32_flops: float
+    bandwidth: float  # bytes per second
+
+
+# the SXM boards, by what is in torch.cuda.get_device_name()
+DATA_SHEETS = {
+    "A100-SXM4-80GB": DataSheet(312e12, 19.5e12, 2.04e12),
+    "H100 80GB HBM3": DataSheet(989e12, 67e12, 3.35e12),
+    "H200": DataSheet(989e12, 67e12, 4.8e12),
+}
+
+
+def data_sheet(device: str) -> DataSheet | None:
+    """Of the GPU that is used; None for a CPU, and for a GPU that is not in the table."""
+    if device == "cpu":
+        return None
+    name = torch.cuda.get_device_name(device)
+    return next((sheet for key, sheet in DATA_SHEETS.items() if key in name), None)

@@ -1,0 +1,68 @@
+"""What benchmarks run, on a pretended device: none of it mixes devices."""
+
+import pytest
+import torch
+from pretended_device import DEVICE, pretended_device
+
+from benchmarks import decode, kernels, train
+from store_engine.kernels import _dispatch
+from store_engine.model.store_model import StoreModel
+
+PLACE, F32 = str(DEVICE), torch.float32
+KERNELS = [
+    lambda: kernels.loss_case(16, 8, 32, 8, F32, PLACE),
+    lambda: kernels.softmax_case("slice", 8, 32, F32, PLACE),
+    lambda: kernels.softmax_case("ranges", 8, 32, F32, PLACE),
+    lambda: kernels.topk_case(2, 3, 64, 16, PLACE),
+    lambda: kernels.attention_case(2, 3, 8, 16, F32, PLACE),
+]
+
+
+@pytest.fixture
+def gpu(monkeypatch):
+    """The device with PyTorch's kernels alone."""
+    monkeypatch.setattr(_dispatch, "_INTERPRET", False)
+    _dispatch._choose_for_gpu.cache_clear()
+    with pretended_device() as device:
+        yield device
+    _dispatch._choose_for_gpu.cache_clear()
+
+
+@pytest.mark.parametrize("make_case", KERNELS, ids=["loss", "slice", "ranges", "topk", "attention"])
+def test_kernels(make_case, gpu):
+    work = make_case().make()
+    for op in (work.ours, work.other):
+        out = op(*work.inputs)
+        if work.dout is not None:
+            inputs = [x.requires_grad_() for x in work.inputs]
+            torch.autograd.grad(op(*inputs), inputs, work.dout)
+        assert out is not None
+    assert gpu.launches
+
+
+@pytest.mark.parametrize("form", ["codes", "heads", "items"])
+def test_decode(form, gpu):
+    catalog = decode.CatalogShape(300, 4, 8)
+    case = decode.Case("tiny", "float32", 3, 4, (3, 5), catalog, form=form)
+    engine = decode.random_engine(case, PLACE, "float32")
+    histories = decode.random_histories(engine, case)
+    searches = decode.make_searches(engine)
+    searches.pop("transformers", None)  # its own device handling is not ours to test
+    found = [search(histories, 4)[0].tolist() for search in searches.values()]
+    assert all(rows == found[0] for rows in found)
+    decode.make_lower_bound(engine, histories, 4)()
+
+
+def test_a_training_step(gpu, monkeypatch):
+    """Of ours, with the plain engine."""
+    monkeypatch.setattr(train, "TEXT_VOCAB_SIZE", 300)
+    monkeypatch.setattr(train, "HAS_DEEPSPEED", False)
+    task = train.Task("ours", "hidden=64,layers=1", "float32", "", 1, 2, 3, 1, PLACE)
+    documents = train.draw_documents(task)[:3]
+    model = StoreModel(train.MODELS[task.model], 300, train.CODEBOOK_SIZES).to(PLACE)
+    with train.engine_of(task, train.PackedStoreModel(model)) as engine:
+        loss = engine(*train.packed_batch(documents, PLACE))
+        engine.backward(loss)
+        engine.step()
+    assert loss.device == DEVICE
+    assert loss.item() > 0

@@ -5,10 +5,9 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from store_engine.kernels._dispatch import device_guard
+from store_engine.kernels._dispatch import MIN_PROGRAMS, device_guard
 from store_engine.kernels.trie_topk import Beams, ItemBits, Level, Normalize
 
-_NUM_PROGRAMS = 132  # wanted at least, one for each multiprocessor of an H100
 _NOTHING: tl.constexpr = tl.constexpr(-(1 << 63))  # key below every candidate's
 
 
@@ -220,7 +219,7 @@ def launch_trie_topk(
     """Does what `trie_topk` does, for arguments that it has checked and a batch that is not 0."""
     batch, beam_width, codebook_size = logits.shape
     config = _launch_config(width)
-    num_splits = max(min(beam_width, _NUM_PROGRAMS // batch), 1)
+    num_splits = max(min(beam_width, MIN_PROGRAMS // batch), 1)
     nodes, num_valid = beams.nodes.contiguous(), beams.num_valid.contiguous()
     keys = nodes.new_empty(batch, num_splits, config["BLOCK_K"])
     is_bad = nodes.new_empty(batch, num_splits, dtype=torch.int32)

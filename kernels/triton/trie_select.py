@@ -75,9 +75,10 @@ def _trie_select_keys_kernel(
     nodes_ptr += request * beam_width
     num_valid = tl.load(num_valid_ptr + request).to(tl.int32)
     key_begin = tl.full((), 0, tl.int64)
-    for first in range(0, tl.minimum(beam, num_valid), BLOCK):
+    num_before = tl.minimum(beam, num_valid)
+    for first in range(0, num_before, BLOCK):
         other = first + tl.arange(0, BLOCK)
-        begin, end = _children(nodes_ptr, child_begin_ptr, other, other < tl.minimum(beam, num_valid))
+        begin, end = _children(nodes_ptr, child_begin_ptr, other, other < num_before)
         key_begin += tl.sum(end - begin)
     begin, end = _children(nodes_ptr, child_begin_ptr, beam, beam < num_valid)
     tl.store(key_end_ptr + row, key_begin + end - begin)
@@ -257,9 +258,13 @@ def launch_trie_select(
     scores, flags = beams.scores.new_empty(batch, width), new(batch, dtype=torch.uint8)
     found = Beams(scores, parents, tokens, children, new(batch), flags)
     given = filter or Filter(*5 * [level.child_begin])  # not read without a filter
-    num_words, num_excluded = (0, 0) if filter is None else (
-        filter.words.shape[1],
-        filter.excluded.shape[1],
+    num_words, num_excluded = (
+        (0, 0)
+        if filter is None
+        else (
+            filter.words.shape[1],
+            filter.excluded.shape[1],
+        )
     )
     with device_guard(logits):
         _trie_select_keys_kernel[(batch, beam_width)](

@@ -66,9 +66,9 @@ def _tree_attention_split_kernel(
             is_dim, stride_slot, scale, PRECISION,
         )
     if (split + 1) * num_tiles == tl.num_programs(2):
-        ancestors_ptr += (request * width + beam) * depth
+        own_ptrs = ancestors_ptr + (request * width + beam) * depth
         for i in range(0, depth):
-            slot = tl.load(ancestors_ptr + i, is_query, other=-1)
+            slot = tl.load(own_ptrs + i, is_query, other=-1)
             acc, peak, total = _attend_ancestor(
                 q, acc, peak, total, keys_ptr, values_ptr, tree_begin + slot, slot >= 0, dim,
                 is_dim, stride_slot, scale,

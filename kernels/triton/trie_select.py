@@ -76,10 +76,10 @@ def _trie_select_keys_kernel(
     num_valid = tl.load(num_valid_ptr + request).to(tl.int32)
     key_begin = tl.full((), 0, tl.int64)
     num_before = tl.minimum(beam, num_valid)
-    for first in range(0, num_before, BLOCK):
-        other = first + tl.arange(0, BLOCK)
-        begin, end = _children(nodes_ptr, child_begin_ptr, other, other < num_before)
-        key_begin += tl.sum(end - begin)
+    for low in range(0, num_before, BLOCK):
+        other = low + tl.arange(0, BLOCK)
+        begins, ends = _children(nodes_ptr, child_begin_ptr, other, other < num_before)
+        key_begin += tl.sum(ends - begins)
     begin, end = _children(nodes_ptr, child_begin_ptr, beam, beam < num_valid)
     tl.store(key_end_ptr + row, key_begin + end - begin)
 
@@ -109,8 +109,8 @@ def _trie_select_keys_kernel(
             is_bad = _is_bad_row(logits_ptr, codebook_size, BLOCK)
             lse = log_sum(peak, total)
         else:
-            for first in range(0, codebook_size, BLOCK):
-                code = first + tl.arange(0, BLOCK)
+            for low in range(0, codebook_size, BLOCK):
+                code = low + tl.arange(0, BLOCK)
                 x = tl.load(logits_ptr + code, code < codebook_size, other=float("-inf"))
                 peak, total = add_tile(peak, total, x.to(tl.float32))
             lse = log_sum(peak, total)

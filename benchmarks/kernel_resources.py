@@ -5,7 +5,8 @@
     PYTHONPATH=folder/with/triton-3.6 python benchmarks/kernel_resources.py    # another compiler
 
 Registers, shared memory, bytes spilled to local memory and estimated occupancy on sm_80, sm_90 and
-gfx942, at the tile sizes that the ops launch. Compilers differ: rows state Triton's version, and
+gfx942, at the tile sizes that the ops launch, and bytes and FLOPs of a launch at the shapes of
+kernel_cases.py. Compilers differ: rows state Triton's version, and
 only rows of the version that runs are replaced. The exit status is 1 if a kernel spills or does not
 fit; tests/kernels/test_ahead_of_time.py holds the same.
 """
@@ -16,23 +17,18 @@ import re
 import subprocess
 import sys
 import tempfile
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
 
 # run as a script, only benchmarks/ is on the path, whose kernels.py must not hide a package's
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-import torch
 import triton
 from triton.backends.compiler import GPUTarget
 from triton.compiler import ASTSource, compile
 
 from benchmarks.harness import Options, parse_options, print_table
-from store_engine.kernels.triton import beam_attention as attention
-from store_engine.kernels.triton import linear_cross_entropy as lce
-from store_engine.kernels.triton import masked_softmax as softmax
-from store_engine.kernels.triton import trie_topk as trie
+from benchmarks.kernel_cases import TYPE_OF, Kernel, all_kernels
 
 
 class Target(NamedTuple):
@@ -52,61 +48,21 @@ TARGETS = {
     "gfx942": Target(GPUTarget("hip", "gfx942", 64), 64 << 10, 64 << 10, 32, 4 * 512 * 64),
 }
 
+COSTS = ("bytes", "flops")
 RESOURCES = ("registers", "shared_bytes", "spill_bytes", "occupancy")
-COLUMNS = ("triton", "kernel", "function", "dtype", "target", *RESOURCES, "config")
+COLUMNS = ("triton", "kernel", "function", "dtype", "target", *RESOURCES, *COSTS, "config")
 
-# types of the kernels' arguments; "*x" is the dtype under test
-TYPES = {
-    "*x": "hidden_ptr weight_ptr x_ptr y_ptr dx_ptr dy_ptr logits_ptr q_ptr keys_ptr values_ptr "
-    "out_ptr",
-    "*fp32": "losses_ptr lse_ptr dlosses_ptr dhidden_ptr dweight_ptr scores_ptr top_scores_ptr",
-    "*i64": "nodes_ptr num_valid_ptr child_begin_ptr tokens_ptr item_begin_ptr top_keys_ptr "
-    "top_parents_ptr top_tokens_ptr top_nodes_ptr top_num_valid_ptr context_lengths_ptr",
-    "*i32": "plan_ptr bounds_ptr ranges_ptr words_ptr ranks_ptr is_bad_ptr",
-    "*i1": "tree_mask_ptr",
-    "*u8": "was_bad_ptr top_is_bad_ptr",
-    "i32": "num_rows num_tiles vocab_size hidden_size stride beam_width codebook_size num_words "
-    "width num_splits num_heads head_dim num_context num_tree stride_batch stride_slot",
-    "fp32": "scale",
-}
-TYPE_OF = {name: kind for kind, names in TYPES.items() for name in names.split()}
 # sizes that models keep to multiples of 16, which the launcher tells the compiler
-ALIGNED = {"hidden_size", "vocab_size", "head_dim", "stride_batch", "stride_slot"}
-
-
-class Kernel(NamedTuple):
-    """One kernel as it is launched."""
-
-    name: str
-    function: Any
-    dtype: str
-    config: dict[str, Any]
-
-
-def all_kernels() -> Iterator[Kernel]:
-    """Every kernel of the package at the tile sizes that its op launches it with."""
-    dtypes = {"fp32": torch.float32, "bf16": torch.bfloat16}
-    for dtype, torch_dtype in dtypes.items():
-        config = lce._launch_config(torch_dtype)
-        for step in ("fwd", "dhidden", "dweight"):
-            name = f"linear_cross_entropy_{step}"
-            yield Kernel(name, getattr(lce, f"_{name}_kernel"), dtype, config)
-        for head_dim in (64, 128):
-            name = f"beam_attention,head_dim={head_dim}"
-            config = attention._launch_config(torch_dtype, num_queries=64, head_dim=head_dim)
-            config |= {"GROUP": 3}
-            yield Kernel(name, attention._beam_attention_kernel, dtype, config)
-    for width in (20, 128, 512):
-        config = trie._launch_config(width)
-        yield Kernel(f"trie_topk_merge,width={width}", trie._trie_topk_merge_kernel, "bf16", config)
-        config |= {"CHILDREN": False, "FILTER": True, "BLOCK_V": 256}
-        yield Kernel(f"trie_topk_beams,width={width}", trie._trie_topk_beams_kernel, "bf16", config)
-    for step in ("fwd", "bwd"):
-        for vocab_size in (256, 1 << 16):
-            config = softmax._launch_config(vocab_size)
-            name = f"masked_softmax_{step},block={config['BLOCK']}"
-            config |= {"LOG": False}
-            yield Kernel(name, getattr(softmax, f"_masked_softmax_{step}_kernel"), "bf16", config)
+ALIGNED = {
+    "hidden_size",
+    "intermediate_size",
+    "vocab_size",
+    "length",
+    "codebook_size",
+    "head_dim",
+    "stride_batch",
+    "stride_slot",
+}
 
 
 def compile_kernel(kernel: Kernel, target: Target) -> dict[str, int | float]:
@@ -118,7 +74,7 @@ def compile_kernel(kernel: Kernel, target: Target) -> dict[str, int | float]:
         options.pop("maxnreg", None)  # NVIDIA's
     signature, attributes = {}, {}
     for i, name in enumerate(kernel.function.arg_names):
-        kind = "constexpr" if name in config else TYPE_OF[name]
+        kind = "constexpr" if name in config else kernel.types.get(name, TYPE_OF[name])
         signature[name] = f"*{kernel.dtype}" if kind == "*x" else kind
         if kind.startswith("*") or name in ALIGNED:
             attributes[(i,)] = [["tt.divisibility", 16]]
@@ -180,6 +136,7 @@ def measure_all(options: Options) -> list[dict[str, Any]]:
                 row = {"triton": triton.__version__, "kernel": kernel.name}
                 row |= {"function": kernel.function.__name__, "dtype": kernel.dtype}
                 row |= {"target": name, "config": tiles}
+                row |= dict(zip(COSTS, map(round, kernel.cost), strict=True))
                 rows.append(row | compile_kernel(kernel, target))
     return rows
 

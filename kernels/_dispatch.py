@@ -13,6 +13,8 @@ from torch import Tensor
 Backend = Literal["auto", "torch", "triton"]  # of an op of this folder
 Choice = Literal["cpp", "torch", "triton"]
 
+MIN_PROGRAMS = 132  # wanted of a launch at least: one for each multiprocessor of an H100
+
 _INTERPRET = os.environ.get("TRITON_INTERPRET") == "1"
 _MIN_CAPABILITY = (7, 0)  # the oldest NVIDIA GPUs that Triton compiles for
 

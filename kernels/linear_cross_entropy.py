@@ -5,12 +5,20 @@
     loss = lse - z_target
     dz_j = exp(z_j - lse) - [j = target]
 
-`linear_cross_entropy_ref` materialises (num_rows, vocab_size) logits. The PyTorch path stands in
-_linear_cross_entropy_torch.py. The Triton path is an online softmax over vocabulary tiles that
-recomputes the logits in the backward; each gradient entry belongs to one program, so the result is
-deterministic. Rows are sorted by slice, so that rows of mixed slices share one launch.
-Compute-bound: 3 GEMMs of num_rows x length x hidden_size (PyTorch), 5 (Triton).
-Source: Wijmans et al. 2024 (Cut Cross-Entropy), https://arxiv.org/abs/2411.09009.
+`linear_cross_entropy_ref` materialises (num_rows, vocab_size) logits. Three paths keep none:
+
+* PyTorch: chunk by chunk (_linear_cross_entropy_chunks.py), 3 GEMMs, rows grouped by their slice.
+* Triton, trained, one slice for all rows (`start` and `length` are ints): the same chunks, whose
+  losses and gradients one kernel makes in place. 3 GEMMs for a sum or a mean, 4 for `none`.
+* Triton else: an online softmax over vocabulary tiles, which recomputes the logits in the backward.
+  Rows are sorted by slice, so that rows of mixed slices share one launch and none is multiplied by
+  another's. 1 GEMM forward, 5 in all. Each gradient entry belongs to one program.
+
+All are deterministic where the library's GEMM is, and compute-bound. liger-kernel's fused loss has
+the chunks' form, but one softmax over the whole weight for every row, no slices, and its gradients
+are right for one scalar loss alone; so this one is ours.
+Source: Wijmans et al. 2024 (Cut Cross-Entropy), https://arxiv.org/abs/2411.09009; Hsu et al. 2024
+(Liger Kernel), https://arxiv.org/abs/2410.10989.
 """
 
 from typing import Any, Literal
@@ -21,8 +29,10 @@ from torch import Tensor
 from torch.autograd.function import once_differentiable
 
 from store_engine.kernels._dispatch import Backend, use_triton
-from store_engine.kernels._linear_cross_entropy_torch import (
-    LossesTorch,
+from store_engine.kernels._linear_cross_entropy_chunks import (
+    TORCH,
+    ChunkedLosses,
+    Slices,
     as_rows,
     run_chunks,
     slices_of,
@@ -109,7 +119,8 @@ def linear_cross_entropy(
     """
     if reduction not in ("none", "sum", "mean"):
         raise ValueError(f"reduction must be 'none', 'sum' or 'mean', got {reduction!r}")
-    losses = _losses(hidden, weight, targets, (start, length), ignore_index, backend)
+    are_scaled = reduction != "none"  # the gradients of all losses will be equal
+    losses = _losses(hidden, weight, targets, (start, length), ignore_index, backend, are_scaled)
     if reduction == "none":
         return losses
     if reduction == "sum":
@@ -124,6 +135,7 @@ def _losses(
     bounds: tuple[Tensor | int, Tensor | int | None],
     ignore_index: int,
     backend: Backend,
+    are_scaled: bool,
 ) -> Tensor:
     """Checks the arguments and computes the loss of every row."""
     start, length = bounds
@@ -131,23 +143,33 @@ def _losses(
     if torch.is_autocast_enabled(hidden.device.type):
         dtype = torch.get_autocast_dtype(hidden.device.type)
         hidden, weight = hidden.to(dtype), weight.to(dtype)
-    is_kept = targets != ignore_index
     _check_inputs(hidden, weight, targets, start, length)
-    _check_slices(targets, start, length, is_kept, len(weight))
     is_triton = use_triton(hidden, backend)
     if not len(hidden):
         losses: Tensor = _NoRows.apply(hidden, weight)
-    elif is_triton:
+        return losses
+    is_kept = targets != ignore_index
+    _check_slices(targets, start, length, is_kept, len(weight))
+    is_trained = torch.is_grad_enabled() and (hidden.requires_grad or weight.requires_grad)
+    if is_triton and not (is_trained and isinstance(start, int) and isinstance(length, int)):
         from store_engine.kernels.triton.linear_cross_entropy import LossesTriton
 
         plan = _plan(targets, start, length, is_kept)
         losses = LossesTriton.apply(hidden.contiguous(), weight.contiguous(), plan)
+        return losses
+    how = TORCH
+    if is_triton:
+        from store_engine.kernels.triton.cross_entropy_rows import TRITON as how
+
+        # rows without a target stay, else the host would wait for their number
+        targets = targets.masked_fill(~is_kept, -1)
+        slices = Slices(None, [(start, start + length, len(targets))])
     else:
         slices = slices_of(start, length, is_kept)
-        if torch.is_grad_enabled() and (hidden.requires_grad or weight.requires_grad):
-            losses = LossesTorch.apply(hidden, weight, targets, slices)
-        else:
-            losses = run_chunks(hidden, weight, targets, slices).losses
+    if is_trained:
+        losses = ChunkedLosses.apply(hidden, weight, targets, slices, how, are_scaled)
+    else:
+        losses = run_chunks(hidden, weight, targets, slices, how).losses
     return losses
 
 

@@ -70,9 +70,9 @@ class ItemBits(NamedTuple):
             bool of the common shape.
         """
         begin, end = self.item_begin[child], self.item_begin[child + 1]
-        return self._rank(request, end) > self._rank(request, begin)
+        return self.rank(request, end) > self.rank(request, begin)
 
-    def _rank(self, request: Tensor, item: Tensor) -> Tensor:
+    def rank(self, request: Tensor, item: Tensor) -> Tensor:
         """Allowed items of a request before `item`."""
         bits = self.words[request, item >> 5].long() & ((1 << (item & 31)) - 1)
         return self.ranks[request, item >> 5] + _popcount(bits)

@@ -8,9 +8,7 @@ import triton.language as tl
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
-from store_engine.kernels._dispatch import device_guard
-
-_NUM_PROGRAMS = 132  # wanted at least, one for each multiprocessor of an H100
+from store_engine.kernels._dispatch import MIN_PROGRAMS, device_guard
 
 
 # fmt: off
@@ -226,7 +224,7 @@ class LossesTriton(torch.autograd.Function):
                 )
                 dhidden = dhidden.to(hidden.dtype)
             if ctx.needs_input_grad[1]:
-                num_splits = max(min(num_tiles, _NUM_PROGRAMS // num_col_tiles), 1)
+                num_splits = max(min(num_tiles, MIN_PROGRAMS // num_col_tiles), 1)
                 sizes = num_rows, num_tiles, len(weight), hidden_size
                 dweight = weight.new_zeros(num_splits, *weight.shape, dtype=torch.float32)
                 _linear_cross_entropy_dweight_kernel[(num_col_tiles, num_splits)](

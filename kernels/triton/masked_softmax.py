@@ -9,6 +9,7 @@ from torch import Tensor
 from torch.autograd.function import once_differentiable
 
 from store_engine.kernels._dispatch import device_guard
+from store_engine.kernels.triton.online_softmax import add_tile
 
 _MAX_BLOCK = 4096  # 16 warps hold a tile of 8 entries per thread
 
@@ -35,10 +36,7 @@ def _masked_softmax_fwd_kernel(
     for first in range(begin, end, BLOCK):
         cols = first + tl.arange(0, BLOCK)
         x = tl.load(x_ptr + cols, cols < end, other=float("-inf")).to(tl.float32)
-        new_peak = tl.maximum(peak, tl.max(x))
-        shift = tl.where(new_peak == float("-inf"), 0.0, new_peak)
-        total = total * tl.exp(peak - shift) + tl.sum(tl.exp(x - shift))
-        peak = new_peak
+        peak, total = add_tile(peak, total, x)
     peak = tl.where(peak == float("-inf"), 0.0, peak)
     total = tl.where(total == 0.0, 1.0, total)
     for first in range(0, vocab_size, BLOCK):

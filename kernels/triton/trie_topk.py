@@ -5,10 +5,10 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from store_engine.kernels._dispatch import device_guard
+from store_engine.kernels._dispatch import MIN_PROGRAMS, device_guard
 from store_engine.kernels.trie_topk import Beams, ItemBits, Level, Normalize
+from store_engine.kernels.triton.online_softmax import add_tile, log_sum
 
-_NUM_PROGRAMS = 132  # wanted at least, one for each multiprocessor of an H100
 _NOTHING: tl.constexpr = tl.constexpr(-(1 << 63))  # key below every candidate's
 
 
@@ -63,12 +63,8 @@ def _log_sum_exp(
             if FILTER:
                 mask &= _is_alive(item_begin_ptr, words_ptr, ranks_ptr, at, mask)
         x = tl.load(logits_ptr + col, mask, other=float("-inf")).to(tl.float32)
-        new_peak = tl.maximum(peak, tl.max(x))
-        shift = tl.where(new_peak == float("-inf"), 0.0, new_peak)
-        total = total * tl.exp(peak - shift) + tl.sum(tl.exp(x - shift))
-        peak = new_peak
-    # no peak: a sum of 0, or of NaN, which a maximum leaves out
-    return tl.where(peak == float("-inf"), total, peak + tl.log(tl.where(total == 0, 1.0, total)))
+        peak, total = add_tile(peak, total, x)
+    return log_sum(peak, total)
 
 
 @triton.jit
@@ -220,7 +216,7 @@ def launch_trie_topk(
     """Does what `trie_topk` does, for arguments that it has checked and a batch that is not 0."""
     batch, beam_width, codebook_size = logits.shape
     config = _launch_config(width)
-    num_splits = max(min(beam_width, _NUM_PROGRAMS // batch), 1)
+    num_splits = max(min(beam_width, MIN_PROGRAMS // batch), 1)
     nodes, num_valid = beams.nodes.contiguous(), beams.num_valid.contiguous()
     keys = nodes.new_empty(batch, num_splits, config["BLOCK_K"])
     is_bad = nodes.new_empty(batch, num_splits, dtype=torch.int32)

@@ -4,11 +4,13 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from store_engine.kernels import _linear_cross_entropy_torch as torch_path
+from store_engine.kernels import _linear_cross_entropy_chunks as chunks
+from store_engine.kernels import linear_cross_entropy as op_module
 from store_engine.kernels.linear_cross_entropy import (
     linear_cross_entropy,
     linear_cross_entropy_ref,
 )
+from store_engine.kernels.triton import cross_entropy_rows as triton_chunks
 from store_engine.kernels.triton import linear_cross_entropy as triton_path
 from store_engine.testing import assert_as_accurate
 
@@ -148,18 +150,47 @@ def test_one_slice_for_all_rows(length, backend, device):
     assert_as_accurate(op, ref, [hidden, weight], torch.ones((), device=device))
 
 
+SMALL_CHUNKS = {"num_logits": 1, "num_rows": 3, "gradient_rows": 7}
+
+
 @pytest.mark.parametrize("reduction", ["sum", "none"])
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
 def test_chunks_change_nothing(reduction, dtype, monkeypatch):
     hidden, weight, *rows = make(50, 8, 40, [10, 30], dtype)
-    monkeypatch.setattr(torch_path, "_CHUNK_LOGITS", 1)
-    monkeypatch.setattr(torch_path, "_CHUNK_ROWS", 3)
-    monkeypatch.setattr(torch_path, "_BLOCK_LOGITS", 20)
-    monkeypatch.setattr(torch_path, "_GRADIENT_ROWS", 7)
+    monkeypatch.setattr(op_module, "TORCH", chunks.TORCH._replace(**SMALL_CHUNKS))
+    monkeypatch.setattr(chunks, "_BLOCK_LOGITS", 20)
     options = make_options(*rows, reduction=reduction)
     op = partial(linear_cross_entropy, **options, backend="torch")
     ref = partial(linear_cross_entropy_ref, **options)
     assert_as_accurate(op, ref, [hidden, weight], torch.rand(50 if reduction == "none" else ()))
+
+
+@pytest.mark.parametrize("reduction", ["mean", "none"])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float16])
+def test_chunks_of_the_kernel_change_nothing(reduction, dtype, monkeypatch, device):
+    """One slice for all rows, some of which have no target."""
+    hidden, weight, targets, *_ = make(20, 8, 40, [40], dtype, device)
+    small = triton_chunks.TRITON._replace(**SMALL_CHUNKS)
+    monkeypatch.setattr(triton_chunks, "TRITON", small)
+    monkeypatch.setattr(triton_path, "_linear_cross_entropy_fwd_kernel", None)  # not taken
+    targets = torch.where(targets < 0, targets, targets.clamp(3, 32))
+    options = make_options(targets, 3, 30, reduction=reduction)
+    op = partial(linear_cross_entropy, **options, backend="triton")
+    ref = partial(linear_cross_entropy_ref, **options)
+    dout = torch.rand(20 if reduction == "none" else (), device=device)
+    assert_as_accurate(op, ref, [hidden, weight], dout)
+
+
+@pytest.mark.parametrize("backend", BACKENDS)
+def test_a_row_without_a_target_may_be_anything(backend, device):
+    hidden, weight, targets, *_ = make(10, 8, 40, [40], device=device)
+    hidden[4] = float("nan")  # the fifth has no target
+    hidden.requires_grad_()
+    loss = linear_cross_entropy(hidden, weight.requires_grad_(), targets, backend=backend)
+    grad = torch.autograd.grad(loss, hidden)[0]
+    assert loss.isfinite()
+    assert grad[4].eq(0).all()
+    assert grad.isfinite().all()
 
 
 @pytest.mark.parametrize("backend", BACKENDS)

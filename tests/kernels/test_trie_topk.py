@@ -1,5 +1,6 @@
 import pytest
 import torch
+from beam_steps import beams_of, brute_force, make_beams, make_level
 
 from store_engine._C import ItemTrie
 from store_engine.catalog.trie_arrays import TrieArrays
@@ -20,49 +21,9 @@ from store_engine.kernels.trie_topk import (
 INF = float("inf")
 
 
-def make_level(num_nodes, codebook_size, device):
-    """A random step of a trie: each node has between no child and all codes."""
-    is_child = torch.rand(num_nodes, codebook_size) < torch.rand(num_nodes, 1)
-    begin = torch.nn.functional.pad(is_child.sum(1).cumsum(0), (1, 0))
-    return Level(begin.to(device), is_child.nonzero()[:, 1].to(device))
-
-
-def make_beams(batch, beam_width, num_nodes, codebook_size, device):
-    logits = torch.randn(batch, beam_width, codebook_size, device=device)
-    scores = -4 * torch.rand(batch, beam_width, device=device)
-    nodes = torch.stack([torch.randperm(num_nodes)[:beam_width] for _ in range(batch)]).to(device)
-    num_valid = torch.randint(0, beam_width + 1, (batch,), device=device)
-    num_valid[0] = beam_width
-    return logits, beams_of(scores, nodes, num_valid)
-
-
-def beams_of(scores, nodes, num_valid):
-    return Beams(scores, nodes, nodes, nodes, num_valid, torch.zeros_like(num_valid).bool())
-
-
 def bits_of(is_allowed, item_begin):
     words = pack_items(is_allowed)
     return ItemBits(item_begin, words, word_ranks(words))
-
-
-def brute_force(logits, beams, level, width, normalize="codebook", alive=None):
-    """Ten lines of Python, the oracle of the reference: what is not alive does not exist."""
-    found = []
-    for b in range(len(logits)):
-        rows = []
-        for m in range(int(beams.num_valid[b])):
-            node = int(beams.nodes[b, m])
-            children = range(*level.child_begin[node : node + 2].tolist())
-            children = [c for c in children if alive is None or alive[b, c]]
-            codes = level.tokens[children].long()
-            x = logits[b, m]
-            lse = (x if normalize == "codebook" else x[codes]).logsumexp(0)
-            rows += [
-                (-float(beams.scores[b, m] + (x[code] - lse)), child, m, int(code))
-                for child, code in zip(children, codes, strict=True)
-            ]
-        found.append(sorted(rows)[:width])
-    return found
 
 
 # batch, beam width, nodes, codebook, width; the interpreter sorts slowly

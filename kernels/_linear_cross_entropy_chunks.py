@@ -1,26 +1,33 @@
-"""The PyTorch path of linear_cross_entropy, which trains on CPUs.
+"""linear_cross_entropy chunk by chunk: the matrix products of a library, and passes over logits.
 
-One GEMM per distinct slice of the vocabulary and chunk of rows. The gradients are made while the
-chunk's logits are in the cache, as if the gradient of every loss were 1; a sum and a mean only
-scale them. Any other gradient of the losses needs the logits once more.
+One GEMM per distinct slice of the vocabulary and chunk of rows; the gradient of a chunk's logits is
+written in their place and goes through two more. Where the gradients of the losses are known to be
+equal, as behind a sum or a mean, all gradients are made in the forward, as if those were 1, and
+only scaled in the backward: three GEMMs. Any others need the logits once more: four.
 Source: Hsu et al. 2024 (Liger Kernel), https://arxiv.org/abs/2410.10989.
 """
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
-# A chunk's logits stay in the cache, but it has rows enough for an efficient GEMM: 256 and 512 rows
-# are equally fast at V=49152, 128 a fifth slower. A block goes through all elementwise passes while
-# it is in the cache; blocks are large, as each pass over one wakes all threads.
-_CHUNK_LOGITS = 1 << 21
-_CHUNK_ROWS = 256
+# entries of a block that goes through all passes of `losses_torch` while it is in the cache; blocks
+# are large, as each pass over one wakes all threads
 _BLOCK_LOGITS = 1 << 19
-# rows of a half-precision weight gradient that are made at once
-_GRADIENT_ROWS = 2048
+
+
+class Chunking(NamedTuple):
+    """How chunks are made and read on one kind of device."""
+
+    # (logits, target, dlosses or None) -> losses of rows that share a slice; a target below 0 has
+    # none. Given their gradients, writes that of `logits` in their place.
+    losses: Callable[[Tensor, Tensor, Tensor | None], Tensor]
+    num_logits: int  # wanted of a chunk
+    num_rows: int  # of a chunk at least, for an efficient GEMM
+    gradient_rows: int  # of a half-precision weight gradient that are made at once
 
 
 def as_rows(start: Tensor | int, length: Tensor | int, targets: Tensor) -> tuple[Tensor, Tensor]:
@@ -80,6 +87,7 @@ def run_chunks(
     weight: Tensor,
     targets: Tensor,
     slices: Slices,
+    how: Chunking,
     wanted: Gradients | None = None,
 ) -> _Pass:
     """Computes the losses chunk by chunk, and the gradients that are wanted."""
@@ -94,7 +102,7 @@ def run_chunks(
     sizes = (end - begin for begin, end, _ in slices.bounds)
     shapes = zip(sizes, (count for *_, count in slices.bounds), strict=True)
     buffer = hidden.new_empty(
-        max((n * min(_chunk_rows(n), count) for n, count in shapes), default=0)
+        max((n * min(_chunk_rows(n, how), count) for n, count in shapes), default=0)
     )
     first = 0
     for begin, end, count in slices.bounds:
@@ -102,17 +110,20 @@ def run_chunks(
         dw = None if dweight is None else dweight[begin:end]
         if dw is not None and dw.dtype is not torch.float32:
             dw = torch.zeros_like(dw, dtype=torch.float32)
-        for low in range(first, first + count, _chunk_rows(len(w))):
-            rows = slice(low, min(low + _chunk_rows(len(w)), first + count))
+        size = _chunk_rows(len(w), how)
+        for low in range(first, first + count, size):
+            rows = slice(low, min(low + size, first + count))
             h, dloss = hidden[rows], None if dlosses is None else dlosses[rows]
             logits = torch.mm(h, w.T, out=buffer[: len(h) * len(w)].view(len(h), len(w)))
-            losses[rows] = _losses(logits, targets[rows] - begin, dloss)
+            losses[rows] = how.losses(logits, targets[rows] - begin, dloss)
             if dhidden is not None:
                 torch.mm(logits, w, out=dhidden[rows])
             if dw is not None:
-                _add_weight_gradient(dw, logits, h)
+                _add_weight_gradient(dw, logits, h, how)
         if dweight is not None and dw is not None and dw.dtype != dweight.dtype:
-            for part in _gradient_parts(len(dw)):  # addition would make a float32 copy of the sum
+            for part in _gradient_parts(
+                len(dw), how
+            ):  # addition would make a float32 copy of the sum
                 dweight[begin:end][part] += dw[part]
         first += count
     if order is not None:
@@ -123,30 +134,27 @@ def run_chunks(
     return _Pass(losses, dhidden, dweight)
 
 
-def _chunk_rows(length: int) -> int:
+def _chunk_rows(length: int, how: Chunking) -> int:
     """Rows of a slice of this length whose logits are made at once."""
-    return max(_CHUNK_LOGITS // length, _CHUNK_ROWS)
+    return max(how.num_logits // length, how.num_rows)
 
 
-def _add_weight_gradient(dw: Tensor, dlogits: Tensor, h: Tensor) -> None:
+def _add_weight_gradient(dw: Tensor, dlogits: Tensor, h: Tensor, how: Chunking) -> None:
     """dw += dlogits.T @ h, in float32; half-precision products never exist as a whole."""
     if dw.dtype == h.dtype:
         dw.addmm_(dlogits.T, h)
         return
-    for part in _gradient_parts(len(dw)):
+    for part in _gradient_parts(len(dw), how):
         dw[part] += dlogits[:, part].T @ h
 
 
-def _gradient_parts(length: int) -> Iterator[slice]:
+def _gradient_parts(length: int, how: Chunking) -> Iterator[slice]:
     """Cuts a slice of this length into parts."""
-    return (slice(i, i + _GRADIENT_ROWS) for i in range(0, length, _GRADIENT_ROWS))
+    return (slice(i, i + how.gradient_rows) for i in range(0, length, how.gradient_rows))
 
 
-def _losses(logits: Tensor, target: Tensor, dloss: Tensor | None) -> Tensor:
-    """The losses of rows that share a slice.
-
-    Given the gradient of the losses, writes that of `logits` in their place.
-    """
+def losses_torch(logits: Tensor, target: Tensor, dloss: Tensor | None) -> Tensor:
+    """The `Chunking.losses` of PyTorch's operations; every target is one."""
     num_rows, length = logits.shape
     loss = torch.empty(num_rows, 1, device=logits.device)
     size = max(_BLOCK_LOGITS // length, 1)
@@ -165,31 +173,48 @@ def _losses(logits: Tensor, target: Tensor, dloss: Tensor | None) -> Tensor:
     return loss[:, 0]
 
 
-class LossesTorch(torch.autograd.Function):
-    """The losses of `run_chunks`, differentiable."""
+# A chunk's logits stay in the cache, but it has rows enough for an efficient GEMM: 256 and 512 rows
+# are equally fast at V=49152, 128 a fifth slower.
+TORCH = Chunking(losses_torch, num_logits=1 << 21, num_rows=256, gradient_rows=2048)
+
+
+class ChunkedLosses(torch.autograd.Function):
+    """The losses of `run_chunks`, differentiable.
+
+    `are_scaled` says that the gradients of the losses will be equal. Where they may not be, a CPU
+    looks whether they are; a GPU would have to be waited for.
+    """
 
     @staticmethod
     def forward(
-        ctx: Any, hidden: Tensor, weight: Tensor, targets: Tensor, slices: Slices
+        ctx: Any,
+        hidden: Tensor,
+        weight: Tensor,
+        targets: Tensor,
+        slices: Slices,
+        how: Chunking,
+        are_scaled: bool,
     ) -> Tensor:
-        ones = torch.ones(len(targets), device=hidden.device)
-        wanted = Gradients(ones, *ctx.needs_input_grad[:2])
-        done = run_chunks(hidden, weight, targets, slices, wanted)
         ctx.save_for_backward(hidden, weight, targets)
-        ctx.slices = slices
-        ctx.grads = done.dhidden, done.dweight
+        ctx.options, ctx.are_scaled = (slices, how), are_scaled
+        wanted = None
+        if are_scaled or not hidden.is_cuda:
+            ones = torch.ones(len(targets), device=hidden.device)
+            wanted = Gradients(ones, *ctx.needs_input_grad[:2])
+        done = run_chunks(hidden, weight, targets, slices, how, wanted)
+        ctx.grads = None if wanted is None else (done.dhidden, done.dweight)
         return done.losses
 
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, *grads: Tensor) -> Any:
-        dlosses = grads[0]
+        dlosses = grads[0].contiguous()
         ready, ctx.grads = ctx.grads, None  # used up: a second backward computes them again
-        if ready is None or not (dlosses == dlosses[:1]).all():
+        if ready is None or not (ctx.are_scaled or bool((dlosses == dlosses[:1]).all())):
             hidden, weight, targets = ctx.saved_tensors
             wanted = Gradients(dlosses, *ctx.needs_input_grad[:2])
-            done = run_chunks(hidden, weight, targets, ctx.slices, wanted)
+            done = run_chunks(hidden, weight, targets, *ctx.options, wanted)
             ready = done.dhidden, done.dweight
         else:
             ready = tuple(None if x is None else x.mul_(dlosses[0]) for x in ready)
-        return *ready, None, None
+        return *ready, None, None, None, None

@@ -217,10 +217,9 @@ def train(config: Config, ds_config: dict[str, Any], data: RunData) -> None:
         _train_recommender(again, training, run, run.model_weights, known)
 
     # -- evaluation -------------------------------------------------------------------------------
-    if is_first:
-        if not run.is_complete(run.trie):
-            with run.writing(run.trie):
-                ItemTrie(table.sids, list(table.codebook_sizes)).save(str(run.trie))
+    if is_first and not run.is_complete(run.trie):
+        with run.writing(run.trie):
+            ItemTrie(table.sids, list(table.codebook_sizes)).save(str(run.trie))
     wait_for_first("trie")
     metrics = evaluate_run(run.root, device=device, share=share)
     if is_first:

@@ -284,7 +284,11 @@ def _ranker(engine: Engine, split: Split, k: int, share: RankShare, **options: A
 
 
 def _measuring_engine(
-    run: Run, config: Config, model: StoreModel, evidence: Evidence | None, device: str | torch.device
+    run: Run,
+    config: Config,
+    model: StoreModel,
+    evidence: Evidence | None,
+    device: str | torch.device,
 ) -> Engine:
     """An engine whose figures do not depend on the machine: float32, every user comes once."""
     decoding = dataclasses.replace(config.decoding, dtype="float32", prefix_cache_mib=0.0)

@@ -19,10 +19,10 @@ class RankShare:
 
     rank: int = 0
     num_ranks: int = 1
-    device: torch.device = torch.device("cpu")
+    device: torch.device | str = "cpu"
 
     @classmethod
-    def of_process_group(cls, device: torch.device) -> "RankShare":
+    def of_process_group(cls, device: torch.device | str) -> "RankShare":
         """Makes the share of this rank of the process group."""
         return cls(torch.distributed.get_rank(), torch.distributed.get_world_size(), device)
 

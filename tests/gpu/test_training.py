@@ -146,7 +146,9 @@ def train(name: str, device=None):
 @pytest.mark.parametrize("name", CASES)
 def test_a_step_of_the_optimiser_keeps_its_budget(name, monkeypatch, record_property):
     monkeypatch.setattr(steps, "peak_flops", lambda dtype, device: 1e12)
-    most_launches, most_copies = CASES[name][1]
+    overrides, (most_launches, most_copies) = CASES[name]
+    if "model.dropout=0.1" in overrides:  # masks of a padded batch are others
+        monkeypatch.setattr(steps, "_TOKENS", 1)
     want = train(name)
     with pretended_device() as gpu:
         got = train(name, gpu)

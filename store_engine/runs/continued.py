@@ -152,7 +152,6 @@ class Parent:
             )
         if self._is_whole:
             dataset = load_dataset(settings, self.run.catalog)
-            dataset.report.notes += _tested_on_old(self.run, dataset, settings)
         else:
             dataset = self._with_new_data(settings)
         known = set(dataset.catalog.item_ids) - dataset.listed
@@ -200,8 +199,8 @@ class Parent:
         )
         return dataclasses.replace(dataset, histories=histories.of_users(is_kept))
 
-    def lines(self, dataset: Dataset) -> list[str]:
-        """Says what is new, and what is left aside."""
+    def lines(self, dataset: Dataset, config: Config) -> list[str]:
+        """Says what is new, what is left aside, and whose test is none."""
         old, catalog, histories = self.run, dataset.catalog, dataset.histories
         lines, changes, journal = [], self._changes, self.run.directory.journal
         if changes.events and not self._is_whole and not self._new.journal:
@@ -218,6 +217,7 @@ class Parent:
             lines.append(f"{len(self._removed):,} items that were removed stay removed")
         return [
             *lines,
+            *_tested_on_old(self.run, dataset, config.data),
             f"goes on from {self.root}: {catalog.num_items - old.catalog.num_items:,} new items, "
             f"{histories.num_users - old.histories.num_users:+,} users, "
             f"{histories.num_events - old.histories.num_events:+,} events",

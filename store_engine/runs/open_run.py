@@ -134,7 +134,7 @@ def _begin(
 ) -> RunDirectory:
     dataset = load_dataset(config.data) if parent is None else parent.dataset(config)
     catalog = dataset.catalog
-    news = [] if parent is None else parent.lines(dataset)
+    news = [] if parent is None else parent.lines(dataset, config)
     for line in [*(dataset.report.lines() if dataset.report.num_events else ()), *news]:
         print(printable(line), flush=True)
     split = split_histories(dataset.histories, config.data)

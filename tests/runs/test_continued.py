@@ -120,6 +120,11 @@ def test_users_who_lost_events_are_counted(parent_dir, tmp_path, capsys):
     assert "warning: 1 users have fewer events before the test than in" in capsys.readouterr().out
 
 
+def test_another_split_may_test_what_was_trained(parent_dir, tmp_path, capsys):
+    begin(parent_dir, "data.split=by_user", "data.valid_share=0.3", "data.test_share=0.3")
+    assert "have fewer events before the test than in" in capsys.readouterr().out
+
+
 def test_a_run_split_by_time_takes_all_data_again(parent_dir, tmp_path):
     (tmp_path / "later.csv").write_text("user_id,item_id,timestamp\nu0,i3,9\n")
     shares = ("data.split=temporal", "data.valid_share=0.3", "data.test_share=0.3")

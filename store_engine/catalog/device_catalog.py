@@ -8,7 +8,7 @@ more item sets than there is room for, the memory is made anew and so must the g
 
 from collections import OrderedDict
 from collections.abc import Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -93,7 +93,9 @@ class DeviceCatalog:
         sets = self._sets
         return Filter(sets.words, sets.ranks, set_index, excluded, self._item_begin[level + 1])
 
-    def want(self, allowed: Sequence[RowSet | None], excluded: Sequence[Int32]) -> Wanted:
+    def want(
+        self, allowed: Sequence[RowSet | None], excluded: Sequence[NDArray[np.int64]]
+    ) -> Wanted:
         """Prepares the filter of a batch; sets that are not on the device go there.
 
         Args:
@@ -105,9 +107,7 @@ class DeviceCatalog:
             self.generation += 1
         index = self._sets.index(named)
         set_index = [-1 if one is None else index[one] for one in allowed]
-        places = [
-            self._sets.places(rows, at) for rows, at in zip(excluded, set_index, strict=True)
-        ]
+        places = [self._sets.places(rows, at) for rows, at in zip(excluded, set_index, strict=True)]
         return Wanted(np.array(set_index, dtype=np.int32), places)
 
     @property
@@ -140,10 +140,10 @@ class DeviceCatalog:
         self.generation += 1
 
     def _write(self, arrays: "_HostArrays") -> None:
-        held = (self._child_begin, self._tokens, self._item_begin)
-        for tensors, new in zip(held, arrays[:3], strict=True):
-            for tensor, array in zip(tensors, new, strict=True):
-                tensor[: len(array)].copy_(torch.from_numpy(array))
+        tensors = [*self._child_begin, *self._tokens, *self._item_begin]
+        new = [*arrays.child_begin, *arrays.tokens, *arrays.item_begin]
+        for tensor, array in zip(tensors, new, strict=True):
+            tensor[: len(array)].copy_(torch.from_numpy(array))
 
     def _hold_places(self, view: StaticView) -> None:
         """Writes where items stand, when they are the last codes themselves."""
@@ -165,7 +165,7 @@ class _HostArrays(NamedTuple):
     """A trie's arrays, as they are written to a device; see `trie_arrays`."""
 
     child_begin: list[Int32]  # per level (num_nodes + 1,)
-    tokens: list[NDArray[np.integer]]  # per level (num_children,) uint8 or int32
+    tokens: list[NDArray[Any]]  # per level (num_children,) uint8 or int32
     item_begin: list[Int32]  # per level, the root's first, (num_nodes + 1,)
     place_of_row: Int32  # (num_items,): each row's position in SID order
 
@@ -277,7 +277,7 @@ class _ResidentSets:
                 self._index[one] = at
         return {one: self._index[one] for one in named}
 
-    def places(self, rows: Int32, index: int) -> Int32:
+    def places(self, rows: NDArray[np.int64], index: int) -> Int32:
         """Returns the places of some rows that are in a set, each once, ascending.
 
         Args:

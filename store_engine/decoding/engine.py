@@ -29,6 +29,7 @@ from store_engine.decoding.engine_parts import (
     check_config,
     check_items,
     check_reading,
+    check_shapes,
 )
 from store_engine.decoding.evidence import EvidenceScorer, Found, choose_evidence, run_evidence
 from store_engine.decoding.exact import has_independent_codes, score_catalog
@@ -256,6 +257,26 @@ class Engine(LiveEngine):
         """
         found = self._search(histories, options)
         return found.rows, found.total
+
+    @takes_search_options
+    def warm_up(self, shapes: Iterable[tuple[int, int]], options: SearchOptions) -> None:
+        """Answers made-up requests, so that real ones of these shapes wait for nothing.
+
+        On a GPU the first search of a shape compiles kernels and captures a graph. Shapes are
+        rounded up: those of batches to powers of two, those of histories to 64, 128, ... tokens.
+
+        Args:
+            shapes: Of each, the number of histories and the items of the longest.
+            options: As `recommend_rows` takes them, those that real requests will have.
+
+        Raises:
+            InputError: A number is out of its range, or as for `recommend_rows`.
+            TypeError: `shapes` is no list of pairs of integers, or as for `recommend_rows`.
+        """
+        num_rows = len(self._items.view.tokens)
+        for num, length in check_shapes(shapes):
+            rows = np.arange(min(length, self.max_history)) % num_rows
+            self._search([rows] * num, options)
 
     def explain(
         self, history: Iterable[str] | None, item_id: str, *, user: str | None = None

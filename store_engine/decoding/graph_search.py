@@ -12,7 +12,6 @@ from typing import NamedTuple
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from torch import Tensor
 
 from store_engine._C import RowSet
 from store_engine.catalog.catalog_view import StaticView
@@ -29,7 +28,7 @@ from store_engine.kernels.trie_topk import Normalize
 
 MAX_CONTEXT = 1024  # tokens of a history; a longer one is not padded, and not searched here
 _MIN_CONTEXT = 64
-_MAX_BATCH, _MAX_TOKENS = 64, 1 << 15  # of one graph
+_MAX_BATCH, _MAX_SLOTS = 64, 1 << 15  # of one graph; slots of its cache, but for one large request
 _MIN_EXCLUDED = 16
 _MAX_GRAPHS = 32
 
@@ -48,6 +47,12 @@ class Requests(NamedTuple):
     histories: list[Rows]
     allowed: list[RowSet | None]
     excluded: list[Rows]
+
+    def batch(self, begin: int, end: int) -> "Requests":
+        """Returns some of them."""
+        return Requests(
+            self.histories[begin:end], self.allowed[begin:end], self.excluded[begin:end]
+        )
 
     @property
     def have_filter(self) -> bool:
@@ -89,11 +94,12 @@ class GraphSearch:
             normalize: What a softmax runs over.
         """
         longest = 1 + view.tokens.shape[1] * max(map(len, requests.histories))
-        context = _next_power(longest, _MIN_CONTEXT)
-        size = min(_MAX_BATCH, _MAX_TOKENS // context)
+        context = _at_least(longest, _MIN_CONTEXT)
+        num_slots = context + beam_width * (view.trie.num_levels - 1)
+        size = min(_MAX_BATCH, 1 << max(0, (_MAX_SLOTS // num_slots).bit_length() - 1))
         shape = SearchShape(size, context, beam_width, normalize, None)
         found = [
-            self._search(view, Requests(*(part[begin : begin + size] for part in requests)), shape)
+            self._search(view, requests.batch(begin, begin + size), shape)
             for begin in range(0, len(requests.histories), size)
         ]
         return Leaves(*map(torch.cat, zip(*found, strict=True)))
@@ -105,7 +111,7 @@ class GraphSearch:
             self._catalog.hold(view)
             if requests.have_filter:
                 wanted = self._catalog.want(requests.allowed, requests.excluded)
-            shape = largest._replace(batch=_next_power(num, 1), num_excluded=_room(wanted))
+            shape = largest._replace(batch=_at_least(num, 1), num_excluded=_room(wanted))
             search, graph = self._graph(self._model.with_slots(view.table.item_slots), shape)
             search.write(requests.histories, wanted)
             return search.read(graph.run(), num)
@@ -134,9 +140,11 @@ class GraphSearch:
         return _Graph(search, DeviceGraph(search.run, search.inputs, self._device, self._pool))
 
 
-def _next_power(number: int, least: int) -> int:
-    """The least power of two times `least` that is not below a number."""
-    return least << max(0, (-(-number // least) - 1).bit_length())
+def _at_least(number: int, least: int, factor: int = 2) -> int:
+    """The first of least, least * factor, least * factor^2, ... that is not below a number."""
+    while least < number:
+        least *= factor
+    return least
 
 
 def _room(wanted: Wanted | None) -> int | None:
@@ -144,4 +152,4 @@ def _room(wanted: Wanted | None) -> int | None:
     if wanted is None:
         return None
     most = max(map(len, wanted.excluded))
-    return _next_power(most, _MIN_EXCLUDED) if most else 0
+    return _at_least(most, _MIN_EXCLUDED, factor=4) if most else 0

@@ -67,8 +67,8 @@ class StaticSearch:
         self._rope = rope_table(config, shape.context + len(self._widths), device)
         first = cache_shape[3] * torch.arange(shape.batch, dtype=torch.int32)[:, None]
         slots = (first + torch.arange(shape.context, dtype=torch.int32)).flatten()
-        angles = (part[: shape.context].repeat(shape.batch, 1) for part in self._rope)
-        self._context = Tokens(*angles, slots.to(device))
+        cosine, sine = (part[: shape.context].repeat(shape.batch, 1) for part in self._rope)
+        self._context = Tokens(cosine, sine, slots.to(device))
         tree = [] if model.decoder.has_heads else self._widths[:-1]
         self._blocks = list(_blocks(tree, first + shape.context, device))
         self.inputs = Inputs(self._input_shapes(sum(tree)), device)

@@ -6,6 +6,7 @@ itself (pinned). Elsewhere the same work runs operation by operation.
 
 import math
 from collections.abc import Callable, Mapping
+from typing import Any
 
 import numpy as np
 import torch
@@ -61,7 +62,7 @@ class DeviceGraph:
     """
 
     def __init__(
-        self, work: Callable[[], Tensor], inputs: Inputs, device: torch.device, pool: object
+        self, work: Callable[[], Tensor], inputs: Inputs, device: torch.device, pool: Any
     ) -> None:
         self._work, self._inputs, self._device = work, inputs, device
         self._graph: torch.cuda.CUDAGraph | None = None
@@ -83,13 +84,13 @@ class DeviceGraph:
         return self._result.clone()
 
 
-def graph_pool(device: torch.device) -> object:
+def graph_pool(device: torch.device) -> Any:
     """Makes memory for graphs that are run one at a time."""
     return torch.cuda.graph_pool_handle() if device.type == "cuda" else None
 
 
 def _capture(
-    work: Callable[[], Tensor], device: torch.device, pool: object
+    work: Callable[[], Tensor], device: torch.device, pool: Any
 ) -> tuple[torch.cuda.CUDAGraph, Tensor]:
     """Captures work on a stream of its own, as CUDA demands."""
     with torch.cuda.device(device):

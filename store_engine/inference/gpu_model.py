@@ -219,9 +219,7 @@ class PrefillAttention:
         q = q.unflatten(0, (len(keys), self._context)).transpose(1, 2)
         keys, values = (x[:, : self._context].transpose(1, 2) for x in (keys, values))
         is_grouped = q.shape[1] != keys.shape[1]
-        out = F.scaled_dot_product_attention(
-            q, keys, values, is_causal=True, enable_gqa=is_grouped
-        )
+        out = F.scaled_dot_product_attention(q, keys, values, is_causal=True, enable_gqa=is_grouped)
         return out.transpose(1, 2).flatten(0, 1)
 
 

@@ -213,7 +213,8 @@ class ChunkedLosses(torch.autograd.Function):
         if ready is None or not (ctx.are_scaled or bool((dlosses == dlosses[:1]).all())):
             hidden, weight, targets = ctx.saved_tensors
             wanted = Gradients(dlosses, *ctx.needs_input_grad[:2])
-            done = run_chunks(hidden, weight, targets, *ctx.options, wanted)
+            slices, how = ctx.options
+            done = run_chunks(hidden, weight, targets, slices, how, wanted)
             ready = done.dhidden, done.dweight
         else:
             ready = tuple(None if x is None else x.mul_(dlosses[0]) for x in ready)

@@ -158,7 +158,7 @@ def _losses(
         losses = LossesTriton.apply(hidden.contiguous(), weight.contiguous(), plan)
         return losses
     how = TORCH
-    if is_triton:
+    if is_triton and isinstance(start, int) and isinstance(length, int):
         from store_engine.kernels.triton.cross_entropy_rows import TRITON as how
 
         # rows without a target stay, else the host would wait for their number

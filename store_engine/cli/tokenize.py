@@ -75,8 +75,8 @@ def _tokenize(args: argparse.Namespace) -> None:
     table = run.sid_table
     _check_features(args, has_features=table.features is not None)
     if args.items is not None:
-        read = tokenize_new_items(run, args.items, args.columns, args.device)
-        catalog, (codes, features, _) = read
+        new = tokenize_new_items(run, args.items, args.columns, args.device)
+        catalog, (codes, features, _) = new
         item_ids = catalog.item_ids
     else:
         item_ids, codes, features = table.item_ids, table.sids, None

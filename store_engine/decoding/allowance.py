@@ -77,5 +77,8 @@ class Allowance:
 
     def filter_of(self, ids: Rows) -> ItemFilter:
         """Makes the filter of a batch, also where it leaves nothing out."""
-        allowed, excluded = [self.allowed[i] for i in ids], [self.excluded[i] for i in ids]
-        return ItemFilter(self.view.trie, allowed, excluded)
+        return ItemFilter(self.view.trie, *self.of_batch(ids))
+
+    def of_batch(self, ids: Rows) -> tuple[list[RowSet | None], list[Rows]]:
+        """Returns `allowed` and `excluded` of some histories."""
+        return [self.allowed[i] for i in ids], [self.excluded[i] for i in ids]

@@ -6,7 +6,9 @@ best `width` candidates of a request are its new beams, in descending score; of 
 lower SID is first, so the result never depends on the backend, the threads or the batch.
 
 `CppBackend` runs the C++ core's fused step, `TorchBackend` the same in tensor operations on any
-device, `TritonBackend` the kernels of kernels/trie_topk.py and kernels/beam_attention.py.
+device, `TritonBackend` the kernels of kernels/trie_topk.py and kernels/beam_attention.py. The
+fourth name, "graph", is a search without steps: `graph_search` runs all levels at once, and takes
+Triton's or PyTorch's steps only for what it does not do.
 """
 
 from abc import ABC, abstractmethod
@@ -20,6 +22,7 @@ from torch import Tensor
 from store_engine import _C
 from store_engine.catalog.item_filter import ItemFilter
 from store_engine.catalog.trie_arrays import SearchTrie, TrieArrays, require_arrays
+from store_engine.decoding.static_search import Leaves
 from store_engine.errors import InputError
 from store_engine.inference.cache_attention import TreeAttention, TritonTreeAttention
 from store_engine.inference.kv_cache import KVCache
@@ -28,7 +31,7 @@ from store_engine.kernels._dispatch import Backend as KernelBackend
 from store_engine.kernels._dispatch import choose_backend
 from store_engine.kernels.trie_topk import MAX_TRITON_WIDTH, Beams, Level, Normalize, trie_topk
 
-BackendName = Literal["auto", "cpp", "torch", "triton"]
+BackendName = Literal["auto", "cpp", "torch", "triton", "graph"]
 
 # below this a second thread costs more than it saves
 _LOGITS_PER_THREAD = 1 << 14
@@ -185,13 +188,43 @@ class TritonBackend(TorchBackend):
         return TritonTreeAttention(cache, ancestors, begin)
 
 
+class GraphBackend(Backend):
+    """Whole batches by `graph_search`; the searches that it does not do take another's steps.
+
+    Args:
+        steps: The other backend.
+    """
+
+    reads_arrays = True
+
+    def __init__(self, steps: Backend) -> None:
+        self._steps = steps
+
+    def beam_step(
+        self, space: SearchSpace, level: int, logits: Tensor, beams: Beams, width: int
+    ) -> Beams:
+        """Extends every beam by one code and keeps the best; see `Backend.beam_step`."""
+        return self._steps.beam_step(space, level, logits, beams, width)
+
+    def unique_leaves(self, space: SearchSpace, level: int, nodes: Tensor) -> tuple[Tensor, Tensor]:
+        """Finds forced SIDs; see `Backend.unique_leaves`."""
+        return self._steps.unique_leaves(space, level, nodes)
+
+    def tree_attention(self, cache: KVCache, ancestors: Tensor, begin: int) -> TreeAttention:
+        """Makes the attention of a block of beams; see `TreeAttention`."""
+        return self._steps.tree_attention(cache, ancestors, begin)
+
+
 def resolve_backend(name: BackendName, device: torch.device) -> Backend:
-    """Makes the backend of a name; "auto" takes `CppBackend` on a CPU, Triton's where it can run.
+    """Makes the backend of a name: "auto" takes `CppBackend` on a CPU, elsewhere `GraphBackend`.
 
     Raises:
         ValueError: There is no such backend.
         InputError: "triton" is asked for on a device on which it cannot run.
     """
+    if name == "graph" or (name == "auto" and device.type == "cuda"):
+        has_triton = kernels_of_graphs(device) == "triton"
+        return GraphBackend(TritonBackend() if has_triton else TorchBackend())
     try:
         choice = choose_backend(name, device, on_cpu="cpp")
     except RuntimeError as error:
@@ -199,6 +232,13 @@ def resolve_backend(name: BackendName, device: torch.device) -> Backend:
     classes: dict[str, type[CppBackend] | type[TorchBackend]]
     classes = {"cpp": CppBackend, "torch": TorchBackend, "triton": TritonBackend}
     return classes[choice]()
+
+
+def kernels_of_graphs(device: torch.device) -> KernelBackend:
+    """Returns the implementation of the kernels' ops in a graph: Triton's on CUDA, where it can."""
+    if device.type != "cuda" or choose_backend("auto", device) != "triton":
+        return "torch"
+    return "triton"
 
 
 class NonFiniteLogitsError(ValueError):
@@ -218,7 +258,7 @@ class NonFiniteLogitsError(ValueError):
         super().__init__(f"{what} {self.requests[0]}{others}: {detail}")
 
 
-def check_beams(beams: Beams) -> None:
+def check_beams(beams: Beams | Leaves) -> None:
     """Refuses beams of which a request is flagged as bad.
 
     Raises:

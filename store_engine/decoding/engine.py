@@ -2,6 +2,7 @@
 
 import contextlib
 import dataclasses
+import threading
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import NamedTuple, NoReturn
@@ -20,6 +21,7 @@ from store_engine.decoding.backends import (
     BackendName,
     NonFiniteLogitsError,
     SearchSpace,
+    kernels_of_graphs,
     resolve_backend,
 )
 from store_engine.decoding.engine_parts import (
@@ -27,13 +29,20 @@ from store_engine.decoding.engine_parts import (
     check_config,
     check_items,
     check_reading,
+    check_shapes,
 )
 from store_engine.decoding.evidence import EvidenceScorer, Found, choose_evidence, run_evidence
 from store_engine.decoding.exact import has_independent_codes, score_catalog
 from store_engine.decoding.explanation import Explanation, explanation, only_item
+from store_engine.decoding.graph_search import GraphSearch
 from store_engine.decoding.live_engine import LiveEngine
 from store_engine.decoding.ranking import Ranking
-from store_engine.decoding.search_batch import Call, search_batch
+from store_engine.decoding.search_batch import (
+    Call,
+    for_graph,
+    search_batch,
+    search_batch_by_graph,
+)
 from store_engine.decoding.search_options import SearchOptions, takes_search_options
 from store_engine.errors import InputError
 from store_engine.inference.decoding_model import (
@@ -42,6 +51,7 @@ from store_engine.inference.decoding_model import (
     prepare_for_decoding,
 )
 from store_engine.inference.fork_guard import install_fork_guard, report_fork
+from store_engine.inference.gpu_model import GpuModel
 from store_engine.inference.kv_cache import KVCache
 from store_engine.inference.prefill_batch import PrefillBatch, batches, check_rows
 from store_engine.inference.prefix_cache import PrefixCache
@@ -80,8 +90,7 @@ class Engine(LiveEngine):
         config: Defaults of the search: beam width, normalisation, batch size, exclusion; and the
             memory for the contexts of earlier requests, with which a user's next request computes
             its new items only. The dtype is the model's.
-        backend: "cpp", "torch", "triton", or "auto": cpp on a CPU, on a GPU triton where it can
-            run, else torch.
+        backend: "cpp", "torch", "triton", "graph", or "auto": cpp on a CPU, graph on a GPU.
         trie: The trie of `sids`, when it is already built.
         evidence: Item-item evidence of this catalogue, added to log-probabilities where
             `config.evidence` or a call says so.
@@ -131,6 +140,8 @@ class Engine(LiveEngine):
         tokens_per_item = self._items.view.tokens.shape[1]
         self._prefixes = PrefixCache(budget, tokens_per_item) if budget else None
         self._idle_caches: list[KVCache] = []
+        self._graphs: GraphSearch | None = None
+        self._making_graphs = threading.Lock()
         install_fork_guard()
 
     @classmethod
@@ -247,6 +258,26 @@ class Engine(LiveEngine):
         found = self._search(histories, options)
         return found.rows, found.total
 
+    @takes_search_options
+    def warm_up(self, shapes: Iterable[tuple[int, int]], options: SearchOptions) -> None:
+        """Answers made-up requests, so that real ones of these shapes wait for nothing.
+
+        On a GPU the first search of a shape compiles kernels and captures a graph. Shapes are
+        rounded up: those of batches to powers of two, those of histories to 64, 128, ... tokens.
+
+        Args:
+            shapes: Of each, the number of histories and the items of the longest.
+            options: As `recommend_rows` takes them, those that real requests will have.
+
+        Raises:
+            InputError: A number is out of its range, or as for `recommend_rows`.
+            TypeError: `shapes` is no list of pairs of integers, or as for `recommend_rows`.
+        """
+        num_rows = len(self._items.view.tokens)
+        for num, length in check_shapes(shapes):
+            rows = np.arange(min(length, self.max_history)) % num_rows
+            self._search([rows] * num, options)
+
     def explain(
         self, history: Iterable[str] | None, item_id: str, *, user: str | None = None
     ) -> Explanation:
@@ -292,13 +323,19 @@ class Engine(LiveEngine):
     @torch.inference_mode()
     def _found(self, call: Call) -> Found:
         report_fork()
-        view, found = call.view, Found.nothing(len(call.histories), call.k)
+        found = Found.nothing(len(call.histories), call.k)
         # more beams than that at once would take too much memory for keys and values
         batch_size = max(1, min(self.config.batch_size, _MAX_BEAMS // call.width))
         for ids in batches(call.histories, batch_size):
-            batch = self._prefill_batch(view, [call.histories[i] for i in ids])
-            with self._cache(ids) as cache:
-                found.put(ids, search_batch(call, ids, batch, cache))
+            histories = self._kept([call.histories[i] for i in ids])
+            if for_graph(call, histories):
+                with _naming_histories(ids):
+                    part = search_batch_by_graph(call, ids, histories, self._graph_search())
+            else:
+                batch = self._prefill_batch(call.view, histories)
+                with self._cache(ids) as cache:
+                    part = search_batch(call, ids, batch, cache)
+            found.put(ids, part)
         return found
 
     def _call(self, histories: Iterable[Iterable[int]], options: SearchOptions) -> Call:
@@ -360,9 +397,18 @@ class Engine(LiveEngine):
             scores[np.ix_(ids, rows)] = found.cpu()
         return scores
 
+    def _kept(self, histories: list[NDArray[np.int64]]) -> list[NDArray[np.int64]]:
+        return [history[-self.max_history :] for history in histories]
+
     def _prefill_batch(self, view: CatalogView, histories: list[NDArray[np.int64]]) -> PrefillBatch:
-        kept = [history[-self.max_history :] for history in histories]
-        return PrefillBatch.from_histories(kept, view.tokens, self._bos)
+        return PrefillBatch.from_histories(self._kept(histories), view.tokens, self._bos)
+
+    def _graph_search(self) -> GraphSearch:
+        with self._making_graphs:
+            if self._graphs is None:
+                kernels = kernels_of_graphs(self.device)
+                self._graphs = GraphSearch(GpuModel.of(self._model, self._bos, kernels))
+            return self._graphs
 
     @contextlib.contextmanager
     def _cache(self, ids: NDArray[np.int64]) -> Iterator[KVCache]:
@@ -376,10 +422,20 @@ class Engine(LiveEngine):
         except IndexError:
             cache = KVCache(self._model.config, self.device, self._model.dtype, self._prefixes)
         try:
-            yield cache
-        except NonFiniteLogitsError as error:
+            with _naming_histories(ids):
+                yield cache
+        except NonFiniteLogitsError:
             if self._prefixes is not None:  # it may hold what led to them
                 self._prefixes.clear()
-            histories = sorted(int(ids[request]) for request in error.requests)
-            raise NonFiniteLogitsError(histories, error.detail, what="history") from None
+            raise
         self._idle_caches.append(cache)
+
+
+@contextlib.contextmanager
+def _naming_histories(ids: NDArray[np.int64]) -> Iterator[None]:
+    """Lets an error about requests of a batch name the histories, which are `ids`."""
+    try:
+        yield
+    except NonFiniteLogitsError as error:
+        histories = sorted(int(ids[request]) for request in error.requests)
+        raise NonFiniteLogitsError(histories, error.detail, what="history") from None

@@ -1,5 +1,6 @@
 """What an engine is made of, checked: parts of the wrong type, or that do not fit each other."""
 
+from collections.abc import Iterable, Sequence
 from numbers import Integral
 from typing import NamedTuple
 
@@ -15,6 +16,7 @@ from store_engine.model.store_model import StoreModel
 from store_engine.sid.trie_sids import trie_holds
 
 _MAX_CODEBOOK_SIZE = 1 << 16  # of the core's trie
+_MAX_SHAPE = 1 << 16  # histories, and items of one, of a made-up request
 
 
 class EngineItems(NamedTuple):
@@ -89,6 +91,26 @@ def check_config(config: DecodingConfig | None) -> DecodingConfig:
         return DecodingConfig()
     _check_type("config", config, DecodingConfig)
     return config
+
+
+def check_shapes(shapes: Iterable[tuple[int, int]]) -> list[tuple[int, int]]:
+    """Returns the shapes of requests to come: histories, and items of the longest.
+
+    Raises:
+        TypeError: They are no pairs of integers.
+        InputError: There are no histories, or more than 65,536, or a length is negative.
+    """
+    checked = []
+    for shape in shapes:
+        if not isinstance(shape, Sequence) or len(shape) != 2:
+            raise TypeError(f"shapes must be pairs of integers, got {shown(shape)}")
+        for name, number, low in zip(("histories", "items"), shape, (1, 0), strict=True):
+            try:
+                _check_integer(f"{name} of a shape", number, low, _MAX_SHAPE)
+            except ValueError as error:
+                raise InputError(str(error)) from error
+        checked.append((int(shape[0]), int(shape[1])))
+    return checked
 
 
 def _check_type(name: str, value: object, kind: type) -> None:

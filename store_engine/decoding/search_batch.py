@@ -9,11 +9,12 @@ from numpy.typing import NDArray
 from store_engine.catalog.catalog_view import CatalogView, StaticView
 from store_engine.catalog.item_filter import ItemFilter
 from store_engine.decoding.allowance import Allowance
-from store_engine.decoding.backends import Backend, SearchSpace
+from store_engine.decoding.backends import Backend, GraphBackend, SearchSpace, check_beams
 from store_engine.decoding.beam_search import begin_search, search_beams
 from store_engine.decoding.evidence import EvidenceScorer, Found, without_repeats
 from store_engine.decoding.exact import rank_catalog, score_catalog
 from store_engine.decoding.forced_paths import ForcedPaths
+from store_engine.decoding.graph_search import MAX_CONTEXT, GraphSearch, Requests
 from store_engine.decoding.ranking import rank_beams, rank_scores
 from store_engine.inference.decoding_model import DecodingModel
 from store_engine.inference.kv_cache import KVCache
@@ -98,6 +99,40 @@ def search_batch(call: Call, ids: Rows, batch: PrefillBatch, cache: KVCache) -> 
     histories = [call.histories[i] for i in ids]
     evidence = call.evidence.score(histories, found.rows)
     return found._replace(evidence=evidence).best(call.k, view)
+
+
+def search_batch_by_graph(
+    call: Call, ids: Rows, histories: list[Rows], graphs: GraphSearch
+) -> Found:
+    """Finds the best items of a batch that is `for_graph`, as `search_batch` does.
+
+    Args:
+        call: What is asked for.
+        ids: The histories of the batch.
+        histories: What is read of each.
+        graphs: The search.
+
+    Raises:
+        NonFiniteLogitsError: The model gave NaN or +inf for some of the requests.
+    """
+    view, allowance = call.view, call.allowance
+    assert isinstance(view, StaticView)
+    requests = Requests(histories, *allowance.of_batch(ids))
+    leaves = graphs.search(view, requests, call.width, call.normalize)
+    check_beams(leaves)
+    space = SearchSpace(view.trie, allowance.item_filter(ids), call.normalize)
+    rows, logprobs = rank_beams(space, leaves, call.k)
+    return Found.llm_alone(view.rows(rows), logprobs)
+
+
+def for_graph(call: Call, histories: list[Rows]) -> bool:
+    """Says whether `search_batch_by_graph` does what is asked.
+
+    It scores no given items, so evidence takes the steps of a search; so do long histories.
+    """
+    if not isinstance(call.backend, GraphBackend) or call.evidence is not None:
+        return False
+    return 1 + call.view.tokens.shape[1] * max(map(len, histories)) <= MAX_CONTEXT
 
 
 def _candidates(call: Call, ids: Rows, item_filter: ItemFilter | None) -> Rows:

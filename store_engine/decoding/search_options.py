@@ -31,7 +31,7 @@ class SearchOptions:
             level with fewer prefixes keeps them all. By default the engine's, or k where that is
             larger.
         exact: Score the whole catalogue instead of searching with a beam. Slow.
-        backend: "auto", "cpp", "torch" or "triton"; by default the engine's.
+        backend: "auto", "cpp", "torch", "triton" or "graph"; by default the engine's.
         normalize: "codebook" or "children", what a softmax runs over; by default the engine's.
         allow: Recommend items of this set only: an expression over names that were given to
             `Engine.define`, such as "in_stock & (books | games)"; or one per history, None for all.

@@ -10,7 +10,7 @@ from store_engine.config import DecodingConfig
 from store_engine.decoding.engine import Engine
 
 HISTORIES = [[3, 1, 4, 1, 5, 9], [2], [], [7, 1, 8, 2, 8, 1, 8], [30, 31, 32]]
-BACKENDS = ["cpp", "torch"]
+BACKENDS = ["cpp", "torch", "graph"]
 # how the engine is made, and what is asked of it
 CASES = {
     "plain": ({}, {}),

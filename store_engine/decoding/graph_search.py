@@ -1,0 +1,155 @@
+"""The beam search as one launch: a captured graph per shape, over a catalogue on the device.
+
+Histories are padded to the next of a few shapes, so that few graphs serve all requests; the graph
+of a shape is made when it is first asked for (`Engine.warm_up` asks beforehand) and kept. All
+graphs share their memory, so one runs at a time.
+"""
+
+import threading
+from collections import OrderedDict
+from typing import NamedTuple
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from store_engine._C import RowSet
+from store_engine.catalog.catalog_view import StaticView
+from store_engine.catalog.device_catalog import DeviceCatalog, Wanted
+from store_engine.decoding.static_search import (
+    Leaves,
+    SearchShape,
+    StaticSearch,
+    num_cache_numbers,
+)
+from store_engine.inference.device_graph import DeviceGraph, graph_pool
+from store_engine.inference.gpu_model import GpuModel
+from store_engine.kernels.trie_topk import Normalize
+
+MAX_CONTEXT = 1024  # tokens of a history; a longer one is not padded, and not searched here
+_MIN_CONTEXT = 64
+_MAX_BATCH, _MAX_SLOTS = 64, 1 << 15  # of one graph; slots of its cache, but for one large request
+_MIN_EXCLUDED = 16
+_MAX_GRAPHS = 32
+
+Rows = NDArray[np.int64]
+
+
+class Requests(NamedTuple):
+    """What is asked for; lists of one entry per request.
+
+    Attributes:
+        histories: Catalogue rows, oldest first.
+        allowed: The set that each may be given; None: everything.
+        excluded: The trie's rows that each may not be given.
+    """
+
+    histories: list[Rows]
+    allowed: list[RowSet | None]
+    excluded: list[Rows]
+
+    def batch(self, begin: int, end: int) -> "Requests":
+        """Returns some of them."""
+        return Requests(
+            self.histories[begin:end], self.allowed[begin:end], self.excluded[begin:end]
+        )
+
+    @property
+    def have_filter(self) -> bool:
+        """Some request may not be given everything."""
+        return any(one is not None for one in self.allowed) or any(map(len, self.excluded))
+
+
+class _Graph(NamedTuple):
+    search: StaticSearch
+    graph: DeviceGraph
+
+
+class GraphSearch:
+    """Searches by graphs. Safe to call from several threads, which wait for each other.
+
+    Args:
+        model: The model.
+    """
+
+    def __init__(self, model: GpuModel) -> None:
+        self._model, self._device = model, model.decoder.device
+        self._catalog = DeviceCatalog(self._device)
+        self._pool = graph_pool(self._device)
+        self._memory = torch.zeros(0, dtype=model.decoder.dtype, device=self._device)
+        self._graphs: OrderedDict[tuple[object, ...], _Graph] = OrderedDict()  # oldest use first
+        self._generation = self._catalog.generation
+        self._lock = threading.Lock()
+
+    @torch.inference_mode()
+    def search(
+        self, view: StaticView, requests: Requests, beam_width: int, normalize: Normalize
+    ) -> Leaves:
+        """Finds the best leaves after each history, as `beam_search` does.
+
+        Args:
+            view: The catalogue.
+            requests: At least one, with histories of at most `MAX_CONTEXT` tokens.
+            beam_width: Prefixes kept at each level.
+            normalize: What a softmax runs over.
+        """
+        longest = 1 + view.tokens.shape[1] * max(map(len, requests.histories))
+        context = _at_least(longest, _MIN_CONTEXT)
+        num_slots = context + beam_width * (view.trie.num_levels - 1)
+        size = min(_MAX_BATCH, 1 << max(0, (_MAX_SLOTS // num_slots).bit_length() - 1))
+        shape = SearchShape(size, context, beam_width, normalize, None)
+        found = [
+            self._search(view, requests.batch(begin, begin + size), shape)
+            for begin in range(0, len(requests.histories), size)
+        ]
+        return Leaves(*map(torch.cat, zip(*found, strict=True)))
+
+    def _search(self, view: StaticView, requests: Requests, largest: SearchShape) -> Leaves:
+        """Searches for a batch of at most the `largest` shape's."""
+        num, wanted = len(requests.histories), None
+        with self._lock:
+            self._catalog.hold(view)
+            if requests.have_filter:
+                wanted = self._catalog.want(requests.allowed, requests.excluded)
+            shape = largest._replace(batch=_at_least(num, 1), num_excluded=_room(wanted))
+            search, graph = self._graph(self._model.with_slots(view.table.item_slots), shape)
+            search.write(requests.histories, wanted)
+            return search.read(graph.run(), num)
+
+    def _graph(self, model: GpuModel, shape: SearchShape) -> _Graph:
+        """The graph of a shape, made where there is none."""
+        if self._generation != self._catalog.generation:
+            self._graphs.clear()  # what they read is gone
+            self._generation = self._catalog.generation
+        item_slots = model.decoder.item_slots
+        tables = (item_slots.read, item_slots.written) if item_slots is not None else ()
+        key = (shape, *map(id, tables))  # a graph keeps its tables, so no other has their id
+        if key not in self._graphs:
+            self._graphs[key] = self._make(model, shape)
+            if len(self._graphs) > _MAX_GRAPHS:
+                self._graphs.popitem(last=False)
+        self._graphs.move_to_end(key)
+        return self._graphs[key]
+
+    def _make(self, model: GpuModel, shape: SearchShape) -> _Graph:
+        size = num_cache_numbers(model, self._catalog, shape)
+        if size > len(self._memory):
+            self._graphs.clear()
+            self._memory = self._memory.new_zeros(size)
+        search = StaticSearch(model, self._catalog, shape, self._memory)
+        return _Graph(search, DeviceGraph(search.run, search.inputs, self._device, self._pool))
+
+
+def _at_least(number: int, least: int, factor: int = 2) -> int:
+    """The first of least, least * factor, least * factor^2, ... that is not below a number."""
+    while least < number:
+        least *= factor
+    return least
+
+
+def _room(wanted: Wanted | None) -> int | None:
+    """Places for what each request excludes; None without a filter."""
+    if wanted is None:
+        return None
+    most = max(map(len, wanted.excluded))
+    return _at_least(most, _MIN_EXCLUDED, factor=4) if most else 0

@@ -35,7 +35,7 @@ FORMS: tuple[Form, ...] = ("unit", "norms")
 _TEXT_DIM = 128  # of the space whose neighbours vote for new items
 _NEAREST = 50  # items by text that an item may vote for
 # of a vote for the nearest, in units of log-probability: above what the model knows of new items
-_SCALE = 16.0
+_SCALE = 32.0
 _ARRAYS = {
     "indptr": ArrayForm("i", 1),
     "indices": ArrayForm("i", 1),
@@ -244,7 +244,7 @@ class NewItemVotes:
 def new_item_votes(catalog: Catalog, num_old: int, seed: int = 0) -> NewItemVotes:
     """Makes the votes for the items of a catalogue from row `num_old` on.
 
-    An item votes 16 / sqrt(rank) for those of its 50 nearest by text that are new.
+    An item votes 32 / sqrt(rank) for those of its 50 nearest by text that are new.
 
     Args:
         catalog: All items by row, the new ones last.

@@ -114,7 +114,7 @@ def test_new_items_get_sids(rule, make_measurable_run, tmp_path, request):
     root, path = make_measurable_run(rule), tmp_path / "new.jsonl"
     rows = [{"item_id": item_id, **texts} for item_id, texts in NEW_TEXTS.items()]
     path.write_text("".join(json.dumps(row) + "\n" for row in rows))
-    want = tokenize_new_items(load_run(root), path, "cpu")[1]
+    want = tokenize_new_items(load_run(root), path, device="cpu")[1]
     request.getfixturevalue("named_gpu")
     got = tokenize_new_items(load_run(root), path)[1]
     np.testing.assert_array_equal(got.sids, want.sids)

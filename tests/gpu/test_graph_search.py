@@ -219,10 +219,9 @@ def test_threads_with_different_catalogues_get_their_own_answers():
 
 
 def test_a_bad_history_is_named_and_leaves_nothing_behind():
-    model = random_model()
-    model.code_embedding.weight[0] = 3e38  # the first code of level 0: what reads it overflows
-    engine = make_engine(model=model)
-    is_bad = engine.sids[:, 0] == 0
+    engine = make_engine()
+    engine.model.code_embedding.weight[1] = torch.nan  # a code of level 0: what reads it overflows
+    is_bad = engine.sids[:, 0] == 1
     bad, good = (int(np.flatnonzero(rows)[0]) for rows in (is_bad, ~is_bad))
     engine.define("good", [f"item {row}" for row in np.flatnonzero(~is_bad)])
     want = search(engine, histories=[[good], [good]], allow="good")

@@ -60,7 +60,6 @@ from store_engine.inference.decoding_model import DecodingModel, prepare_for_dec
 from store_engine.inference.kv_cache import KVCache
 from store_engine.inference.prefill import prefill
 from store_engine.inference.prefill_batch import PrefillBatch
-from store_engine.kernels._dispatch import choose_backend
 from store_engine.kernels.trie_topk import Normalize
 from store_engine.model.item_rows import ItemTokens
 from store_engine.model.store_model import StoreModel
@@ -244,10 +243,10 @@ def recommend(
 
 def other_backends(device: torch.device) -> list[BackendName]:
     """The backends that run on the device, but for the one that "auto" is there."""
-    auto = choose_backend("auto", device, on_cpu="cpp")
+    is_cuda = device.type == "cuda"
     names: tuple[BackendName, ...] = get_args(BackendName)
-    runs_here = [b for b in names if b != "triton" or device.type == "cuda"]
-    return [backend for backend in runs_here if backend not in ("auto", auto)]
+    left_out = ("auto", "graph") if is_cuda else ("auto", "cpp", "triton", "graph")
+    return [backend for backend in names if backend not in left_out]
 
 
 def make_searches(engine: Engine) -> dict[str, Search]:

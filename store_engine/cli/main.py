@@ -235,7 +235,7 @@ def add_backend_argument(parser: argparse.ArgumentParser) -> None:
     """Declares --backend."""
     parser.add_argument(
         "--backend",
-        choices=["auto", "cpp", "torch", "triton"],
+        choices=["auto", "cpp", "torch", "triton", "graph"],
         default="auto",
         help="of the beam search (default auto)",
     )

@@ -14,7 +14,7 @@ Triton's or PyTorch's steps only for what it does not do.
 from abc import ABC, abstractmethod
 from collections.abc import Iterable
 from dataclasses import dataclass
-from typing import Literal
+from typing import Literal, get_args
 
 import torch
 from torch import Tensor
@@ -222,6 +222,8 @@ def resolve_backend(name: BackendName, device: torch.device) -> Backend:
         ValueError: There is no such backend.
         InputError: "triton" is asked for on a device on which it cannot run.
     """
+    if name not in get_args(BackendName):
+        raise ValueError(f"backend must be one of {get_args(BackendName)}, got {name!r}")
     if name == "graph" or (name == "auto" and device.type == "cuda"):
         has_triton = kernels_of_graphs(device) == "triton"
         return GraphBackend(TritonBackend() if has_triton else TorchBackend())

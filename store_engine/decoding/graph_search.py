@@ -114,7 +114,10 @@ class GraphSearch:
             shape = largest._replace(batch=_at_least(num, 1), num_excluded=_room(wanted))
             search, graph = self._graph(self._model.with_slots(view.table.item_slots), shape)
             search.write(requests.histories, wanted)
-            return search.read(graph.run(), num)
+            leaves = search.read(graph.run(), num)
+            if bool(leaves.is_bad.any()):
+                self._memory.zero_()  # a masked NaN is still NaN: none may stay in the cache
+            return leaves
 
     def _graph(self, model: GpuModel, shape: SearchShape) -> _Graph:
         """The graph of a shape, made where there is none."""

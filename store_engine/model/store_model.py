@@ -55,7 +55,9 @@ class Head(nn.Module):
         self.weight = weight
         self.is_fused = is_fused
 
-    def forward(self, hidden: Tensor, targets: Tensor, start: Tensor, length: Tensor) -> Tensor:
+    def forward(
+        self, hidden: Tensor, targets: Tensor, start: Tensor | int, length: Tensor | int
+    ) -> Tensor:
         """Computes each row's loss over weight[start : start + length]: (num_rows,) float32."""
         if self.is_fused:
             return linear_cross_entropy(
@@ -286,9 +288,7 @@ class StoreModel(nn.Module):
         return losses
 
     def _text_losses(self, hidden: Tensor, targets: Tensor) -> Tensor:
-        start = torch.zeros_like(targets)
-        length = torch.full_like(targets, self.text_vocab_size)
-        return self.text_head(hidden, targets, start, length)
+        return self.text_head(hidden, targets, 0, self.text_vocab_size)
 
     def _code_losses(self, hidden: Tensor, targets: Tensor, level: Tensor) -> Tensor:
         starts = torch.tensor(self.vocabulary.code_offsets, device=targets.device)

@@ -41,7 +41,7 @@ def test_a_step_of_a_stage_mixes_no_devices(
     with pretended_device() as gpu:
         got, gradients = loss_and_gradients(stage, gpu)
         report = gpu.report(f"{name}, {backend}")
-        num_kernels = gpu.launches["_linear_cross_entropy_fwd_kernel"]
+        num_kernels = sum(n for name, n in gpu.launches.items() if "cross_entropy" in name)
     assert (num_kernels > 0) == (backend == "triton")
     print(report)
     record_property("device", report)

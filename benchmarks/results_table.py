@@ -19,23 +19,16 @@ from benchmarks.markdown import markdown
 from store_engine.config import read_config_tree
 from store_engine.errors import InputError, shown
 from store_engine.evaluation.protocols import RULES
+from store_engine.evaluation.titles import FIGURES, recommender_title
 from store_engine.experiments.rows import Row, is_finished, mean_std, read_rows
 
 ROOT = Path(__file__).resolve().parents[1]
 RESULTS = ROOT / "benchmarks" / "results"
 PLANS = ROOT / "configs" / "sweeps"
-FIGURES = {"recall@10": "R@10", "ndcg@10": "N@10"}
-_TITLES = {
-    "co_visitation": "co-visitation",
-    "co_visitation_updated": "co-visitation, all events before the test",
-    "own_items": "own items, latest first",
-    "training_events": "of training events alone",
-    "training_llm_alone": "LLM alone, of training events",
-    "training_evidence_alone": "evidence alone, of training events",
-}
+_FIGURES = ("recall@10", "ndcg@10")
 _HEADER = [
     "",
-    *(f"{figure}, {rule.title}" for rule in RULES for figure in FIGURES.values()),
+    *(f"{FIGURES[figure]}, {rule.title}" for rule in RULES for figure in _FIGURES),
     "validation N@10",
     "minutes",
     "seeds",
@@ -124,7 +117,7 @@ def _line(rows: Sequence[Row]) -> list[str]:
     figures = [
         _cell([row["test"][rule.name]["metrics"][figure] for row in rows])
         for rule in RULES
-        for figure in FIGURES
+        for figure in _FIGURES
     ]
     validation = _cell([row["validation"]["ndcg@10"] for row in rows if "validation" in row])
     minutes = f"{mean_std(row['minutes']['total'] for row in rows)[0]:.1f}"
@@ -145,13 +138,13 @@ def _recommender_line(title: str, rows: Sequence[Row], name: str) -> list[str]:
     cells = []
     for rule in RULES:
         measured: list[dict[str, Any]] = [row["test"][rule.name]["baselines"] for row in rows]
-        for figure in FIGURES:
+        for figure in _FIGURES:
             cells.append(_cell([of[name][figure] for of in measured if name in of]))
     return [title, *cells, "", "", ""]
 
 
 def _label(name: str) -> str:
-    return _escaped(_TITLES.get(name, name.replace("_", " ").replace("llm", "LLM")))
+    return _escaped(recommender_title(name))
 
 
 def _cell(values: Sequence[float]) -> str:

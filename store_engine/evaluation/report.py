@@ -9,18 +9,9 @@ from rich.table import Table
 from rich.text import Text
 
 from store_engine.evaluation.protocols import RULES
+from store_engine.evaluation.titles import FIGURES, recommender_title
 from store_engine.files.json_file import write_json
 from store_engine.terminal import printable
-
-_COLUMNS = {  # recall@1 is ndcg@1 too
-    "recall@1": "R@1",
-    "recall@5": "R@5",
-    "recall@10": "R@10",
-    "recall@20": "R@20",
-    "ndcg@5": "N@5",
-    "ndcg@10": "N@10",
-    "mrr": "MRR",
-}
 
 
 def save_metrics(metrics: dict[str, Any], path: Path) -> None:
@@ -36,7 +27,7 @@ def print_metrics(metrics: dict[str, Any], console: Console) -> None:
         console: Prints it.
     """
     primary = metrics["primary"]
-    names = [name for name in _COLUMNS if name in metrics["metrics"]]
+    names = [name for name in FIGURES if name in metrics["metrics"]]
     title = (
         f"{metrics['dataset']}, {metrics['protocol']}, {metrics['num_users']:,} users, "
         f"{metrics['num_items']:,} items, {metrics['decoding']}"
@@ -46,13 +37,13 @@ def print_metrics(metrics: dict[str, Any], console: Console) -> None:
     table = Table(title=shown, box=SIMPLE_HEAD, pad_edge=False, padding=(0, 1, 0, 0))
     table.add_column("", no_wrap=True)
     for name in names:
-        table.add_column(_COLUMNS[name], justify="right", no_wrap=True)
+        table.add_column(FIGURES[name], justify="right", no_wrap=True)
     for rule in RULES:
         measured = metrics["protocols"][rule.name]
         table.add_row(rule.title + (" *" if rule.name == primary else ""), style="bold")
         providers = measured["baselines"] | {"store_engine": measured["metrics"]}
         for provider, values in providers.items():
-            _add_figures(table, _label(provider), values, names)
+            _add_figures(table, recommender_title(provider), values, names)
         table.add_section()
     table.add_row("* by training events", style="bold")
     for bucket, values in metrics["buckets"].items():
@@ -67,22 +58,6 @@ def _add_figures(table: Table, label: str, values: dict[str, float], names: list
     table.add_row(f"  {label}", *(f"{values[name]:.4f}" for name in names))
 
 
-def _label(provider: str) -> str:
-    return _LABELS.get(provider, provider)
-
-
-_LABELS = {
-    "co_visitation": "co-visitation",
-    "own_items": "own, latest first",
-    "llm_alone": "LLM alone",
-    "evidence_alone": "evidence alone",
-    "co_visitation_updated": "co-visits, updated",
-    "training_events": "of training events",
-    "training_llm_alone": "LLM of training",
-    "training_evidence_alone": "evidence of training",
-}
-
-
 def _notes(metrics: dict[str, Any]) -> list[str]:
     exclude = str(metrics["config"]["decoding"]["exclude_history"]).lower()
     notes = [
@@ -93,7 +68,7 @@ def _notes(metrics: dict[str, Any]) -> list[str]:
     name = "recall@10" if "recall@10" in metrics["metrics"] else "mrr"
     if metrics["standard_errors"]:
         error = metrics["standard_errors"][name]
-        notes.append(f"standard error of store_engine's {_COLUMNS[name]} *: {error:.4f}")
+        notes.append(f"standard error of store_engine's {FIGURES[name]} *: {error:.4f}")
     if "scoring" in metrics:
         figures = "  ".join(f"{key} {value:.4f}" for key, value in metrics["scoring"].items())
         notes.append(f"scoring, one random item beside each target: {figures}")

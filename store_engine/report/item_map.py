@@ -2,7 +2,7 @@
 
 The axes are the first two principal axes of the means of the first codes' items, which show the
 codes apart better than the axes of all items do. Vectors are those that the SIDs were cut from,
-where the run keeps them, else the sums of the trained embeddings of each item's codes.
+where the run keeps them, else the sums of the trained embeddings that it is read as.
 """
 
 from dataclasses import dataclass
@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 
 from store_engine.report.loaded_run import LoadedRun, shortened
 from store_engine.sid.item_features import ItemVectors
+from store_engine.sid.item_tokens import item_ids
 from store_engine.sid.quantizers.quantizer import principal_axes
 
 WIDTH, HEIGHT, _MARGIN = 800, 560, 14
@@ -123,11 +124,12 @@ def _vectors(loaded: LoadedRun, rows: Rows) -> tuple[Vectors, str]:
     if loaded.has(path):
         loaded.directory.check(path, loaded.manifest)
         return ItemVectors.load(path).space[rows], "those that the SIDs were cut from"
-    model, sids = loaded.run.model, torch.from_numpy(loaded.run.sid_table.sids[rows])
-    tokens = sids.long() + torch.tensor(model.vocabulary.level_offsets)[: sids.shape[1]]
+    run = loaded.run
+    ids = item_ids(run.config.recommender, run.sid_table, run.model.text_vocab_size)
     with torch.inference_mode():
-        sums = torch.stack([model.embed(level) for level in tokens.T]).sum(0)
-    return sums.float().numpy(), "the sums of their codes' trained embeddings"
+        tokens = torch.from_numpy(ids.read[rows])
+        sums = torch.stack([run.model.embed(column) for column in tokens.T]).sum(0)
+    return sums.float().numpy(), "the sums of the trained embeddings that they are read as"
 
 
 def _places(vectors: Vectors, first: Rows) -> tuple[Vectors, float]:

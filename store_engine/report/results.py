@@ -7,28 +7,11 @@ from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 from store_engine.evaluation.protocols import RULES
+from store_engine.evaluation.titles import FIGURES, TRAINING_FREE, recommender_title
 from store_engine.report.loaded_run import Group, LoadedRun, shortened
 
 Metrics = dict[str, Any]
 _PANELS = {"recall@10": "Recall@10", "ndcg@10": "NDCG@10"}
-_COLUMNS = {
-    "recall@1": "R@1",
-    "recall@5": "R@5",
-    "recall@10": "R@10",
-    "recall@20": "R@20",
-    "ndcg@10": "N@10",
-    "mrr": "MRR",
-}
-_NAMES = {
-    "popularity": "popularity",
-    "co_visitation": "co-visitation",
-    "own_items": "own items, latest first",
-    "llm_alone": "the LLM alone",
-    "evidence_alone": "evidence alone",
-    "llm_with_training_evidence": "LLM, training evidence",
-    "training_evidence_alone": "training evidence alone",
-}
-TRAINING_FREE = ("popularity", "co_visitation", "own_items")
 
 
 class Figure(NamedTuple):
@@ -130,7 +113,7 @@ def best_baseline(metrics: Metrics, name: str) -> tuple[str, float, float]:
     found = {key: metrics["baselines"][key] for key in TRAINING_FREE if key in metrics["baselines"]}
     best = max(found, key=lambda key: found[key][name])
     error = metrics["baseline_standard_errors"][best][name]
-    return _NAMES[best], found[best][name], error
+    return recommender_title(best), found[best][name], error
 
 
 def figure_name(metrics: Metrics) -> str:
@@ -140,13 +123,13 @@ def figure_name(metrics: Metrics) -> str:
 
 def _rule_results(groups: Sequence[Group], rule: str, title: str, primary: bool) -> RuleResults:
     first = [metrics["protocols"][rule] for metrics in _metrics_of(groups[0])]
-    names = [name for name in _COLUMNS if name in first[0]["metrics"]]
+    names = [name for name in FIGURES if name in first[0]["metrics"]]
     shown = [name for name in _PANELS if name in names] or names[:1]
     table: dict[str, tuple[bool, dict[str, Figure]]] = {}
     for provider in first[0]["baselines"]:
         of = [one["baselines"].get(provider, {}) for one in first]
         errors = [one["baseline_standard_errors"].get(provider, {}) for one in first]
-        label = _NAMES.get(provider, shortened(provider, 40))
+        label = shortened(recommender_title(provider), 40)
         table[label] = (False, {name: _figure(of, errors, name) for name in names})
     for group in groups:
         of_rule = [metrics["protocols"][rule] for metrics in _metrics_of(group)]
@@ -156,7 +139,7 @@ def _rule_results(groups: Sequence[Group], rule: str, title: str, primary: bool)
         table[group.label + seeds] = (True, {name: _figure(of, errors, name) for name in names})
     panels = [
         Panel(
-            _PANELS.get(name, _COLUMNS[name]),
+            _PANELS.get(name, FIGURES[name]),
             [Bar(label, *figures[name], ours) for label, (ours, figures) in table.items()],
         )
         for name in shown
@@ -164,7 +147,7 @@ def _rule_results(groups: Sequence[Group], rule: str, title: str, primary: bool)
     rows = [
         (label, ours, [figures[name] for name in names]) for label, (ours, figures) in table.items()
     ]
-    columns = [_COLUMNS[name] for name in names]
+    columns = [FIGURES[name] for name in names]
     return RuleResults(title, primary, panels, columns, rows, _bucket_panel(first, shown[0]))
 
 
@@ -186,7 +169,7 @@ def _bucket_panel(measured: Sequence[Metrics], name: str) -> Panel | None:
         figure = mean_and_error(values, [error if name.startswith("recall") else None])
         label = "never" if bucket == "0" else f"{bucket} times"
         bars.append(Bar(label, *figure, True, f"{users:,.0f} users"))
-    return Panel(_PANELS.get(name, _COLUMNS[name]), bars) if bars else None
+    return Panel(_PANELS.get(name, FIGURES[name]), bars) if bars else None
 
 
 def _metrics_of(group: Group) -> list[Metrics]:

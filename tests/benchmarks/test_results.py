@@ -56,12 +56,12 @@ def test_a_table_has_baselines_variants_parts_and_others(folder):
     table = {line[0]: line[1:] for line in cells[2:-3] if line}
     assert list(table) == [
         "**Without training**", "co-visitation", "**All of it**", "theirs ! all", "ours ! all",
-        "ours ! all: LLM", "**Others**", "sasrec ! all",
+        "ours ! all: llm", "**Others**", "sasrec ! all",
     ]  # fmt: skip
     assert table["ours ! all"] == [
         ".1100 ± .0141", ".0550 ± .0071", ".0550 ± .0071", ".0275 ± .0035", ".2000", "2.0", "2",
     ]  # fmt: skip
-    assert table["ours ! all: LLM"][0] == ".0275 ± .0035"
+    assert table["ours ! all: llm"][0] == ".0275 ± .0035"
     assert table["co-visitation"] == [".0500", ".0200", ".0500", ".0200", "", "", ""]
     assert table["theirs ! all"][0] == ".0800"
     assert len({len(line) for line in cells if line}) == 1

@@ -54,7 +54,7 @@ def test_both_protocols_stand_in_the_table_and_the_runs_own_is_marked(primary, m
     lines = printed(metrics_of(primary)).splitlines()
     places = {
         word: next(i for i, line in enumerate(lines) if line.strip().startswith(word))
-        for word in ("seen items left out", "seen items allowed", "own, latest first")
+        for word in ("seen items left out", "seen items allowed", "own items, latest first")
     }
     assert sorted(places.values()) == list(places.values())
     assert [line.strip() for line in lines if line.strip().endswith("*")] == [marked]

@@ -116,6 +116,7 @@ def attention_kernels(dtype: torch.dtype) -> Iterator[Kernel]:
         for kind, part in (("", "*fp32"), (",one split", f"*{short}")):
             name = f"tree_attention_split,head_dim={head_dim}{kind}"
             types = {**NARROW, "part_ptr": part}
+            config = {**tree._split_config(dtype, 64, head_dim), "GROUP": HEADS // KV_HEADS}
             yield Kernel(name, tree._tree_attention_split_kernel, short, config, cost, types)
         cost = Cost(parts + queries / 2, 2.0 * parts / 4)
         name, config = f"tree_attention_merge,head_dim={head_dim}", tree._merge_config(head_dim)

@@ -21,6 +21,7 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
+from benchmarks.kernel_table import kernels_table
 from benchmarks.markdown import markdown
 from benchmarks.results_table import PLANS, results_table
 from benchmarks.roofline import roofline_table
@@ -165,6 +166,7 @@ TABLES: dict[str, Callable[[Path], str]] = {
     "train": train_table,
     "startup": startup_table,
     "roofline": roofline_table,
+    "kernels": kernels_table,
     **{f"results/{path.stem}": partial(results_table, path.stem) for path in PLANS.glob("*.toml")},
 }
 

@@ -67,6 +67,11 @@ def device_guard(x: Tensor) -> AbstractContextManager[object]:
     return torch.cuda.device(x.device) if x.device.type == "cuda" else nullcontext()
 
 
+def all_registers() -> dict[str, int]:
+    """A launch option, without which ptxas may spill a few bytes to fit one more block."""
+    return {"maxnreg": 255} if torch.version.hip is None else {}
+
+
 @functools.cache
 def _choose_for_gpu(device: torch.device) -> Choice:
     reason = _why_no_triton(device)

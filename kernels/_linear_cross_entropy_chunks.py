@@ -211,9 +211,9 @@ class ChunkedLosses(torch.autograd.Function):
         dlosses = grads[0].contiguous()
         ready, ctx.grads = ctx.grads, None  # used up: a second backward computes them again
         if ready is None or not (ctx.are_scaled or bool((dlosses == dlosses[:1]).all())):
-            hidden, weight, targets = ctx.saved_tensors
-            wanted = Gradients(dlosses, *ctx.needs_input_grad[:2])
             slices, how = ctx.options
+            wanted = Gradients(dlosses, *ctx.needs_input_grad[:2])
+            hidden, weight, targets = ctx.saved_tensors
             done = run_chunks(hidden, weight, targets, slices, how, wanted)
             ready = done.dhidden, done.dweight
         else:

@@ -151,25 +151,23 @@ def _losses(
     is_kept = targets != ignore_index
     _check_slices(targets, start, length, is_kept, len(weight))
     is_trained = torch.is_grad_enabled() and (hidden.requires_grad or weight.requires_grad)
-    if is_triton and not (is_trained and isinstance(start, int) and isinstance(length, int)):
-        from store_engine.kernels.triton.linear_cross_entropy import LossesTriton
-
-        plan = _plan(targets, start, length, is_kept)
-        losses = LossesTriton.apply(hidden.contiguous(), weight.contiguous(), plan)
-        return losses
-    how = TORCH
-    if is_triton and isinstance(start, int) and isinstance(length, int):
+    if not is_triton:
+        how, slices = TORCH, slices_of(start, length, is_kept)
+    elif is_trained and isinstance(start, int) and isinstance(length, int):
         from store_engine.kernels.triton.cross_entropy_rows import TRITON as how
 
         # rows without a target stay, else the host would wait for their number
         targets = targets.masked_fill(~is_kept, -1)
         slices = Slices(None, [(start, start + length, len(targets))])
     else:
-        slices = slices_of(start, length, is_kept)
-    if is_trained:
-        losses = ChunkedLosses.apply(hidden, weight, targets, slices, how, are_scaled)
-    else:
-        losses = run_chunks(hidden, weight, targets, slices, how).losses
+        from store_engine.kernels.triton.linear_cross_entropy import LossesTriton
+
+        plan = _plan(targets, start, length, is_kept)
+        losses = LossesTriton.apply(hidden.contiguous(), weight.contiguous(), plan)
+        return losses
+    if not is_trained:
+        return run_chunks(hidden, weight, targets, slices, how).losses
+    losses = ChunkedLosses.apply(hidden, weight, targets, slices, how, are_scaled)
     return losses
 
 

@@ -31,7 +31,7 @@ def _attend_tile(
     return acc, new_peak, total * decay + tl.sum(probs, 1)
 
 
-@triton.jit
+@triton.jit(do_not_specialize=["width", "num_context", "num_tree"])
 def _beam_attention_kernel(
     q_ptr, keys_ptr, values_ptr, context_lengths_ptr, tree_mask_ptr, out_ptr, width, num_heads,
     head_dim, num_context, num_tree, stride_batch, stride_slot, scale,

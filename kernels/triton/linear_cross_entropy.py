@@ -73,7 +73,7 @@ def _dlogits(logits, col, start, end, target, lse, dloss):
     return tl.where((col >= start) & (col < end), dloss * grad, 0.0)
 
 
-@triton.jit
+@triton.jit(do_not_specialize=["num_rows"])
 def _linear_cross_entropy_fwd_kernel(
     hidden_ptr, weight_ptr, plan_ptr, losses_ptr, lse_ptr, bounds_ptr, num_rows, hidden_size,
     BLOCK_T: tl.constexpr, BLOCK_V: tl.constexpr, BLOCK_D: tl.constexpr, PRECISION: tl.constexpr,
@@ -108,7 +108,7 @@ def _linear_cross_entropy_fwd_kernel(
     tl.store(lse_ptr + row, lse, mask)
 
 
-@triton.jit
+@triton.jit(do_not_specialize=["num_rows"])
 def _linear_cross_entropy_dhidden_kernel(
     hidden_ptr, weight_ptr, plan_ptr, lse_ptr, dlosses_ptr, bounds_ptr, dhidden_ptr, num_rows,
     hidden_size,
@@ -136,7 +136,7 @@ def _linear_cross_entropy_dhidden_kernel(
         )
 
 
-@triton.jit
+@triton.jit(do_not_specialize=["num_rows", "num_tiles"])
 def _linear_cross_entropy_dweight_kernel(
     hidden_ptr, weight_ptr, plan_ptr, lse_ptr, dlosses_ptr, bounds_ptr, dweight_ptr, num_rows,
     num_tiles, vocab_size, hidden_size,

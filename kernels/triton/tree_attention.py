@@ -111,6 +111,11 @@ def _tree_attention_merge_kernel(
 # fmt: on
 
 
+def _split_config(dtype: torch.dtype, num_queries: int, head_dim: int) -> dict[str, Any]:
+    """The tiles of `beam_attention`, by 8 warps: by 4, those of the gathered slots spill."""
+    return {**_launch_config(dtype, num_queries, head_dim), "num_warps": 8}
+
+
 def _merge_config(head_dim: int) -> dict[str, int]:
     return {"BLOCK_N": 16, "BLOCK_D": triton.next_power_of_2(head_dim), "num_warps": 4}
 
@@ -133,7 +138,7 @@ def launch_tree_attention(
     batch, width, num_heads, head_dim = q.shape
     num_kv_heads = keys.shape[2]
     group = num_heads // num_kv_heads
-    config: dict[str, Any] = _launch_config(q.dtype, width * group, head_dim)
+    config = _split_config(q.dtype, width * group, head_dim)
     num_tiles = triton.cdiv(width * group, config["BLOCK_Q"])
     num_splits = _num_splits(batch * num_kv_heads * num_tiles, tree_begin, config["BLOCK_S"])
     split_size = triton.cdiv(tree_begin, num_splits * config["BLOCK_S"]) * config["BLOCK_S"]

@@ -5,7 +5,7 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from store_engine.kernels._dispatch import device_guard
+from store_engine.kernels._dispatch import all_registers, device_guard
 from store_engine.kernels.trie_select import Filter
 from store_engine.kernels.trie_topk import Beams, Level, Normalize
 from store_engine.kernels.triton.online_softmax import add_tile, log_sum
@@ -233,7 +233,7 @@ def _trie_select_top_kernel(
 
 def _keys_config(codebook_size: int) -> dict[str, int]:
     block = min(max(triton.next_power_of_2(codebook_size), 32), 1024)
-    return {"BLOCK": block, "num_warps": min(max(block // 128, 1), 4)}
+    return {"BLOCK": block, "num_warps": min(max(block // 128, 1), 4), **all_registers()}
 
 
 def _top_config() -> dict[str, int]:

@@ -5,7 +5,7 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from store_engine.kernels._dispatch import MIN_PROGRAMS, device_guard
+from store_engine.kernels._dispatch import MIN_PROGRAMS, all_registers, device_guard
 from store_engine.kernels.trie_topk import Beams, ItemBits, Level, Normalize
 from store_engine.kernels.triton.online_softmax import add_tile, log_sum
 
@@ -78,7 +78,7 @@ def _is_bad_row(logits_ptr, size, BLOCK: tl.constexpr):
     return is_bad
 
 
-@triton.jit
+@triton.jit(do_not_specialize=["beam_width", "num_words", "width"])
 def _trie_topk_beams_kernel(
     logits_ptr,
     scores_ptr,
@@ -149,7 +149,7 @@ def _trie_topk_beams_kernel(
     tl.store(is_bad_ptr + request * num_splits + split, is_bad)
 
 
-@triton.jit
+@triton.jit(do_not_specialize=["beam_width", "num_splits", "width"])
 def _trie_topk_merge_kernel(
     top_keys_ptr,
     is_bad_ptr,
@@ -204,10 +204,7 @@ def _trie_topk_merge_kernel(
 def _launch_config(width: int) -> dict[str, int]:
     """The list of the best has a power of two of slots, at least a warp's worth."""
     block = max(triton.next_power_of_2(width), 32)
-    config = {"BLOCK_K": block, "num_warps": 4 if block > 64 else 1}
-    if torch.version.hip is None:
-        config["maxnreg"] = 255  # else ptxas spills a few bytes to fit one more block
-    return config
+    return {"BLOCK_K": block, "num_warps": 4 if block > 64 else 1, **all_registers()}
 
 
 def launch_trie_topk(

@@ -122,7 +122,7 @@ def test_the_nearest_by_text_votes():
     assert matrix[0].argmax() == 3
     assert matrix[2].argmax() == 4
     assert (matrix[:, :3] == 0).all()
-    assert matrix.max() == 16
+    assert matrix.max() == 32
 
 
 def test_the_offset_is_the_largest_that_the_old_items_can_bear():

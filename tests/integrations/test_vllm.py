@@ -1,5 +1,6 @@
 """An exported model in vLLM: `make vllm` runs this in an environment of its own."""
 
+import importlib.util
 import json
 import os
 from types import SimpleNamespace
@@ -20,6 +21,8 @@ from store_engine.runs.run_directory import RunDirectory, RunOrigin
 from store_engine.sid.sid_table import SidTable
 from store_engine.text.text_vocabulary import TextVocabulary
 
+if importlib.util.find_spec("vllm") is None:  # before the environment of all other tests changes
+    pytest.skip("vLLM is not installed: `make vllm` runs this", allow_module_level=True)
 os.environ |= {
     "VLLM_CPU_KVCACHE_SPACE": "1",  # GiB
     "VLLM_CPU_OMP_THREADS_BIND": "nobind",
@@ -28,12 +31,11 @@ os.environ |= {
     "HF_HUB_OFFLINE": "1",
     "TORCHDYNAMO_DISABLE": "1",  # a sampler compiled for a minute would run for a second
 }
-vllm = pytest.importorskip("vllm", reason="vLLM is not installed: `make vllm` runs this")
+import vllm
+from vllm.sampling_params import BeamSearchParams
+from vllm.v1.sample.logits_processor import BatchUpdate, MoveDirectionality
 
-from vllm.sampling_params import BeamSearchParams  # noqa: E402
-from vllm.v1.sample.logits_processor import BatchUpdate, MoveDirectionality  # noqa: E402
-
-from store_engine.integrations.vllm import SidLogitsProcessor  # noqa: E402
+from store_engine.integrations.vllm import SidLogitsProcessor
 
 PROCESSOR = "store_engine.integrations.vllm:SidLogitsProcessor"
 LEVELS, WIDTH = len(SIZES), 20

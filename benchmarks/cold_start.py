@@ -7,7 +7,7 @@
 Some items are held out of the catalogue and of all events (benchmarks/cold_split.py says which); a
 run is trained on the rest by the real entry. Then the items are tokenised from their text, added to
 the live engine, and voted for by the items whose text is like theirs. Their offset is the largest
-that costs the run's validation users, whose targets are warm, at most 1.5 % of Recall@10: no event
+that costs the run's validation users, whose targets are warm, at most 1 % of Recall@10: no event
 of a cold item and no test event is looked at for it.
 
 An example is an event of a cold item after two warm ones or more, a fixed sample of at most 2,000.

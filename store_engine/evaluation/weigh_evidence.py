@@ -98,7 +98,7 @@ def weigh_evidence(
 
 
 def weigh_new_items(
-    engine: Engine, votes: NewItemVotes, examples: Examples, price: float = 0.015
+    engine: Engine, votes: NewItemVotes, examples: Examples, price: float = 0.01
 ) -> float:
     """Lets an engine recommend new items as much as its old ones can bear.
 

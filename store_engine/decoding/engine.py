@@ -12,7 +12,6 @@ import torch
 from numpy.typing import NDArray
 
 from store_engine._C import ItemTrie
-from store_engine.catalog.catalog_view import CatalogView
 from store_engine.catalog.live_catalog import LiveCatalog
 from store_engine.config import DecodingConfig
 from store_engine.data.catalog import Catalog
@@ -327,12 +326,12 @@ class Engine(LiveEngine):
         # more beams than that at once would take too much memory for keys and values
         batch_size = max(1, min(self.config.batch_size, _MAX_BEAMS // call.width))
         for ids in batches(call.histories, batch_size):
-            histories = self._kept([call.histories[i] for i in ids])
+            histories = self._kept(call.histories[i] for i in ids)
             if for_graph(call, histories):
                 with _naming_histories(ids):
                     part = search_batch_by_graph(call, ids, histories, self._graph_search())
             else:
-                batch = self._prefill_batch(call.view, histories)
+                batch = PrefillBatch.from_histories(histories, call.view.tokens, self._bos)
                 with self._cache(ids) as cache:
                     part = search_batch(call, ids, batch, cache)
             found.put(ids, part)
@@ -391,17 +390,16 @@ class Engine(LiveEngine):
         rows = view.rows(np.arange(view.trie.num_items))
         space = SearchSpace(view.trie, normalize=self.config.normalize)
         for ids in batches(checked, self.config.batch_size):
-            batch = self._prefill_batch(view, [checked[i] for i in ids])
+            histories = self._kept(checked[i] for i in ids)
+            batch = PrefillBatch.from_histories(histories, view.tokens, self._bos)
             with self._cache(ids) as cache:
                 found = score_catalog(model, space, cache, batch)
             scores[np.ix_(ids, rows)] = found.cpu()
         return scores
 
-    def _kept(self, histories: list[NDArray[np.int64]]) -> list[NDArray[np.int64]]:
+    def _kept(self, histories: Iterable[NDArray[np.int64]]) -> list[NDArray[np.int64]]:
+        """What is read of each history."""
         return [history[-self.max_history :] for history in histories]
-
-    def _prefill_batch(self, view: CatalogView, histories: list[NDArray[np.int64]]) -> PrefillBatch:
-        return PrefillBatch.from_histories(self._kept(histories), view.tokens, self._bos)
 
     def _graph_search(self) -> GraphSearch:
         with self._making_graphs:

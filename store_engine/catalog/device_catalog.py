@@ -8,16 +8,17 @@ more item sets than there is room for, the memory is made anew and so must the g
 
 from collections import OrderedDict
 from collections.abc import Sequence
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from store_engine._C import ItemTrie, RowSet
+from store_engine._C import RowSet
 from store_engine.catalog.catalog_view import StaticView
-from store_engine.catalog.item_slots import ItemPlaces
+from store_engine.catalog.item_slots import ItemPlaces, ItemSlots
+from store_engine.catalog.trie_arrays import TrieArrays
 from store_engine.kernels.trie_select import Filter
 from store_engine.kernels.trie_topk import Level
 
@@ -67,15 +68,16 @@ class DeviceCatalog:
             view: The catalogue; its trie has fewer than 2^31 - 1 items.
         """
         held = self._view
+        if held is not None and held.trie is view.trie and held.table is view.table:
+            return
+        trie = TrieArrays(view.trie.item_trie)  # on the host
         if held is None or held.trie is not view.trie:
-            arrays = _HostArrays.of(view.trie.item_trie)
-            self._fit(view, arrays)
-            self._write(arrays)
-            self._sets.clear(arrays.place_of_row)
+            self._fit(trie)
+            self._write(trie)
+            self._sets.clear(trie.ranks.int().numpy())
             self._view = None  # until all is there
-        if held is None or held.table is not view.table or held.trie is not view.trie:
-            self.history_tokens = view.tokens.cpu().numpy()
-            self._hold_places(view)
+        self.history_tokens = view.tokens.cpu().numpy()
+        self._hold_places(view.table.item_slots, trie)
         self._view = view
 
     def level(self, level: int) -> Level:
@@ -116,38 +118,35 @@ class DeviceCatalog:
         assert self._view is not None
         return self._view.trie.num_items
 
-    def _fit(self, view: StaticView, arrays: "_HostArrays") -> None:
+    def _fit(self, trie: TrieArrays) -> None:
         """Makes memory with room to grow, where the catalogue does not fit."""
-        sizes, codes = view.trie.level_sizes, view.trie.codebook_sizes
+        sizes, codes = trie.level_sizes, trie.codebook_sizes
         fits = len(sizes) == len(self.capacity) and codes == self._codebook_sizes
         fits = fits and all(n <= room for n, room in zip(sizes, self.capacity, strict=True))
-        num_items = view.trie.num_items
-        if fits and self._sets.fits(num_items):
+        if fits and self._sets.fits(trie.num_items):
             return
         rooms, most = [1], 1
         for size, code in zip(sizes[1:], codes, strict=True):
             most = min(most * code, 1 << 31)
             rooms.append(min(most, size + size // 4 + 64))
         self.capacity, self._codebook_sizes = tuple(rooms), codes
-        nodes = zip(rooms, rooms[1:], arrays.tokens, strict=False)
-        self._child_begin, self._tokens = [], []
-        for parents, children, token in nodes:
-            self._child_begin.append(self._new(parents + 1))
-            dtype = torch.uint8 if token.dtype == np.uint8 else torch.int32
-            self._tokens.append(self._new(children, dtype))
+        self._child_begin = [self._new(room + 1) for room in rooms[:-1]]
+        self._tokens = [
+            self._new(room, torch.uint8 if size <= 256 else torch.int32)
+            for room, size in zip(rooms[1:], codes, strict=True)
+        ]
         self._item_begin = [self._new(room + 1) for room in rooms]
-        self._sets.resize(num_items)
+        self._sets.resize(trie.num_items)
         self.generation += 1
 
-    def _write(self, arrays: "_HostArrays") -> None:
+    def _write(self, trie: TrieArrays) -> None:
         tensors = [*self._child_begin, *self._tokens, *self._item_begin]
-        new = [*arrays.child_begin, *arrays.tokens, *arrays.item_begin]
+        new = [*trie.child_begin, *trie.token, *trie.item_begin]
         for tensor, array in zip(tensors, new, strict=True):
-            tensor[: len(array)].copy_(torch.from_numpy(array))
+            tensor[: len(array)].copy_(array.to(tensor.dtype))
 
-    def _hold_places(self, view: StaticView) -> None:
+    def _hold_places(self, item_slots: ItemSlots | None, trie: TrieArrays) -> None:
         """Writes where items stand, when they are the last codes themselves."""
-        item_slots = view.table.item_slots
         places = item_slots.places if item_slots is not None else None
         if places is None:
             self.places = None
@@ -155,42 +154,18 @@ class DeviceCatalog:
         if self.places is None or not self.places.fits(places, self.capacity[-2]):
             self.places = ResidentPlaces(places, self.capacity[-2])
             self.generation += 1
-        self.places.write(places, _HostArrays.of(view.trie.item_trie).prefix_keys(places.sizes))
+        self.places.write(places, _prefix_keys(trie, places.sizes))
 
     def _new(self, length: int, dtype: torch.dtype = torch.int32) -> Tensor:
         return torch.zeros(length, dtype=dtype, device=self.device)
 
 
-class _HostArrays(NamedTuple):
-    """A trie's arrays, as they are written to a device; see `trie_arrays`."""
-
-    child_begin: list[Int32]  # per level (num_nodes + 1,)
-    tokens: list[NDArray[Any]]  # per level (num_children,) uint8 or int32
-    item_begin: list[Int32]  # per level, the root's first, (num_nodes + 1,)
-    place_of_row: Int32  # (num_items,): each row's position in SID order
-
-    @classmethod
-    def of(cls, trie: ItemTrie) -> "_HostArrays":
-        levels = [trie.level(level) for level in range(trie.num_levels)]
-        begins = [begin.astype(np.int32) for begin, _ in levels]
-        tokens = [
-            token.astype(np.uint8 if size <= 256 else np.int32)
-            for (_, token), size in zip(levels, trie.codebook_sizes, strict=True)
-        ]
-        offsets, rows = trie.leaf_rows(np.arange(trie.level_sizes[-1], dtype=np.int64))
-        item_begin = [offsets.astype(np.int32)]
-        for begin in reversed(begins):
-            item_begin.append(item_begin[-1][begin])
-        place_of_row = np.empty(len(rows), dtype=np.int32)
-        place_of_row[rows] = np.arange(len(rows), dtype=np.int32)
-        return cls(begins, tokens, item_begin[::-1], place_of_row)
-
-    def prefix_keys(self, sizes: tuple[int, ...]) -> NDArray[np.int64]:
-        """The codes of every node of the last level but one, as `ItemPlaces` counts them."""
-        keys = np.zeros(1, dtype=np.int64)
-        for begin, token, size in zip(self.child_begin, self.tokens, sizes, strict=False):
-            keys = np.repeat(keys, np.diff(begin)) * size + token
-        return keys
+def _prefix_keys(trie: TrieArrays, sizes: tuple[int, ...]) -> Tensor:
+    """The codes of every node of the last level but one, as `ItemPlaces` counts them: int64."""
+    keys = torch.zeros(1, dtype=torch.int64)
+    for begin, token, size in zip(trie.child_begin, trie.token, sizes, strict=False):
+        keys = keys.repeat_interleave(begin.diff()) * size + token
+    return keys
 
 
 class ResidentPlaces:
@@ -216,16 +191,17 @@ class ResidentPlaces:
         """Says whether there is room."""
         return len(places.slots) <= len(self.slots) and num_nodes == len(self.prefix_of_node)
 
-    def write(self, places: ItemPlaces, node_keys: NDArray[np.int64]) -> None:
+    def write(self, places: ItemPlaces, node_keys: Tensor) -> None:
         """Replaces what is there.
 
         Args:
             places: Of the catalogue.
-            node_keys: (num_nodes,) the key of each node's prefix; all are in `places`.
+            node_keys: (num_nodes,) int64 on the CPU, the key of each node's prefix; all are in
+                `places`.
         """
         self.slots[: len(places.slots)].copy_(places.slots)
-        prefixes = np.searchsorted(places.keys.cpu().numpy(), node_keys)
-        self.prefix_of_node[: len(prefixes)].copy_(torch.from_numpy(prefixes))
+        prefixes = torch.searchsorted(places.keys.cpu(), node_keys)
+        self.prefix_of_node[: len(prefixes)].copy_(prefixes)
 
 
 class _ResidentSets:

@@ -75,7 +75,9 @@ class TrieArrays(SearchTrie):
     @functools.cached_property
     def ranks(self) -> Tensor:
         """(num_items,) int64: the rank of each row of the trie, its position in `rows`."""
-        return self.rows.argsort()
+        return torch.empty_like(self.rows).scatter_(
+            0, self.rows, torch.arange(len(self.rows), device=self.device)
+        )
 
     @functools.cached_property
     def item_begin(self) -> list[Tensor]:

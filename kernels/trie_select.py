@@ -22,7 +22,7 @@ from torch import Tensor
 
 from store_engine.kernels._checks import FLOATS, INTEGERS, check_tensor
 from store_engine.kernels._dispatch import Backend, use_triton
-from store_engine.kernels.trie_topk import Beams, ItemBits, Level, Normalize
+from store_engine.kernels.trie_topk import Beams, ItemBits, Level, Normalize, valid_beams
 
 _NOTHING = -(1 << 63)  # key below every candidate's
 _CODES = (torch.uint8, torch.uint16, torch.int16, *INTEGERS)
@@ -67,12 +67,8 @@ def trie_select_ref(
     filter: Filter | None = None,
 ) -> Beams:
     """Defines the op, in plain PyTorch: no wait, static shapes. Same arguments as `trie_select`."""
-    beam_width, codebook_size = logits.shape[1:]
-    logits = logits.float()
-    is_valid = torch.arange(beam_width, device=logits.device) < beams.num_valid[:, None]
-    # NaN is the maximum of what it stands in
-    is_bad = (~(logits.amax(2) < torch.inf) & is_valid).any(1)
-    is_valid = is_valid & ~is_bad[:, None]
+    codebook_size, logits = logits.shape[2], logits.float()
+    is_bad, is_valid = valid_beams(logits, beams)
 
     # as many places for children as there are codes
     node = beams.nodes.long().masked_fill(~is_valid, 0)

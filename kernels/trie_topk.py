@@ -48,6 +48,23 @@ def root_beams(batch: int, device: torch.device | str) -> Beams:
     return Beams(zeros.float(), zeros, zeros, zeros, torch.ones_like(first), first.bool())
 
 
+def valid_beams(logits: Tensor, beams: Beams) -> tuple[Tensor, Tensor]:
+    """Says what of the beams may be gone on with, without a wait.
+
+    Args:
+        logits: (batch, beam_width, codebook_size).
+        beams: As many.
+
+    Returns:
+        is_bad: (batch,) bool, the requests with a beam whose logits hold NaN or +inf.
+        is_valid: (batch, beam_width) bool, the beams of the other requests.
+    """
+    is_valid = torch.arange(logits.shape[1], device=logits.device) < beams.num_valid[:, None]
+    # NaN is the maximum of what it stands in
+    is_bad = (~(logits.amax(2) < torch.inf) & is_valid).any(1)
+    return is_bad, is_valid & ~is_bad[:, None]
+
+
 class ItemBits(NamedTuple):
     """The form of an item filter that the kernel reads: one bit per item, in SID order.
 
@@ -111,10 +128,7 @@ def trie_topk_ref(
     """Defines the op, in plain PyTorch. Same arguments as `trie_topk`."""
     batch, beam_width, _ = logits.shape
     logits = logits.float()
-    is_valid = torch.arange(beam_width, device=logits.device) < beams.num_valid[:, None]
-    # NaN is the maximum of what it stands in
-    is_bad = (~(logits.amax(2) < torch.inf) & is_valid).any(1)
-    is_valid = is_valid & ~is_bad[:, None]
+    is_bad, is_valid = valid_beams(logits, beams)
 
     # beams by node, so that each request's candidates lie in ascending order: ties take the first
     by_node = beams.nodes.masked_fill(~is_valid, len(level.child_begin)).argsort(dim=1)

@@ -29,7 +29,14 @@ from store_engine.inference.kv_cache import KVCache
 from store_engine.inference.numpy_view import as_numpy
 from store_engine.kernels._dispatch import Backend as KernelBackend
 from store_engine.kernels._dispatch import choose_backend
-from store_engine.kernels.trie_topk import MAX_TRITON_WIDTH, Beams, Level, Normalize, trie_topk
+from store_engine.kernels.trie_topk import (
+    MAX_TRITON_WIDTH,
+    Beams,
+    Level,
+    Normalize,
+    trie_topk,
+    valid_beams,
+)
 
 BackendName = Literal["auto", "cpp", "torch", "triton", "graph"]
 
@@ -117,7 +124,7 @@ class CppBackend(Backend):
         try:
             return self._step(space, level, logits, beams, width)
         except ValueError:  # the core refuses a batch with a bad request: go on without it
-            is_bad = _bad_requests(logits, beams)
+            is_bad, _ = valid_beams(logits, beams)
             if not bool(is_bad.any()):
                 raise
         good = beams._replace(num_valid=beams.num_valid.masked_fill(is_bad, 0))
@@ -278,10 +285,3 @@ def _trie_topk(
     allowed = item_filter.bits(level + 1) if item_filter else None
     step = Level(trie.child_begin[level], trie.token[level], allowed)
     return trie_topk(logits, beams, step, width, normalize=space.normalize, backend=backend)
-
-
-def _bad_requests(logits: Tensor, beams: Beams) -> Tensor:
-    """(batch,) bool: which requests have a valid beam whose logits hold NaN or +inf."""
-    slots = torch.arange(logits.shape[1], device=logits.device)
-    is_valid = slots < beams.num_valid[:, None]
-    return (~(logits.amax(2) < torch.inf) & is_valid).any(1)

@@ -235,7 +235,8 @@ def check_losses(task: Task) -> None:
 def useful_flops(task: Task, documents: list[Document]) -> float:
     """FLOPs of one pass that no implementation of our loss can do without."""
     batch = pack(documents)
-    columns = head_columns(batch.targets, UnifiedVocabulary(TEXT_VOCAB_SIZE, CODEBOOK_SIZES))
+    vocabulary = UnifiedVocabulary(TEXT_VOCAB_SIZE, CODEBOOK_SIZES)
+    columns = head_columns(Targets.of(batch.targets, vocabulary), vocabulary)
     return training_flops(MODELS[task.model], PackedSequences(batch.cu_seqlens), columns)
 
 

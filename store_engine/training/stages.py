@@ -172,7 +172,7 @@ class TokenizerStage:
         items = tokenizer_batch(self.texts, own.tolist(), self.config.tokenizer.num_codes)
         counts = torch.bincount(items.text.target_tasks, minlength=len(self.losses)).float()
         counts[-1] = self.config.tokenizer.contrastive_weight > 0
-        columns = head_columns(items.text.targets, UnifiedVocabulary(self.text_vocab_size))
+        columns = head_columns(items.targets, UnifiedVocabulary(self.text_vocab_size))
         num_flops = training_flops(self.config.model, items.content_sequences, 0)
         num_flops += training_flops(self.config.model, items.text_sequences, columns)
         work = _work(len(items.content_tokens) + len(items.text.tokens), num_flops)
@@ -262,11 +262,12 @@ class RecommenderStage:
         documents = pack(plan.shard(i, shard, num_shards))
         sequences, tasks = PackedSequences(documents.cu_seqlens), documents.target_tasks
         num_targets = torch.from_numpy(self.mixture.group_targets(plan.num_targets(i)))
-        columns = head_columns(documents.targets, self.vocabulary, self.items)
+        targets = Targets.of(documents.targets, self.vocabulary, self.items)
+        columns = head_columns(targets, self.vocabulary, self.items)
         return RecommenderBatch(
             documents.tokens,
             sequences,
-            Targets.of(documents.targets, self.vocabulary, self.items),
+            targets,
             tasks,
             (num_shards / num_targets.clamp(min=1).float())[tasks],
             torch.bincount(tasks, minlength=len(self.losses)).float(),

@@ -4,12 +4,11 @@ import functools
 import time
 
 import torch
-from torch import Tensor
 
 from store_engine.config import ModelConfig
 from store_engine.model.attention import PackedSequences
 from store_engine.model.item_rows import ItemTokens
-from store_engine.model.targets import IGNORE
+from store_engine.model.targets import Targets
 from store_engine.model.unified_vocabulary import UnifiedVocabulary
 
 
@@ -33,23 +32,19 @@ def training_flops(model: ModelConfig, sequences: PackedSequences, head_columns:
 
 
 def head_columns(
-    targets: Tensor, vocabulary: UnifiedVocabulary, items: ItemTokens | None = None
+    targets: Targets, vocabulary: UnifiedVocabulary, items: ItemTokens | None = None
 ) -> int:
     """Sums, over all targets, the size of the target's own sub-vocabulary.
 
     Args:
-        targets: (num_tokens,) unified ids on the CPU, `IGNORE` where there is none.
+        targets: On the CPU.
         vocabulary: Text tokens, codes and items.
         items: The items that are tokens themselves.
     """
-    targets = targets[targets != IGNORE]
-    is_item = targets >= vocabulary.item_offset
-    levels = vocabulary.level_of(targets[~is_item])
-    sizes = torch.tensor((vocabulary.text_size, *vocabulary.codebook_sizes))
-    columns = int(sizes[levels + 1].sum())
+    columns = len(targets.text.ids) * vocabulary.text_size + int(targets.code_size.sum())
     if items is None:
         return columns
-    slots = targets[is_item] - vocabulary.item_offset
+    slots = targets.items.ids
     if items.have_rows:
         columns += int(torch.from_numpy(items.slices[1])[slots].sum())
         columns += len(items) * len(slots) * (items.softmax_weight > 0)

@@ -5,7 +5,7 @@ from torch.utils.flop_counter import FlopCounterMode
 from store_engine.config import ModelConfig
 from store_engine.model.attention import PackedSequences
 from store_engine.model.store_model import StoreModel
-from store_engine.model.targets import IGNORE
+from store_engine.model.targets import IGNORE, Targets
 from store_engine.model.unified_vocabulary import UnifiedVocabulary
 from store_engine.training import throughput
 from store_engine.training.throughput import (
@@ -16,6 +16,7 @@ from store_engine.training.throughput import (
 )
 
 CODEBOOKS = (5, 7)
+VOCABULARY = UnifiedVocabulary(11, CODEBOOKS)
 
 
 def test_flops_are_those_that_torch_counts():
@@ -25,9 +26,8 @@ def test_flops_are_those_that_torch_counts():
     targets = torch.tensor([4])
     with FlopCounterMode(display=False) as counter:
         model(torch.tensor([3]), sequences, targets).sum().backward()
-    ours = training_flops(
-        config, sequences, head_columns(targets, UnifiedVocabulary(11, CODEBOOKS))
-    )
+    sorted_targets = Targets.of(targets, VOCABULARY)
+    ours = training_flops(config, sequences, head_columns(sorted_targets, VOCABULARY))
     assert ours == pytest.approx(counter.get_total_flops(), rel=0.02)
 
 
@@ -42,7 +42,8 @@ def test_attention_counts_every_pair_once():
 
 def test_head_columns_are_those_of_each_targets_own_vocabulary():
     targets = torch.tensor([0, 10, IGNORE, 11, 15, 16, 22])
-    assert head_columns(targets, UnifiedVocabulary(11, CODEBOOKS)) == 2 * 11 + 2 * 5 + 2 * 7
+    columns = head_columns(Targets.of(targets, VOCABULARY), VOCABULARY)
+    assert columns == 2 * 11 + 2 * 5 + 2 * 7
 
 
 def test_the_peak_is_that_of_the_fastest_product(monkeypatch):

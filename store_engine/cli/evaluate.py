@@ -52,7 +52,9 @@ def _add_arguments(parser: argparse.ArgumentParser) -> None:
 def _evaluate(args: argparse.Namespace) -> None:
     if args.impressions is not None:
         if args.save or args.validation or args.exact or args.overrides:
-            raise InputError("--impressions goes with none of the other options but --json")
+            raise InputError(
+                "--impressions goes with none of the other options but --device and --json"
+            )
         _print_figures(_click_through(args), args)
         return
     # here, because it takes seconds that --help need not wait for
@@ -89,7 +91,7 @@ def _click_through(args: argparse.Namespace) -> dict[str, float]:
     if not run.has_scoring:
         raise InputError(f"{args.run}: was trained without recommender.scoring")
     found = read_shown(args.impressions, run.split, run.catalog)
-    return measure_impressions(Scorer(run), run.split, found)
+    return measure_impressions(Scorer(run, args.device), run.split, found)
 
 
 def _print_figures(figures: dict[str, float], args: argparse.Namespace) -> None:

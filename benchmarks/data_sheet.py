@@ -4,6 +4,8 @@ from typing import NamedTuple
 
 import torch
 
+from store_engine.training.throughput import BF16_PEAKS
+
 
 class DataSheet(NamedTuple):
     """What a GPU can do at best; dense products."""
@@ -15,9 +17,9 @@ class DataSheet(NamedTuple):
 
 # the SXM boards, by what is in torch.cuda.get_device_name()
 DATA_SHEETS = {
-    "A100-SXM4-80GB": DataSheet(312e12, 19.5e12, 2.04e12),
-    "H100 80GB HBM3": DataSheet(989e12, 67e12, 3.35e12),
-    "H200": DataSheet(989e12, 67e12, 4.8e12),
+    "A100-SXM4-80GB": DataSheet(BF16_PEAKS["A100"], 19.5e12, 2.04e12),
+    "H100 80GB HBM3": DataSheet(BF16_PEAKS["H100"], 67e12, 3.35e12),
+    "H200": DataSheet(BF16_PEAKS["H200"], 67e12, 4.8e12),
 }
 
 

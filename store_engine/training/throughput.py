@@ -55,7 +55,7 @@ def head_columns(
 
 # dense bf16 products per second, by a part of the device's name; the first that fits counts.
 # Source: NVIDIA's data sheets, without sparsity
-_PEAKS = {
+BF16_PEAKS = {
     "H100 PCIe": 756e12,
     "H100 NVL": 835e12,
     "H100": 989e12,
@@ -71,7 +71,7 @@ def peak_flops(dtype: torch.dtype, device: torch.device) -> float:
     """
     if dtype is torch.bfloat16 and device.type == "cuda":
         name = torch.cuda.get_device_name(device)
-        stated = (peak for part, peak in _PEAKS.items() if part in name)
+        stated = (peak for part, peak in BF16_PEAKS.items() if part in name)
         return next(stated, 0.0) or matmul_peak(dtype, device)
     return matmul_peak(dtype, device)
 

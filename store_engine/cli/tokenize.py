@@ -75,8 +75,9 @@ def _tokenize(args: argparse.Namespace) -> None:
     table = run.sid_table
     _check_features(args, has_features=table.features is not None)
     if args.items is not None:
-        new = tokenize_new_items(run, args.items, args.columns, args.device)
-        catalog, (codes, features, _) = new
+        catalog, (codes, features, _) = tokenize_new_items(
+            run, args.items, args.columns, args.device
+        )
         item_ids = catalog.item_ids
     else:
         item_ids, codes, features = table.item_ids, table.sids, None

@@ -36,9 +36,8 @@ def changes_since_training(run_dir: str | Path) -> LaterChanges:
                     events = [event for event in events if not user.is_about(event.user_id)]
     finally:
         journal.close()
-    in_order = sorted(
-        events, key=lambda event: event.time
-    )  # stable: of equal times the later added
+    # stable: of equal times the one that was added later is the later
+    in_order = sorted(events, key=lambda event: event.time)
     return LaterChanges(
         tuple((event.user_id, event.item_id) for event in in_order),
         tuple(sorted(removed)),

@@ -1,7 +1,7 @@
 import pytest
 import torch
 import torch.nn.functional as F
-from beam_steps import beams_of, brute_force, make_beams, make_level
+from beam_steps import INF, beams_of, brute_force, check_a_bad_request, make_beams, make_level
 
 from store_engine.kernels.trie_select import Filter, trie_select, trie_select_ref
 from store_engine.kernels.trie_topk import (
@@ -15,7 +15,6 @@ from store_engine.kernels.trie_topk import (
 )
 from store_engine.kernels.triton import trie_select as triton_path
 
-INF = float("inf")
 BACKENDS = ["torch", "triton"]
 # batch, beam width, nodes, codebook, width
 CASES = [(1, 1, 1, 1, 1), (2, 2, 20, 63, 4), (1, 2, 5, 40, 70), (3, 4, 8, 16, 20)]
@@ -180,21 +179,8 @@ def test_minus_inf_is_never_chosen(backend, device):
 @pytest.mark.parametrize("normalize", ["codebook", "children"])
 @pytest.mark.parametrize("backend", BACKENDS)
 def test_bad_logits_flag_their_request_unless_unread(bad, normalize, backend, device):
-    level = make_level(4, 8, device)
-    logits, beams = make_beams(3, 3, 4, 8, device)
     options = {"normalize": normalize, "backend": backend}
-    unread = beams._replace(num_valid=torch.tensor([3, 2, 3], device=device))
-    read = beams._replace(num_valid=torch.tensor([3, 3, 3], device=device))
-    want = trie_select(logits, read, level, 4, **options)
-    logits[1, 2, :] = bad
-    assert not trie_select(logits, unread, level, 4, **options).is_bad.any()
-    got = trie_select(logits, read, level, 4, **options)
-    assert got.is_bad.tolist() == [False, True, False]
-    for a, b in zip(got, want, strict=True):  # the others are not touched by it
-        assert torch.equal(a[[0, 2]], b[[0, 2]])
-    assert got.num_valid[1] == 0
-    assert got.scores[1].eq(-INF).all()
-    assert all(x[1].eq(-1).all() for x in (got.parents, got.tokens, got.nodes))
+    level, got = check_a_bad_request(trie_select, bad, device, **options)
     logits = torch.randn(3, 4, 8, device=device)
     again = trie_select(logits, got, level, 4, **options)
     assert again.is_bad.tolist() == [False, True, False]

@@ -1,6 +1,6 @@
 import pytest
 import torch
-from beam_steps import beams_of, brute_force, make_beams, make_level
+from beam_steps import INF, beams_of, brute_force, check_a_bad_request, make_beams, make_level
 
 from store_engine._C import ItemTrie
 from store_engine.catalog.trie_arrays import TrieArrays
@@ -17,8 +17,6 @@ from store_engine.kernels.trie_topk import (
     trie_topk_ref,
     word_ranks,
 )
-
-INF = float("inf")
 
 
 def bits_of(is_allowed, item_begin):
@@ -133,22 +131,11 @@ def test_minus_inf_is_never_chosen(backend, device):
 @pytest.mark.parametrize("bad", [float("nan"), INF])
 @pytest.mark.parametrize("normalize", ["codebook", "children"])
 def test_bad_logits_flag_their_request_unless_unread(backend, bad, normalize, device):
-    level = make_level(4, 8, device)
-    logits, beams = make_beams(3, 3, 4, 8, device)
     options = {"normalize": normalize, "backend": backend}
-    unread = beams._replace(num_valid=torch.tensor([3, 2, 3], device=device))
-    read = beams._replace(num_valid=torch.tensor([3, 3, 3], device=device))
-    want = trie_topk(logits, read, level, 4, **options)
-    logits[1, 2, :] = bad
-    assert not trie_topk(logits, unread, level, 4, **options).is_bad.any()
-    got = trie_topk(logits, read, level, 4, **options)
-    assert got.is_bad.tolist() == [False, True, False]
-    for a, b in zip(got, want, strict=True):  # the others are not touched by it
-        assert torch.equal(a[[0, 2]], b[[0, 2]])
-    assert got.num_valid[1] == 0
-    assert got.scores[1].eq(-INF).all()
-    assert all(x[1].eq(-1).all() for x in (got.parents, got.tokens, got.nodes))
-    again = trie_topk(torch.randn_like(logits[:, :1]).expand(-1, 4, -1), got, level, 4, **options)
+    level, got = check_a_bad_request(trie_topk, bad, device, **options)
+    again = trie_topk(
+        torch.randn(3, 1, 8, device=device).expand(-1, 4, -1), got, level, 4, **options
+    )
     assert again.is_bad.tolist() == [False, True, False]
 
 

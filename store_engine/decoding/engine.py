@@ -1,9 +1,7 @@
 """The engine: histories of item ids in, ranked items of the catalogue out."""
 
-import contextlib
 import dataclasses
-import threading
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable
 from pathlib import Path
 from typing import NamedTuple, NoReturn
 
@@ -18,9 +16,7 @@ from store_engine.data.catalog import Catalog
 from store_engine.decoding.allowance import Allowance
 from store_engine.decoding.backends import (
     BackendName,
-    NonFiniteLogitsError,
     SearchSpace,
-    kernels_of_graphs,
     resolve_backend,
 )
 from store_engine.decoding.engine_parts import (
@@ -31,18 +27,15 @@ from store_engine.decoding.engine_parts import (
     check_shapes,
 )
 from store_engine.decoding.evidence import EvidenceScorer, Found, choose_evidence, run_evidence
-from store_engine.decoding.exact import has_independent_codes, score_catalog
+from store_engine.decoding.exact import has_independent_codes
 from store_engine.decoding.explanation import Explanation, explanation, only_item
-from store_engine.decoding.graph_search import GraphSearch
 from store_engine.decoding.live_engine import LiveEngine
 from store_engine.decoding.ranking import Ranking
 from store_engine.decoding.search_batch import (
     Call,
-    for_graph,
-    search_batch,
-    search_batch_by_graph,
 )
 from store_engine.decoding.search_options import SearchOptions, takes_search_options
+from store_engine.decoding.searcher import Searcher
 from store_engine.errors import InputError
 from store_engine.inference.decoding_model import (
     NonFiniteWeightsError,
@@ -50,16 +43,12 @@ from store_engine.inference.decoding_model import (
     prepare_for_decoding,
 )
 from store_engine.inference.fork_guard import install_fork_guard, report_fork
-from store_engine.inference.gpu_model import GpuModel
-from store_engine.inference.kv_cache import KVCache
-from store_engine.inference.prefill_batch import PrefillBatch, batches, check_rows
+from store_engine.inference.prefill_batch import check_rows
 from store_engine.inference.prefix_cache import PrefixCache
 from store_engine.live.live_run import LiveRun
 from store_engine.model.dtype import Dtype, choose_device, choose_dtype
 from store_engine.model.store_model import StoreModel
 from store_engine.runs.run import Run, load_run
-
-_MAX_BEAMS = 1 << 17  # of all requests of a batch
 
 
 class Recommendation(NamedTuple):
@@ -126,7 +115,6 @@ class Engine(LiveEngine):
         self.max_history = max_history
         self.device = self._model.device
         self._backend = resolve_backend(backend, self.device)
-        self._bos = bos
         if evidence is not None and evidence.num_items != catalog.num_items:
             raise InputError(
                 f"the evidence must be of the catalogue's {catalog.num_items} items, is of "
@@ -137,10 +125,8 @@ class Engine(LiveEngine):
         super().__init__(LiveRun(changing, run, self.device, journal), evidence)
         budget = self.config.prefix_cache_mib
         tokens_per_item = self._items.view.tokens.shape[1]
-        self._prefixes = PrefixCache(budget, tokens_per_item) if budget else None
-        self._idle_caches: list[KVCache] = []
-        self._graphs: GraphSearch | None = None
-        self._making_graphs = threading.Lock()
+        prefixes = PrefixCache(budget, tokens_per_item) if budget else None
+        self._searcher = Searcher(self._model, bos, max_history, prefixes)
         install_fork_guard()
 
     @classmethod
@@ -322,20 +308,7 @@ class Engine(LiveEngine):
     @torch.inference_mode()
     def _found(self, call: Call) -> Found:
         report_fork()
-        found = Found.nothing(len(call.histories), call.k)
-        # more beams than that at once would take too much memory for keys and values
-        batch_size = max(1, min(self.config.batch_size, _MAX_BEAMS // call.width))
-        for ids in batches(call.histories, batch_size):
-            histories = self._kept(call.histories[i] for i in ids)
-            if for_graph(call, histories):
-                with _naming_histories(ids):
-                    part = search_batch_by_graph(call, ids, histories, self._graph_search())
-            else:
-                batch = PrefillBatch.from_histories(histories, call.view.tokens, self._bos)
-                with self._cache(ids) as cache:
-                    part = search_batch(call, ids, batch, cache)
-            found.put(ids, part)
-        return found
+        return self._searcher.search(call, self.config.batch_size)
 
     def _call(self, histories: Iterable[Iterable[int]], options: SearchOptions) -> Call:
         """Resolves a call's options against the catalogue as it is now."""
@@ -384,56 +357,10 @@ class Engine(LiveEngine):
         """
         report_fork()
         view = self._items.view.compacted
-        model = self._model.with_slots(view.table.item_slots)
         checked = check_rows(histories, len(view.tokens), "history")
         scores = np.full((len(checked), len(view.tokens)), -np.inf, dtype=np.float32)
         rows = view.rows(np.arange(view.trie.num_items))
         space = SearchSpace(view.trie, normalize=self.config.normalize)
-        for ids in batches(checked, self.config.batch_size):
-            histories = self._kept(checked[i] for i in ids)
-            batch = PrefillBatch.from_histories(histories, view.tokens, self._bos)
-            with self._cache(ids) as cache:
-                found = score_catalog(model, space, cache, batch)
-            scores[np.ix_(ids, rows)] = found.cpu()
+        for ids, found in self._searcher.score(view, checked, space, self.config.batch_size):
+            scores[np.ix_(ids, rows)] = found
         return scores
-
-    def _kept(self, histories: Iterable[NDArray[np.int64]]) -> list[NDArray[np.int64]]:
-        """What is read of each history."""
-        return [history[-self.max_history :] for history in histories]
-
-    def _graph_search(self) -> GraphSearch:
-        with self._making_graphs:
-            if self._graphs is None:
-                kernels = kernels_of_graphs(self.device)
-                self._graphs = GraphSearch(GpuModel.of(self._model, self._bos, kernels))
-            return self._graphs
-
-    @contextlib.contextmanager
-    def _cache(self, ids: NDArray[np.int64]) -> Iterator[KVCache]:
-        """Lends a cache that no other thread holds; one whose batch fails is dropped.
-
-        Args:
-            ids: The histories of the batch, which an error about one of them names.
-        """
-        try:
-            cache = self._idle_caches.pop()
-        except IndexError:
-            cache = KVCache(self._model.config, self.device, self._model.dtype, self._prefixes)
-        try:
-            with _naming_histories(ids):
-                yield cache
-        except NonFiniteLogitsError:
-            if self._prefixes is not None:  # it may hold what led to them
-                self._prefixes.clear()
-            raise
-        self._idle_caches.append(cache)
-
-
-@contextlib.contextmanager
-def _naming_histories(ids: NDArray[np.int64]) -> Iterator[None]:
-    """Lets an error about requests of a batch name the histories, which are `ids`."""
-    try:
-        yield
-    except NonFiniteLogitsError as error:
-        histories = sorted(int(ids[request]) for request in error.requests)
-        raise NonFiniteLogitsError(histories, error.detail, what="history") from None

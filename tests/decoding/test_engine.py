@@ -336,7 +336,7 @@ def test_an_engine_in_a_forked_child_works_with_one_thread(call):
 def test_wide_beams_are_searched_in_smaller_batches(make_engine, histories, monkeypatch):
     engine, sizes = make_engine(), []
     want = engine.recommend_rows(histories, 5, beam_width=50)
-    monkeypatch.setattr("store_engine.decoding.engine._MAX_BEAMS", 100)
+    monkeypatch.setattr("store_engine.decoding.searcher._MAX_BEAMS", 100)
 
     def count(call, ids, batch, cache):
         sizes.append(len(batch.lengths))

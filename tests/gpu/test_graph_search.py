@@ -43,7 +43,7 @@ def assert_same(got, want):
 
 def graphs_of(engine):
     """The graphs that were made."""
-    return list(engine._graphs._graphs.values())
+    return list(engine._searcher.graph_search()._graphs.values())
 
 
 @st.composite
@@ -199,7 +199,7 @@ def test_threads_with_different_catalogues_get_their_own_answers():
     engine.remove_items([f"item {row}" for row in want["old"][0][0].tolist()])
     new_view = engine._items.view.compacted
     want["new"] = search(engine, "cpp")
-    graphs, failures = engine._graph_search(), []
+    graphs, failures = engine._searcher.graph_search(), []
 
     def ask(view, rows):
         requests = Requests([np.array(h, dtype=np.int64) for h in HISTORIES], [None] * 4, [[]] * 4)
@@ -234,9 +234,9 @@ def test_what_graphs_do_not_do_takes_the_steps(monkeypatch):
     monkeypatch.setattr("store_engine.decoding.search_batch.MAX_CONTEXT", 10)
     engine = make_engine()
     assert_same(search(engine), search(engine, "cpp"))
-    assert engine._graphs is None
+    assert engine._searcher._graphs is None
     search(engine, histories=[[1, 2]])
-    assert engine._graphs is not None
+    assert engine._searcher._graphs is not None
 
 
 def test_warm_up_makes_the_graphs_of_later_requests():

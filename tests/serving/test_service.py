@@ -1,4 +1,4 @@
-"""What a replica answers with, beside the answers themselves (test_owner.py, http/test_app.py)."""
+"""What a replica answers with, beside the answers themselves (test_owner.py, http/)."""
 
 from live_runs import make_run
 

@@ -342,7 +342,7 @@ def test_wide_beams_are_searched_in_smaller_batches(make_engine, histories, monk
         sizes.append(len(batch.lengths))
         return search_batch(call, ids, batch, cache)
 
-    monkeypatch.setattr("store_engine.decoding.engine.search_batch", count)
+    monkeypatch.setattr("store_engine.decoding.searcher.search_batch", count)
     got = engine.recommend_rows(histories, 5, beam_width=50)
     assert sizes == [2, 2, 1]
     np.testing.assert_array_equal(got[0], want[0])

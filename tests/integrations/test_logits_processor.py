@@ -117,7 +117,7 @@ def test_fewer_sids_than_beams_end_in_pads(make_model, small):
 def test_an_attention_that_takes_no_mask_is_refused(make_model, small):
     exported = export_huggingface(make_model((3, 4)))
     exported.config._attn_implementation = "flash_attention_2"
-    with pytest.raises(InputError, match="needs .* 'sdpa' or 'eager', got 'flash_attention_2'"):
+    with pytest.raises(InputError, match=r"needs .* 'sdpa' or 'eager', got 'flash_attention_2'"):
         exported.generate(
             torch.tensor([[1]]), max_new_tokens=2, custom_generate=TrieBeamSearch(small, TEXT)
         )

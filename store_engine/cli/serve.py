@@ -55,6 +55,9 @@ def _add_arguments(parser: argparse.ArgumentParser) -> None:
         "--max-waiting", type=int, default=256, help="requests that wait (default 256); then 429"
     )
     limits = parser.add_argument_group("limits of a request")
+    limits.add_argument(
+        "--max-requests", type=int, default=256, help="of /v1/recommend/batch (default 256)"
+    )
     limits.add_argument("--max-k", type=int, default=100, help="items wanted (default 100)")
     limits.add_argument("--max-beam-width", type=int, default=1000, help="default 1000")
     limits.add_argument("--max-ids", type=int, default=1000, help="of each list (default 1000)")

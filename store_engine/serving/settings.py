@@ -28,6 +28,7 @@ class ServeSettings:
         max_batch: Requests that an engine answers at once.
         max_waiting: Requests that wait for an engine; more are answered 429.
         max_body_bytes: Largest body of a request.
+        max_requests: Most requests that a client may put into one; no more than `max_waiting`.
         max_k: Most items that a request may want.
         max_beam_width: Widest beam that a request may ask for.
         max_ids: Most item ids in each list of a request, and most items of a change.
@@ -49,6 +50,7 @@ class ServeSettings:
     max_batch: int = setting(32, 1, 4096)
     max_waiting: int = setting(256, 1, 100_000)
     max_body_bytes: int = setting(1 << 20, 1 << 10, 1 << 30)
+    max_requests: int = setting(256, 1, 100_000)
     max_k: int = setting(100, 1, 100_000)
     max_beam_width: int = setting(1000, 1, 100_000)
     max_ids: int = setting(1000, 1, 1_000_000)

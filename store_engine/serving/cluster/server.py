@@ -4,7 +4,6 @@ The HTTP server is a process of its own and not one of Serve's proxies: it gathe
 batches before they travel, so that what a request costs on its way is shared by the batch.
 """
 
-import asyncio
 import os
 from pathlib import Path
 from typing import Any
@@ -17,7 +16,7 @@ from store_engine.serving.cluster.application import APP, OWNER, parts
 from store_engine.serving.cluster.backend import RayBackend
 from store_engine.serving.cluster.connection import connect
 from store_engine.serving.http.app import make_app
-from store_engine.serving.http.listener import bind, http_config, listen
+from store_engine.serving.http.listener import bind, http_config, run
 from store_engine.serving.http.metrics import Metrics
 from store_engine.serving.service import Refused
 from store_engine.serving.settings import ServeSettings
@@ -44,7 +43,7 @@ def serve_run(run_dir: Path, settings: ServeSettings) -> None:
         engines, owner = deploy(run_dir, settings)
         metrics = Metrics()
         config.app = make_app(RayBackend(engines, owner, settings, metrics), settings, metrics)
-        asyncio.run(listen(config, listener))
+        run(config, listener)
     finally:
         serve.delete(APP, _blocking=True)
         if not os.environ.get("RAY_ADDRESS"):

@@ -6,6 +6,7 @@ from fastapi import FastAPI, Request
 from fastapi.exceptions import RequestValidationError
 from starlette.exceptions import HTTPException
 from starlette.responses import JSONResponse, Response
+from starlette.types import ASGIApp
 
 import store_engine
 from store_engine.serving.http.errors import TOLD, Unavailable, response_to
@@ -22,7 +23,7 @@ from store_engine.serving.http.shortcut import Shortcut, endpoints_of
 from store_engine.serving.settings import ServeSettings
 
 
-def make_app(backend: Backend, settings: ServeSettings, metrics: Metrics) -> FastAPI:
+def make_app(backend: Backend, settings: ServeSettings, metrics: Metrics) -> ASGIApp:
     """Makes the HTTP surface.
 
     Args:
@@ -41,9 +42,7 @@ def make_app(backend: Backend, settings: ServeSettings, metrics: Metrics) -> Fas
     add_changes(app, backend, limits)
     _add_status(app, backend, metrics)
     _add_errors(app)
-    app.add_middleware(Shortcut, endpoints=endpoints_of(app.routes))
-    app.add_middleware(Guard, settings=settings, metrics=metrics)
-    return app
+    return Guard(Shortcut(app, endpoints_of(app.routes)), settings, metrics)
 
 
 def _add_status(app: FastAPI, backend: Backend, metrics: Metrics) -> None:

@@ -42,7 +42,7 @@ class Recommend(_Question):
     """What is asked about one history: the items most likely to follow."""
 
     k: int = Field(10, ge=1, description="items wanted; the server has a limit")
-    exclude: list[Id] = Field([], description="items not to recommend; unknown ids do no harm")
+    exclude: list[Id] = Field(default_factory=list, description="items not to recommend; unknown ids do no harm")
     allow: list[Id] | None = Field(None, description="recommend none but these")
     exclude_history: bool | None = Field(None, description="by default the run's choice")
     beam_width: int | None = Field(None, ge=1, description="by default the run's; at least k")
@@ -125,7 +125,7 @@ class ScoredItem(_Message):
 class _Answer(_Message):
     run: str = Field(description="name of the run that answered")
     sequence: int = Field(description="the last change of the catalogue that the answer knows")
-    unknown: list[str] = Field([], description="the user, or ids of the history, left out")
+    unknown: list[str] = Field(description="the user, or ids of the history, left out")
 
 
 class RecommendResponse(_Answer):

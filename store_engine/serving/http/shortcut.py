@@ -39,7 +39,7 @@ def endpoints_of(routes: Iterable[BaseRoute]) -> dict[str, Endpoint]:
 
 
 class Shortcut:
-    """ASGI middleware, behind a `Guard`, which gives a body in one piece.
+    """ASGI middleware behind a `Guard`, which gives a body in one piece.
 
     Args:
         app: The long way.
@@ -62,8 +62,11 @@ class Shortcut:
             return await self._app(scope, replay(message, receive), send)
         try:
             answer = await endpoint.act(asked)
-        except TOLD as error:
-            return await response_to(error)(scope, receive, send)
+        except Exception as error:
+            await response_to(error)(scope, receive, send)
+            if isinstance(error, TOLD):
+                return
+            raise  # for the server's log
         body = answer.__pydantic_serializer__.to_json(answer)
         response = Response(body, endpoint.status, media_type="application/json")
         await response(scope, receive, send)

@@ -47,7 +47,7 @@ class ServeSettings:
     threads: int = setting(1, 1, 1024)
     device: str = "auto"
     backend: BackendName = "auto"
-    max_batch: int = setting(32, 1, 4096)
+    max_batch: int = setting(128, 1, 4096)
     max_waiting: int = setting(256, 1, 100_000)
     max_body_bytes: int = setting(1 << 20, 1 << 10, 1 << 30)
     max_requests: int = setting(256, 1, 100_000)

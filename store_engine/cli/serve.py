@@ -23,8 +23,9 @@ from store_engine.cli.main import (
     warn,
 )
 
-# read when Ray is imported
+# read when Ray is imported and started
 _RAY = {
+    "RAY_worker_niceness": "0",  # else 15: engines would wait for whatever else there is to do
     "RAY_SERVE_LOG_TO_STDERR": "0",  # its processes have files for that
     "RAY_SERVE_USE_GRPC_BY_DEFAULT": "1",  # half of what a call costs by Ray's object store
     "RAY_SERVE_QUEUE_LENGTH_RESPONSE_DEADLINE_S": "1",  # of a busy machine; else warnings

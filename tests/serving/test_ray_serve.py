@@ -34,7 +34,8 @@ class Server:
         env.pop("RAY_ADDRESS", None)
         self._log = log
         self.process = subprocess.Popen([*command, *options], stderr=log.open("wb"), env=env)
-        self.cluster = self._found(r"RAY_ADDRESS=(\S+)")
+        said = self._found(r"its Ray cluster: (.+)")
+        self.cluster = dict(one.split("=", 1) for one in said.split())
         self.url = self._found(r"serving at (http://\S+),")
 
     def _found(self, pattern):
@@ -186,7 +187,7 @@ def _a_lost_replica_costs_no_request(server):
 def _a_new_run_costs_no_request(server, tmp_path):
     newer = make_run(tmp_path / "newer")
     command = [sys.executable, "-m", "store_engine", "serve", str(newer), "--reload"]
-    env = os.environ | {"RAY_ADDRESS": server.cluster}
+    env = os.environ | server.cluster
     with asking_all_the_time(server) as answers:
         done = subprocess.run(command, capture_output=True, text=True, env=env)
         assert done.returncode == 0, done.stderr

@@ -32,6 +32,15 @@ def connect(cores: int | None) -> None:
         raise InputError(f"Ray: {what}: {error}") from error
 
 
+def variables() -> str:
+    """Returns the variables by which another process of this machine connects to the cluster.
+
+    Without them it takes the one that it finds, which may be of another server.
+    """
+    address, mode = ray.get_runtime_context().gcs_address, os.environ.get("RAY_AUTH_MODE")
+    return f"RAY_ADDRESS={address}" + (f" RAY_AUTH_MODE={mode}" if mode else "")
+
+
 class Gpus(NamedTuple):
     """Shares of a GPU. Ray hides all GPUs from an actor that takes none."""
 

@@ -15,7 +15,7 @@ from ray import serve
 from store_engine.errors import InputError
 from store_engine.serving.cluster.application import APP, OWNER, parts
 from store_engine.serving.cluster.backend import RayBackend
-from store_engine.serving.cluster.connection import check_gpus, connect, device_of
+from store_engine.serving.cluster.connection import check_gpus, connect, device_of, variables
 from store_engine.serving.http.app import make_app
 from store_engine.serving.http.listener import bind, http_config, run
 from store_engine.serving.http.metrics import Metrics
@@ -44,8 +44,7 @@ def serve_run(run_dir: Path, settings: ServeSettings) -> None:
         engines, owner = deploy(run_dir, settings)
         metrics = Metrics()
         config.app = make_app(RayBackend(engines, owner, settings, metrics), settings, metrics)
-        address = ray.get_runtime_context().gcs_address
-        print(f"its Ray cluster: RAY_ADDRESS={address}", file=sys.stderr, flush=True)
+        print(f"its Ray cluster: {variables()}", file=sys.stderr, flush=True)
         run(config, listener)
     finally:
         serve.delete(APP, _blocking=True)

@@ -52,7 +52,11 @@ from store_engine.runs.run import load_run
 K, BATCH = 10, 128
 ROUNDS = {"quiet": 5, "batches": 5, "changes": 1}
 PER_REQUEST = {"quiet": 1, "batches": 32, "changes": 1}
-NUM_QUESTIONS = {"quiet": 5000, "batches": 5120, "changes": 64}  # few, where every answer is kept by its change
+NUM_QUESTIONS = {
+    "quiet": 5000,
+    "batches": 5120,
+    "changes": 64,
+}  # few, where every answer is kept by its change
 DIRECT_S = 20.0  # of a direct measurement at most
 _REPLICA = b"SERVE_REPLICA::store_engine#engines", b"ray::ServeReplica:store_engine:engines"
 _MARK = "STORE_ENGINE_BENCHMARK"  # in the environment of all processes of a server of ours
@@ -81,7 +85,9 @@ def add_options(parser: argparse.ArgumentParser) -> None:
     """The options that this benchmark adds."""
     parser.add_argument("--run", type=Path, required=True, metavar="RUN")
     parser.add_argument("--replicas", type=int, default=1)
-    parser.add_argument("--clients", type=int, default=2 * BATCH, help="questions at once (default 256)")
+    parser.add_argument(
+        "--clients", type=int, default=2 * BATCH, help="questions at once (default 256)"
+    )
     parser.add_argument("--seconds", type=float, default=20.0, help="of each case (default 20)")
     parser.add_argument("--changes-per-s", type=float, default=5.0)
     parser.add_argument("--kills", type=int, default=0, help="replicas to kill in 'changes'")

@@ -42,7 +42,9 @@ class Recommend(_Question):
     """What is asked about one history: the items most likely to follow."""
 
     k: int = Field(10, ge=1, description="items wanted; the server has a limit")
-    exclude: list[Id] = Field(default_factory=list, description="items not to recommend; unknown ids do no harm")
+    exclude: list[Id] = Field(
+        default_factory=list, description="items not to recommend; unknown ids do no harm"
+    )
     allow: list[Id] | None = Field(None, description="recommend none but these")
     exclude_history: bool | None = Field(None, description="by default the run's choice")
     beam_width: int | None = Field(None, ge=1, description="by default the run's; at least k")

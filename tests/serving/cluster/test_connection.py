@@ -4,10 +4,9 @@ import os
 
 import pytest
 
-ray = pytest.importorskip(
-    "ray", reason="Ray is not installed: pip install 'store-engine[serve]'"
-)
-pytest.importorskip("ray.serve")
+pytest.importorskip("ray.serve", reason="Ray is not installed: pip install 'store-engine[serve]'")
+
+import ray
 
 from store_engine.errors import InputError
 from store_engine.serving.cluster.application import parts

@@ -49,9 +49,14 @@ from benchmarks.serve_check import Checked, check
 from store_engine.decoding.engine import Engine
 from store_engine.runs.run import load_run
 
-K, BATCH = 10, 32
-ROUNDS = {"quiet": 5, "changes": 1}
-NUM_QUESTIONS = {"quiet": 5000, "changes": 64}  # few, where every answer is kept by its change
+K, BATCH = 10, 128
+ROUNDS = {"quiet": 5, "batches": 5, "changes": 1}
+PER_REQUEST = {"quiet": 1, "batches": 32, "changes": 1}
+NUM_QUESTIONS = {
+    "quiet": 5000,
+    "batches": 5120,
+    "changes": 64,
+}  # few, where every answer is kept by its change
 DIRECT_S = 20.0  # of a direct measurement at most
 _REPLICA = b"SERVE_REPLICA::store_engine#engines", b"ray::ServeReplica:store_engine:engines"
 _MARK = "STORE_ENGINE_BENCHMARK"  # in the environment of all processes of a server of ours
@@ -80,7 +85,9 @@ def add_options(parser: argparse.ArgumentParser) -> None:
     """The options that this benchmark adds."""
     parser.add_argument("--run", type=Path, required=True, metavar="RUN")
     parser.add_argument("--replicas", type=int, default=1)
-    parser.add_argument("--clients", type=int, default=4 * BATCH, help="at once (default 128)")
+    parser.add_argument(
+        "--clients", type=int, default=2 * BATCH, help="questions at once (default 256)"
+    )
     parser.add_argument("--seconds", type=float, default=20.0, help="of each case (default 20)")
     parser.add_argument("--changes-per-s", type=float, default=5.0)
     parser.add_argument("--kills", type=int, default=0, help="replicas to kill in 'changes'")
@@ -124,7 +131,8 @@ def make_work(options: Options, run_dir: Path, case: str) -> Work:
         "items": items,
         "users": [one["user"] for one in questions if "user" in one],
         "k": K,
-        "num_clients": options.extra.clients,
+        "per_request": PER_REQUEST[case],
+        "num_clients": max(1, options.extra.clients // PER_REQUEST[case]),
         "seconds": seconds / ROUNDS[case],
         "warm_up_s": 1.0 if options.quick else 5.0,
         "changes_per_s": options.extra.changes_per_s if case == "changes" else 0,

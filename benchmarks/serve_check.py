@@ -6,7 +6,7 @@ must be in the journal.
 """
 
 from collections import defaultdict
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -16,7 +16,7 @@ from store_engine.decoding.engine import Engine
 from store_engine.live.changes import EventsAdded, ItemsAdded, ItemsRemoved, ItemsUpdated, What
 from store_engine.live.journal import Journal
 from store_engine.serving.owner import Letter
-from store_engine.serving.service import EngineService, Found, Query
+from store_engine.serving.service import Answer, EngineService, Found, Query, Question
 
 TOLERANCE = 1e-4  # of scores: a batch of another shape rounds otherwise
 MADE = {
@@ -96,24 +96,42 @@ def wrong_answers(
             service.apply(Letter.of(service.sequence, change.sequence, [change]))
         answers = by_sequence[sequence]
         queries = [query_of(work, number) for number, _ in answers]
-        for (number, items), truth in zip(answers, service.answer(queries), strict=True):
-            if not isinstance(truth, Found) or not is_right(items, truth, work["k"]):
+        truths = service.answer(queries)
+        for (number, items), query, truth in zip(answers, queries, truths, strict=True):
+            if not is_right(items, truth, lambda ids, asked=query: scores_of(service, asked, ids)):
                 yield f"wrong answer to question {number} at change {sequence}: {items}"
 
 
 def query_of(work: dict[str, Any], number: int) -> Query:
-    """Asks an engine what the clients asked, and for a few items more."""
+    """Asks an engine what the clients asked: more items would take other candidates too."""
     asked = work["questions"][number]
-    return Query(history=tuple(asked.get("history", ())), user=asked.get("user"), k=work["k"] + 5)
+    return Query(history=tuple(asked.get("history", ())), user=asked.get("user"), k=work["k"])
 
 
-def is_right(items: list[Any], truth: Found, k: int) -> bool:
-    """Whether a ranking is the engine's, but for rounding and the order of what it makes equal."""
-    scores = {item_id: score for item_id, score, _ in truth.items}
-    best = [score for _, score, _ in truth.items][:k]
-    if not len(dict(items)) == len(items) == len(best):
+def scores_of(service: EngineService, query: Query, item_ids: list[str]) -> dict[str, float]:
+    """The scores of given items after the history that a query is about."""
+    question = Question(history=query.history, user=query.user)
+    (found,) = service.answer([Query.for_scores(question, item_ids)])
+    return {i: score for i, score, _ in found.items} if isinstance(found, Found) else {}
+
+
+def is_right(
+    items: list[Any], truth: Answer, scores_of: Callable[[list[str]], dict[str, float]]
+) -> bool:
+    """Whether a ranking is the engine's, but for rounding and the order of what it makes equal.
+
+    Args:
+        items: Item ids and scores, best first.
+        truth: The engine's.
+        scores_of: The engine's scores of given items: of those that `truth` lacks, because they tie
+            with its last.
+    """
+    if not isinstance(truth, Found) or len(items) != len(truth.items):
         return False
-    return all(
+    scores = {item_id: score for item_id, score, _ in truth.items}
+    if others := [item_id for item_id, _ in items if item_id not in scores]:
+        scores |= scores_of(others)
+    return len(dict(items)) == len(items) and all(
         abs(scores.get(item_id, np.inf) - score) < TOLERANCE and abs(score - want) < TOLERANCE
-        for (item_id, score), want in zip(items, best, strict=True)
+        for (item_id, score), (_, want, _) in zip(items, truth.items, strict=True)
     )

@@ -13,7 +13,7 @@ import random
 import sys
 import time
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +23,8 @@ from locust.env import Environment
 
 TOLERANCE = 1e-4  # of scores: a batch of another shape rounds otherwise
 TIMEOUT_S = 60.0
+ALONE, TOGETHER = "/v1/recommend", "/v1/recommend/batch"
+JSON_TYPE = {"Content-Type": "application/json"}
 
 
 class Notes:
@@ -36,20 +38,26 @@ class Notes:
         self.num_differing = 0  # from the answer to the same question before
         self.num_stale = 0  # without a change that every replica was said to have
         self.visible = 0  # the last such change
+        self._last: dict[Sequence[int], tuple[str, int]] = {}  # by questions: text, visible
         self.acted: Counter[str] = Counter()  # by kind of client
 
-    def note(self, number: int, answer: dict[str, Any], visible: int) -> None:
-        """Keeps an answer, or compares it with the one that is there.
+    def note(self, numbers: Sequence[int], text: str, visible: int) -> None:
+        """Keeps the answers to questions, or compares them with those that are there.
 
         Args:
-            number: The question's.
-            answer: What came back.
-            visible: The last change that every replica was said to have when this was asked.
+            numbers: Of the questions of one request.
+            text: What came back: one answer, or a batch of them.
+            visible: The last change that every replica was said to have when they were asked.
         """
-        items = [(one["item_id"], one["score"]) for one in answer["items"]]
-        before = self.answers.setdefault((number, answer["sequence"]), items)
-        self.num_differing += before is not items and not alike(before, items)
-        self.num_stale += answer["sequence"] < visible
+        if self._last.get(numbers) == (text, visible):  # reading it again would tell nothing new
+            return
+        self._last[numbers] = text, visible
+        told = json.loads(text)
+        for number, answer in zip(numbers, told.get("answers", [told]), strict=True):
+            items = [(one["item_id"], one["score"]) for one in answer["items"]]
+            before = self.answers.setdefault((number, answer["sequence"]), items)
+            self.num_differing += before is not items and not alike(before, items)
+            self.num_stale += answer["sequence"] < visible
 
     def acknowledge(self, path: str, body: Any, answer: dict[str, Any]) -> None:
         """Keeps a change that was acknowledged."""
@@ -87,13 +95,14 @@ class Client(FastHttpUser):
     connection_timeout = network_timeout = TIMEOUT_S
     notes: Notes
 
-    def ask(self, path: str, body: Any) -> dict[str, Any] | None:
-        """Posts; returns the answer, None for a failure."""
-        with self.client.post(path, json=body, catch_response=True, name=path) as response:
+    def ask(self, path: str, body: bytes) -> str | None:
+        """Posts JSON; returns the answer, None for a failure."""
+        with self.client.post(
+            path, data=body, headers=JSON_TYPE, catch_response=True, name=path
+        ) as response:
             self.notes.acted[type(self).__name__] += 1
             if response.status_code in (200, 201):
-                answer: dict[str, Any] = json.loads(response.text)
-                return answer
+                return response.text
             self.notes.fail(f"{path} {response.status_code}: {(response.text or '')[:200]}")
             response.failure(str(response.status_code))
             return None
@@ -108,13 +117,13 @@ def clients_of(work_notes: Notes) -> list[type[Client]]:
         notes = work_notes
         wait_time = constant(0)
 
+        requests = requests_of(notes.work)
+
         @task
         def recommend(self) -> None:
-            questions, visible = self.notes.work["questions"], self.notes.visible
-            number = random.randrange(len(questions))
-            body = questions[number] | {"k": self.notes.work["k"]}
-            if (answer := self.ask("/v1/recommend", body)) is not None:
-                self.notes.note(number, answer, visible)
+            visible, (path, numbers, body) = self.notes.visible, random.choice(self.requests)
+            if (text := self.ask(path, body)) is not None:
+                self.notes.note(numbers, text, visible)
 
     if not work_notes.work["changes_per_s"]:
         return [Asker]
@@ -130,10 +139,23 @@ def clients_of(work_notes: Notes) -> list[type[Client]]:
         @task
         def change(self) -> None:
             path, body = next(self.changes)
-            if (answer := self.ask(path, body)) is not None:
-                self.notes.acknowledge(path, body, answer)
+            if (text := self.ask(path, json.dumps(body).encode())) is not None:
+                self.notes.acknowledge(path, body, json.loads(text))
 
     return [Asker, Keeper]
+
+
+def requests_of(work: dict[str, Any]) -> list[tuple[str, tuple[int, ...], bytes]]:
+    """Prepares the requests: path, the numbers of the questions, body."""
+    questions = [one | {"k": work["k"]} for one in work["questions"]]
+    if work["per_request"] == 1:
+        return [(ALONE, (i,), json.dumps(one).encode()) for i, one in enumerate(questions)]
+    size, found = work["per_request"], []
+    for begin in range(0, len(questions), size):
+        part = questions[begin : begin + size]
+        numbers = tuple(range(begin, begin + len(part)))
+        found.append((TOGETHER, numbers, json.dumps({"requests": part}).encode()))
+    return found
 
 
 def changes_of(work: dict[str, Any]) -> Iterator[tuple[str, Any]]:
@@ -162,12 +184,12 @@ def measure(host: str, work: dict[str, Any]) -> dict[str, Any]:
     runner.start(work["num_clients"] + len(kinds) - 1, spawn_rate=1000)
     gevent.sleep(work["warm_up_s"])
     environment.stats.reset_all()
-    began = time.monotonic()
+    began, path = time.monotonic(), ALONE if work["per_request"] == 1 else TOGETHER
     gevent.sleep(work["seconds"])
-    seconds, own = time.monotonic() - began, environment.stats.get("/v1/recommend", "POST")
+    seconds, own = time.monotonic() - began, environment.stats.get(path, "POST")
     result = {
         "requests": own.num_requests,
-        "per_s": own.num_requests / seconds,
+        "per_s": own.num_requests * work["per_request"] / seconds,
         "p50_ms": own.get_response_time_percentile(0.5) or 0,
         "p99_ms": own.get_response_time_percentile(0.99) or 0,
     }

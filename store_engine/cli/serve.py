@@ -23,9 +23,11 @@ from store_engine.cli.main import (
     warn,
 )
 
-# read when Ray is imported
+# read when Ray is imported and started
 _RAY = {
+    "RAY_worker_niceness": "0",  # else 15: engines would wait for whatever else there is to do
     "RAY_SERVE_LOG_TO_STDERR": "0",  # its processes have files for that
+    "RAY_SERVE_USE_GRPC_BY_DEFAULT": "1",  # half of what a call costs by Ray's object store
     "RAY_SERVE_QUEUE_LENGTH_RESPONSE_DEADLINE_S": "1",  # of a busy machine; else warnings
 }
 _EPILOG = """\
@@ -50,11 +52,14 @@ def _add_arguments(parser: argparse.ArgumentParser) -> None:
     size = parser.add_argument_group("size")
     size.add_argument("--replicas", type=int, default=1, help="engines (default 1)")
     size.add_argument("--threads", type=int, default=1, help="of each engine (default 1)")
-    size.add_argument("--max-batch", type=int, default=32, help="requests at once (default 32)")
+    size.add_argument("--max-batch", type=int, default=128, help="requests at once (default 128)")
     size.add_argument(
         "--max-waiting", type=int, default=256, help="requests that wait (default 256); then 429"
     )
     limits = parser.add_argument_group("limits of a request")
+    limits.add_argument(
+        "--max-requests", type=int, default=256, help="of /v1/recommend/batch (default 256)"
+    )
     limits.add_argument("--max-k", type=int, default=100, help="items wanted (default 100)")
     limits.add_argument("--max-beam-width", type=int, default=1000, help="default 1000")
     limits.add_argument("--max-ids", type=int, default=1000, help="of each list (default 1000)")

@@ -11,6 +11,7 @@ from store_engine.errors import InputError
 from store_engine.files.regular import read_regular
 
 TOKEN_VARIABLE = "STORE_ENGINE_TOKEN"  # not on the command line, which every process can read
+DEVICES = ("auto", "cpu", "cuda")
 _TOKEN = re.compile(r"[!-~]{16,4096}")
 
 
@@ -23,11 +24,13 @@ class ServeSettings:
         port: Its port; 0 takes a free one.
         replicas: Engines, each with the model and one batch at a time.
         threads: Of each engine.
-        device: Where the engines compute, as `Engine.load` takes it.
+        device: Where the engines compute: "cpu", "cuda" (a GPU each, whichever Ray gives them), or
+            "auto": cuda where the cluster has a GPU.
         backend: Of the beam search, as `Engine.load` takes it.
         max_batch: Requests that an engine answers at once.
         max_waiting: Requests that wait for an engine; more are answered 429.
         max_body_bytes: Largest body of a request.
+        max_requests: Most requests that a client may put into one; no more than `max_waiting`.
         max_k: Most items that a request may want.
         max_beam_width: Widest beam that a request may ask for.
         max_ids: Most item ids in each list of a request, and most items of a change.
@@ -46,9 +49,10 @@ class ServeSettings:
     threads: int = setting(1, 1, 1024)
     device: str = "auto"
     backend: BackendName = "auto"
-    max_batch: int = setting(32, 1, 4096)
+    max_batch: int = setting(128, 1, 4096)
     max_waiting: int = setting(256, 1, 100_000)
     max_body_bytes: int = setting(1 << 20, 1 << 10, 1 << 30)
+    max_requests: int = setting(256, 1, 100_000)
     max_k: int = setting(100, 1, 100_000)
     max_beam_width: int = setting(1000, 1, 100_000)
     max_ids: int = setting(1000, 1, 1_000_000)
@@ -59,6 +63,8 @@ class ServeSettings:
 
     def __post_init__(self) -> None:
         check_ranges(self, "serve")
+        if self.device not in DEVICES:
+            raise InputError(f"serve.device must be one of {DEVICES}, got {self.device!r}")
         if self.token and not _TOKEN.fullmatch(self.token):
             raise InputError("the token must be 16 to 4096 letters, digits and signs of ASCII")
 

@@ -3,10 +3,10 @@ import json
 import pytest
 from live_runs import make_run
 
-from benchmarks.serve_check import check
+from benchmarks.serve_check import check, is_right
 from store_engine.decoding.engine import Engine
 from store_engine.serving.owner import CatalogOwner
-from store_engine.serving.service import BEFORE_ALL, EngineService, Query
+from store_engine.serving.service import BEFORE_ALL, EngineService, Found, Query, Refused
 
 WORK = {"questions": [{"history": ["item 3"]}, {"user": "anna"}], "k": 5, "changes_per_s": 1}
 TEXT = {"title": "red teapot", "brand": "brand 3"}
@@ -133,3 +133,22 @@ def test_what_is_wrong_is_found(served, spoil, count):
     spoil(result := copy(result))
     problems, counts = check(root, WORK, [result])
     assert (len(problems), counts[count]) == (1, 1), problems
+
+
+@pytest.mark.parametrize(
+    ("items", "own", "is_so"),
+    [
+        ([["a", -1.0], ["c", -2.00001]], {"c": -2.00002}, True),  # ties with b, which is left out
+        ([["a", -1.0], ["c", -2.00001]], {"c": -3.0}, False),  # says that it does
+        ([["a", -1.0], ["c", -2.00001]], {}, False),  # is not in the catalogue
+        ([["a", -1.0], ["c", -2.01]], {"c": -2.01}, False),
+        ([["a", -1.0]], {}, False),
+    ],
+)
+def test_an_item_that_the_engine_left_out_must_tie_with_its_last(items, own, is_so):
+    truth = Found([("a", -1.0, -1.0), ("b", -2.0, -2.0)], [], "run", 0)
+    assert is_right(items, truth, lambda ids: {i: own[i] for i in ids if i in own}) is is_so
+
+
+def test_nothing_is_right_where_the_engine_refuses():
+    assert not is_right([], Refused("why"), dict)

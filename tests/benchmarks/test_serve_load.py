@@ -18,6 +18,7 @@ WORK = {
     "items": [["a", {"title": "A"}], ["b", {"title": "B"}]],
     "users": ["anna"],
     "k": 1,
+    "per_request": 1,
     "num_clients": 2,
     "seconds": 2.0,
     "warm_up_s": 0.5,
@@ -31,7 +32,7 @@ class Counting(BaseHTTPRequestHandler):
     protocol_version = "HTTP/1.1"
 
     def do_POST(self):
-        self.rfile.read(int(self.headers["Content-Length"]))
+        asked = self.rfile.read(int(self.headers["Content-Length"]))
         server = self.server
         with server.mutex:
             server.counts[self.path] = server.counts.get(self.path, 0) + 1
@@ -39,7 +40,10 @@ class Counting(BaseHTTPRequestHandler):
             server.sequence += is_change
             sequence = server.sequence if is_change else server.sequence - server.behind
             answer = {"items": [{"item_id": "a", "score": -1.0}], "visible": True}
-            body = json.dumps(answer | {"sequence": sequence}).encode()
+            answer |= {"sequence": sequence}
+            if self.path == "/v1/recommend/batch":
+                answer = {"answers": [answer] * len(json.loads(asked)["requests"])}
+            body = json.dumps(answer).encode()
         self.send_response(server.statuses.get(self.path, 200))
         self.send_header("Content-Length", str(len(body)))
         self.end_headers()
@@ -83,6 +87,14 @@ def test_a_quiet_catalogue_is_not_changed(server, tmp_path):
     done, told = load(server, tmp_path, changes_per_s=0)
     assert (done.returncode, told["acknowledged"]) == (0, [])
     assert set(server.counts) == {"/v1/recommend"}
+
+
+def test_many_questions_of_one_request_are_counted_each(server, tmp_path):
+    done, told = load(server, tmp_path, changes_per_s=0, per_request=2)
+    assert (done.returncode, told["failures"]) == (0, [])
+    assert set(server.counts) == {"/v1/recommend/batch"}
+    assert sorted(number for number, _, _ in told["answers"]) == [0, 1]
+    assert told["per_s"] == pytest.approx(2 * told["requests"] / WORK["seconds"], rel=0.2)
 
 
 def test_a_kind_of_client_that_does_nothing_ends_it_badly(server, tmp_path):

@@ -31,8 +31,11 @@ class Server:
     def __init__(self, run_dir, log, *options):
         command = [sys.executable, "-m", "store_engine", "serve", str(run_dir), "--port", "0"]
         env = os.environ | {"RAY_USAGE_STATS_ENABLED": "0"}
+        env.pop("RAY_ADDRESS", None)
         self._log = log
         self.process = subprocess.Popen([*command, *options], stderr=log.open("wb"), env=env)
+        said = self._found(r"its Ray cluster: (.+)")
+        self.cluster = dict(one.split("=", 1) for one in said.split())
         self.url = self._found(r"serving at (http://\S+),")
 
     def _found(self, pattern):
@@ -162,6 +165,10 @@ def _histories_grow_in_every_replica(server):
     want = server.ask("/v1/recommend", {"history": [*HISTORY, "new 1"]})
     for _ in range(20):
         assert server.ask("/v1/recommend", {"user": "dora"}) == want
+    asked = [{"user": "dora"}, {"history": [*HISTORY, "new 1"]}, {"user": "nobody"}]
+    *same, refused = server.ask("/v1/recommend/batch", {"requests": asked})["answers"]
+    assert same == [want, want]
+    assert "unknown user" in refused["error"]["message"]
     why = server.ask("/v1/explain", {"user": "dora", "item_id": "item 9"})
     assert [one["item_id"] for one in why["history"]] == [*HISTORY, "new 1"]
 
@@ -180,8 +187,9 @@ def _a_lost_replica_costs_no_request(server):
 def _a_new_run_costs_no_request(server, tmp_path):
     newer = make_run(tmp_path / "newer")
     command = [sys.executable, "-m", "store_engine", "serve", str(newer), "--reload"]
+    env = os.environ | server.cluster
     with asking_all_the_time(server) as answers:
-        done = subprocess.run(command, capture_output=True, text=True)
+        done = subprocess.run(command, capture_output=True, text=True, env=env)
         assert done.returncode == 0, done.stderr
         until(lambda: {one["run"] for one in server.ask("/ready")["replicas"]} == {"newer"})
         num = len(answers)
@@ -191,7 +199,7 @@ def _a_new_run_costs_no_request(server, tmp_path):
     assert "new 1" in server.recommend(60)[0]  # it was carried over, like dora's events
     why = server.ask("/v1/explain", {"user": "dora", "item_id": "item 9"})
     assert [one["item_id"] for one in why["history"]] == [*HISTORY, "new 1"]
-    again = subprocess.run(command, capture_output=True, text=True)
+    again = subprocess.run(command, capture_output=True, text=True, env=env)
     assert (again.returncode, "is served already" in again.stderr) == (2, True)
 
 

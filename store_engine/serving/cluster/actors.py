@@ -198,11 +198,16 @@ class OwnerActor:
         self._news = asyncio.Event()
 
     async def _is_everywhere(self, place: Place) -> bool:
-        """Waits for the replicas to have a change, for as long as the settings say."""
+        """Waits for as many replicas as there should be to have a change, or until `visible_s`.
+
+        One that was not heard of lately may be slow and answer yet: it counts as one that lacks the
+        change. So does one that is being replaced, and those that a new owner does not know yet.
+        """
         end = time.monotonic() + self._settings.visible_s
         while True:
             heard = [one.place for one in self._replicas.values() if self._is_there(one)]
-            if heard and all(one >= place for one in heard):
+            is_all = len(heard) >= self._settings.replicas
+            if is_all and all(one >= place for one in heard):
                 return True
             if (left := end - time.monotonic()) <= 0:
                 return False

@@ -20,7 +20,7 @@ from ray import serve
 from store_engine.errors import InputError
 from store_engine.serving.cluster.actors import EngineActor, OwnerActor
 from store_engine.serving.cluster.backend import BATCHES_PER_REPLICA, RayBackend
-from store_engine.serving.cluster.connection import gpus_of
+from store_engine.serving.cluster.connection import device_of, gpus_of
 from store_engine.serving.http.app import make_app
 from store_engine.serving.http.metrics import Metrics
 from store_engine.serving.settings import ServeSettings, read_token
@@ -43,9 +43,13 @@ def parts(run_dir: Path, settings: ServeSettings) -> Parts:
             link leads by then.
         settings: Of the server.
     """
-    own = replace(settings, token="")  # none of their business
+    device = device_of(settings.device)
+    own = replace(settings, device=device, token="")  # the token is none of their business
+    gpus = gpus_of(device)
     owner = serve.deployment(
-        name=OWNER, max_ongoing_requests=10_000, ray_actor_options={"num_cpus": 0}
+        name=OWNER,
+        max_ongoing_requests=10_000,
+        ray_actor_options={"num_cpus": 0, "num_gpus": gpus.owner},
     )(OwnerActor).bind(os.path.abspath(run_dir), own)
     engines = serve.deployment(
         name=ENGINES,
@@ -53,10 +57,7 @@ def parts(run_dir: Path, settings: ServeSettings) -> Parts:
         max_ongoing_requests=BATCHES_PER_REPLICA,
         health_check_period_s=1,
         graceful_shutdown_timeout_s=settings.drain_s,
-        ray_actor_options={
-            "num_cpus": settings.threads,
-            "num_gpus": gpus_of(settings.device),
-        },
+        ray_actor_options={"num_cpus": settings.threads, "num_gpus": gpus.engine},
     )(EngineActor).bind(owner, own)
     return Parts(owner, engines)
 

@@ -12,6 +12,7 @@ from store_engine.errors import InputError
 from store_engine.live.user_histories import Unknown
 from store_engine.serving.cluster.actors import Made, Status
 from store_engine.serving.http.batcher import Batcher, DeadlinePassed
+from store_engine.serving.http.errors import Unavailable
 from store_engine.serving.http.messages import (
     AddEventsResponse,
     ChangeResponse,
@@ -21,7 +22,6 @@ from store_engine.serving.http.messages import (
     StatusResponse,
 )
 from store_engine.serving.http.metrics import Metrics
-from store_engine.serving.http.routes import Unavailable
 from store_engine.serving.owner import Texts
 from store_engine.serving.service import Answer, Question, Refused
 from store_engine.serving.settings import ServeSettings
@@ -55,9 +55,9 @@ class RayBackend:
             metrics,
         )
 
-    async def answer(self, question: Question, deadline: float) -> Answer:
-        """Answers a question; see `Backend`."""
-        return await self._batcher.ask(question, deadline)
+    async def answer(self, questions: Sequence[Question], deadline: float) -> list[Answer]:
+        """Answers questions; see `Backend`."""
+        return await self._batcher.ask(questions, deadline)
 
     async def add_items(self, items: Texts) -> ItemsResponse:
         """Adds items; see `Backend`."""

@@ -1,7 +1,7 @@
 """The Ray cluster: the one that RAY_ADDRESS names, or one of this machine's own."""
 
 import os
-from typing import Any
+from typing import Any, NamedTuple
 
 import ray
 
@@ -32,6 +32,42 @@ def connect(cores: int | None) -> None:
         raise InputError(f"Ray: {what}: {error}") from error
 
 
-def gpus_of(device: str) -> int:
-    """Returns how many GPUs an engine on this device takes of the cluster."""
-    return 1 if device.startswith("cuda") else 0
+def variables() -> str:
+    """Returns the variables by which another process of this machine connects to the cluster.
+
+    Without them it takes the one that it finds, which may be of another server.
+    """
+    address, mode = ray.get_runtime_context().gcs_address, os.environ.get("RAY_AUTH_MODE")
+    return f"RAY_ADDRESS={address}" + (f" RAY_AUTH_MODE={mode}" if mode else "")
+
+
+class Gpus(NamedTuple):
+    """Shares of a GPU. Ray hides all GPUs from an actor that takes none."""
+
+    engine: float  # more than half: no two replicas share one
+    owner: float  # what a replica leaves of it: as many GPUs as replicas will do
+
+
+def device_of(device: str) -> str:
+    """Returns where engines compute: what was asked for, or for "auto" what the cluster has."""
+    if device != "auto":
+        return device
+    return "cuda" if ray.is_initialized() and ray.cluster_resources().get("GPU", 0) else "cpu"
+
+
+def gpus_of(device: str) -> Gpus:
+    """Returns what actors on a device take of the cluster's GPUs."""
+    return Gpus(0.9, 0.1) if device == "cuda" else Gpus(0, 0)
+
+
+def check_gpus(replicas: int) -> None:
+    """Refuses more replicas on GPUs than this machine, which is the whole cluster, has room for.
+
+    Raises:
+        InputError: There are fewer GPUs.
+    """
+    num_gpus = int(ray.cluster_resources().get("GPU", 0))
+    if num_gpus < replicas:
+        raise InputError(
+            f"serve.replicas on cuda must be at most the number of GPUs, {num_gpus}, got {replicas}"
+        )

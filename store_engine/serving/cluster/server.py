@@ -4,8 +4,8 @@ The HTTP server is a process of its own and not one of Serve's proxies: it gathe
 batches before they travel, so that what a request costs on its way is shared by the batch.
 """
 
-import asyncio
 import os
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -15,9 +15,9 @@ from ray import serve
 from store_engine.errors import InputError
 from store_engine.serving.cluster.application import APP, OWNER, parts
 from store_engine.serving.cluster.backend import RayBackend
-from store_engine.serving.cluster.connection import connect
+from store_engine.serving.cluster.connection import check_gpus, connect, device_of, variables
 from store_engine.serving.http.app import make_app
-from store_engine.serving.http.listener import bind, http_config, listen
+from store_engine.serving.http.listener import bind, http_config, run
 from store_engine.serving.http.metrics import Metrics
 from store_engine.serving.service import Refused
 from store_engine.serving.settings import ServeSettings
@@ -44,7 +44,8 @@ def serve_run(run_dir: Path, settings: ServeSettings) -> None:
         engines, owner = deploy(run_dir, settings)
         metrics = Metrics()
         config.app = make_app(RayBackend(engines, owner, settings, metrics), settings, metrics)
-        asyncio.run(listen(config, listener))
+        print(f"its Ray cluster: {variables()}", file=sys.stderr, flush=True)
+        run(config, listener)
     finally:
         serve.delete(APP, _blocking=True)
         if not os.environ.get("RAY_ADDRESS"):
@@ -59,9 +60,11 @@ def deploy(run_dir: Path, settings: ServeSettings) -> tuple[Any, Any]:
         Serve's handles of the replicas and of the owner.
 
     Raises:
-        InputError: They cannot start.
+        InputError: They cannot start, or this machine has fewer GPUs than there are replicas.
     """
     serve.start(proxy_location="Disabled", logging_config=_QUIET)
+    if not os.environ.get("RAY_ADDRESS") and device_of(settings.device) == "cuda":
+        check_gpus(settings.replicas)
     app = parts(run_dir, settings).engines
     try:
         handle = serve.run(app, name=APP, route_prefix=None, logging_config=_QUIET)

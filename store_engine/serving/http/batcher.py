@@ -6,7 +6,6 @@ wait already, later when its deadline passes.
 """
 
 import asyncio
-import contextlib
 import math
 import time
 from collections import deque
@@ -40,7 +39,7 @@ class DeadlinePassed(Exception):
 class _Waiting(Generic[Asked, Answer]):
     asked: Asked
     deadline: float
-    answer: "asyncio.Future[Answer]"
+    answer: "asyncio.Future[Answer | Exception]"
 
 
 class Batcher(Generic[Asked, Answer]):
@@ -71,33 +70,41 @@ class Batcher(Generic[Asked, Answer]):
         self._running: set[asyncio.Task[None]] = set()
         self._batch_s = 0.0  # how long a batch takes, a moving average
 
-    async def ask(self, asked: Asked, deadline: float) -> Answer:
-        """Returns the answer to one request.
+    async def ask(self, asked: Sequence[Asked], deadline: float) -> list[Answer]:
+        """Returns the answers to the requests of one caller, all of them or an exception.
 
         Args:
-            asked: The request.
-            deadline: Until when it is wanted, by `time.monotonic`.
+            asked: The requests; they may go in several batches, beside those of others.
+            deadline: Until when they are wanted, by `time.monotonic`.
 
         Raises:
-            Overloaded: Too many wait; nothing was done.
+            Overloaded: Too many would wait; nothing was done.
             DeadlinePassed: There was no answer in time.
         """
-        if len(self._waiting) >= self._max_waiting:
+        if len(self._waiting) + len(asked) > self._max_waiting:
             raise Overloaded(self._retry_after_s())
-        answer: asyncio.Future[Answer] = asyncio.get_running_loop().create_future()
-        one = _Waiting(asked, deadline, answer)
-        self._waiting.append(one)
+        future = asyncio.get_running_loop().create_future
+        own: list[_Waiting[Asked, Answer]] = [_Waiting(one, deadline, future()) for one in asked]
+        self._waiting.extend(own)
         self._start()
         try:
             async with asyncio.timeout(max(0.0, deadline - time.monotonic())):
-                return await answer
+                answers = [await one.answer for one in own]
         except TimeoutError as error:
             raise DeadlinePassed from error
         finally:
-            if not answer.done() or answer.cancelled():  # the caller is gone, and gives its place
-                answer.cancel()
-                with contextlib.suppress(ValueError):
-                    self._waiting.remove(one)
+            self._forget([one for one in own if not one.answer.done() or one.answer.cancelled()])
+        found = [one for one in answers if not isinstance(one, Exception)]
+        if len(found) < len(answers):
+            raise next(one for one in answers if isinstance(one, Exception))
+        return found
+
+    def _forget(self, gone: list[_Waiting[Asked, Answer]]) -> None:
+        """Gives the places of those whose caller is gone to others."""
+        for one in gone:
+            one.answer.cancel()
+        if gone:
+            self._waiting = deque(one for one in self._waiting if not one.answer.done())
 
     def _retry_after_s(self) -> int:
         batches = len(self._waiting) / (self._max_batch * self._max_running)
@@ -138,9 +145,5 @@ class Batcher(Generic[Asked, Answer]):
         self._metrics.batch_size.observe(len(batch))
         self._metrics.batch_seconds.observe(took)
         for one, answer in zip(batch, answers, strict=True):
-            if one.answer.done():
-                continue
-            if isinstance(answer, Exception):
-                one.answer.set_exception(answer)
-            else:
+            if not one.answer.done():
                 one.answer.set_result(answer)

@@ -3,18 +3,17 @@
 import asyncio
 import hmac
 import time
-from collections.abc import Mapping, Sequence
 
 from starlette.datastructures import Headers
 from starlette.responses import JSONResponse
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from store_engine.serving.http.messages import Error, ErrorDetail, ErrorResponse
+from store_engine.serving.http.errors import error_response
 from store_engine.serving.http.metrics import Metrics
 from store_engine.serving.settings import ServeSettings
 
 _OPEN = ("/health", "/ready", "/docs", "/openapi.json")  # without a token
-_QUESTIONS = ("/v1/recommend", "/v1/score", "/v1/explain")
+_QUESTIONS = ("/v1/recommend", "/v1/recommend/batch", "/v1/score", "/v1/explain")
 _CHANGES = ("/v1/items", "/v1/items/update", "/v1/items/remove", "/v1/events")
 _COUNTED = (*_OPEN, *_QUESTIONS, *_CHANGES, "/metrics")  # others are counted together
 
@@ -54,7 +53,8 @@ class Guard:
                 began = time.perf_counter()
             if isinstance(body, JSONResponse):
                 return await body(scope, receive, counted)
-            await self._app(scope, _replay(body, receive), counted)
+            whole = {"type": "http.request", "body": body, "more_body": False}
+            await self._app(scope, replay(whole, receive), counted)
         finally:
             self._count(scope, status, time.perf_counter() - began)
 
@@ -95,26 +95,6 @@ class Guard:
         self._metrics.request_seconds.labels(path).observe(seconds)
 
 
-def error_response(
-    status: int,
-    kind: str,
-    message: str,
-    headers: Mapping[str, str] | None = None,
-    details: Sequence[ErrorDetail] = (),
-) -> JSONResponse:
-    """Makes an error in the form that all errors have.
-
-    Args:
-        status: The HTTP status.
-        kind: One word, for programs.
-        message: A sentence, for people.
-        headers: More headers.
-        details: What is wrong with parts of the request.
-    """
-    error = ErrorResponse(error=Error(type=kind, message=message, details=list(details)))
-    return JSONResponse(error.model_dump(), status, headers)
-
-
 def _unauthorized() -> JSONResponse:
     message = "Authorization: Bearer TOKEN is missing or wrong"
     return error_response(401, "unauthorized", message, {"WWW-Authenticate": "Bearer"})
@@ -125,9 +105,9 @@ def _too_large(limit: int) -> JSONResponse:
     return error_response(413, "too_large", message, {"Connection": "close"})
 
 
-def _replay(body: bytes, receive: Receive) -> Receive:
-    """Gives a body that was read already, then what comes after it."""
-    messages = iter([{"type": "http.request", "body": body, "more_body": False}])
+def replay(message: Message, receive: Receive) -> Receive:
+    """Gives a message that was taken already, then what comes after it."""
+    messages = iter([message])
 
     async def replayed() -> Message:
         return next(messages, None) or await receive()

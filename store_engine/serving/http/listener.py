@@ -44,6 +44,12 @@ def bind(config: uvicorn.Config) -> socket.socket:
     return listener
 
 
+def run(config: uvicorn.Config, listener: socket.socket) -> None:
+    """Runs `listen` in an event loop, uvloop's where it is installed."""
+    with asyncio.Runner(loop_factory=config.get_loop_factory()) as runner:
+        runner.run(listen(config, listener))
+
+
 async def listen(config: uvicorn.Config, listener: socket.socket) -> None:
     """Answers HTTP until SIGTERM or SIGINT, and then what was begun by then."""
     server = _Server(config)

@@ -24,9 +24,6 @@ class _Question(_Message):
     unknown: Unknown = Field(
         "error", description="what to do with a user or ids in the history that nobody has or had"
     )
-    timeout_ms: int | None = Field(
-        None, ge=1, description="answer within this time or not at all; at most the server's limit"
-    )
 
     @model_validator(mode="after")
     def _names_one(self) -> Self:
@@ -35,23 +32,41 @@ class _Question(_Message):
         return self
 
 
-class RecommendRequest(_Question):
-    """Asks for the items most likely to follow a history."""
+class _Timed(_Message):
+    timeout_ms: int | None = Field(
+        None, ge=1, description="answer within this time or not at all; at most the server's limit"
+    )
+
+
+class Recommend(_Question):
+    """What is asked about one history: the items most likely to follow."""
 
     k: int = Field(10, ge=1, description="items wanted; the server has a limit")
-    exclude: list[Id] = Field([], description="items not to recommend; unknown ids do no harm")
+    exclude: list[Id] = Field(
+        default_factory=list, description="items not to recommend; unknown ids do no harm"
+    )
     allow: list[Id] | None = Field(None, description="recommend none but these")
     exclude_history: bool | None = Field(None, description="by default the run's choice")
     beam_width: int | None = Field(None, ge=1, description="by default the run's; at least k")
 
 
-class ScoreRequest(_Question):
+class RecommendRequest(Recommend, _Timed):
+    """Asks for the items most likely to follow a history."""
+
+
+class RecommendBatchRequest(_Timed):
+    """Asks about many histories at once."""
+
+    requests: list[Recommend] = Field(min_length=1, description="the server has a limit")
+
+
+class ScoreRequest(_Question, _Timed):
     """Asks how likely given items are to follow a history."""
 
     items: list[Id] = Field(min_length=1, description="item ids")
 
 
-class ExplainRequest(_Question):
+class ExplainRequest(_Question, _Timed):
     """Asks why an item has its score after a history."""
 
     item_id: Id
@@ -112,13 +127,40 @@ class ScoredItem(_Message):
 class _Answer(_Message):
     run: str = Field(description="name of the run that answered")
     sequence: int = Field(description="the last change of the catalogue that the answer knows")
-    unknown: list[str] = Field([], description="the user, or ids of the history, left out")
+    unknown: list[str] = Field(description="the user, or ids of the history, left out")
 
 
 class RecommendResponse(_Answer):
     """The items most likely to follow, best first."""
 
     items: list[Item]
+
+
+class ErrorDetail(_Message):
+    """What is wrong with one part of a request."""
+
+    where: str
+    message: str
+
+
+class Error(_Message):
+    """What went wrong."""
+
+    type: str
+    message: str
+    details: list[ErrorDetail] = []
+
+
+class ErrorResponse(_Message):
+    """Every answer that is none."""
+
+    error: Error
+
+
+class RecommendBatchResponse(_Message):
+    """An answer to every request, in that order; an error is of its request alone."""
+
+    answers: list[RecommendResponse | ErrorResponse]
 
 
 class ScoreResponse(_Answer):
@@ -194,24 +236,3 @@ class StatusResponse(_Message):
     run: str
     sequence: int
     replicas: list[ReplicaStatus]
-
-
-class ErrorDetail(_Message):
-    """What is wrong with one part of a request."""
-
-    where: str
-    message: str
-
-
-class Error(_Message):
-    """What went wrong."""
-
-    type: str
-    message: str
-    details: list[ErrorDetail] = []
-
-
-class ErrorResponse(_Message):
-    """Every answer that is none."""
-
-    error: Error

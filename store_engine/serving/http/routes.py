@@ -12,16 +12,22 @@ from fastapi import Body, FastAPI
 
 from store_engine.errors import InputError
 from store_engine.live.user_histories import Unknown
+from store_engine.serving.http.errors import INVALID
 from store_engine.serving.http.messages import (
     AddEventsRequest,
     AddEventsResponse,
     ChangeResponse,
+    Error,
+    ErrorResponse,
     EventReason,
     ExplainRequest,
     ExplainResponse,
     Item,
     ItemsRequest,
     ItemsResponse,
+    Recommend,
+    RecommendBatchRequest,
+    RecommendBatchResponse,
     RecommendRequest,
     RecommendResponse,
     RemoveItemsRequest,
@@ -43,15 +49,11 @@ from store_engine.serving.service import (
 from store_engine.serving.settings import ServeSettings
 
 
-class Unavailable(Exception):
-    """Nobody can answer now; the message says whom a client waits for."""
-
-
 class Backend(Protocol):
     """What answers the questions of the clients."""
 
-    async def answer(self, question: Question, deadline: float) -> Answer:
-        """Answers a question until a time of `time.monotonic`."""
+    async def answer(self, questions: Sequence[Question], deadline: float) -> list[Answer]:
+        """Answers questions until a time of `time.monotonic`."""
         ...
 
     async def add_items(self, items: Texts) -> ItemsResponse:
@@ -103,6 +105,11 @@ class Limits:
     def __init__(self, settings: ServeSettings) -> None:
         self._settings = settings
 
+    @property
+    def max_requests(self) -> int:
+        """Most requests of one batch of a client's."""
+        return min(self._settings.max_requests, self._settings.max_waiting)
+
     def deadline(self, timeout_ms: int | None) -> float:
         """Until when a request is answered, by `time.monotonic`."""
         limit_ms = 1000 * self._settings.timeout_s
@@ -123,13 +130,13 @@ class Limits:
                 f"got {len(values):,}"
             )
 
-    def question(self, asked: RecommendRequest | ScoreRequest | ExplainRequest) -> Question:
+    def question(self, asked: Recommend | ScoreRequest | ExplainRequest) -> Question:
         """Makes the part that all questions have, of a request that keeps within the limits."""
         self.check_ids("history", asked.history)
         history = tuple(asked.history or ())
         return Question(history=history, user=asked.user, skips_unknown=asked.unknown == "skip")
 
-    def query(self, asked: RecommendRequest) -> Query:
+    def query(self, asked: Recommend) -> Query:
         """Makes a query of a request that keeps within the limits."""
         self.check("k", asked.k, self._settings.max_k)
         self.check("beam_width", asked.beam_width, self._settings.max_beam_width)
@@ -160,8 +167,17 @@ def add_questions(app: FastAPI, backend: Backend, limits: Limits) -> None:
         """The items most likely to follow a history."""
         found = await ask(asked, limits.query(asked))
         assert isinstance(found, Found)
-        items = [Item(item_id=i, score=score, logprob=p) for i, score, p in found.items]
-        return RecommendResponse(items=items, **_provenance(found))
+        return _recommended(found)
+
+    @app.post("/v1/recommend/batch", tags=["questions"])
+    async def recommend_batch(
+        asked: Annotated[RecommendBatchRequest, Body()],
+    ) -> RecommendBatchResponse:
+        """The items most likely to follow each of many histories."""
+        limits.check("the number of requests", len(asked.requests), limits.max_requests)
+        queries = [limits.query(one) for one in asked.requests]
+        answers = await backend.answer(queries, limits.deadline(asked.timeout_ms))
+        return RecommendBatchResponse(answers=[_recommended_or_not(one) for one in answers])
 
     @app.post("/v1/score", tags=["questions"])
     async def score(asked: Annotated[ScoreRequest, Body()]) -> ScoreResponse:
@@ -195,10 +211,22 @@ def add_questions(app: FastAPI, backend: Backend, limits: Limits) -> None:
     async def ask(
         asked: RecommendRequest | ScoreRequest | ExplainRequest, question: Question
     ) -> Found | Explained:
-        answer = await backend.answer(question, limits.deadline(asked.timeout_ms))
+        (answer,) = await backend.answer([question], limits.deadline(asked.timeout_ms))
         if isinstance(answer, Refused):
             raise InputError(answer.message)
         return answer
+
+
+def _recommended(found: Found) -> RecommendResponse:
+    items = [Item(item_id=i, score=score, logprob=p) for i, score, p in found.items]
+    return RecommendResponse(items=items, **_provenance(found))
+
+
+def _recommended_or_not(answer: Answer) -> RecommendResponse | ErrorResponse:
+    if isinstance(answer, Refused):
+        return ErrorResponse(error=Error(type=INVALID, message=answer.message))
+    assert isinstance(answer, Found)
+    return _recommended(answer)
 
 
 def _provenance(found: Found | Explained) -> dict[str, Any]:

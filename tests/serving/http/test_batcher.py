@@ -28,7 +28,11 @@ class Slow:
         return [KeyError(n) if n < 0 else 10 * n for n in numbers]
 
     def ask(self, numbers, deadline=None):
-        return [asyncio.ensure_future(self.batcher.ask(n, deadline or later())) for n in numbers]
+        return [asyncio.ensure_future(self.ask_one(n, deadline)) for n in numbers]
+
+    async def ask_one(self, number, deadline=None):
+        (answer,) = await self.batcher.ask([number], deadline or later())
+        return answer
 
 
 async def settled():
@@ -97,9 +101,9 @@ def test_a_deadline_in_the_past_is_passed():
     async def run():
         slow = Slow()
         with pytest.raises(DeadlinePassed):
-            await slow.batcher.ask(1, later(-1))
+            await slow.ask_one(1, later(-1))
         slow.go.set()
-        assert await slow.batcher.ask(2, later()) == 20
+        assert await slow.ask_one(2) == 20
 
     asyncio.run(run())
 
@@ -112,7 +116,7 @@ def test_too_many_are_refused_and_places_become_free():
         assert [type(one.exception()) for one in asked if one.done()] == [Overloaded, Overloaded]
         slow.go.set()
         assert await asyncio.gather(*asked[:3]) == [0, 10, 20]
-        assert await slow.batcher.ask(9, later()) == 90
+        assert await slow.ask_one(9) == 90
 
     asyncio.run(run())
 

@@ -1,0 +1,63 @@
+"""GPUs of the cluster, which Ray hides from an actor that takes none."""
+
+import os
+
+import pytest
+
+pytest.importorskip("ray.serve", reason="Ray is not installed: pip install 'store-engine[serve]'")
+
+import ray
+
+from store_engine.errors import InputError
+from store_engine.serving.cluster.application import parts
+from store_engine.serving.cluster.connection import check_gpus, device_of, gpus_of
+from store_engine.serving.settings import ServeSettings
+
+
+def options_of(tmp_path, **settings):
+    """What Ray is told of the owner and of a replica, and the device that they are told."""
+    owner, engines = parts(tmp_path, ServeSettings(**settings))
+    told = [one._bound_deployment.ray_actor_options for one in (owner, engines)]
+    own = owner._bound_deployment.init_args[1], engines._bound_deployment.init_args[1]
+    return told, {one.device for one in own}
+
+
+@pytest.mark.parametrize(
+    ("device", "shares", "told"),
+    [("cpu", (0, 0), "cpu"), ("auto", (0, 0), "cpu"), ("cuda", (0.1, 0.9), "cuda")],
+)
+def test_the_owner_and_the_replicas_take_what_they_compute_on(tmp_path, device, shares, told):
+    options, devices = options_of(tmp_path, device=device, threads=3)
+    assert tuple(one["num_gpus"] for one in options) == shares
+    assert [one["num_cpus"] for one in options] == [0, 3]
+    assert devices == {told}
+
+
+def test_as_many_gpus_as_replicas_have_room_for_the_owner():
+    engine, owner = gpus_of("cuda")
+    assert engine + owner == 1
+    assert 2 * engine > 1  # no two replicas share one
+
+
+@pytest.fixture
+def one_gpu(monkeypatch):
+    """A cluster that thinks that it has one GPU."""
+    monkeypatch.delenv("RAY_ADDRESS", raising=False)
+    ray.init(num_cpus=1, num_gpus=1, include_dashboard=False, log_to_driver=False)
+    yield
+    ray.shutdown()
+
+
+@pytest.mark.slow
+def test_ray_shows_the_gpu_to_both_at_once(one_gpu):
+    class Looks:
+        def visible(self):
+            return os.environ.get("CUDA_VISIBLE_DEVICES")
+
+    kind, shares = ray.remote(Looks), gpus_of("cuda")
+    actors = [kind.options(num_cpus=0, num_gpus=share).remote() for share in (*shares, 0)]
+    assert ray.get([one.visible.remote() for one in actors]) == ["0", "0", ""]
+    assert device_of("auto") == "cuda"
+    check_gpus(1)
+    with pytest.raises(InputError, match="at most the number of GPUs, 1, got 2"):
+        check_gpus(2)

@@ -11,6 +11,9 @@ deepspeed store_engine/train.py --ds_config configs/zero3.json --config data/sho
 """
 
 import argparse
+import contextlib
+import time
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 from store_engine.cli.main import add_json_argument, print_json, run_verb
@@ -87,13 +90,24 @@ def _prepare(args: argparse.Namespace) -> None:
         console.print(line)
     if args.dry_run:
         return
-    with console.status("") as status:
-        report = prepare(found, rules, args.out, args.overwrite, status.update)
+    with _steps() as say:
+        report = prepare(found, rules, args.out, args.overwrite, say)
     if args.json:
         print_json(report.as_json())
     else:
         print_report(console, report)
         console.print(f"wrote {args.out}; train with --config {args.out / 'data.toml'}")
+
+
+@contextlib.contextmanager
+def _steps() -> Iterator[Callable[[str], None]]:
+    """Shows on stderr which step is at work: in place on a terminal, else a line each."""
+    console, began = make_console(stderr=True), time.perf_counter()
+    if console.is_terminal:
+        with console.status("") as status:
+            yield status.update
+    else:
+        yield lambda step: console.print(f"{time.perf_counter() - began:6.0f} s  {step}")
 
 
 def _names(text: str) -> tuple[str, ...]:

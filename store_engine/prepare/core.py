@@ -56,9 +56,10 @@ def k_core(
             for count, of_events in zip(counts, (users, items), strict=True):
                 np.add.at(count, of_events[is_left], np.int32(1))
         seen = seen or [int(np.count_nonzero(count)) for count in counts]
-        before, kept = kept, [
-            count >= max(minimum, 1) for count, minimum in zip(counts, minimums, strict=True)
-        ]
+        before, kept = (
+            kept,
+            [count >= max(minimum, 1) for count, minimum in zip(counts, minimums, strict=True)],
+        )
         if all(map(np.array_equal, before, kept)):
             return Core(kept[0], kept[1], seen[0], seen[1], num_rounds)
     raise InputError(f"the k-core did not settle in {_MAX_ROUNDS:,} rounds")

@@ -52,7 +52,7 @@ class Database:
         return list(self.execute(sql).fetchall())
 
     def arrays(self, sql: str) -> Iterator[list[NDArray[Any]]]:
-        """Walks over the rows of a query of numbers: the columns of a part of the rows each time."""
+        """Walks over the rows of a query of numbers: all columns, some of the rows at a time."""
         cursor = self.connection.cursor()  # may be read from while other statements run
         for batch in pa.RecordBatchReader.from_stream(cursor.sql(sql)):
             yield [column.to_numpy() for column in batch.columns]

@@ -5,7 +5,7 @@ import html.entities
 import io
 import re
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import Any, NamedTuple
 
 from store_engine.data.tables.lines import MAX_LINE_BYTES
@@ -93,15 +93,17 @@ def read_rows(text: str, delimiter: str, quote: str, escape: str) -> list[list[s
     return _whole(rows, delimiter)
 
 
-def csv_reader(lines: Any, delimiter: str, quote: str, escape: str) -> Any:
-    """Makes Python's reader of a dialect."""
+def csv_reader(
+    lines: Iterable[str], delimiter: str, quote: str, escape: str, strict: bool = False
+) -> Any:
+    """Makes Python's reader of a dialect; a strict one raises csv.Error for a stray quote."""
     csv.field_size_limit(max(MAX_LINE_BYTES, csv.field_size_limit()))
     if not quote:
         return csv.reader(lines, delimiter=delimiter, quoting=csv.QUOTE_NONE)
     escaping: dict[str, Any] = {"doublequote": escape == quote}
     if escape != quote:
         escaping["escapechar"] = escape
-    return csv.reader(lines, delimiter=delimiter, quotechar=quote, strict=False, **escaping)
+    return csv.reader(lines, delimiter=delimiter, quotechar=quote, strict=strict, **escaping)
 
 
 def whole_fields(fields: list[str], width: int, delimiter: str) -> list[str]:

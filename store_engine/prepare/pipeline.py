@@ -27,6 +27,7 @@ from store_engine.prepare.readers.storage import identifier, literal
 from store_engine.prepare.rules import Rules
 from store_engine.prepare.staging import stage_events, stage_items
 
+IMPRESSIONS = "impressions.parquet"
 _POSITION = "(row_number() OVER (ORDER BY first) - 1)::INTEGER"
 
 
@@ -223,9 +224,9 @@ class Preparation:
             f"TO {literal(str(out / 'interactions.parquet'))} (FORMAT parquet, COMPRESSION zstd)"
         )
         if self._database.has_table("impressions"):
-            self._database.execute(
+            (self.report.num_shown,) = self._database.one(
                 f"COPY (SELECT impressions.* FROM impressions SEMI JOIN items USING (item_id)) TO "
-                f"{literal(str(out / 'impressions.parquet'))} (FORMAT parquet, COMPRESSION zstd)"
+                f"{literal(str(out / IMPRESSIONS))} (FORMAT parquet, COMPRESSION zstd)"
             )
 
     def _write_items(self, out: Path) -> None:

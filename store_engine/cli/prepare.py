@@ -20,6 +20,8 @@ from store_engine.cli.main import add_json_argument, print_json, run_verb
 from store_engine.errors import InputError
 from store_engine.terminal import make_console
 
+_LONG_S = 10
+
 
 def main(argv: list[str] | None = None) -> int:
     """Runs the command line; returns the exit status."""
@@ -101,13 +103,18 @@ def _prepare(args: argparse.Namespace) -> None:
 
 @contextlib.contextmanager
 def _steps() -> Iterator[Callable[[str], None]]:
-    """Shows on stderr which step is at work: in place on a terminal, else a line each."""
+    """Shows on stderr which step is at work: in place on a terminal, else a line if it is long."""
     console, began = make_console(stderr=True), time.perf_counter()
+
+    def say(step: str) -> None:
+        if (seconds := time.perf_counter() - began) > _LONG_S:
+            console.print(f"{seconds:6.0f} s  {step}")
+
     if console.is_terminal:
         with console.status("") as status:
             yield status.update
     else:
-        yield lambda step: console.print(f"{time.perf_counter() - began:6.0f} s  {step}")
+        yield say
 
 
 def _names(text: str) -> tuple[str, ...]:

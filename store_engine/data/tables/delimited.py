@@ -26,7 +26,12 @@ from typing import NamedTuple
 import pyarrow as pa
 import pyarrow.csv
 
-from store_engine.data.tables.dialects import HEAD_BYTES, find_dialect, whole_fields
+from store_engine.data.tables.dialects import (
+    HEAD_BYTES,
+    find_dialect,
+    is_separator_line,
+    whole_fields,
+)
 from store_engine.data.tables.lines import (
     MAX_FILE_BYTES,
     MAX_LINE_BYTES,
@@ -81,7 +86,7 @@ def read_delimited(
         read = _quoted_records
     else:
         read = _choose_tab_records(path)
-    records = partial(read, path, delimiter)
+    records = partial(_table_records, read, path, delimiter)
     number, header = next(records(), (1, []))
     if suffix_of(path) in _RECBOLE:
         header = [name.partition(":")[0] for name in header]
@@ -100,6 +105,13 @@ def read_delimited(
     return columns, numbers, notes
 
 
+def _table_records(read: Callable[[Path, str], Records], path: Path, delimiter: str) -> Records:
+    """Records from the header on."""
+    for place, (number, record) in enumerate(read(path, delimiter)):
+        if place or not is_separator_line(delimiter.join(record)):
+            yield number, record
+
+
 def _delimiter_of(path: Path) -> str:
     usual, *others = _GUESSED.get(suffix_of(path), ("\t",))
     if not others:
@@ -109,6 +121,9 @@ def _delimiter_of(path: Path) -> str:
     if len(head) == HEAD_BYTES:
         head = head[: head.rfind(b"\n") + 1] or head
     text = head.decode("utf-8-sig", errors="replace")
+    first, _, rest = text.partition("\n")
+    if is_separator_line(first):
+        text = rest
     if dialect := find_dialect(text, (usual, *others)):
         return dialect.delimiter
     header = text.lstrip().partition("\n")[

@@ -60,6 +60,11 @@ def find_dialect(text: str, delimiters: Sequence[str] = DELIMITERS) -> Dialect |
     return None if best is None else best[1]
 
 
+def is_separator_line(line: str) -> bool:
+    """Tells whether a first line is Excel's `sep=;`, which is no part of the table."""
+    return re.fullmatch(r"\ufeff?sep=.?\s*", line) is not None
+
+
 def split_lines(text: str) -> list[str]:
     """Parts lines that end with LF or CR LF: a text may hold what else Python ends lines at."""
     return text.replace("\r\n", "\n").split("\n")

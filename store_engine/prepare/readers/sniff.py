@@ -22,6 +22,7 @@ from store_engine.data.tables.dialects import (
     MIN_AGREEMENT,
     Dialect,
     find_dialect,
+    is_separator_line,
     read_rows,
     split_lines,
 )
@@ -169,6 +170,10 @@ def _stream(text: str) -> list[Any]:
 
 
 def _delimited(path: Path, text: str, compression: str, encoding: str) -> Storage:
+    if "\r" in text and "\n" not in text:
+        raise InputError(f"{path}: lines must end with LF or CR LF, not with CR alone")
+    num_skipped = int(is_separator_line(split_lines(text)[0]))
+    text = text.partition("\n")[2] if num_skipped else text
     header = split_lines(text)[0].split("\t")
     if all(ATOMIC.fullmatch(name) for name in header):
         found: Dialect | None = Dialect("\t", "", "", read_rows(text, "\t", "", ""))
@@ -189,22 +194,29 @@ def _delimited(path: Path, text: str, compression: str, encoding: str) -> Storag
     sample = tuple(tuple(row) for row in body if len(row) == len(columns))
     return Storage(
         (path,), "delimited", columns, sample[:MAX_SAMPLE_ROWS],
-        compression, encoding, delimiter, quote, escape, has_header,
+        compression, encoding, delimiter, quote, escape, has_header, num_skipped=num_skipped,
     )  # fmt: skip
 
 
 def _is_header(rows: list[list[str]]) -> bool:
-    """Whether the first row names columns: no name is a number or empty, and none comes again."""
+    """Whether the first row names columns: no name is a number, and none comes again.
+
+    A name may be empty where the column is, as of rows that end with a separator, and the first.
+    """
     first, others = rows[0], rows[1:200]
-    if any(not name.strip() or _is_number(name) for name in first[1:]) or _is_number(first[0]):
+    if any(map(_is_number, first)):
         return False
+    for place, name in enumerate(first[1:], 1):
+        if not name.strip() and any(row[place : place + 1] not in ([], [""]) for row in others):
+            return False
     for place, name in enumerate(first):
         values = [row[place] for row in others if len(row) > place and row[place]]
         if values and all(map(_is_number, values)):
             return True  # a word above numbers
         if name in values:
             return False
-    return all(len(name) <= 40 for name in first) and len(set(first)) == len(first)
+    named = [name for name in first if name.strip()]
+    return all(len(name) <= 40 for name in named) and len(set(named)) == len(named)
 
 
 def _is_number(text: str) -> bool:

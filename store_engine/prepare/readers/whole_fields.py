@@ -4,7 +4,9 @@ import csv
 import io
 from collections.abc import Iterator
 from dataclasses import replace
+from itertools import islice
 from pathlib import Path
+from typing import Any
 
 from store_engine.data.tables.dialects import csv_reader, whole_fields
 from store_engine.files.regular import open_regular, parse_errors
@@ -45,7 +47,13 @@ def with_whole_fields(storage: Storage, folder: Path) -> tuple[Storage, int]:
         with copies[-1].open("w", encoding="utf-8", errors="surrogateescape", newline="") as text:
             writer = csv.writer(text, delimiter=";", lineterminator="\n")
             writer.writerows(whole_fields(row, width, ";") for row in _rows(path, storage))
-    form = {"compression": "none", "encoding": "utf-8", "quote": '"', "escape": '"'}
+    form: dict[str, Any] = {
+        "num_skipped": 0,
+        "compression": "none",
+        "encoding": "utf-8",
+        "quote": '"',
+        "escape": '"',
+    }
     return replace(storage, files=tuple(copies), **form), num_parted
 
 
@@ -54,4 +62,5 @@ def _rows(path: Path, storage: Storage) -> Iterator[list[str]]:
         stream = unpacked(file, storage.compression)
         encoding = "utf-8-sig" if storage.encoding == "utf-8" else storage.encoding
         lines = io.TextIOWrapper(stream, encoding, "surrogateescape", newline="")
-        yield from csv_reader(lines, ";", storage.quote, storage.escape, strict=True)
+        rows = csv_reader(lines, ";", storage.quote, storage.escape, strict=True)
+        yield from islice(rows, storage.num_skipped, None)

@@ -96,6 +96,8 @@ GOOD = {
     "CR CR LF, no quote": ("t.csv", "a,b\r\r\n1,2\r\r\n", ["1", "2"]),
     "CR in a field": ("t.csv", "a,b\n1,2\r3\n", ["1", "2\r3"]),
     "CR in a field, quotes elsewhere": ("t.csv", 'a,b\n"1",2\r3\n', ["1", "2\r3"]),
+    "Excel's mark": ("t.csv", "sep=;\r\na;b\r\n1;2\r\n", ["1", "2"]),
+    "Excel's mark, quotes": ("t.csv", '\ufeffsep=,\na,b\n1,"2"\n', ["1", "2"]),
     "blank lines": ("t.csv", "\n\na,b\n\n1,2\n\n", ["1", "2"]),
     "no last line end": ("t.csv", 'a,b\n1,"2"', ["1", "2"]),
     "other column twice": ("t.csv", "a,b,c,c\n1,2,3,4\n", ["1", "2"]),

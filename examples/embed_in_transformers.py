@@ -40,7 +40,7 @@ def main() -> None:
         max_new_tokens=num_levels,
         do_sample=False,
         length_penalty=0.0,
-        logits_processor=[TrieLogitsProcessor(engine.trie, engine.model.text_vocab_size)],
+        logits_processor=[TrieLogitsProcessor(engine)],
     )
     row_of_sid = {tuple(sid): row for row, sid in enumerate(tokens_of.tolist())}
     theirs = [ids[row_of_sid[tuple(sid)]] for sid in generated[:, -num_levels:].tolist()]

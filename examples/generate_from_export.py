@@ -11,7 +11,6 @@ from pathlib import Path
 
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
-from store_engine import ItemTrie
 from store_engine.integrations.trie_beam_search import TrieBeamSearch
 
 
@@ -21,9 +20,7 @@ def main() -> None:
     model = AutoModelForCausalLM.from_pretrained(folder)
     tokenizer = AutoTokenizer.from_pretrained(folder)
     sids = json.loads((folder / "sids.json").read_text(encoding="utf-8"))
-    search = TrieBeamSearch(
-        ItemTrie.load(str(folder / "trie.bin")), model.config.store_engine["text_vocab_size"]
-    )
+    search = TrieBeamSearch(folder)
     prompt = "".join(token for item_id in history for token in sids[item_id])
     levels = len(sids[history[0]])
     generated = model.generate(

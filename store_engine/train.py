@@ -140,7 +140,7 @@ def train(config: Config, ds_config: dict[str, Any], data: RunData) -> None:
         InputError: The data, the config or the run directory cannot be worked with.
     """
     began = time.perf_counter()
-    run, catalog, vocabulary, texts, histories, more_histories = data
+    run, catalog, vocabulary, texts, histories, more_histories, shown, more_shown = data
     split = Run(run).split
     is_code_run = config.tokenizer.last_level == "code"
     num_ranks, is_first = torch.distributed.get_world_size(), torch.distributed.get_rank() == 0
@@ -197,7 +197,7 @@ def train(config: Config, ds_config: dict[str, Any], data: RunData) -> None:
         log_rank0(line)
 
     # -- stage 2: the same weights learn to write the next item's codes --------------------------
-    recommender = RecommenderStage(config, texts, len(vocabulary), histories, table)
+    recommender = RecommenderStage(config, texts, len(vocabulary), histories, table, shown)
     chosen = run.training_weights if config.train.refit else run.model_weights
     training = Training(config, ds_config, run.root)
     if not run.is_complete(chosen):
@@ -216,7 +216,7 @@ def train(config: Config, ds_config: dict[str, Any], data: RunData) -> None:
     if more_histories is not None and not run.is_complete(run.model_weights):
         best = _best_epoch(config, recommender, training)
         log_rank0(f"refit: {best:g} epoch(s) of all events before the test")
-        again = RefitStage(recommender, more_histories, best)
+        again = RefitStage(recommender, more_histories, best, more_shown)
         _train_recommender(again, training, run, run.model_weights, known)
 
     # -- evaluation -------------------------------------------------------------------------------

@@ -11,11 +11,16 @@ deepspeed store_engine/train.py --ds_config configs/zero3.json --config data/sho
 """
 
 import argparse
+import contextlib
+import time
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 from store_engine.cli.main import add_json_argument, print_json, run_verb
 from store_engine.errors import InputError
 from store_engine.terminal import make_console
+
+_LONG_S = 10
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -87,13 +92,29 @@ def _prepare(args: argparse.Namespace) -> None:
         console.print(line)
     if args.dry_run:
         return
-    with console.status("") as status:
-        report = prepare(found, rules, args.out, args.overwrite, status.update)
+    with _steps() as say:
+        report = prepare(found, rules, args.out, args.overwrite, say)
     if args.json:
         print_json(report.as_json())
     else:
         print_report(console, report)
         console.print(f"wrote {args.out}; train with --config {args.out / 'data.toml'}")
+
+
+@contextlib.contextmanager
+def _steps() -> Iterator[Callable[[str], None]]:
+    """Shows on stderr which step is at work: in place on a terminal, else a line if it is long."""
+    console, began = make_console(stderr=True), time.perf_counter()
+
+    def say(step: str) -> None:
+        if (seconds := time.perf_counter() - began) > _LONG_S:
+            console.print(f"{seconds:6.0f} s  {step}")
+
+    if console.is_terminal:
+        with console.status("") as status:
+            yield status.update
+    else:
+        yield say
 
 
 def _names(text: str) -> tuple[str, ...]:

@@ -24,6 +24,9 @@ class DataConfig:
     # within path; csv, tsv, parquet, jsonl or RecBole .item
     items: str = setting("items.csv", is_runtime=True)
     interactions: str = setting("interactions.csv", is_runtime=True)  # within path
+    # within path; what users were shown, which recommender.scoring learns from: user_id, item_id,
+    # timestamp and label, 1 where it was clicked. "": random items stand for what was not clicked
+    impressions: str = ""
     item_id: str = "item_id"  # column name, in both files
     user_id: str = "user_id"  # column name
     timestamp: str = "timestamp"  # column name
@@ -179,7 +182,7 @@ class RecommenderConfig:
     alignment: float = setting(1.0, 0.0, 1000.0)
     # token-to-text: passes over the items per epoch
     reconstruction: float = setting(0.0, 0.0, 1000.0)
-    # click-through: CTR examples per user and epoch
+    # click-through: CTR examples per user and epoch, of data.impressions if there are
     scoring: float = setting(0.0, 0.0, 1000.0)
     # codes: every code of a history is a position, as in STORE; items: every item is one
     history: Literal["codes", "items"] = "codes"

@@ -1,21 +1,27 @@
-"""What other engines need of a folder of `store-engine export`: its catalogue as a constraint."""
+"""What other engines need of a folder of `store-engine export`: its catalogue."""
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
 from torch import Tensor
 
 from store_engine._C import ItemTrie
-from store_engine.errors import InputError
+from store_engine.errors import InputError, shown
 from store_engine.files.json_file import read_json
 from store_engine.files.regular import open_regular, parse_errors
-from store_engine.integrations.sid_constraint import SidConstraint
 
 
-def exported_constraint(folder: str | Path) -> SidConstraint:
+class ExportedCatalog(NamedTuple):
+    """What an exported folder says of its items."""
+
+    trie: ItemTrie
+    text_vocab_size: int
+
+
+def read_exported(folder: Path) -> ExportedCatalog:
     """Reads which tokens lead to an item of an exported catalogue.
 
     Args:
@@ -24,10 +30,8 @@ def exported_constraint(folder: str | Path) -> SidConstraint:
     Raises:
         InputError: It is none, is damaged, or its LLM is not all of the recommender.
     """
-    folder = Path(folder)
-    path = folder / "config.json"
+    path, trie_path = folder / "config.json", folder / "trie.bin"
     facts = _facts(path)
-    trie_path = folder / "trie.bin"
     with parse_errors(trie_path, "a readable trie"):
         open_regular(trie_path).close()  # a FIFO would block the core
         trie = ItemTrie.load(str(trie_path))
@@ -36,10 +40,12 @@ def exported_constraint(folder: str | Path) -> SidConstraint:
             f"{trie_path}: has codebooks of {list(trie.codebook_sizes)}, config.json says "
             f"{facts['codebook_sizes']}"
         )
-    try:
-        return SidConstraint(trie, facts["text_vocab_size"])
-    except (TypeError, ValueError) as error:
-        raise InputError(f"{path}: {error}") from error
+    size = facts["text_vocab_size"]
+    if type(size) is not int or size < 1:
+        raise InputError(
+            f"{path}: text_vocab_size must be a whole number of at least 1, got {shown(size)}"
+        )
+    return ExportedCatalog(trie, size)
 
 
 def last_tokens(sequences: Sequence[tuple[Sequence[int], Sequence[int]]], num: int) -> Tensor:

@@ -25,9 +25,9 @@ class TrieLogitsProcessor(LogitsProcessor):
     sequences. A beam without continuation stays at -inf instead of failing the batch.
 
     Args:
-        catalog: An `Engine`, `engine.trie`, an `ItemTrie`, a `Snapshot` or a `LiveTrie`, each taken
-            as it is now: make another to see a change, which costs nothing.
-        text_vocab_size: Unified id of the first code; only an `Engine` knows it itself.
+        catalog: A run's directory or an exported folder, an `Engine`, `engine.trie`, an `ItemTrie`,
+            a `Snapshot` or a `LiveTrie`, each taken as it is now: make another to see a change.
+        text_vocab_size: Unified id of the first code; only a trie needs it said.
     """
 
     def __init__(self, catalog: AnyCatalog, text_vocab_size: int | None = None) -> None:

@@ -18,7 +18,7 @@ from typing import Any
 from sglang.srt.sampling.custom_logit_processor import CustomLogitProcessor
 from torch import Tensor
 
-from store_engine.integrations.exported_folder import exported_constraint, last_tokens
+from store_engine.integrations.exported_folder import last_tokens
 from store_engine.integrations.sid_constraint import SidConstraint
 
 FOLDER = "exported"  # in custom_params: a folder of `store-engine export` on the server
@@ -62,4 +62,4 @@ class SidLogitProcessor(CustomLogitProcessor):
 
 @functools.lru_cache(maxsize=8)
 def _constraint(folder: str) -> SidConstraint:
-    return exported_constraint(folder)
+    return SidConstraint(folder)

@@ -5,6 +5,7 @@ state: one object serves any number of calls, batches, beams and threads.
 """
 
 from numbers import Integral
+from pathlib import Path
 
 import numpy as np
 import torch
@@ -14,27 +15,36 @@ from store_engine._C import ItemTrie, LiveTrie, Snapshot, next_codes
 from store_engine.catalog.trie_arrays import SearchTrie
 from store_engine.decoding.engine import Engine
 from store_engine.errors import InputError, shown
+from store_engine.integrations.exported_folder import read_exported
 from store_engine.model.unified_vocabulary import UnifiedVocabulary
 
-AnyCatalog = Engine | SearchTrie | ItemTrie | Snapshot | LiveTrie
+AnyCatalog = str | Path | Engine | SearchTrie | ItemTrie | Snapshot | LiveTrie
 
 
 class SidConstraint:
     """The catalogue's SIDs as a rule over unified token ids.
 
     Args:
-        catalog: An `Engine`, `engine.trie`, an `ItemTrie`, a `Snapshot` or a `LiveTrie`, each taken
-            as it is now: make another to see a change, which costs nothing.
-        text_vocab_size: Unified id of the first code, which is the number of text tokens; None: as
-            the engine's model has it.
+        catalog: A run's directory or a folder of `store-engine export`, an `Engine`,
+            `engine.trie`, an `ItemTrie`, a `Snapshot` or a `LiveTrie`, each taken as it is now:
+            make another to see a change, which costs nothing.
+        text_vocab_size: Unified id of the first code, which is the number of text tokens; only a
+            trie needs it said.
 
     Raises:
         TypeError: `catalog` is none of these, or `text_vocab_size` is no integer.
         ValueError: `text_vocab_size` is below 1.
-        InputError: The engine's model does not write its SIDs as code tokens alone.
+        InputError: The folder is none of these, or the model does not write its SIDs as code
+            tokens alone.
     """
 
     def __init__(self, catalog: AnyCatalog, text_vocab_size: int | None = None) -> None:
+        if isinstance(catalog, str | Path):
+            folder = Path(catalog)
+            if (folder / "run.json").exists():
+                catalog = Engine.load(folder, device="cpu")
+            else:
+                catalog, text_vocab_size = read_exported(folder)
         self.trie = trie_of(catalog)
         if isinstance(catalog, Engine):
             _check_writes_codes(catalog)
@@ -99,7 +109,7 @@ class SidConstraint:
             )
 
 
-def trie_of(catalog: AnyCatalog) -> ItemTrie | Snapshot:
+def trie_of(catalog: object) -> ItemTrie | Snapshot:
     """Returns the core's trie of a catalogue in any of its forms, as it is now.
 
     Raises:
@@ -113,7 +123,9 @@ def trie_of(catalog: AnyCatalog) -> ItemTrie | Snapshot:
         return catalog.snapshot()
     if isinstance(catalog, ItemTrie | Snapshot):
         return catalog
-    raise TypeError(f"must be an Engine, its trie or an ItemTrie, got {type(catalog).__name__}")
+    raise TypeError(
+        f"must be an Engine, its trie, an ItemTrie or a folder, got {type(catalog).__name__}"
+    )
 
 
 def _check_writes_codes(engine: Engine) -> None:
@@ -127,7 +139,10 @@ def _check_writes_codes(engine: Engine) -> None:
 
 def _check_text_vocab_size(size: object) -> int:
     if isinstance(size, bool) or not isinstance(size, Integral):
-        raise TypeError(f"text_vocab_size must be an integer, got {shown(size)}")
+        raise TypeError(
+            f"text_vocab_size must be an integer, got {shown(size)}; an Engine, a run's directory "
+            f"or an exported folder in place of a trie says it itself"
+        )
     if size < 1:
         raise ValueError(f"text_vocab_size must be at least 1, got {shown(size)}")
     return int(size)

@@ -18,7 +18,8 @@ from vllm.v1.sample.logits_processor import BatchUpdate, LogitsProcessor
 from vllm.v1.sample.logits_processor.builtin import process_dict_updates
 
 from store_engine.errors import InputError, shown
-from store_engine.integrations.exported_folder import exported_constraint, last_tokens
+from store_engine.integrations.exported_folder import last_tokens
+from store_engine.integrations.sid_constraint import SidConstraint
 
 if TYPE_CHECKING:
     from vllm.config import VllmConfig
@@ -53,7 +54,7 @@ class SidLogitsProcessor(LogitsProcessor):
         mode = vllm_config.model_config.logprobs_mode
         if mode not in _PROCESSED:
             raise InputError(f"logprobs_mode must be {' or '.join(_PROCESSED)}, is {mode}")
-        self._constraint = exported_constraint(vllm_config.model_config.model)
+        self._constraint = SidConstraint(vllm_config.model_config.model)
         self._num_levels = self._constraint.vocabulary.num_levels
         self._requests: dict[int, Tokens] = {}
 

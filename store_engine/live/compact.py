@@ -214,7 +214,10 @@ def without_user(run: Run, user_id: str, changes: list[Change], header: Header) 
     histories, directory = run.histories, run.directory
     user = histories.user_ids.index(user_id)
     left = histories.of_users(np.arange(histories.num_users) != user)
-    places = (directory.train_rows, directory.refit_rows)
+    places = (
+        *(directory.train_rows, directory.refit_rows),
+        *(directory.train_shown, directory.refit_shown),
+    )
     learnt = {place.name: TokenFile(place) for place in places if place.exists()}
     for name, file in learnt.items():
         if len(file) != histories.num_users:

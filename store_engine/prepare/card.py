@@ -85,6 +85,7 @@ class Report:
     num_users: int = 0
     num_items: int = 0
     num_repeats: int = 0  # events of an item that the user had before
+    num_shown: int = 0  # items that users were shown, clicked or not
     num_ties: int = 0  # events that share user and time with another
     num_cleaned: int = 0  # texts that cleaning changed
     time_form: str = ""
@@ -126,6 +127,8 @@ class Report:
             ("repeats: the user had the item before", self._share(self.num_repeats)),
             (f"ties: same user and time, kept in {self._ties()} order", self._share(self.num_ties)),
         ]
+        if self.num_shown:
+            rows.append(("items shown, clicked or not", self.num_shown))
         rows.append(("texts that cleaning changed", self.num_cleaned))
         return [(name, n if isinstance(n, str) else f"{n:,}") for name, n in rows]
 

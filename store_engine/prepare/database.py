@@ -1,10 +1,14 @@
 """The tables of a preparation: in a DuckDB file, spilled where they do not fit into memory."""
 
 import os
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import duckdb
+import numpy as np
+import pyarrow as pa
+from numpy.typing import NDArray
 
 from store_engine.prepare.readers.storage import literal
 
@@ -26,6 +30,8 @@ class Database:
             "temp_directory": str(folder / "spill"),
             "TimeZone": "UTC",
             "threads": threads if is_set else str(os.cpu_count() or 1),
+            # tables live for minutes: choosing a compression took three quarters of reading a csv
+            "force_compression": "uncompressed",
             "autoinstall_known_extensions": "false",
             "autoload_known_extensions": "false",
         }
@@ -38,13 +44,24 @@ class Database:
 
     def one(self, sql: str) -> tuple[Any, ...]:
         """Returns the only row of a query."""
-        row = self.execute(sql).fetchone()
-        assert row is not None
-        return tuple(row)
+        (row,) = self.all(sql)
+        return row
 
     def all(self, sql: str) -> list[tuple[Any, ...]]:
         """Returns the rows of a query, which are few."""
         return list(self.execute(sql).fetchall())
+
+    def arrays(self, sql: str) -> Iterator[list[NDArray[Any]]]:
+        """Walks over the rows of a query of numbers: all columns, some of the rows at a time."""
+        cursor = self.connection.cursor()  # may be read from while other statements run
+        for batch in pa.RecordBatchReader.from_stream(cursor.sql(sql)):
+            yield [column.to_numpy() for column in batch.columns]
+
+    def make_table(self, name: str, column: str, values: NDArray[np.int32]) -> None:
+        """Makes a table of one column of numbers."""
+        self.connection.register("numbers", pa.table({column: values}))
+        self.execute(f"CREATE TABLE {name} AS SELECT * FROM numbers")
+        self.connection.unregister("numbers")
 
     def has_table(self, name: str) -> bool:
         """Tells whether there is a table of a name."""

@@ -1,5 +1,6 @@
 """Bad rows: every kind of fault is counted, with its first row, before any of it ends the work."""
 
+from pathlib import Path
 from typing import NamedTuple
 
 from store_engine.errors import InputError
@@ -87,8 +88,17 @@ def note_rejects(database: Database, report: Report) -> None:
         "USING (scan_id, file_id) GROUP BY 1 ORDER BY 1"
     )
     for kind, count, path, line in rows:
-        report.add_bad(f"rows of a broken form ({kind.lower()})", count, f"{path} line {line}")
+        place = _original(path, report)
+        report.add_bad(f"rows of a broken form ({kind.lower()})", count, f"{place} line {line}")
     forget_rejects(database)
+
+
+def _original(path: str, report: Report) -> str:
+    """The file that a path stands for, which may be that of a copy in another form."""
+    tables = [report.found.events, report.found.items]
+    files = [file for table in tables if table is not None for file in table.storage.files]
+    named = [str(file) for file in files if file.name == Path(path).name]
+    return path if path in named or not named else named[0]
 
 
 def forget_rejects(database: Database) -> None:

@@ -11,7 +11,7 @@ from store_engine.files.directory_swap import LOCK_NAME, StagedDirectory, recove
 from store_engine.files.json_file import write_json
 from store_engine.files.lock import FileLock
 from store_engine.prepare.card import Report, card_markdown
-from store_engine.prepare.pipeline import Preparation
+from store_engine.prepare.pipeline import IMPRESSIONS, Preparation
 from store_engine.prepare.readers.discover import Found
 from store_engine.prepare.rules import Rules
 
@@ -76,6 +76,7 @@ def _config(name: str, out: Path, report: Report) -> str:
         "path": str(out),
         "items": "items.parquet",
         "interactions": "interactions.parquet",
+        **({"impressions": IMPRESSIONS} if report.num_shown else {}),
         "text_fields": report.fields,
         "min_events": max(3, report.rules.min_user),
         "text_vocab_size": 2048 if num_letters < 1e6 else 8192,

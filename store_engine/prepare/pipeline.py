@@ -14,9 +14,11 @@ from collections.abc import Callable
 from pathlib import Path
 
 import duckdb
+import numpy as np
 
 from store_engine.errors import InputError, shown
 from store_engine.prepare.card import Report
+from store_engine.prepare.core import k_core
 from store_engine.prepare.database import Database
 from store_engine.prepare.faults import CONTROLS, GoodRows, find_faults, refuse
 from store_engine.prepare.items import write_items
@@ -25,7 +27,7 @@ from store_engine.prepare.readers.storage import identifier, literal
 from store_engine.prepare.rules import Rules
 from store_engine.prepare.staging import stage_events, stage_items
 
-_MAX_ROUNDS = 10_000
+IMPRESSIONS = "impressions.parquet"
 _POSITION = "(row_number() OVER (ORDER BY first) - 1)::INTEGER"
 
 
@@ -181,38 +183,27 @@ class Preparation:
         self.report.num_duplicates = total - count
 
     def _k_core(self) -> None:
-        """Drops users and items with too few events until none is left to drop."""
-        minimums = {"u": self.rules.min_user, "i": self.rules.min_item}
-        before: tuple[int, ...] = ()
-        for column in minimums:
-            self._database.execute(
-                f"CREATE TABLE kept_{column} AS SELECT DISTINCT {column} FROM events"
-            )
-        self.report.num_users_read, self.report.num_items_seen = self._kept()
-        while before != (before := self._kept()):
-            self.report.num_rounds += 1
-            for column, minimum in minimums.items():
-                if minimum:
-                    self._database.execute(
-                        f"CREATE OR REPLACE TABLE next AS SELECT {column} FROM events "
-                        f"SEMI JOIN kept_u USING (u) SEMI JOIN kept_i USING (i) "
-                        f"GROUP BY {column} HAVING count(*) >= {minimum}"
-                    )
-                    self._database.execute(f"DROP TABLE kept_{column}")
-                    self._database.execute(f"ALTER TABLE next RENAME TO kept_{column}")
-            if self.report.num_rounds == _MAX_ROUNDS:
-                raise InputError(f"the k-core did not settle in {_MAX_ROUNDS:,} rounds")
-        if not min(self._kept()):
-            raise InputError(
-                f"no user and item is left with --min-user {self.rules.min_user} and --min-item "
-                f"{self.rules.min_item}; there were {self.report.num_users_read:,} users and "
-                f"{self.report.num_items_seen:,} items with events"
-            )
-
-    def _kept(self) -> tuple[int, ...]:
-        return self._database.one(
-            "SELECT (SELECT count(*) FROM kept_u), (SELECT count(*) FROM kept_i)"
+        """Finds the users and items that have enough events."""
+        rules, report, sizes = self.rules, self.report, []
+        for table in ("users", "items"):
+            (size,) = self._database.one(f"SELECT count(*) FROM {table}")
+            sizes.append(size)
+        core = k_core(
+            lambda: self._database.arrays("SELECT u, i FROM events"),
+            (sizes[0], sizes[1]),
+            (rules.min_user, rules.min_item),
         )
+        report.num_users_read, report.num_items_seen = core.num_users_seen, core.num_items_seen
+        report.num_rounds, report.num_users = core.num_rounds, int(core.users.sum())
+        if not (core.users.any() and core.items.any()):
+            raise InputError(
+                f"no user and item is left with --min-user {rules.min_user} and --min-item "
+                f"{rules.min_item}; there were {report.num_users_read:,} users and "
+                f"{report.num_items_seen:,} items with events"
+            )
+        for column, is_kept in (("u", core.users), ("i", core.items)):
+            numbers = np.flatnonzero(is_kept).astype(np.int32)
+            self._database.make_table(f"kept_{column}", column, numbers)
 
     def _write_events(self, out: Path) -> None:
         (total,) = self._database.one("SELECT count(*) FROM events")
@@ -233,9 +224,9 @@ class Preparation:
             f"TO {literal(str(out / 'interactions.parquet'))} (FORMAT parquet, COMPRESSION zstd)"
         )
         if self._database.has_table("impressions"):
-            self._database.execute(
+            (self.report.num_shown,) = self._database.one(
                 f"COPY (SELECT impressions.* FROM impressions SEMI JOIN items USING (item_id)) TO "
-                f"{literal(str(out / 'impressions.parquet'))} (FORMAT parquet, COMPRESSION zstd)"
+                f"{literal(str(out / IMPRESSIONS))} (FORMAT parquet, COMPRESSION zstd)"
             )
 
     def _write_items(self, out: Path) -> None:
@@ -250,7 +241,6 @@ class Preparation:
 
     def _measure(self) -> None:
         """Counts what describes the kept events."""
-        self.report.num_users, _ = self._kept()
         (self.report.num_repeats,) = self._database.one(
             "SELECT count(*) - (SELECT count(*) FROM (SELECT DISTINCT u, i FROM kept)) FROM kept"
         )

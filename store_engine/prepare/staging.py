@@ -18,6 +18,7 @@ from store_engine.prepare.readers.sources import (
     without_literals,
 )
 from store_engine.prepare.readers.storage import identifier
+from store_engine.prepare.readers.whole_fields import with_whole_fields
 from store_engine.prepare.watched import warn, watched_columns
 
 
@@ -98,7 +99,7 @@ def _require_columns(table: Table, positive: Positive) -> None:
 
 
 def _readable(table: Table, folder: Path, report: Report) -> Table:
-    """The table in a form that DuckDB reads: Python literals and mixed line ends are rewritten."""
+    """The table in a form that DuckDB reads: what else there is was rewritten."""
     table, bad = without_literals(table, folder)
     for place, count in bad.items():
         report.add_bad("lines that are no Python literal", count, place)
@@ -106,4 +107,10 @@ def _readable(table: Table, folder: Path, report: Report) -> Table:
     if storage is not table.storage:
         names = ", ".join(path.name for path in table.storage.files[:3])
         report.notes.append(f"{names}: some lines end with CR LF, some with LF; both were read")
+    storage, num_parted = with_whole_fields(storage, folder / f"{table.role}-fields")
+    if num_parted:
+        report.notes.append(
+            f"{table.storage.files[0].name}: {num_parted:,} rows have the ; of an HTML entity, "
+            f"which ends no field there"
+        )
     return replace(table, storage=storage)

@@ -9,11 +9,13 @@ import os
 from pathlib import Path
 from typing import NamedTuple
 
-from store_engine.config import Config, changes
+from store_engine.config import Config, DataConfig, changes
 from store_engine.data.catalog import Catalog
-from store_engine.data.histories import COMMON_REPEATS, Histories
+from store_engine.data.histories import COMMON_REPEATS, TRAIN, VALID, Histories
+from store_engine.data.impressions import Impressions, read_impressions
 from store_engine.data.load import Dataset, load_dataset
-from store_engine.data.split import split_histories
+from store_engine.data.readers import EventColumns
+from store_engine.data.split import Split, split_histories
 from store_engine.errors import InputError
 from store_engine.files.digest import sha256
 from store_engine.files.directory_swap import recover
@@ -40,6 +42,8 @@ class RunData(NamedTuple):
     texts: ItemTexts  # on disk
     train: TokenFile  # what may be learnt from: catalogue rows, one document per user; on disk
     refit: TokenFile | None  # the same with the validation events, for `train.refit`
+    train_shown: TokenFile | None  # what users were shown meanwhile, for `recommender.scoring`
+    refit_shown: TokenFile | None
 
 
 def begin_or_resume(
@@ -88,9 +92,22 @@ def read_run_data(config: Config, directory: RunDirectory | None = None) -> RunD
     _check_same_config(config, run.config, directory.root)
     written, max_tokens = TokenFile(directory.item_texts), config.data.max_text_tokens
     texts = ItemTexts(run.catalog, run.vocabulary, max_tokens, written)
-    refit = TokenFile(directory.refit_rows) if config.train.refit else None
-    train = TokenFile(directory.train_rows)
-    return RunData(directory, run.catalog, run.vocabulary, texts, train, refit)
+    train, is_refitted, is_shown = (
+        TokenFile(directory.train_rows),
+        config.train.refit,
+        _is_shown(config),
+    )
+    refit = TokenFile(directory.refit_rows) if is_refitted else None
+    train_shown = TokenFile(directory.train_shown) if is_shown else None
+    refit_shown = TokenFile(directory.refit_shown) if is_shown and is_refitted else None
+    return RunData(
+        directory, run.catalog, run.vocabulary, texts, train, refit, train_shown, refit_shown
+    )
+
+
+def _is_shown(config: Config) -> bool:
+    """Whether scoring learns from what users were shown."""
+    return bool(config.data.impressions) and config.recommender.scoring > 0
 
 
 def _place(run_dir: str) -> Path:
@@ -133,11 +150,13 @@ def _begin(
     config: Config, root: Path, replaces: FileLock | None, parent: Parent | None
 ) -> RunDirectory:
     dataset = load_dataset(config.data) if parent is None else parent.dataset(config)
-    catalog = dataset.catalog
+    catalog, impressions = dataset.catalog, None
     news = [] if parent is None else parent.lines(dataset, config)
     for line in [*(dataset.report.lines() if dataset.report.num_events else ()), *news]:
         print(printable(line), flush=True)
     split = split_histories(dataset.histories, config.data)
+    if _is_shown(config):
+        impressions, dataset = _read_shown(config.data, dataset, split)
     config = decide(config, split.train)
     vocabulary = _vocabulary(config, catalog) if parent is None else parent.run.vocabulary
     check_before_training(config, catalog, dataset.histories.num_users, len(vocabulary))
@@ -151,12 +170,42 @@ def _begin(
         TokenFile.write(paths.train_rows, iter(split.train))
         if config.train.refit:
             TokenFile.write(paths.refit_rows, iter(split.before_test))
+        if impressions is not None:
+            num_users = dataset.histories.num_users
+            TokenFile.write(paths.train_shown, impressions.documents(num_users, TRAIN))
+            if config.train.refit:
+                TokenFile.write(paths.refit_shown, impressions.documents(num_users, VALID))
         if parent is not None:
             parent.copy_into(paths)
 
     lineage = None if parent is None else parent.lineage()
     origin = RunOrigin(config, dataset.name, _sources(dataset), lineage)
     return RunDirectory.create(root, origin, write_data, replaces)
+
+
+def _read_shown(
+    settings: DataConfig, dataset: Dataset, split: Split
+) -> tuple[Impressions, Dataset]:
+    """What users were shown, and the data set with that file among its sources.
+
+    Raises:
+        InputError: It cannot be read, or the events were not read from a file of that folder.
+    """
+    path, interactions = (
+        Path(settings.path) / n for n in (settings.impressions, settings.interactions)
+    )
+    if interactions not in dataset.sources:
+        raise InputError(
+            f"data.impressions = {settings.impressions!r} needs events of files whose times are "
+            f"known (data.name = 'files'; with --from, all data of today by --data)"
+        )
+    columns = EventColumns.of(settings)
+    found = read_impressions(path, interactions, columns, dataset.catalog, split)
+    print(
+        f"read {len(found.rows):,} items that users were shown, {found.labels.mean():.1%} clicked",
+        flush=True,
+    )
+    return found, dataclasses.replace(dataset, sources=(*dataset.sources, path))
 
 
 def _resume(config: Config, root: Path) -> RunDirectory:

@@ -29,6 +29,8 @@ class RunPaths:
         self.item_texts = root / "texts.tokens"
         self.train_rows = root / "train.tokens"
         self.refit_rows = root / "refit.tokens"
+        self.train_shown = root / "train_shown.tokens"
+        self.refit_shown = root / "refit_shown.tokens"
         self.vocabulary = tuple(root / name for name in VOCABULARY_FILES)
         # of the run that this one goes on from
         self.start = root / "start"

@@ -44,6 +44,8 @@ class TextVocabulary:
             InputError: `model` is not one, or lacks bos or eos.
         """
         self.model = model
+        if not model:  # which SentencePiece 0.2 takes for no model yet, and crashes when asked
+            raise InputError("not a SentencePiece model")
         try:
             self._processor = sentencepiece.SentencePieceProcessor(model_proto=model)
             self.bos_id: int = self._processor.bos_id()
@@ -56,7 +58,7 @@ class TextVocabulary:
             self._processor.decode(self._processor.encode("a \u2603"))
         except _LIBRARY_ERRORS as error:
             raise InputError("not a SentencePiece model") from error
-        if not model or not 0 <= min(self.bos_id, self.eos_id) < len(self):
+        if not 0 <= min(self.bos_id, self.eos_id) < len(self):
             raise InputError("not a SentencePiece model with bos and eos tokens")
 
     @classmethod

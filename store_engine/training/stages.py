@@ -217,13 +217,14 @@ class RecommenderStage:
         text_vocab_size: int,
         histories: TokenFile,
         table: SidTable,
+        shown: TokenFile | None = None,
     ) -> None:
         self.config, self.texts, self.table = config, texts, table
         self.text_vocab_size = text_vocab_size
         self.num_labels = NUM_LABELS if config.recommender.scoring else 0
         ids = item_ids(config.recommender, table, text_vocab_size, self.num_labels)
         self.items, self.vocabulary = item_tokens(config.recommender, table), ids.vocabulary
-        data = TaskData(texts, histories, ids, config.data.max_history, config.train.seed)
+        data = TaskData(texts, histories, ids, config.data.max_history, config.train.seed, shown)
         self.mixture = Mixture(config.recommender, data)
         self.losses = tuple(f"loss/{task.name}" for task in self.mixture.tasks)
         self.lr = config.recommender.lr
@@ -324,12 +325,19 @@ class RefitStage(RecommenderStage):
         of: The stage that validation watched.
         histories: Training and validation events.
         epochs: Passes over them; of the last one a part may do.
+        shown: What users were shown by then, if that is known.
     """
 
     name = "refit"
 
-    def __init__(self, of: RecommenderStage, histories: TokenFile, epochs: float) -> None:
-        super().__init__(of.config, of.texts, of.text_vocab_size, histories, of.table)
+    def __init__(
+        self,
+        of: RecommenderStage,
+        histories: TokenFile,
+        epochs: float,
+        shown: TokenFile | None = None,
+    ) -> None:
+        super().__init__(of.config, of.texts, of.text_vocab_size, histories, of.table, shown)
         self.num_steps = max(1, round(epochs * self.steps_per_epoch))
 
 
@@ -355,7 +363,9 @@ def check_shards(config: Config, data: RunData, stage: TokenizerStage, num_shard
     sids = torch.zeros(num_items, num_levels, dtype=torch.int32).numpy()
     sizes = (settings.codebook_size,) * num_levels
     table = SidTable(sids, sizes, data.catalog.item_ids, features=features)
-    planned = RecommenderStage(config, data.texts, len(data.vocabulary), data.train, table)
+    planned = RecommenderStage(
+        config, data.texts, len(data.vocabulary), data.train, table, data.train_shown
+    )
     planned.check_shards(num_shards)
 
 

@@ -1,28 +1,16 @@
 """Evidence beside the LLM: one sum, the same by beam and by exact scoring, within every filter."""
 
-from types import SimpleNamespace
-
 import numpy as np
 import pytest
-import scipy.sparse as sp
 import torch
-from item_engines import FORMS, NUM_ITEMS, ItemCase, item_sids, new_items
+from item_engines import FORMS, NUM_ITEMS, ItemCase, item_sids, new_items, random_votes
 
 from store_engine.decoding.backends import NonFiniteLogitsError
 from store_engine.decoding.evidence import ItemEvidence
 from store_engine.errors import InputError
 
-DECAY, WINDOW, SCALE = 0.6, 4, 2.0
+SCALE = 2.0
 OPTIONS = [{}, {"exclude_history": True}, {"allow": "even", "exclude": [[2]] * 5}]
-
-
-def random_votes(num_items=NUM_ITEMS, seed=0):
-    matrix = sp.random_array((num_items, num_items), density=0.1, rng=seed, format="csr")
-    data = matrix.data.astype(np.float32)
-    indptr, indices = matrix.indptr.astype(np.int64), matrix.indices.astype(np.int32)
-    return SimpleNamespace(
-        indptr=indptr, indices=indices, data=data, decay=DECAY, window=WINDOW, matrix=matrix
-    )
 
 
 VOTES = random_votes()
@@ -31,8 +19,8 @@ VOTES = random_votes()
 def plain_evidence(history):
     """Of every item, by the definition."""
     total = np.zeros(NUM_ITEMS)
-    for back, row in enumerate(history[::-1][:WINDOW]):
-        total += DECAY**back * VOTES.matrix[[row]].toarray()[0]
+    for back, row in enumerate(history[::-1][: VOTES.window]):
+        total += VOTES.decay**back * VOTES.matrix[row]
     return SCALE * total
 
 

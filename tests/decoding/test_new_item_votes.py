@@ -1,11 +1,9 @@
 """New items beside evidence: voted for by the items whose text is like theirs."""
 
-from types import SimpleNamespace
-
 import numpy as np
 import pytest
 import scipy.sparse as sp
-from item_engines import FANOUT, NUM_FEATURES, NUM_ITEMS, UPPER, ItemCase, new_items
+from item_engines import FANOUT, NUM_FEATURES, NUM_ITEMS, UPPER, ItemCase, new_items, random_votes
 
 from store_engine.collaborative.evidence import NewItemVotes, new_item_votes
 from store_engine.collaborative.top_votes import votes_by_rank
@@ -18,15 +16,6 @@ from store_engine.evaluation.weigh_evidence import weigh_new_items
 NUM_NEW = 4
 TOTAL = NUM_ITEMS + NUM_NEW
 HISTORIES = [[3, 8, 1], [61, 5], [], [7]]  # a new item among them
-
-
-def random_votes():
-    matrix = sp.random_array((NUM_ITEMS, NUM_ITEMS), density=0.1, rng=0, format="csr")
-    data = matrix.data.astype(np.float32)
-    indptr, indices = matrix.indptr.astype(np.int64), matrix.indices.astype(np.int32)
-    return SimpleNamespace(
-        indptr=indptr, indices=indices, data=data, decay=0.6, window=4, matrix=matrix.toarray()
-    )
 
 
 VOTES = random_votes()

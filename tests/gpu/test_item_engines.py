@@ -1,11 +1,18 @@
 """Engines of every form of items, with evidence, on a pretended device: results are the CPU's."""
 
-from types import SimpleNamespace
-
 import numpy as np
 import pytest
-import scipy.sparse as sp
-from item_engines import FANOUT, FORMS, NUM_FEATURES, NUM_ITEMS, ROWS, UPPER, ItemCase, new_items
+from item_engines import (
+    FANOUT,
+    FORMS,
+    NUM_FEATURES,
+    NUM_ITEMS,
+    ROWS,
+    UPPER,
+    ItemCase,
+    new_items,
+    random_votes,
+)
 from pretended_device import DEVICE, pretended_device
 
 from store_engine.decoding.evidence import ItemEvidence
@@ -24,24 +31,12 @@ each_form = pytest.mark.parametrize("form", FORMS, ids=lambda form: "-".join(map
 each_backend = pytest.mark.parametrize("backend", BACKENDS)
 
 
-def random_evidence():
-    matrix = sp.random_array((NUM_ITEMS, NUM_ITEMS), density=0.1, rng=0, format="csr")
-    votes = SimpleNamespace(
-        indptr=matrix.indptr.astype(np.int64),
-        indices=matrix.indices.astype(np.int32),
-        data=matrix.data.astype(np.float32),
-        decay=0.6,
-        window=4,
-    )
-    return ItemEvidence(votes)
-
-
 def make_engine(form, backend, device=None, **config):
     case = ItemCase(*form)
     if device is not None:
         device.put(case.model)
     config = {"beam_width": 20, "evidence": "auto"} | config
-    engine = case.engine(backend, scorer=random_evidence(), **config)
+    engine = case.engine(backend, scorer=ItemEvidence(random_votes()), **config)
     engine.define("even", [f"item {row}" for row in range(0, NUM_ITEMS, 2)])
     return engine
 

@@ -6,7 +6,8 @@ import torch
 
 from store_engine._C import ItemTrie
 from store_engine.errors import InputError
-from store_engine.integrations.exported_folder import exported_constraint, last_tokens
+from store_engine.integrations.exported_folder import last_tokens
+from store_engine.integrations.sid_constraint import SidConstraint
 
 FACTS = {"text_vocab_size": 20, "codebook_sizes": [3, 4], "is_plain": True}
 SIDS = np.array([[2, 0], [0, 1], [2, 3], [0, 0]], dtype=np.int32)
@@ -25,7 +26,7 @@ def folder(tmp_path):
 
 
 def test_it_constrains_to_the_items_of_the_trie(folder):
-    constraint = exported_constraint(folder(FACTS))
+    constraint = SidConstraint(folder(FACTS))
     is_allowed, levels = constraint.allowed(torch.tensor([[1, 1], [1, 22], [22, 23]]))
     assert [row.nonzero().flatten().tolist() for row in is_allowed] == [[0, 2], [3, 6], [0, 2]]
     assert levels.tolist() == [0, 1, 0]
@@ -42,26 +43,26 @@ def test_it_constrains_to_the_items_of_the_trie(folder):
             FACTS | {"codebook_sizes": [3, 5]},
             r"has codebooks of \[3, 4\], config.json says \[3, 5\]",
         ),
-        (FACTS | {"text_vocab_size": "20"}, "config.json: text_vocab_size must be an integer"),
-        (FACTS | {"text_vocab_size": True}, "must be an integer"),
+        (FACTS | {"text_vocab_size": "20"}, "config.json: text_vocab_size must be a whole number"),
+        (FACTS | {"text_vocab_size": True}, "must be a whole number"),
         (FACTS | {"text_vocab_size": 0}, "at least 1"),
     ],
 )
 def test_what_is_no_export_is_refused(folder, facts, message):
     with pytest.raises(InputError, match=message):
-        exported_constraint(folder(facts))
+        SidConstraint(folder(facts))
 
 
 def test_damaged_and_missing_files_are_named(folder, tmp_path):
     with pytest.raises(InputError, match=r"config\.json"):
-        exported_constraint(tmp_path / "nowhere")
+        SidConstraint(tmp_path / "nowhere")
     path = folder(FACTS) / "trie.bin"
     path.write_bytes(path.read_bytes()[:40])
     with pytest.raises(InputError, match=r"trie\.bin"):
-        exported_constraint(tmp_path)
+        SidConstraint(tmp_path)
     path.unlink()
     with pytest.raises(InputError, match=r"trie\.bin"):
-        exported_constraint(tmp_path)
+        SidConstraint(tmp_path)
 
 
 @pytest.mark.parametrize(

@@ -7,6 +7,7 @@ from store_engine._C import ItemTrie, LiveTrie
 from store_engine.catalog.trie_arrays import SnapshotTrie, TrieArrays
 from store_engine.decoding.backends import CppBackend, SearchSpace
 from store_engine.decoding.beam_search import beam_search
+from store_engine.decoding.engine import Engine
 from store_engine.errors import InputError
 from store_engine.inference.decoding_model import prepare_for_decoding
 from store_engine.inference.kv_cache import KVCache
@@ -176,6 +177,21 @@ def test_an_engine_that_does_not_write_codes_alone_is_refused(form):
         TrieLogitsProcessor(engine)
 
 
+def test_a_run_and_its_export_say_their_vocabulary_themselves(run_dir, tmp_path):
+    from store_engine.integrations.export_run import export_run
+    from store_engine.runs.run import load_run
+
+    export_run(load_run(run_dir), tmp_path / "exported")
+    engine = Engine.load(run_dir)
+    size = engine.model.text_vocab_size
+    tokens = torch.tensor([[0, 0, 1], [0, 1, size + int(engine.sids[0, 0])]])
+    scores = torch.randn(2, len(engine.model.vocabulary))
+    want = TrieLogitsProcessor(engine)(tokens, scores)
+    assert not want.isinf().all(1).any()
+    for folder in (run_dir, str(run_dir), tmp_path / "exported"):
+        assert torch.equal(TrieLogitsProcessor(folder)(tokens, scores), want)
+
+
 def test_padded_vocabularies_and_half_precision(small):
     tokens, scores = torch.tensor([[1, 22], [1, 20]]), torch.randn(2, 64).bfloat16()
     found = TrieLogitsProcessor(small, TEXT)(tokens, scores)
@@ -195,9 +211,11 @@ def test_a_model_of_another_vocabulary_is_refused(make_model, small):
 
 
 @pytest.mark.parametrize("make", [TrieLogitsProcessor, prefix_allowed_tokens_fn])
-@pytest.mark.parametrize("trie", [None, "trie.bin", SIDS], ids=["None", "a path", "sids"])
+@pytest.mark.parametrize("trie", [None, b"trie.bin", SIDS], ids=["None", "bytes", "sids"])
 def test_what_is_no_trie(make, trie):
-    with pytest.raises(TypeError, match="must be an Engine, its trie or an ItemTrie, got"):
+    with pytest.raises(
+        TypeError, match="must be an Engine, its trie, an ItemTrie or a folder, got"
+    ):
         make(trie, TEXT)
 
 

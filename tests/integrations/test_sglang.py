@@ -15,7 +15,7 @@ import torch
 
 from store_engine._C import ItemTrie
 from store_engine.errors import InputError
-from store_engine.integrations.exported_folder import exported_constraint
+from store_engine.integrations.sid_constraint import SidConstraint
 
 PLACE = "sglang.srt.sampling.custom_logit_processor"
 SIDS = np.array([[2, 0], [0, 1], [2, 3], [0, 0]], dtype=np.int32)  # sizes 3, 4; ids from 20, 23
@@ -70,7 +70,7 @@ def test_each_request_of_a_batch_is_constrained_by_its_own_folder(processor, fol
     rows = {0: [20, 22], 2: [23, 26], 3: [23]}
     for row, allowed in rows.items():
         assert (got[row] > -torch.inf).nonzero().flatten().tolist() == allowed
-    constraint = exported_constraint(folder)
+    constraint = SidConstraint(folder)
     ends = torch.tensor([[-1, 1], [26, 22]])
     torch.testing.assert_close(got[[0, 2]], constraint.logprobs(ends, logits[[0, 2]]))
     assert torch.equal(got[[1, 4]], logits[[1, 4]])

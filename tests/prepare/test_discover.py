@@ -31,6 +31,7 @@ GOOD = "user_id,item_id,timestamp\nu,a,1\nu,b,2\n"
         (b'{"user": {"0": "a"}, "item": {"0": "b"}}', "is one object of columns"),
         (b"one word a line\n", "no layout fits|no file"),
         (b"a,a\n1,2\n3,4\n", "column a appears twice"),
+        (b"user,item\r1,2\r3,4\r", "lines must end with LF or CR LF, not with CR alone"),
     ],
 )
 def test_file_of_no_layout_is_refused_in_one_line(content, expected, tmp_path):
@@ -67,6 +68,20 @@ def test_random_bytes_end_in_an_input_error_or_a_guess(tmp_path):
         except InputError:
             continue
         assert all(len(row) == len(storage.columns) for row in storage.sample)
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "sep=;\nuser_id;item_id;timestamp\nu;a;1\nu;b;2\n",
+        "sep=,\r\nuser_id,item_id,timestamp\r\nu,a,1\r\nu,b,2\r\n",
+        "user_id,item_id,timestamp,\nu,a,1,\nu,b,2,\n",
+        ",user_id,item_id,timestamp\n0,u,a,1\n1,u,b,2\n",
+    ],
+    ids=["Excel's mark", "Excel's mark, commas", "separators at the end", "a row's number"],
+)
+def test_what_programs_put_around_a_table_is_no_part_of_it(text, prepared):
+    assert prepared({"e.csv": text, "i.csv": ITEMS}).events == [("u", "a", 1), ("u", "b", 2)]
 
 
 def test_fifo_is_refused(tmp_path):

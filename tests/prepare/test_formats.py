@@ -7,6 +7,7 @@ from data_samples import SAMPLES
 
 from store_engine.config.toml_file import load_config
 from store_engine.data.load import load_dataset
+from store_engine.errors import InputError
 from store_engine.prepare.readers.line_ends import _is_mixed, _with_feeds
 
 
@@ -55,6 +56,25 @@ def test_line_ends_may_be_mixed(prepared, ends, quote):
     ]
     is_told = any("both were read" in note for note in result.report.notes)
     assert is_told == (ends[0] != ends[1])
+
+
+@pytest.mark.parametrize("packed", ["", ".gz"])
+@pytest.mark.parametrize("quoted", ["Tea", '"x; ""y"""'])
+def test_the_semicolon_of_an_entity_ends_no_field(prepared, packed, quoted):
+    titles = [quoted, "K&ouml;ln", "&#246;l &amp;auml;", "AT&T"]
+    csv = "item_id;title;size\r\n" + "".join(f"i{n};{t};{n}\r\n" for n, t in enumerate(titles))
+    files = {"e.csv": "user_id;item_id;time\n" + "".join(f"u;i{n};{n}\n" for n in range(4))}
+    files[f"i.csv{packed}"] = csv
+    result = prepared(files, texts=("title", "size"))
+    want = ['x; "y"' if '"' in quoted else quoted, "Köln", "öl ä", "AT&T"]
+    assert list(result.items.values()) == [(t, str(n)) for n, t in enumerate(want)]
+    assert "2 rows have the ; of an HTML entity" in result.report.notes[0]
+
+
+def test_a_broken_row_of_a_rewritten_file_is_told_by_its_own_name(prepared, tmp_path):
+    items = "item_id;title;size\ni0;K&ouml;ln;1\n" + "i1;x;2\n" * 18 + "i2;x\n"
+    with pytest.raises(InputError, match=rf"first: {tmp_path}/source/i.csv line 21"):
+        prepared({"e.csv": "user_id;item_id;time\nu;i0;1\n", "i.csv": items})
 
 
 def test_a_pair_may_lie_across_two_blocks():

@@ -1,7 +1,9 @@
 """Columns of csv, tsv and RecBole files, exactly as their writers meant them.
 
-A file without a quotation mark has nothing to interpret: pyarrow splits it, at full speed. One with
-quotation marks is read by rules that leave no row unnoticed:
+The suffix says what stands between the fields, unless the first lines agree better on something
+else: a .csv may have semicolons, as where numbers have commas. A file without a quotation mark has
+nothing to interpret: pyarrow splits it, at full speed. One with quotation marks is read by rules
+that leave no row unnoticed:
 
 - csv: Python's csv module in strict mode, RFC 4180. Text after a closing quote, or a quote that is
   never closed, is an error; a quote inside an unquoted field is a letter.
@@ -24,19 +26,25 @@ from typing import NamedTuple
 import pyarrow as pa
 import pyarrow.csv
 
+from store_engine.data.tables.dialects import (
+    HEAD_BYTES,
+    find_dialect,
+    is_separator_line,
+    whole_fields,
+)
 from store_engine.data.tables.lines import (
     MAX_FILE_BYTES,
     MAX_LINE_BYTES,
     read_lines,
     require_columns,
-    separator_hint,
     suffix_of,
 )
 from store_engine.errors import InputError
 from store_engine.files.regular import open_regular
 
 _RECBOLE = (".inter", ".item", ".user")
-DELIMITERS = {".csv": ",", ".tsv": "\t"} | dict.fromkeys(_RECBOLE, "\t")
+SUFFIXES = (".csv", ".tsv", *_RECBOLE)
+_GUESSED = {".csv": (",", ";", "\t", "|"), ".tsv": ("\t", ";", ",", "|")}  # the usual one first
 
 _ROWS_PER_CHUNK = 1 << 16
 
@@ -58,7 +66,7 @@ def read_delimited(
     """Reads columns by name, all as strings.
 
     Args:
-        path: The file; its suffix says the delimiter.
+        path: The file.
         names: Columns to read.
 
     Returns:
@@ -70,15 +78,15 @@ def read_delimited(
     """
     marks = _scan(path)
     _check_encoding(path, marks)
-    delimiter = DELIMITERS[suffix_of(path)]
+    delimiter = _delimiter_of(path)
     read: Callable[[Path, str], Records]
     if not marks.has_quote:
         read = _plain_records
-    elif suffix_of(path) == ".csv":
+    elif suffix_of(path) == ".csv" or delimiter != "\t":
         read = _quoted_records
     else:
         read = _choose_tab_records(path)
-    records = partial(read, path, delimiter)
+    records = partial(_table_records, read, path, delimiter)
     number, header = next(records(), (1, []))
     if suffix_of(path) in _RECBOLE:
         header = [name.partition(":")[0] for name in header]
@@ -90,10 +98,38 @@ def read_delimited(
         return lines
 
     if not marks.has_quote and not marks.has_lone_return:
-        columns = _read_fast(path, header, number, names)
-        return columns, numbers, ()
-    columns, notes = _collect(path, records(), header, names)
+        columns = _read_fast(path, delimiter, header, number, names)
+        if columns is not None:
+            return columns, numbers, ()
+    columns, notes = _collect(path, delimiter, records(), header, names)
     return columns, numbers, notes
+
+
+def _table_records(read: Callable[[Path, str], Records], path: Path, delimiter: str) -> Records:
+    """Records from the header on."""
+    for place, (number, record) in enumerate(read(path, delimiter)):
+        if place or not is_separator_line(delimiter.join(record)):
+            yield number, record
+
+
+def _delimiter_of(path: Path) -> str:
+    usual, *others = _GUESSED.get(suffix_of(path), ("\t",))
+    if not others:
+        return usual
+    with open_regular(path, MAX_FILE_BYTES) as file:
+        head = file.read(HEAD_BYTES)
+    if len(head) == HEAD_BYTES:
+        head = head[: head.rfind(b"\n") + 1] or head
+    text = head.decode("utf-8-sig", errors="replace")
+    first, _, rest = text.partition("\n")
+    if is_separator_line(first):
+        text = rest
+    if dialect := find_dialect(text, (usual, *others)):
+        return dialect.delimiter
+    header = text.lstrip().partition("\n")[
+        0
+    ]  # its lines disagree: which one is wrong is said later
+    return next((one for one in (usual, *others) if one in header), usual)
 
 
 def _scan(path: Path) -> _Marks:
@@ -122,9 +158,9 @@ def _check_encoding(path: Path, marks: _Marks) -> None:
 
 
 def _read_fast(
-    path: Path, header: list[str], header_line: int, names: list[str]
-) -> dict[str, pa.ChunkedArray]:
-    delimiter = DELIMITERS[suffix_of(path)]
+    path: Path, delimiter: str, header: list[str], header_line: int, names: list[str]
+) -> dict[str, pa.ChunkedArray] | None:
+    """Columns by pyarrow; None where it finds a row that is to be looked at."""
     try:
         with open_regular(path, MAX_FILE_BYTES) as file:
             table = pa.csv.read_csv(
@@ -137,23 +173,20 @@ def _read_fast(
                     include_columns=names, column_types=dict.fromkeys(names, pa.string())
                 ),
             )
-    except (pa.ArrowException, ValueError) as error:
-        for number, record in _plain_records(path, delimiter):
-            _check_width(path, number, record, header)
-        reason = " ".join(str(error).split())[:400]
-        raise InputError(f"{path}: not a readable text file: {reason}") from error
+    except (pa.ArrowException, ValueError):
+        return None
     return {name: table[name] for name in names}
 
 
 def _collect(
-    path: Path, records: Records, header: list[str], names: list[str]
+    path: Path, delimiter: str, records: Records, header: list[str], names: list[str]
 ) -> tuple[dict[str, pa.ChunkedArray], tuple[str, ...]]:
-    """Columns of strings, and a note on records that could also be several."""
-    delimiter = DELIMITERS[suffix_of(path)]
+    """Columns of strings, and notes on records that could also be others."""
     places = [header.index(name) for name in names]
     chunks: list[list[pa.Array]] = [[] for _ in names]
     rows: list[list[str]] = []
-    doubtful: list[int] = []
+    several: list[int] = []
+    parted: list[int] = []
 
     def flush() -> None:
         for place, chunk in zip(places, chunks, strict=True):
@@ -161,18 +194,26 @@ def _collect(
         rows.clear()
 
     next(records)  # the header
-    for number, record in records:
+    for number, fields in records:
+        record = whole_fields(fields, len(header), delimiter)
         _check_width(path, number, record, header)
+        if len(record) < len(fields):
+            parted.append(number)
         if _is_several(record, delimiter):
-            doubtful.append(number)
+            several.append(number)
         rows.append(record)
         if len(rows) == _ROWS_PER_CHUNK:
             flush()
     flush()
     notes = [
         f"{path} line {number}: a quoted field holds a line break; were its quotes strays, these "
-        f"were several rows ({len(doubtful):,} such records)"
-        for number in doubtful[:1]
+        f"were several rows ({len(several):,} such records)"
+        for number in several[:1]
+    ]
+    notes += [
+        f"{path} line {number}: the ; of an HTML entity is taken for a letter, not for the end of "
+        f"a field ({len(parted):,} such records)"
+        for number in parted[:1]
     ]
     columns = {name: pa.chunked_array(chunk) for name, chunk in zip(names, chunks, strict=True)}
     return columns, tuple(notes)
@@ -228,9 +269,6 @@ def _quoted_records(path: Path, delimiter: str) -> Records:
     except csv.Error as error:
         kind = suffix_of(path).removeprefix(".")
         reason = _explain(str(error), reader.line_num)
-        if begin == 1:  # in the header: "a";"b" is quoted well, but not with this delimiter
-            header = next(read_lines(path))[1].strip()
-            reason += "" if delimiter in header else separator_hint([header])
         raise InputError(f"{path} line {begin}: not valid {kind}: {reason}") from error
 
 

@@ -8,7 +8,6 @@ from store_engine.files.regular import open_regular
 
 MAX_FILE_BYTES = 1 << 36
 MAX_LINE_BYTES = 1 << 24  # also pyarrow's block, which holds the longest line that it can take
-_SEPARATORS = {";": "semicolons", "\t": "tabs", "|": "bars", ",": "commas"}
 
 
 def read_lines(path: Path) -> Iterator[tuple[int, str]]:
@@ -86,28 +85,10 @@ def require_columns(where: str, found: list[str], names: list[str]) -> None:
             columns = " ".join(", ".join(map(_printable, found[:50])).split()) or "none"
             more = ", ..." if len(found) > 50 else ""
             shown_name = name or repr(name)
-            hint = separator_hint(found)
-            message = f"{where}: column {shown_name} {problem}; columns: {columns}{more}{hint}"
+            message = f"{where}: column {shown_name} {problem}; columns: {columns}{more}"
             if name in found:
                 raise InputError(message)
             raise MissingColumnError(message, name, found)
-
-
-def separator_hint(found: list[str]) -> str:
-    """Says what seems to be between the fields, where the whole header is one column.
-
-    Args:
-        found: The file's columns.
-    """
-    if len(found) == 1:
-        for separator, name in _SEPARATORS.items():
-            if separator in found[0]:
-                wanted = (
-                    "write commas into a .csv, tabs into a .tsv, or let `store-engine prepare` "
-                    "read it as it is"
-                )
-                return f"; the fields seem to have {name} between them: {wanted}"
-    return ""
 
 
 def _printable(name: str) -> str:

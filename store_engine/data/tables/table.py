@@ -2,8 +2,8 @@
 
 | suffix | form |
 |---|---|
-| .csv | RFC 4180: commas, fields may be quoted, a header |
-| .tsv | tabs, fields may be quoted, a header |
+| .csv | RFC 4180: fields may be quoted, a header; commas, semicolons, tabs or bars, as is found |
+| .tsv | tabs, or what else is found; fields may be quoted, a header |
 | .inter .item .user | RecBole: as .tsv, header names carry a type, `item_id:token` |
 | .jsonl | one object per line |
 | .parquet | typed columns |
@@ -25,7 +25,8 @@ from store_engine.data.report import DataReport
 from store_engine.data.tables.arrow_values import plain_values
 from store_engine.data.tables.bad_rows import BadRows
 from store_engine.data.tables.cell_text import cell_text, clean_text
-from store_engine.data.tables.delimited import DELIMITERS, read_delimited
+from store_engine.data.tables.delimited import SUFFIXES as TEXT_SUFFIXES
+from store_engine.data.tables.delimited import read_delimited
 from store_engine.data.tables.json_lines import read_json_lines
 from store_engine.data.tables.keys import Keys, read_keys
 from store_engine.data.tables.lines import suffix_of
@@ -33,7 +34,7 @@ from store_engine.data.tables.parquet import read_parquet
 from store_engine.data.tables.times import Times, read_times
 from store_engine.errors import InputError
 
-_SUFFIXES = (*DELIMITERS, ".jsonl", ".parquet")
+_SUFFIXES = (*TEXT_SUFFIXES, ".jsonl", ".parquet")
 
 
 @dataclass(frozen=True)

@@ -8,8 +8,10 @@ out as ranks.
 import contextlib
 import math
 import re
+from collections.abc import Sequence
 from datetime import datetime, timedelta
 from decimal import Decimal
+from itertools import pairwise
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -70,6 +72,33 @@ def read_times(values: pa.ChunkedArray | list[Any], name: str) -> Times:
         return _from_values(plain_values(values), name)
     except ValueError as error:
         return Times(np.zeros(len(values), np.int64), [BadRows(0, f"{name} {error}")])
+
+
+def read_times_together(columns: Sequence[pa.ChunkedArray | list[Any]], name: str) -> list[Times]:
+    """Reads the timestamps of several tables, so that they compare with each other.
+
+    Args:
+        columns: As `read_times` takes them.
+        name: What they are called, for messages.
+
+    Returns:
+        For each its times. A row that does not go with those before it is bad.
+    """
+    kinds = {None if isinstance(column, list) else column.type for column in columns}
+    if len(kinds) == 1 and None not in kinds:
+        chunks = [chunk for column in columns for chunk in column.chunks]  # type: ignore[union-attr]
+        whole = read_times(pa.chunked_array(chunks, *kinds), name)
+    else:
+        values = [c if isinstance(c, list) else plain_values(c) for c in columns]
+        whole = read_times([value for column in values for value in column], name)
+    ends = np.cumsum([0, *map(len, columns)]).tolist()
+    return [
+        Times(
+            whole.order[begin:end],
+            [bad._replace(row=bad.row - begin) for bad in whole.bad if begin <= bad.row < end],
+        )
+        for begin, end in pairwise(ends)
+    ]
 
 
 def _cast(values: pa.ChunkedArray) -> tuple[pa.DataType, NDArray[Any] | None]:

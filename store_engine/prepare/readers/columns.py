@@ -35,6 +35,8 @@ _TEXTS = _words("""
     developer category categories maincategory subcategory productcategory topic genre genres
     class type tags keywords description desc abstract shortdescription details features summary
     subtitle color colour size material releaseyear
+    titel bezeichnung artikelbezeichnung artikelname produktname marke hersteller kategorie
+    warengruppe beschreibung farbe größe
 """)
 _LETTERS = re.compile(r"[^\W\d_]")
 _URL = re.compile(r"(https?:)?//")

@@ -4,8 +4,6 @@ Bytes decide, not names: a gzip file is one by its first two bytes. Nothing is r
 megabyte here; DuckDB scans the rest when a later step runs the SQL.
 """
 
-import csv
-import io
 import json
 import re
 from collections import Counter
@@ -17,14 +15,22 @@ import pyarrow.parquet
 
 from store_engine.data.tables.arrow_values import plain_values
 from store_engine.data.tables.cell_text import cell_text
-from store_engine.data.tables.lines import MAX_LINE_BYTES
+from store_engine.data.tables.dialects import (
+    DELIMITERS,
+    HEAD_BYTES,
+    MAX_SAMPLE_ROWS,
+    MIN_AGREEMENT,
+    Dialect,
+    find_dialect,
+    is_separator_line,
+    read_rows,
+    split_lines,
+)
 from store_engine.errors import InputError
 from store_engine.files.regular import open_regular, parse_errors
 from store_engine.prepare.readers.literal_lines import parse_literal, unpacked
 from store_engine.prepare.readers.storage import Kind, Storage
 
-HEAD_BYTES = 1 << 20
-MAX_SAMPLE_ROWS = 2000
 _COMPRESSIONS = {b"\x1f\x8b": "gzip", b"\x28\xb5\x2f\xfd": "zstd"}
 _UNREADABLE = {
     b"PK\x03\x04": "a zip archive (or a spreadsheet): unpack it, or save the sheet as csv",
@@ -33,8 +39,6 @@ _UNREADABLE = {
     b"7z\xbc\xaf": "a 7z archive: unpack it",
     b"\xd0\xcf\x11\xe0": "an old spreadsheet: save it as csv",
 }
-_DELIMITERS = ("\t", "::", ";", "|", ",", " ")
-_MIN_AGREEMENT = 0.9  # share of the lines that must have the commonest number of fields
 
 ATOMIC = re.compile(r"[^:]+:(token|token_seq|float|float_seq)")  # a RecBole file's column
 
@@ -118,7 +122,7 @@ def _shown(value: object) -> str:
 
 
 def _json(path: Path, text: str, is_whole: bool, compression: str) -> Storage:
-    lines = [line for line in _lines(text) if line.strip()]
+    lines = [line for line in split_lines(text) if line.strip()]
     kind: Kind = "json"
     form = "newline_delimited"
     parsed = map(_parsed, lines[:MAX_SAMPLE_ROWS])
@@ -166,15 +170,18 @@ def _stream(text: str) -> list[Any]:
 
 
 def _delimited(path: Path, text: str, compression: str, encoding: str) -> Storage:
-    header = _lines(text)[0].split("\t")
+    if "\r" in text and "\n" not in text:
+        raise InputError(f"{path}: lines must end with LF or CR LF, not with CR alone")
+    num_skipped = int(is_separator_line(split_lines(text)[0]))
+    text = text.partition("\n")[2] if num_skipped else text
+    header = split_lines(text)[0].split("\t")
     if all(ATOMIC.fullmatch(name) for name in header):
-        choice = ("\t", "", "", _rows(text, "\t", "", ""))
+        found: Dialect | None = Dialect("\t", "", "", read_rows(text, "\t", "", ""))
     else:
-        found = _delimiter(text)
-        if found is None:
-            return _sequences(path, text, compression, encoding)
-        choice = found
-    delimiter, quote, escape, rows = choice
+        found = find_dialect(text)
+    if found is None:
+        return _sequences(path, text, compression, encoding)
+    delimiter, quote, escape, rows = found
     has_header = _is_header(rows)
     if has_header:
         columns = tuple(name.strip() or f"column_{place}" for place, name in enumerate(rows[0]))
@@ -187,80 +194,29 @@ def _delimited(path: Path, text: str, compression: str, encoding: str) -> Storag
     sample = tuple(tuple(row) for row in body if len(row) == len(columns))
     return Storage(
         (path,), "delimited", columns, sample[:MAX_SAMPLE_ROWS],
-        compression, encoding, delimiter, quote, escape, has_header,
+        compression, encoding, delimiter, quote, escape, has_header, num_skipped=num_skipped,
     )  # fmt: skip
 
 
-def _delimiter(text: str) -> tuple[str, str, str, list[list[str]]] | None:
-    """Delimiter, quote and escape that most rows agree on, and the rows."""
-    best = None
-    for delimiter in _DELIMITERS:
-        for quote, escape in (('"', '"'), ('"', "\\"), ("", "")):
-            rows = _rows(text, delimiter, quote, escape)
-            if not rows:
-                continue
-            ((width, count),) = Counter(map(len, rows)).most_common(1)
-            agreement = count / len(rows)
-            if width < 2 or agreement < _MIN_AGREEMENT or len(rows[0]) != width:
-                continue
-            # tabs and `::` are no part of prose; of others the one that agrees best, then most
-            # fields; quoting only where it explains more than letters do
-            score = (round(agreement, 3), delimiter in "\t::", width)
-            if best is None or score > best[0]:
-                best = (score, (delimiter, quote, escape, rows))
-    return None if best is None else best[1]
-
-
-def _lines(text: str) -> list[str]:
-    """Lines that end with LF or CR LF: a text may hold what else Python ends lines at."""
-    return text.replace("\r\n", "\n").split("\n")
-
-
-def _rows(text: str, delimiter: str, quote: str, escape: str) -> list[list[str]]:
-    """Rows of the sample; none where the quotes do not fit."""
-    if not quote or len(delimiter) > 1:
-        if quote:
-            return []
-        lines = _lines(text)[: MAX_SAMPLE_ROWS + 1]
-        return [line.split(delimiter) for line in lines if line]
-    if escape == "\\" and '\\"' not in text:
-        return []
-    if delimiter == "\t" and not any(
-        field.startswith('"') and field.endswith('"') and len(field) > 1
-        for line in _lines(text)[:MAX_SAMPLE_ROWS]
-        for field in line.split("\t")
-    ):
-        return []  # a quotation mark in a tab-separated file is a letter
-    escaping: dict[str, Any] = {"doublequote": escape == quote}
-    if escape != quote:
-        escaping["escapechar"] = escape
-    csv.field_size_limit(max(MAX_LINE_BYTES, csv.field_size_limit()))
-    reader = csv.reader(io.StringIO(text, newline=""), delimiter=delimiter, quotechar=quote,
-                        strict=False, **escaping)  # fmt: skip
-    rows = []
-    try:
-        for row in reader:
-            if row:
-                rows.append(row)
-            if len(rows) > MAX_SAMPLE_ROWS:
-                break
-    except csv.Error:
-        return []
-    return rows
-
-
 def _is_header(rows: list[list[str]]) -> bool:
-    """Whether the first row names columns: no name is a number or empty, and none comes again."""
+    """Whether the first row names columns: no name is a number, and none comes again.
+
+    A name may be empty where the column is, as of rows that end with a separator, and the first.
+    """
     first, others = rows[0], rows[1:200]
-    if any(not name.strip() or _is_number(name) for name in first[1:]) or _is_number(first[0]):
+    if any(map(_is_number, first)):
         return False
+    for place, name in enumerate(first[1:], 1):
+        if not name.strip() and any(row[place : place + 1] not in ([], [""]) for row in others):
+            return False
     for place, name in enumerate(first):
         values = [row[place] for row in others if len(row) > place and row[place]]
         if values and all(map(_is_number, values)):
             return True  # a word above numbers
         if name in values:
             return False
-    return all(len(name) <= 40 for name in first) and len(set(first)) == len(first)
+    named = [name for name in first if name.strip()]
+    return all(len(name) <= 40 for name in named) and len(set(named)) == len(named)
 
 
 def _is_number(text: str) -> bool:
@@ -273,13 +229,13 @@ def _is_number(text: str) -> bool:
 
 def _sequences(path: Path, text: str, compression: str, encoding: str) -> Storage:
     """Lines of a user and the user's items."""
-    lines = [line for line in _lines(text)[:MAX_SAMPLE_ROWS] if line.strip()]
+    lines = [line for line in split_lines(text)[:MAX_SAMPLE_ROWS] if line.strip()]
     for delimiter in ("\t", " ", ",", ";"):
         rows = [line.split(delimiter) for line in lines]
         tokens = [token for row in rows for token in row]
         if (
             len(rows) > 1
-            and sum(len(row) > 1 for row in rows) >= _MIN_AGREEMENT * len(rows)
+            and sum(len(row) > 1 for row in rows) >= MIN_AGREEMENT * len(rows)
             and all(len(token) <= 64 and " " not in token for token in tokens)
         ):
             sample = tuple((line,) for line in lines)
@@ -287,5 +243,5 @@ def _sequences(path: Path, text: str, compression: str, encoding: str) -> Storag
                            has_header=False)  # fmt: skip
     raise InputError(
         f"{path}: no layout fits its first megabyte: rows of as many fields, separated by one of "
-        f"({', '.join(map(repr, _DELIMITERS))}), a user and items per line, json, or parquet"
+        f"({', '.join(map(repr, DELIMITERS))}), a user and items per line, json, or parquet"
     )

@@ -29,6 +29,7 @@ class Storage:
         has_header: The first line names the columns.
         json_format: newline_delimited, array or unstructured.
         types: Of parquet: name -> Arrow type.
+        num_skipped: Lines before the header.
     """
 
     files: tuple[Path, ...]
@@ -43,6 +44,7 @@ class Storage:
     has_header: bool = True
     json_format: str = "newline_delimited"
     types: tuple[str, ...] = ()
+    num_skipped: int = 0
 
     def describe(self) -> str:
         """Says in a few words what the files are."""
@@ -104,7 +106,8 @@ class Storage:
             f"read_csv({files}, auto_detect=false, columns={{{columns}}}, {packed}, "
             f"delim={literal(delimiter)}, quote={literal(self.quote)}, "
             f"escape={literal(self.escape)}, header={str(self.has_header).lower()}, "
-            f"encoding='{self.encoding}', store_rejects=true, max_line_size={MAX_LINE_BYTES})"
+            f"skip={self.num_skipped}, encoding='{self.encoding}', store_rejects=true, "
+            f"max_line_size={MAX_LINE_BYTES})"
         )
 
     def _text(self, name: str) -> str:

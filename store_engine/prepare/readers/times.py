@@ -67,7 +67,9 @@ class TimeForm(NamedTuple):
 _TEXT = "nullif(trim({}), '')"
 _WHOLE = TimeForm(
     "whole numbers",
-    f"CASE WHEN regexp_full_match({_TEXT}, '[+-]?[0-9]+([.]0*)?') THEN "
+    # nearly every text is the number's own: a regular expression takes three times as long
+    f"CASE WHEN try_cast({{}} AS BIGINT)::VARCHAR = {{}} THEN try_cast({{}} AS BIGINT) "
+    f"WHEN regexp_full_match({_TEXT}, '[+-]?[0-9]+([.]0*)?') THEN "
     f"try_cast(split_part({_TEXT}, '.', 1) AS BIGINT) END",
 )
 _DECIMAL = TimeForm(

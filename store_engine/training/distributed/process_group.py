@@ -5,6 +5,7 @@ machine. A compile that was killed leaves a lock file for which PyTorch would wa
 """
 
 import contextlib
+import importlib
 import os
 import signal
 import sys
@@ -68,7 +69,7 @@ def process_group() -> Iterator[None]:
         os.environ.update(alone)
     folders = _prepare_compile() if os.environ.get("LOCAL_RANK", "0") == "0" else []
     try:
-        with _locks_watched(folders):
+        with _locks_watched(folders), _without_word_of_success():
             deepspeed.init_distributed(verbose=False, timeout=_JOIN_TIMEOUT)
     except (DistNetworkError, RuntimeError) as error:
         if "EADDRINUSE" not in str(error) and "address already in use" not in str(error):
@@ -84,6 +85,18 @@ def process_group() -> Iterator[None]:
         deepspeed.comm.destroy_process_group()
         for name in alone if is_alone else ():
             os.environ.pop(name, None)
+
+
+@contextlib.contextmanager
+def _without_word_of_success() -> Iterator[None]:
+    """Keeps back DeepSpeed's `print` that its op was built, which tells a user nothing."""
+    # not by attribute: deepspeed.comm.torch is PyTorch itself
+    module: Any = importlib.import_module("deepspeed.comm.torch")
+    module.print = lambda *_: None
+    try:
+        yield
+    finally:
+        del module.print
 
 
 def wait_for_first(what: str, store: Any = None) -> None:

@@ -16,18 +16,20 @@ NUM_LABELS = 2  # 0 = NO, 1 = YES
 
 
 class Scoring:
-    """CTR examples: a history up to a cut, and a positive or a negative as the candidate.
+    """CTR examples: a history up to a cut, and a candidate that was clicked then or was not.
 
-    The positive is the event at the cut, the negative another item, drawn at random; each is the
-    candidate of about half of the examples. A key is the history's first event, the cut index and
-    the candidate's row.
+    Of what users were shown every item is as likely to be an example, so that the model learns how
+    often a click is. Where that is not known, the event at the cut is a positive and another item,
+    drawn at random, a negative; each is the candidate of about half of the examples. A key is the
+    history's first event, the cut index, the candidate's row and its label.
 
     Args:
         data: What documents are made of.
         passes: CTR examples per user and epoch.
 
     Raises:
-        InputError: The catalogue has one item, so there is no negative.
+        InputError: The catalogue has one item, so there is no negative; or nothing was shown that
+            may be learnt from.
     """
 
     name = "scoring"
@@ -36,22 +38,45 @@ class Scoring:
     def __init__(self, data: TaskData, passes: float) -> None:
         if data.texts.num_items < 2:
             raise InputError("recommender.scoring needs at least 2 items, got 1")
+        if data.shown is not None and not len(data.shown.tokens):
+            raise InputError(
+                "data.impressions: nothing was shown to a user between the first and the last "
+                "training event of that user"
+            )
         self._data, self._passes = data, passes
 
     def sample(self, epoch: int) -> IntArray:
-        """Draws users, cut indices and candidates."""
-        generator, num_items = self._data.rng(epoch, self.name), self._data.texts.num_items
+        """Draws users, cut indices, candidates and labels."""
+        generator, shown = self._data.rng(epoch, self.name), self._data.shown
+        if shown is None:
+            return self._beside_random_items(generator)
+        places, rows, labels = np.asarray(shown.tokens, dtype=np.int64).reshape(-1, 3).T
+        num_of_user = np.diff(shown.offsets) // 3
+        users = np.repeat(np.arange(len(num_of_user)), num_of_user)
+        share = self._passes * np.count_nonzero(num_of_user) / len(rows)
+        sampled = draw_passes(len(rows), share, generator)
+        begin = self._data.histories.offsets[users[sampled]]
+        return self._keys(begin, begin + places[sampled], rows[sampled], labels[sampled])
+
+    def _beside_random_items(self, generator: np.random.Generator) -> IntArray:
+        num_items = self._data.texts.num_items
         offsets, rows = self._data.histories.offsets, self._data.histories.tokens
         users = np.flatnonzero(np.diff(offsets) > 1)
         if not len(users):
-            return np.empty((0, 3), np.int64)
+            return np.empty((0, 4), np.int64)
         sampled = users[draw_passes(len(users), self._passes, generator)]
         cut = generator.integers(offsets[sampled] + 1, offsets[sampled + 1])
-        begin = np.maximum(offsets[sampled], cut - self._data.max_history)
         positive = np.asarray(rows[cut], dtype=np.int64)
         negative = (positive + generator.integers(1, num_items, len(sampled))) % num_items
-        candidate = np.where(generator.random(len(sampled)) < 0.5, positive, negative)
-        return np.stack([begin, cut, candidate], axis=1)
+        is_positive = generator.random(len(sampled)) < 0.5
+        candidate = np.where(is_positive, positive, negative)
+        return self._keys(offsets[sampled], cut, candidate, is_positive)
+
+    def _keys(
+        self, begin: IntArray, cut: IntArray, candidate: IntArray, label: IntArray
+    ) -> IntArray:
+        begin = np.maximum(begin, cut - self._data.max_history)
+        return np.stack([begin, cut, candidate, label], axis=1)
 
     def lengths(self, keys: IntArray) -> IntArray:
         """Counts <bos>, the codes of the history and the candidate, and <eos>."""
@@ -64,13 +89,13 @@ class Scoring:
 
     def document(self, key: IntArray) -> tuple[IntArray, IntArray]:
         """Writes a CTR example."""
-        begin, cut, candidate = key.tolist()
+        begin, cut, candidate, label = key.tolist()
         rows, texts = self._data.histories.tokens, self._data.texts
         tokens = ctr_example(
             self._data.items.read, rows[begin:cut], candidate, texts.bos_id, texts.eos_id
         )
         targets = np.full(len(tokens), IGNORE)
-        targets[-1] = self._data.items.first_label + (candidate == rows[cut])
+        targets[-1] = self._data.items.first_label + label
         return tokens, targets
 
 

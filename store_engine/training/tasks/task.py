@@ -54,6 +54,8 @@ class TaskData:
         items: How items stand in documents.
         max_history: Items of history that the recommender sees.
         seed: The run's seed.
+        shown: Per user what was shown, and clicked or not (`Impressions.documents`); None: that is
+            not known.
     """
 
     texts: ItemTexts
@@ -61,6 +63,7 @@ class TaskData:
     items: ItemIds
     max_history: int
     seed: int
+    shown: TokenFile | None = None
 
     @property
     def tokens_per_item(self) -> int:

@@ -15,6 +15,7 @@ from store_engine.kernels.triton import cross_entropy_rows as rows_loss
 from store_engine.kernels.triton import linear_cross_entropy as lce
 from store_engine.kernels.triton import masked_softmax as softmax
 from store_engine.kernels.triton import qk_rope_cache as rope
+from store_engine.kernels.triton import rank_leaves as rank
 from store_engine.kernels.triton import swiglu
 from store_engine.kernels.triton import tree_attention as tree
 from store_engine.kernels.triton import trie_select as select
@@ -29,13 +30,15 @@ TYPES = {
     "*i64": "nodes_ptr num_valid_ptr child_begin_ptr tokens_ptr item_begin_ptr top_keys_ptr "
     "top_parents_ptr top_tokens_ptr top_nodes_ptr top_num_valid_ptr context_lengths_ptr "
     "targets_ptr child_keys_ptr kept_keys_ptr",
-    "*i32": "plan_ptr bounds_ptr ranges_ptr words_ptr ranks_ptr is_bad_ptr slots_ptr ancestors_ptr "
-    "set_index_ptr excluded_ptr key_end_ptr kept_at_ptr",
+    "*i32": "plan_ptr bounds_ptr ranges_ptr words_ptr ranks_ptr is_bad_ptr slots_ptr parents_ptr "
+    "set_index_ptr excluded_ptr key_end_ptr kept_at_ptr rows_ptr positions_ptr counters_ptr "
+    "back_ptr leaf_begin_ptr ranked_ptr",
     "*i1": "tree_mask_ptr",
     "*u8": "was_bad_ptr top_is_bad_ptr",
     "i32": "num_rows num_tiles vocab_size hidden_size stride beam_width codebook_size num_words "
     "width num_splits num_heads head_dim num_context num_tree stride_batch stride_slot length "
-    "intermediate_size num_kv_heads tree_begin depth split_size num_excluded num_steps",
+    "intermediate_size num_kv_heads tree_begin depth split_size num_excluded num_steps "
+    "first begin parent_begin num_slots stride_beam size",
     "fp32": "scale eps",
 }
 TYPE_OF = {name: kind for kind, names in TYPES.items() for name in names.split()}
@@ -110,23 +113,20 @@ def attention_kernels(dtype: torch.dtype) -> Iterator[Kernel]:
         name = f"beam_attention,head_dim={head_dim}"
         config = {**shared, "GROUP": HEADS // KV_HEADS}
         yield Kernel(name, attention._beam_attention_kernel, short, config, cost)
-        parts = 5 * ROWS * HEADS * (head_dim + 1) * 4  # of five splits
+        parts = 2 * 5 * ROWS * HEADS * (head_dim + 1) * 4  # of five splits, written and read
         gathered = 2 * ROWS * DEPTH * KV_HEADS * head_dim * size
-        cost = Cost(queries / 2 + context + gathered + parts, product * (CONTEXT + DEPTH))
-        for kind, part in (("", "*fp32"), (",one split", f"*{short}")):
-            name = f"tree_attention_split,head_dim={head_dim}{kind}"
-            types = {**NARROW, "part_ptr": part}
-            config = {**tree._split_config(dtype, 64, head_dim), "GROUP": HEADS // KV_HEADS}
-            yield Kernel(name, tree._tree_attention_split_kernel, short, config, cost, types)
-        cost = Cost(parts + queries / 2, 2.0 * parts / 4)
-        name, config = f"tree_attention_merge,head_dim={head_dim}", tree._merge_config(head_dim)
-        yield Kernel(name, tree._tree_attention_merge_kernel, short, config, cost)
+        for kind, parts in (("", parts), (",one split", 0)):
+            name = f"tree_attention,head_dim={head_dim}{kind}"
+            cost = Cost(queries + context + gathered + parts, product * (CONTEXT + DEPTH))
+            config = {**tree._launch_config(dtype, 64, head_dim), "GROUP": HEADS // KV_HEADS}
+            config["SPLIT"] = parts > 0
+            yield Kernel(name, tree._tree_attention_kernel, short, config, cost, NARROW)
 
 
 def layer_kernels(dtype: torch.dtype) -> Iterator[Kernel]:
     """What a layer does between its products."""
     size, short = dtype.itemsize, SHORT[dtype]
-    config = {**norm._launch_config(HIDDEN), "ADD": True}
+    config = {**norm._launch_config(HIDDEN), "ADD": True, "ROWS": True}
     cost = Cost(4.0 * ROWS * HIDDEN * size, 5.0 * ROWS * HIDDEN)
     yield Kernel("add_rms_norm", norm._add_rms_norm_kernel, short, config, cost)
     config = swiglu._launch_config(INTERMEDIATE)
@@ -161,7 +161,11 @@ def trie_kernels() -> Iterator[Kernel]:
             yield Kernel(name, function, "bf16", config, cost, NARROW)
     cost = Cost(3 * 8.0 * children, 20.0 * children)  # two digits, and what is kept
     function = select._trie_select_top_kernel
-    yield Kernel("trie_select_top", function, "bf16", select._top_config(), cost, NARROW)
+    config = {**select._top_config(), "BACK": True}
+    yield Kernel("trie_select_top", function, "bf16", config, cost, NARROW)
+    config = {**rank._launch_config(), "FILTER": True}
+    cost = Cost(BATCH * BEAMS * (4.0 + 4 + 8 + 8), 0)
+    yield Kernel("rank_leaves", rank._rank_leaves_kernel, "bf16", config, cost, NARROW)
 
 
 def softmax_kernels() -> Iterator[Kernel]:

@@ -47,11 +47,13 @@ class DeviceCatalog:
     Attributes:
         generation: Number of the memory; another one means other tensors.
         capacity: Per level, the root's first, the nodes that there is room for.
+        leaf_room: Items that a leaf may have.
     """
 
     def __init__(self, device: torch.device) -> None:
         self.device, self.generation = device, 0
         self.capacity: tuple[int, ...] = ()
+        self.leaf_room = 1
         self._view: StaticView | None = None
         self._codebook_sizes: list[int] = []
         self._child_begin: list[Tensor] = []
@@ -59,6 +61,7 @@ class DeviceCatalog:
         self._item_begin: list[Tensor] = []
         self._sets = _ResidentSets(device)
         self.history_tokens: NDArray[np.int64] = np.zeros((0, 0), dtype=np.int64)
+        self._row_of_place: NDArray[np.int64] = np.zeros(0, dtype=np.int64)
         self.places: ResidentPlaces | None = None
 
     def hold(self, view: StaticView) -> None:
@@ -75,6 +78,7 @@ class DeviceCatalog:
             self._fit(trie)
             self._write(trie)
             self._sets.clear(trie.ranks.int().numpy())
+            self._row_of_place = np.append(view.rows(trie.rows.numpy()), -1)
             self._view = None  # until all is there
         self.history_tokens = view.tokens.cpu().numpy()
         self._hold_places(view.table.item_slots, trie)
@@ -83,6 +87,15 @@ class DeviceCatalog:
     def level(self, level: int) -> Level:
         """Returns the step from a level's nodes to the next; nodes past the trie's are unused."""
         return Level(self._child_begin[level], self._tokens[level])
+
+    @property
+    def leaf_begin(self) -> Tensor:
+        """(num_leaves + 1 or more,) int32: the place of each leaf's first item."""
+        return self._item_begin[-1]
+
+    def rows_of_places(self, places: NDArray[np.int32]) -> NDArray[np.int64]:
+        """Returns the catalogue rows of places, any shape; -1 stands for none."""
+        return self._row_of_place[places]
 
     def filter(self, level: int, set_index: Tensor, excluded: Tensor) -> Filter:
         """Returns the filter of the children of a level's nodes.
@@ -123,6 +136,8 @@ class DeviceCatalog:
         sizes, codes = trie.level_sizes, trie.codebook_sizes
         fits = len(sizes) == len(self.capacity) and codes == self._codebook_sizes
         fits = fits and all(n <= room for n, room in zip(sizes, self.capacity, strict=True))
+        largest = int(trie.item_begin[-1].diff().max())
+        fits = fits and largest <= self.leaf_room
         if fits and self._sets.fits(trie.num_items):
             return
         rooms, most = [1], 1
@@ -130,6 +145,7 @@ class DeviceCatalog:
             most = min(most * code, 1 << 31)
             rooms.append(min(most, size + size // 4 + 64))
         self.capacity, self._codebook_sizes = tuple(rooms), codes
+        self.leaf_room = 1 << (largest - 1).bit_length()
         self._child_begin = [self._new(room + 1) for room in rooms[:-1]]
         self._tokens = [
             self._new(room, torch.uint8 if size <= 256 else torch.int32)

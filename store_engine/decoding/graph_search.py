@@ -17,7 +17,7 @@ from store_engine._C import RowSet
 from store_engine.catalog.catalog_view import StaticView
 from store_engine.catalog.device_catalog import DeviceCatalog, Wanted
 from store_engine.decoding.static_search import (
-    Leaves,
+    Best,
     SearchShape,
     StaticSearch,
     num_cache_numbers,
@@ -83,28 +83,35 @@ class GraphSearch:
 
     @torch.inference_mode()
     def search(
-        self, view: StaticView, requests: Requests, beam_width: int, normalize: Normalize
-    ) -> Leaves:
-        """Finds the best leaves after each history, as `beam_search` does.
+        self,
+        view: StaticView,
+        requests: Requests,
+        beam_width: int,
+        num_items: int,
+        normalize: Normalize,
+    ) -> Best:
+        """Finds the best items after each history, as `beam_search` does.
 
         Args:
             view: The catalogue.
             requests: At least one, with histories of at most `MAX_CONTEXT` tokens.
             beam_width: Prefixes kept at each level.
+            num_items: Items wanted; there may be more in the result.
             normalize: What a softmax runs over.
         """
         longest = 1 + view.tokens.shape[1] * max(map(len, requests.histories))
         context = _at_least(longest, _MIN_CONTEXT)
         num_slots = context + beam_width * (view.trie.num_levels - 1)
         size = min(_MAX_BATCH, 1 << max(0, (_MAX_SLOTS // num_slots).bit_length() - 1))
-        shape = SearchShape(size, context, beam_width, normalize, None)
+        shape = SearchShape(size, context, beam_width, max(num_items, beam_width), normalize, None)
         found = [
             self._search(view, requests.batch(begin, begin + size), shape)
             for begin in range(0, len(requests.histories), size)
         ]
-        return Leaves(*map(torch.cat, zip(*found, strict=True)))
+        rows, logprobs, is_bad = zip(*found, strict=True)
+        return Best(np.concatenate(rows), np.concatenate(logprobs), torch.cat(is_bad))
 
-    def _search(self, view: StaticView, requests: Requests, largest: SearchShape) -> Leaves:
+    def _search(self, view: StaticView, requests: Requests, largest: SearchShape) -> Best:
         """Searches for a batch of at most the `largest` shape's."""
         num, wanted = len(requests.histories), None
         with self._lock:
@@ -114,10 +121,10 @@ class GraphSearch:
             shape = largest._replace(batch=_at_least(num, 1), num_excluded=_room(wanted))
             search, graph = self._graph(self._model.with_slots(view.table.item_slots), shape)
             search.write(requests.histories, wanted)
-            leaves = search.read(graph.run(), num)
-            if bool(leaves.is_bad.any()):
+            best = search.read(graph.run(), num)
+            if bool(best.is_bad.any()):
                 self._memory.zero_()  # a masked NaN is still NaN: none may stay in the cache
-            return leaves
+            return best
 
     def _graph(self, model: GpuModel, shape: SearchShape) -> _Graph:
         """The graph of a shape, made where there is none."""

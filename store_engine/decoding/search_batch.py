@@ -118,11 +118,9 @@ def search_batch_by_graph(
     view, allowance = call.view, call.allowance
     assert isinstance(view, StaticView)
     requests = Requests(histories, *allowance.of_batch(ids))
-    leaves = graphs.search(view, requests, call.width, call.normalize)
-    check_beams(leaves)
-    space = SearchSpace(view.trie, allowance.item_filter(ids), call.normalize)
-    rows, logprobs = rank_beams(space, leaves, call.k)
-    return Found.llm_alone(view.rows(rows), logprobs)
+    best = graphs.search(view, requests, call.width, call.k, call.normalize)
+    check_beams(best)
+    return Found.llm_alone(best.rows[:, : call.k], best.logprobs[:, : call.k])
 
 
 def for_graph(call: Call, histories: list[Rows]) -> bool:

@@ -1,4 +1,4 @@
-"""One beam search of fixed shapes, from tokens to leaves, that a CUDA graph can hold.
+"""One beam search of fixed shapes, from tokens to items, that a CUDA graph can hold.
 
 Contexts are padded to one length and batches to one size; a request that pads the batch has one
 token and no beam. The cache holds the contexts, then, from a fixed slot, the beam tree: a block per
@@ -6,7 +6,7 @@ level, written in place. A level has as many beams as there may ever be; those t
 count for nothing. No operation waits, and no shape depends on what is found.
 """
 
-from collections.abc import Iterator
+import functools
 from typing import NamedTuple
 
 import numpy as np
@@ -24,7 +24,9 @@ from store_engine.inference.gpu_model import (
     rope_table,
 )
 from store_engine.inference.item_logits import item_logits
-from store_engine.kernels.trie_select import trie_select
+from store_engine.kernels.rank_leaves import RankedItems, rank_leaves
+from store_engine.kernels.tree_attention import BeamTree
+from store_engine.kernels.trie_select import Backpointers, Filter, trie_select
 from store_engine.kernels.trie_topk import Beams, Normalize
 
 
@@ -34,15 +36,16 @@ class SearchShape(NamedTuple):
     batch: int
     context: int  # tokens of each history
     beam_width: int  # prefixes kept at each level
+    num_items: int  # wanted
     normalize: Normalize  # what a softmax runs over
     num_excluded: int | None  # items that each request may leave out; None: there is no filter
 
 
-class Leaves(NamedTuple):
-    """What a search found, on the CPU."""
+class Best(NamedTuple):
+    """The best items of each request, best first, on the CPU."""
 
-    scores: Tensor  # (batch, width) float32 log-probabilities, descending; -inf for none
-    nodes: Tensor  # (batch, width) int64 leaves of the trie; -1 for none
+    rows: NDArray[np.int64]  # (batch, num_items) catalogue rows; -1 for none
+    logprobs: NDArray[np.float32]  # likewise; -inf for none
     is_bad: Tensor  # (batch,) bool: the logits of a beam were NaN or +inf
 
 
@@ -67,11 +70,20 @@ class StaticSearch:
         self._rope = rope_table(config, shape.context + len(self._widths), device)
         first = cache_shape[3] * torch.arange(shape.batch, dtype=torch.int32)[:, None]
         slots = (first + torch.arange(shape.context, dtype=torch.int32)).flatten()
-        cosine, sine = (part[: shape.context].repeat(shape.batch, 1) for part in self._rope)
-        self._context = Tokens(cosine, sine, slots.to(device))
+        positions = torch.arange(shape.context, dtype=torch.int32).repeat(shape.batch)
+        self._context = Tokens(*self._rope, positions.to(device), slots.to(device))
         tree = [] if model.decoder.has_heads else self._widths[:-1]
-        self._blocks = list(_blocks(tree, first + shape.context, device))
-        self.inputs = Inputs(self._input_shapes(sum(tree)), device)
+        self._blocks = _blocks(tree)
+        num_tree = sum(tree)
+        tree_slots = first + shape.context + torch.arange(num_tree, dtype=torch.int32)
+        self._tree_slots = [
+            tree_slots[:, block.begin : block.end].flatten().contiguous().to(device)
+            for block in self._blocks
+        ]
+        new = functools.partial(torch.full, dtype=torch.int32, device=device)
+        self._parents = new((shape.batch, num_tree), -1)
+        self._counters = new((shape.batch * max(self._widths) * config.num_heads,), 0)
+        self.inputs = Inputs(self._input_shapes(num_tree), device)
         root = torch.zeros(shape.batch, 1, dtype=torch.int32, device=device)
         self._root = Beams(root.float(), root, root, root, root[:, 0], root[:, 0].bool())
 
@@ -82,7 +94,7 @@ class StaticSearch:
             "lengths": (shape.batch,),
             "last_rows": (shape.batch,),  # of each history's last token
             "num_valid": (shape.batch,),  # beams at the root
-            "positions": (shape.batch * num_tree_slots,),
+            "positions": (shape.batch * num_tree_slots,),  # of the blocks, one behind the other
             "set_index": (shape.batch,),
             "excluded": (shape.batch, shape.num_excluded or 0),
         }
@@ -115,7 +127,7 @@ class StaticSearch:
                 arrays["excluded"][request, : len(places)] = places
 
     def run(self) -> Tensor:
-        """Searches: (batch, 2 * width + 1) int32 for `read`."""
+        """Searches: the memory of `RankedItems`, for `read`."""
         tensors, decoder = self.inputs.tensors, self._model.decoder
         state = self._model.transformer(
             self._model.embed(tensors["tokens"].flatten()),
@@ -133,36 +145,36 @@ class StaticSearch:
                 states = self._step(level, beams, tree_tokens[level - 1])
                 states = states + state if decoder.source.skip else states
             beams = self._select(self._logits(states, level, beams), beams, level, width)
-        parts = beams.scores.view(torch.int32), beams.nodes, beams.is_bad[:, None].int()
-        return torch.cat(parts, 1)
+        return rank_leaves(
+            beams,
+            self._catalog.leaf_begin,
+            self._shape.num_items,
+            self._catalog.leaf_room,
+            filter=self._filter(len(self._widths) - 1),
+            backend=self._model.transformer.kernels,
+        )
 
-    def read(self, output: Tensor, num_requests: int) -> Leaves:
+    def read(self, output: Tensor, num_requests: int) -> Best:
         """Reads the result of `run`, once it is on the CPU, for the first requests."""
-        sizes = [self._widths[-1], self._widths[-1], 1]
-        scores, nodes, is_bad = output[:num_requests].split(sizes, 1)
-        scores = scores.contiguous().view(torch.float32)
-        return Leaves(scores, nodes.long(), is_bad[:, 0].bool())
+        ranked = RankedItems.of(output[:num_requests])
+        rows = self._catalog.rows_of_places(ranked.places.numpy())
+        return Best(rows, ranked.scores.numpy().copy(), ranked.is_bad.bool())
 
     def _tree_tokens(self) -> list[Tokens]:
-        """Where the beams of every level stand; one look-up for them all."""
-        if not self._blocks:
-            return []
-        positions, sizes = self.inputs.tensors["positions"], [len(b.slots) for b in self._blocks]
-        angles = (part.index_select(0, positions).split(sizes) for part in self._rope)
-        slots = (block.slots for block in self._blocks)
-        return [Tokens(*one) for one in zip(*angles, slots, strict=True)]
+        """Where the beams of every level stand."""
+        sizes = [len(slots) for slots in self._tree_slots]
+        positions = self.inputs.tensors["positions"].split(sizes)
+        return [Tokens(*self._rope, *one) for one in zip(positions, self._tree_slots, strict=True)]
 
     def _step(self, level: int, beams: Beams, tokens: Tokens) -> Tensor:
         """Runs the beams of the level before through the model: (batch, width, hidden_size)."""
-        ancestors = self._blocks[level - 1].ancestors
-        if level > 1:  # a beam sees what its parent sees, and itself
-            seen = beams.parents.clamp(min=0)[:, :, None].expand(-1, -1, level - 1)
-            before = self._blocks[level - 2].ancestors
-            torch.gather(before, 1, seen, out=ancestors[:, :, : level - 1])
         transformer, lengths = self._model.transformer, self.inputs.tensors["lengths"]
-        x = self._model.embed_codes(beams.tokens.flatten(), level - 1)
-        attend = BeamAttention(lengths, ancestors, self._shape.context, transformer.kernels)
-        return transformer(x, tokens, self._cache, attend).unflatten(0, beams.tokens.shape)
+        embedded = self._model.embed_codes(beams.tokens.flatten(), level - 1)
+        width = beams.tokens.shape[1]
+        tree = BeamTree(self._parents, self._blocks[level - 1].begin, level)
+        attend = BeamAttention(lengths, tree, width, self._counters, transformer.kernels)
+        states = transformer(embedded, tokens, self._cache, attend)
+        return states.unflatten(0, beams.tokens.shape)
 
     def _logits(self, states: Tensor, level: int, beams: Beams) -> Tensor:
         """What may follow each beam: (batch, width, codebook_size)."""
@@ -170,7 +182,7 @@ class StaticSearch:
         if not decoder.is_item_level(level):
             logits = decoder.level_logits(states.flatten(0, 1), level)
             logits = logits.unflatten(0, states.shape[:2])
-            return logits.expand(-1, beams.nodes.shape[1], -1).contiguous()
+            return logits.expand(-1, beams.nodes.shape[1], -1)
         assert decoder.item_slots is not None
         assert decoder.item_slots.written is not None
         assert places is not None
@@ -179,41 +191,40 @@ class StaticSearch:
         return item_logits(states, decoder.item_slots.written, places.slots, prefixes)
 
     def _select(self, logits: Tensor, beams: Beams, level: int, width: int) -> Beams:
-        tensors, catalog, item_filter = self.inputs.tensors, self._catalog, None
-        if self._shape.num_excluded is not None:
-            item_filter = catalog.filter(level, tensors["set_index"], tensors["excluded"])
+        back = None
+        if 0 < level < len(self._blocks):  # the first block's parent is the context
+            before, block = self._blocks[level - 1 : level + 1]
+            back = Backpointers(self._parents, block.begin, before.begin)
         return trie_select(
             logits,
             beams,
-            catalog.level(level),
+            self._catalog.level(level),
             width,
             normalize=self._shape.normalize,
-            filter=item_filter,
+            filter=self._filter(level),
+            back=back,
             backend=self._model.transformer.kernels,
         )
 
+    def _filter(self, level: int) -> Filter | None:
+        """What each request may be given, of a level's children."""
+        if self._shape.num_excluded is None:
+            return None
+        tensors = self.inputs.tensors
+        return self._catalog.filter(level, tensors["set_index"], tensors["excluded"])
+
 
 class _Block(NamedTuple):
-    """The beams of one level in the cache."""
+    """The beams of one level, as slots of the tree."""
 
-    slots: Tensor  # (batch * width,) int32 in the flattened cache of a layer
-    ancestors: Tensor  # (batch, width, depth) int32 slots of the tree; the last is a beam's own
+    begin: int
+    end: int
 
 
-def _blocks(widths: list[int], tree_begin: Tensor, device: torch.device) -> Iterator[_Block]:
-    """Lays the beam tree out.
-
-    Args:
-        widths: Beams of each level.
-        tree_begin: (batch, 1) int32, the tree's first slot of each request.
-        device: Where the blocks are.
-    """
-    begin = 0
-    for depth, width in enumerate(widths, 1):
-        itself = torch.arange(begin, begin + width, dtype=torch.int32)
-        ancestors = itself[:, None].repeat(len(tree_begin), 1, depth)
-        yield _Block((tree_begin + itself).flatten().to(device), ancestors.to(device))
-        begin += width
+def _blocks(widths: list[int]) -> list[_Block]:
+    """Lays the beam tree out: the beams of each level behind those of the level before."""
+    ends = np.cumsum(widths, dtype=np.int64).tolist()
+    return [_Block(end - width, end) for end, width in zip(ends, widths, strict=True)]
 
 
 def level_widths(catalog: DeviceCatalog, shape: SearchShape) -> list[int]:

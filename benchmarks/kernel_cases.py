@@ -161,7 +161,7 @@ def trie_kernels() -> Iterator[Kernel]:
             yield Kernel(name, function, "bf16", config, cost, NARROW)
     cost = Cost(3 * 8.0 * children, 20.0 * children)  # two digits, and what is kept
     function = select._trie_select_top_kernel
-    config = {**select._top_config(), "BACK": True}
+    config = {**select.top_config(), "BACK": True}
     yield Kernel("trie_select_top", function, "bf16", config, cost, NARROW)
     config = {**rank._launch_config(), "FILTER": True}
     cost = Cost(BATCH * BEAMS * (4.0 + 4 + 8 + 8), 0)

@@ -24,7 +24,7 @@ from store_engine.kernels._checks import FLOATS, INTEGERS, check_tensor
 from store_engine.kernels._dispatch import Backend, use_triton
 from store_engine.kernels.trie_topk import Beams, ItemBits, Level, Normalize, valid_beams
 
-_NOTHING = -(1 << 63)  # key below every candidate's
+NOTHING = -(1 << 63)  # key below every candidate's
 _CODES = (torch.uint8, torch.uint16, torch.int16, *INTEGERS)
 
 
@@ -97,10 +97,10 @@ def trie_select_ref(
     score = beams.scores[:, :, None] + (chosen - log_sum)
 
     is_child = is_child & (score > -torch.inf)  # -inf: a code that the model forbids
-    keys = _pack(score, child).masked_fill(~is_child, _NOTHING).flatten(1)
-    keys = F.pad(keys, (0, max(width - keys.shape[1], 0)), value=_NOTHING)
+    keys = pack(score, child).masked_fill(~is_child, NOTHING).flatten(1)
+    keys = F.pad(keys, (0, max(width - keys.shape[1], 0)), value=NOTHING)
     top, at = keys.topk(width, dim=1)
-    is_beam = top != _NOTHING
+    is_beam = top != NOTHING
     nodes = 0xFFFFFFFF - (top & 0xFFFFFFFF)
     tokens = level.tokens[nodes.masked_fill(~is_beam, 0)].long()
     found = (at // codebook_size, tokens, nodes)
@@ -113,7 +113,7 @@ def trie_select_ref(
     return Beams(scores, parents, tokens, nodes, num_valid, beams.is_bad | is_bad)
 
 
-def _pack(score: Tensor, child: Tensor) -> Tensor:
+def pack(score: Tensor, child: Tensor) -> Tensor:
     """A key that orders by score, then by lower node id."""
     bits = score.view(torch.int32)
     ordered = bits ^ ((bits >> 31) & 0x7FFFFFFF)  # the order of floats as integers

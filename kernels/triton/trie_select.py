@@ -181,6 +181,32 @@ def _lowest_of_the_best(keys_ptr, num_keys, width, BLOCK: tl.constexpr):
     return lowest ^ _NOTHING
 
 
+@triton.jit
+def _keep(keys_ptr, num_keys, lowest, kept_keys_ptr, kept_at_ptr, BLOCK: tl.constexpr):
+    """Writes the keys that are not below the lowest, in any order, and where they stood."""
+    num_kept = tl.full((), 0, tl.int32)
+    for first in range(0, num_keys, BLOCK):
+        at = first + tl.arange(0, BLOCK)
+        key = tl.load(keys_ptr + at, at < num_keys, other=_NOTHING)
+        is_kept = key >= lowest
+        count = tl.cumsum(is_kept.to(tl.int32), 0)
+        tl.store(kept_keys_ptr + num_kept + count - 1, key, is_kept)
+        tl.store(kept_at_ptr + num_kept + count - 1, at, is_kept)
+        num_kept += tl.max(count)
+    return num_kept
+
+
+@triton.jit
+def _rank_among(keys_ptr, num_keys, key, BLOCK_R: tl.constexpr):
+    """The number of keys that are larger than each of some."""
+    rank = tl.zeros([BLOCK_R], tl.int32)
+    for low in range(0, num_keys, BLOCK_R):
+        other = low + tl.arange(0, BLOCK_R)
+        rival = tl.load(keys_ptr + other, other < num_keys, other=_NOTHING)
+        rank += tl.sum((rival[None, :] > key[:, None]).to(tl.int32), 1)
+    return rank
+
+
 @triton.jit(do_not_specialize=["beam_width", "width", "num_slots", "begin", "parent_begin"])
 def _trie_select_top_kernel(
     child_keys_ptr, key_end_ptr, is_bad_ptr, was_bad_ptr, tokens_ptr, kept_keys_ptr, kept_at_ptr,
@@ -205,15 +231,7 @@ def _trie_select_top_kernel(
     num_keys = tl.where(is_bad == 0, tl.load(key_end_ptr + beam_width - 1), 0).to(tl.int32)
 
     lowest = _lowest_of_the_best(child_keys_ptr, num_keys, width, BLOCK)
-    num_kept = tl.full((), 0, tl.int32)
-    for first in range(0, num_keys, BLOCK):
-        at = first + tl.arange(0, BLOCK)
-        key = tl.load(child_keys_ptr + at, at < num_keys, other=_NOTHING)
-        is_kept = key >= lowest
-        count = tl.cumsum(is_kept.to(tl.int32), 0)
-        tl.store(kept_keys_ptr + num_kept + count - 1, key, is_kept)
-        tl.store(kept_at_ptr + num_kept + count - 1, at, is_kept)
-        num_kept += tl.max(count)
+    num_kept = _keep(child_keys_ptr, num_keys, lowest, kept_keys_ptr, kept_at_ptr, BLOCK)
     tl.debug_barrier()  # from here on a thread reads what others wrote
 
     for first in range(0, width, BLOCK_R):
@@ -221,11 +239,7 @@ def _trie_select_top_kernel(
         is_beam = slot < num_kept
         key = tl.load(kept_keys_ptr + slot, is_beam, other=_NOTHING)
         at = tl.load(kept_at_ptr + slot, is_beam, other=0)
-        rank = tl.zeros([BLOCK_R], tl.int32)
-        for low in range(0, num_kept, BLOCK_R):
-            other = low + tl.arange(0, BLOCK_R)
-            rival = tl.load(kept_keys_ptr + other, other < num_kept, other=_NOTHING)
-            rank += tl.sum((rival[None, :] > key[:, None]).to(tl.int32), 1)
+        rank = _rank_among(kept_keys_ptr, num_kept, key, BLOCK_R)
         parent = tl.zeros([BLOCK_R], tl.int32)
         for low in range(0, beam_width, BLOCK_R):
             beam = low + tl.arange(0, BLOCK_R)
@@ -254,7 +268,7 @@ def _keys_config(codebook_size: int) -> dict[str, int]:
     return {"BLOCK": block, "num_warps": min(max(block // 128, 1), 4), **all_registers()}
 
 
-def _top_config() -> dict[str, int]:
+def top_config() -> dict[str, int]:
     return {"BLOCK": 1024, "BLOCK_R": 64, "num_warps": 8}
 
 
@@ -327,6 +341,6 @@ def launch_trie_select(
             width,
             *((0, 0, 0) if back is None else (back.slots.shape[1], *back[1:])),
             BACK=back is not None,
-            **_top_config(),
+            **top_config(),
         )
     return found._replace(is_bad=flags.view(torch.bool))

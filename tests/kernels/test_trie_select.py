@@ -145,7 +145,7 @@ def test_tiles_change_nothing(device, monkeypatch):
     logits, beams = make_beams(1, 40, 50, 60, device)
     want = trie_select_ref(logits, beams, level, 70)
     monkeypatch.setattr(triton_path, "_keys_config", lambda _: {"BLOCK": 16})
-    monkeypatch.setattr(triton_path, "_top_config", lambda: {"BLOCK": 128, "BLOCK_R": 16})
+    monkeypatch.setattr(triton_path, "top_config", lambda: {"BLOCK": 128, "BLOCK_R": 16})
     got = trie_select(logits, beams, level, 70, backend="triton")
     torch.testing.assert_close(got.scores, want.scores)
     assert all(torch.equal(x, y) for x, y in zip(got[1:], want[1:], strict=True))

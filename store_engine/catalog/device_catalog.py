@@ -18,6 +18,7 @@ from torch import Tensor
 from store_engine._C import RowSet
 from store_engine.catalog.catalog_view import StaticView
 from store_engine.catalog.item_slots import ItemPlaces, ItemSlots
+from store_engine.catalog.resident_rows import ResidentRows
 from store_engine.catalog.trie_arrays import TrieArrays
 from store_engine.kernels.trie_select import Filter
 from store_engine.kernels.trie_topk import Level
@@ -48,6 +49,7 @@ class DeviceCatalog:
         generation: Number of the memory; another one means other tensors.
         capacity: Per level, the root's first, the nodes that there is room for.
         leaf_room: Items that a leaf may have.
+        rows: Tables of the items, once `hold` was asked for them.
     """
 
     def __init__(self, device: torch.device) -> None:
@@ -63,15 +65,20 @@ class DeviceCatalog:
         self.history_tokens: NDArray[np.int64] = np.zeros((0, 0), dtype=np.int64)
         self._row_of_place: NDArray[np.int64] = np.zeros(0, dtype=np.int64)
         self.places: ResidentPlaces | None = None
+        self._prefixes: Tensor | None = None  # of every place, in `places`
+        self.rows: ResidentRows | None = None
 
-    def hold(self, view: StaticView) -> None:
+    def hold(self, view: StaticView, needs_rows: bool = False) -> None:
         """Writes a catalogue into the memory, unless it is there already. O(number of items).
 
         Args:
             view: The catalogue; its trie has fewer than 2^31 - 1 items.
+            needs_rows: From now on `rows` too.
         """
-        held = self._view
+        held, is_missing = self._view, needs_rows and self.rows is None
         if held is not None and held.trie is view.trie and held.table is view.table:
+            if is_missing:
+                self._hold_rows(view)
             return
         trie = TrieArrays(view.trie.item_trie)  # on the host
         if held is None or held.trie is not view.trie:
@@ -82,6 +89,8 @@ class DeviceCatalog:
             self._view = None  # until all is there
         self.history_tokens = view.tokens.cpu().numpy()
         self._hold_places(view.table.item_slots, trie)
+        if is_missing or self.rows is not None:
+            self._hold_rows(view)
         self._view = view
 
     def level(self, level: int) -> Level:
@@ -165,12 +174,21 @@ class DeviceCatalog:
         """Writes where items stand, when they are the last codes themselves."""
         places = item_slots.places if item_slots is not None else None
         if places is None:
-            self.places = None
+            self.places, self._prefixes = None, None
             return
         if self.places is None or not self.places.fits(places, self.capacity[-2]):
             self.places = ResidentPlaces(places, self.capacity[-2])
             self.generation += 1
-        self.places.write(places, _prefix_keys(trie, places.sizes))
+        prefixes = self.places.write(places, _prefix_keys(trie, places.sizes))
+        self._prefixes = prefixes.repeat_interleave(trie.item_begin[-2].diff())
+
+    def _hold_rows(self, view: StaticView) -> None:
+        """Writes the tables of the items."""
+        sids = view.table.sids
+        if self.rows is None or not self.rows.fits(sids):
+            self.rows = ResidentRows(sids, self.device)
+            self.generation += 1
+        self.rows.write(sids, self._row_of_place[:-1], self._prefixes)
 
     def _new(self, length: int, dtype: torch.dtype = torch.int32) -> Tensor:
         return torch.zeros(length, dtype=dtype, device=self.device)
@@ -207,8 +225,8 @@ class ResidentPlaces:
         """Says whether there is room."""
         return len(places.slots) <= len(self.slots) and num_nodes == len(self.prefix_of_node)
 
-    def write(self, places: ItemPlaces, node_keys: Tensor) -> None:
-        """Replaces what is there.
+    def write(self, places: ItemPlaces, node_keys: Tensor) -> Tensor:
+        """Replaces what is there, and returns the row of `slots` of each node.
 
         Args:
             places: Of the catalogue.
@@ -218,6 +236,7 @@ class ResidentPlaces:
         self.slots[: len(places.slots)].copy_(places.slots)
         prefixes = torch.searchsorted(places.keys.cpu(), node_keys)
         self.prefix_of_node[: len(prefixes)].copy_(prefixes)
+        return prefixes
 
 
 class _ResidentSets:

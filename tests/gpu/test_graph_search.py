@@ -14,7 +14,7 @@ from pretended_device import pretended_device
 from store_engine.config import DecodingConfig
 from store_engine.decoding.backends import NonFiniteLogitsError
 from store_engine.decoding.engine import Engine
-from store_engine.decoding.graph_search import Requests
+from store_engine.decoding.graph_search import Requests, Sizes
 
 HISTORIES = [[3, 1, 4, 1, 5, 9], [2], [], [7, 1, 8, 2, 8, 1, 8]]
 LEVELS = (9, 9, 9, 9)
@@ -202,9 +202,9 @@ def test_threads_with_different_catalogues_get_their_own_answers():
     graphs, failures = engine._searcher.graph_search(), []
 
     def ask(view, rows):
-        requests = Requests([np.array(h, dtype=np.int64) for h in HISTORIES], [None] * 4, [[]] * 4)
+        requests = Requests([np.array(h, dtype=np.int64) for h in HISTORIES], [None] * 4, [[]] * 4, [[]] * 4)
         for _ in range(5):
-            best = graphs.search(view, requests, 6, 5, "codebook")
+            best = graphs.search(view, requests, Sizes(6, 5), "codebook")
             if not np.array_equal(best.rows[:, :5], rows):
                 failures.append((best.rows, rows))
 

@@ -3,11 +3,12 @@
     sum    = x[rows] + residual[rows]
     normed = sum / sqrt(mean(sum^2) + eps) * weight
 
-With `rows` it is an embedding's look-up too, or leaves out rows that nobody reads. The sum is rounded to the dtype of `x`, as the residual stream is kept; all after it is float32 and
-rounded once. One program takes one row. Memory-bound: x and the residual are read, both results
-written. No backward: it serves decoding. Training takes liger-kernel's RMSNorm where it is
-installed (model/layer_ops.py); its LigerFusedAddRMSNorm does the same sum, but also writes what a
-backward needs, and rounds before the weight or not by a mode.
+With `rows` it is an embedding's look-up too, or leaves out rows that nobody reads. The sum is
+rounded to the dtype of `x`, as the residual stream is kept; all after it is float32 and rounded
+once. One program takes one row. Memory-bound: x and the residual are read, both results written. No
+backward: it serves decoding. Training takes liger-kernel's RMSNorm where it is installed
+(model/layer_ops.py); its LigerFusedAddRMSNorm does the same sum, but also writes what a backward
+needs, and rounds before the weight or not by a mode.
 Source: Zhang & Sennrich 2019 (RMSNorm), https://arxiv.org/abs/1910.07467.
 """
 

@@ -30,7 +30,7 @@ class Candidates(NamedTuple):
 def top_evidence_ref(
     votes: Votes, events: Events, place_of_row: Tensor, k: int, *, filter: Filter | None = None
 ) -> Candidates:
-    """Defines the op, in plain PyTorch: no wait, static shapes. Same arguments as `top_evidence`."""
+    """Defines the op, in plain PyTorch: no wait, static shapes. Same arguments."""
     (batch, num_events), longest = events.rows.shape, max(votes.longest, 1)
     if not len(votes.items):
         nothing = events.rows.new_full((batch, k), -1)

@@ -269,6 +269,7 @@ def _keys_config(codebook_size: int) -> dict[str, int]:
 
 
 def top_config() -> dict[str, int]:
+    """Tiles of the keys, and of what is kept."""
     return {"BLOCK": 1024, "BLOCK_R": 64, "num_warps": 8}
 
 

@@ -53,7 +53,10 @@ class Requests(NamedTuple):
 
     def batch(self, begin: int, end: int) -> "Requests":
         """Returns some of them."""
-        return Requests(*(part[begin:end] for part in self))
+        cut = slice(begin, end)
+        return Requests(
+            self.histories[cut], self.allowed[cut], self.excluded[cut], self.events[cut]
+        )
 
     @property
     def have_filter(self) -> bool:
@@ -122,8 +125,7 @@ class GraphSearch:
             self._search(view, requests.batch(begin, begin + size), shape, evidence)
             for begin in range(0, len(requests.histories), size)
         ]
-        *arrays, is_bad = zip(*found, strict=True)
-        return Best(*map(np.concatenate, arrays), torch.cat(is_bad))
+        return Best.joined(found)
 
     def _search(
         self,

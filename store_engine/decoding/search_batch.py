@@ -126,7 +126,8 @@ def search_batch_by_graph(
         sizes = Sizes(width, width, num)
     best = graphs.search(view, requests, sizes, call.normalize, sparse)
     check_beams(best)
-    return Found(*(part[:, : call.k] for part in best[:3]))
+    rows, logprobs, evidence, _ = best
+    return Found(rows[:, : call.k], logprobs[:, : call.k], evidence[:, : call.k])
 
 
 def for_graph(call: Call, histories: list[Rows]) -> bool:

@@ -53,6 +53,13 @@ class Best(NamedTuple):
     evidence: NDArray[np.float32]  # likewise; 0 for none
     is_bad: Tensor  # (batch,) bool: the logits of a beam were NaN or +inf
 
+    @classmethod
+    def joined(cls, batches: list["Best"]) -> "Best":
+        """Puts the requests of several batches together."""
+        rows, logprobs, evidence, is_bad = zip(*batches, strict=True)
+        evidences = np.concatenate(evidence)
+        return cls(np.concatenate(rows), np.concatenate(logprobs), evidences, torch.cat(is_bad))
+
 
 class StaticSearch:
     """A search of one shape: `write` the inputs, send them, `run`, and `read` what comes back.
@@ -237,9 +244,7 @@ class StaticSearch:
         embedded = self._model.embed_codes(codes.flatten(), level - 1)
         return transformer(embedded, tokens, self._cache, attend).unflatten(0, codes.shape)
 
-    def _logits(
-        self, states: Tensor, level: int, beams: Beams, named: NamedPaths | None
-    ) -> Tensor:
+    def _logits(self, states: Tensor, level: int, beams: Beams, named: NamedPaths | None) -> Tensor:
         """What may follow each column: (batch, num_columns, codebook_size), 1 column for all."""
         decoder, places = self._model.decoder, self._catalog.places
         if not decoder.is_item_level(level):

@@ -4,6 +4,8 @@ A block holds the beams of its level, then a column for each item that is named:
 stands in the same column of every block, so its way back is known before the search.
 """
 
+from itertools import pairwise
+
 import numpy as np
 import torch
 from numpy.typing import NDArray
@@ -39,7 +41,7 @@ class StaticTree:
         self.slots = [block.flatten().contiguous().to(device) for block in blocks]
         parents = torch.full((len(first_slots), num_slots), -1, dtype=torch.int32)
         ends = [b + width for b, width in zip(self._begins, self.widths, strict=True)]
-        for before, end in zip(ends, ends[1:], strict=False):
+        for before, end in pairwise(ends):
             parents[:, end - num_named : end] = torch.arange(before - num_named, before)
         self._parents = parents.to(device)
 

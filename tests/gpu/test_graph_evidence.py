@@ -71,9 +71,7 @@ def indifferent(model):
 
 
 @settings(max_examples=15)
-@given(
-    st.integers(0, 99), st.sampled_from([0.0, 0.02, 0.3]), st.integers(1, 6), st.integers(1, 30)
-)
+@given(st.integers(0, 99), st.sampled_from([0.0, 0.02, 0.3]), st.integers(1, 6), st.integers(1, 30))
 def test_ties_go_to_the_lower_sid(seed, density, window, beam_width):
     votes = random_votes(seed, density, window)
     for form in (PLAIN, ("code", "codes", "transformer", False)):
@@ -156,7 +154,7 @@ def test_what_a_graph_cannot_hold_takes_the_steps():
 
 @pytest.mark.parametrize("options", OPTIONS, ids=str)
 def test_stays_within_its_budget(options):
-    """One copy each way, no wait but for the answer; without evidence a third of the launches."""
+    """One copy each way, no wait but for the answer; 15 launches more than without evidence."""
     with pretended_device() as gpu:
         engine = engine_of(PLAIN, gpu)
         search(engine, **options)
@@ -166,4 +164,4 @@ def test_stays_within_its_budget(options):
         launches, copies, waits = dict(gpu.launches), dict(gpu.copies), dict(gpu.waits)
     assert sorted(copies.values()) == [1, 1]
     assert list(waits) == [key for key in copies if "to host" in key]
-    assert sum(launches.values()) <= 100, launches
+    assert sum(launches.values()) <= 84, launches

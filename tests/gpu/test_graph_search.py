@@ -202,7 +202,8 @@ def test_threads_with_different_catalogues_get_their_own_answers():
     graphs, failures = engine._searcher.graph_search(), []
 
     def ask(view, rows):
-        requests = Requests([np.array(h, dtype=np.int64) for h in HISTORIES], [None] * 4, [[]] * 4, [[]] * 4)
+        histories = [np.array(history, dtype=np.int64) for history in HISTORIES]
+        requests = Requests(histories, [None] * 4, [[]] * 4, histories)
         for _ in range(5):
             best = graphs.search(view, requests, Sizes(6, 5), "codebook")
             if not np.array_equal(best.rows[:, :5], rows):

@@ -12,8 +12,8 @@ CASES = [(1, 1, 0), (3, 7, 5), (2, 0, 4), (2, 70, 63)]
 def make(batch, num_found, num_named, device="cpu"):
     """Items of which some are in both lists, some are none, some forbidden; equals are many."""
     n = num_found + num_named
-    lists = [torch.rand(batch, 2 * n, device=device).argsort(1)[:, :k] for k in (num_found, num_named)]
-    places = torch.cat(lists, 1).int()
+    sizes, order = (num_found, num_named), torch.rand(2, batch, 2 * n, device=device).argsort(2)
+    places = torch.cat([one[:, :size] for one, size in zip(order, sizes, strict=True)], 1).int()
     logprobs = -torch.randint(0, 3, places.shape, device=device).float()
     evidence = torch.randint(0, 3, places.shape, device=device).float()
     logprobs[torch.rand(places.shape, device=device) < 0.1] = -INF

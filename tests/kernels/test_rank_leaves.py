@@ -10,7 +10,13 @@ from store_engine.kernels.triton import rank_leaves as triton_path
 
 BACKENDS = ["torch", "triton"]
 # batch, width, leaves, largest leaf, size
-CASES = [(1, 1, 1, 1, 1), (3, 5, 9, 1, 5), (2, 6, 8, 4, 4), (2, 3, 40, 5, 20), (3, 140, 150, 2, 130)]
+CASES = [
+    (1, 1, 1, 1, 1),
+    (3, 5, 9, 1, 5),
+    (2, 6, 8, 4, 4),
+    (2, 3, 40, 5, 20),
+    (3, 140, 150, 2, 130),
+]
 
 
 def make(case, device):

@@ -165,3 +165,14 @@ def test_stays_within_its_budget(options):
     assert sorted(copies.values()) == [1, 1]
     assert list(waits) == [key for key in copies if "to host" in key]
     assert sum(launches.values()) <= 84, launches
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
+@pytest.mark.parametrize("form", FORMS, ids=str)
+def test_captured_graphs_give_the_cores_answers(form):
+    core = engine_of(form)
+    want = [search(core, "cpp", **options) for options in OPTIONS]
+    engine = engine_of(form, model=lambda model: model.to("cuda"))
+    for options, wanted in zip(OPTIONS, want, strict=True):
+        assert_same(search(engine, **options), wanted)

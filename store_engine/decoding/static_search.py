@@ -101,9 +101,9 @@ class StaticSearch:
         root = torch.zeros(shape.batch, 1, dtype=torch.int32, device=device)
         self._root = Beams(root.float(), root, root, root, root[:, 0], root[:, 0].bool())
         self._nothing = torch.zeros(shape.batch, num_named, device=device)
-        named = torch.arange(num_named, dtype=torch.int32).repeat(shape.batch, 1)
-        self._columns = [(width + named).to(device) for width in (1, *self._widths[:-1])]
-        self._first_columns = torch.zeros_like(self._columns[0])
+        named = torch.arange(num_named, dtype=torch.int32, device=device).repeat(shape.batch, 1)
+        self._first_columns = torch.zeros_like(named)
+        self._columns = [width + named for width in (1, *self._widths[:-1])]
 
     def _input_shapes(self) -> dict[str, tuple[int, ...]]:
         shape = self._shape

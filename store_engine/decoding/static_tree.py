@@ -36,9 +36,9 @@ class StaticTree:
         self.widths = block_widths(beam_widths, num_named)
         self._begins = np.cumsum([0, *self.widths], dtype=np.int64).tolist()
         num_slots = self._begins.pop()
-        every = first_slots + torch.arange(num_slots, dtype=torch.int32)
+        every = (first_slots + torch.arange(num_slots, dtype=torch.int32)).to(device)
         blocks = every.split(self.widths, 1) if self.widths else ()
-        self.slots = [block.flatten().contiguous().to(device) for block in blocks]
+        self.slots = [block.flatten().contiguous() for block in blocks]
         parents = torch.full((len(first_slots), num_slots), -1, dtype=torch.int32)
         ends = [b + width for b, width in zip(self._begins, self.widths, strict=True)]
         for before, end in pairwise(ends):

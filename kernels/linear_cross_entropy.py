@@ -153,7 +153,9 @@ def _losses(
     is_kept = targets != ignore_index
     is_bad = _bad_rows(targets, start, length, is_kept, len(weight))
     if not is_bad.is_cuda:
-        return _kept_losses(hidden, weight, targets, (start, length), is_kept, is_triton, are_scaled)
+        return _kept_losses(
+            hidden, weight, targets, (start, length), is_kept, is_triton, are_scaled
+        )
     is_kept = is_kept > is_bad  # and not
     losses = _kept_losses(hidden, weight, targets, (start, length), is_kept, is_triton, are_scaled)
     return losses.masked_fill(is_bad, torch.nan)

@@ -25,18 +25,23 @@ BATCH, BEAMS, CONTEXT, DEPTH = 4, 20, 512, 3
 
 
 def op_work(
-    op: Callable[..., Any], inputs: list[Tensor], num_bytes: float, flops: float, **parts: Any
+    op: Callable[..., Any],
+    inputs: list[Tensor],
+    num_bytes: float,
+    flops: float,
+    dout: Tensor | None = None,
+    liger: Callable[..., Any] | None = None,
 ) -> Work:
     """An op with a `backend`: "auto", its definition, and its kernels."""
-    ours, torch_, triton = (partial(op, backend=name) for name in ("auto", "torch", "triton"))
+    ours, plain, triton = (partial(op, backend=name) for name in ("auto", "torch", "triton"))
 
     def check() -> None:
-        got, want = (x if isinstance(x, Tensor) else x[0] for x in (ours(*inputs), torch_(*inputs)))
+        got, want = (x if isinstance(x, Tensor) else x[0] for x in (ours(*inputs), plain(*inputs)))
         error = (got.float() - want.float()).abs().nan_to_num(0).max().item()
         assert error <= 4 * ATOL[inputs[0].dtype], f"error {error:.2e}"
 
-    parts = {"other_name": "ours_torch", "triton": triton} | parts
-    return Work(inputs, ours, torch_, check, flops, num_bytes, **parts)
+    parts = inputs, ours, plain, check, flops, num_bytes
+    return Work(*parts, dout, "ours_torch", liger, triton)
 
 
 def norm_case(rows: int, hidden_size: int, dtype: torch.dtype, device: str) -> Case:

@@ -14,6 +14,11 @@ class DataSheet(NamedTuple):
     float32_flops: float
     bandwidth: float  # bytes per second
 
+    def milliseconds(self, num_bytes: float, flops: float, dtype: torch.dtype) -> float:
+        """What work takes at least: the longer of moving its bytes and of its operations."""
+        peak = self.bf16_flops if dtype is torch.bfloat16 else self.float32_flops
+        return 1e3 * max(num_bytes / self.bandwidth, flops / peak)
+
 
 # the SXM boards, by what is in torch.cuda.get_device_name()
 DATA_SHEETS = {
@@ -21,6 +26,9 @@ DATA_SHEETS = {
     "H100 80GB HBM3": DataSheet(BF16_PEAKS["H100"], 67e12, 3.35e12),
     "H200": DataSheet(BF16_PEAKS["H200"], 67e12, 4.8e12),
 }
+
+
+H100 = DATA_SHEETS["H100 80GB HBM3"]
 
 
 def data_sheet(device: str) -> DataSheet | None:

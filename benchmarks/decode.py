@@ -11,7 +11,7 @@
 Providers:
     ours            the engine: prefill once, beams share the context; with the backend that "auto"
                     chooses: on a CPU the C++ beam step
-    ours_cpp, ours_torch, ours_triton
+    ours_cpp, ours_torch, ours_triton, ours_graph
                     the same engine with another backend, where that runs on the device
     torch_fallback  plain PyTorch: each beam has its own copy of the cache, reordered at each level
                     (store_engine/evaluation/plain_beam.py)
@@ -19,7 +19,9 @@ Providers:
                     a trie of Python dicts (transformers_beam.py), if it is installed
     floor           the lower bound of a search by levels: the forward passes of `ours` alone,
                     prefill, then each level's beams, with the level's head; no trie, no search.
-                    decoder=heads: prefill and the heads
+                    decoder=heads: prefill and the heads. Its h100_roofline_ms is by formula:
+                    weights and contexts read once per pass, or the products; share_of_roofline of
+                    the others is that of the GPU that ran them, by its data sheet
     ours_exact      every item of the catalogue scored, at batch 1; for heads of plain codes, all
                     items ranked in one scan
     ours_top10, ours_top10_evidence
@@ -51,7 +53,9 @@ import torch
 # run as a script, only benchmarks/ is on the path, whose kernels.py must not hide a package's
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
+from benchmarks.data_sheet import H100, data_sheet
 from benchmarks.harness import Options, Report, measure_together, parse_options
+from benchmarks.search_bound import Load, search_bound_ms
 from store_engine.catalog.item_slots import ItemSlots
 from store_engine.config import DecodingConfig, ModelConfig
 from store_engine.data.catalog import Catalog
@@ -250,7 +254,7 @@ def other_backends(device: torch.device) -> list[BackendName]:
     """The backends that run on the device, but for the one that "auto" is there."""
     is_cuda = device.type == "cuda"
     names: tuple[BackendName, ...] = get_args(BackendName)
-    left_out = ("auto", "graph") if is_cuda else ("auto", "cpp", "triton", "graph")
+    left_out = ("auto",) if is_cuda else ("auto", "cpp", "triton", "graph")
     return [backend for backend in names if backend not in left_out]
 
 
@@ -393,10 +397,18 @@ def time_case(
             runs[name] = partial(
                 engine.recommend_rows, histories, TOP, beam_width=case.beam, evidence=evidence
             )
+    sheet = data_sheet(options.device)
+    num_tokens = 1 + history_tokens(engine).shape[1] * sum(case.history) / 2
+    load = Load(case.batch, case.beam, num_tokens)
     for name, latency in measure_together(runs, options).items():
         report.add(name, case.name, "latency_ms", "ms", latency, case.dtype)
         rate = 1e3 * case.batch / latency.p50
         report.add(name, case.name, "requests_per_s", "1/s", rate, case.dtype)
+        if sheet is not None:
+            share = search_bound_ms(engine, load, sheet) / latency.p50
+            report.add(name, case.name, "share_of_roofline", "", share, case.dtype)
+    bound = search_bound_ms(engine, load, H100)
+    report.add("floor", case.name, "h100_roofline_ms", "ms", bound, case.dtype)
     for name in runs:
         if name != "ours":
             report.add_ratio("ours", name, case.name, "latency_ms")

@@ -68,7 +68,7 @@ ALIGNED = {
 def compile_kernel(kernel: Kernel, target: Target) -> dict[str, int | float]:
     """Compiles ahead of time and reads the resources from the machine code."""
     config = dict(kernel.config)
-    launch = ("num_warps", "num_stages", "maxnreg")
+    launch = ("num_warps", "num_stages", "maxnreg", "enable_fp_fusion")
     options = {key: config.pop(key) for key in launch if key in config}
     if target.gpu.backend == "hip":
         options.pop("maxnreg", None)  # NVIDIA's

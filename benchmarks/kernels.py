@@ -11,7 +11,10 @@ Providers:
                     masked_fill; attention with a copy of the context for every beam
     unconstrained   log-softmax and top-k over all codes, without any trie
     torch_compile   the one of these under torch.compile (GPU only)
-    liger           LigerFusedLinearCrossEntropyLoss over all logits (GPU only, if installed)
+    liger           LigerFusedLinearCrossEntropyLoss over all logits, liger-kernel's RMSNorm and
+                    SwiGLU (GPU only, if installed)
+    ours_torch      the definition of an op of a search in plain PyTorch; `ours` is what "auto"
+    ours_triton     chooses, and this its kernels by name (GPU only)
     floor           the lower bound of an H100, its roofline: FLOPs / peak or bytes / bandwidth
 
 Each op is compared with its reference first. Training ops are timed forward and backward; their
@@ -23,10 +26,9 @@ data sheet of that GPU is known. kernel_resources.py tells registers and spills 
 import argparse
 import sys
 from collections.abc import Callable
-from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 # run as a script, only benchmarks/ is on the path, whose kernels.py must not hide a package's
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
@@ -35,42 +37,19 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from benchmarks.data_sheet import DATA_SHEETS, DataSheet, data_sheet
+from benchmarks.data_sheet import H100, data_sheet
+from benchmarks.decode_cases import decode_cases, liger_loss
+from benchmarks.gpu_clock import replayed
 from benchmarks.harness import Options, Report, measure, parse_options
 from benchmarks.memory import ExtraPeak
+from benchmarks.workload import Case, Work, short
 from store_engine.kernels import beam_attention as attention
 from store_engine.kernels import linear_cross_entropy as lce
 from store_engine.kernels import masked_softmax as softmax
 from store_engine.kernels import trie_topk as trie
 from store_engine.testing import ATOL, assert_as_accurate
 
-H100 = DATA_SHEETS["H100 80GB HBM3"]
-
-# --------------------------------------------------------------------------------------- timings
-
-
-@dataclass(frozen=True)
-class Case:
-    """One workload: what runs, and what it costs at least."""
-
-    name: str  # ends in the dtype
-    dtype: torch.dtype
-    make: Callable[[], "Work"]
-    is_slow: bool = False
-
-
-class Work(NamedTuple):
-    """Inputs made, ready to run."""
-
-    inputs: list[Tensor]
-    ours: Callable[..., Any]
-    other: Callable[..., Any]
-    check: Callable[[], None]
-    flops: float
-    num_bytes: float
-    dout: Tensor | None = None  # gradient of the output; None: forward only
-    other_name: str = "torch"
-    liger: Callable[..., Any] | None = None
+# ---------------------------------------------------------------------------------------- cases
 
 
 def loss_case(
@@ -112,10 +91,9 @@ def loss_case(
             flops=6.0 * num_rows * hidden_size * length,
             num_bytes=3.0 * once * hidden.element_size(),  # read twice, gradients written
             dout=torch.ones((), device=device),
-            liger=partial(fused, targets=targets) if fused is not None else None,
+            liger=liger_loss(targets) if device.startswith("cuda") else None,
         )
 
-    fused = liger_loss() if device.startswith("cuda") else None
     shape = f"T={num_rows},d={hidden_size},V={vocab_size},length={length}"
     name = f"linear_cross_entropy,{shape},{short(dtype)}"
     return Case(name, dtype, make, is_slow=num_rows * vocab_size > 1 << 26)
@@ -225,11 +203,6 @@ def attention_case(
     return Case(f"beam_attention,{shape},{short(dtype)}", dtype, make)
 
 
-def short(dtype: torch.dtype) -> str:
-    """float32 for torch.float32."""
-    return str(dtype).removeprefix("torch.")
-
-
 def all_cases(device: str, has_decode: bool) -> list[Case]:
     """The table of cases; the shapes of METHOD's heads and of SmolLM2."""
     cases = []
@@ -243,33 +216,19 @@ def all_cases(device: str, has_decode: bool) -> list[Case]:
             *(softmax_case(kind, 8192, 2048, dtype, device) for kind in ("slice", "ranges")),
             attention_case(32, 20, 200, 64, dtype, device),
         ]
+        if has_decode:
+            cases += decode_cases(dtype, device)
     if has_decode:
         cases.append(topk_case(32, 20, 1_000_000, 256, device))
         cases.append(topk_case(8, 256, 1_000_000, 2048, device))
     return cases
 
 
-def liger_loss() -> Callable[..., Any] | None:
-    """Liger's fused loss as (hidden, weight, targets); says so where it is not installed."""
-    try:
-        from liger_kernel.transformers import LigerFusedLinearCrossEntropyLoss
-    except ImportError:
-        print("liger-kernel is not installed: no provider liger")
-        return None
-    loss = LigerFusedLinearCrossEntropyLoss()
-    return lambda hidden, weight, targets: loss(weight, hidden, targets)
-
-
-def lower_bound_ms(case: Case, work: Work, sheet: DataSheet) -> float:
-    """Milliseconds that a GPU needs at least."""
-    peak = sheet.bf16_flops if case.dtype == torch.bfloat16 else sheet.float32_flops
-    return 1e3 * max(work.flops / peak, work.num_bytes / sheet.bandwidth)
-
-
 def print_roofline(case: Case, work: Work) -> float:
     """Prints what an H100 could do at best; returns its milliseconds."""
-    bound_ms = lower_bound_ms(case, work, H100)
-    bound = "memory" if bound_ms == 1e3 * work.num_bytes / H100.bandwidth else "compute"
+    bound_ms = H100.milliseconds(work.num_bytes, work.flops, case.dtype)
+    is_memory = bound_ms == H100.milliseconds(work.num_bytes, 0, case.dtype)
+    bound = "memory" if is_memory else "compute"
     figures = f"{work.flops / 1e9:,.1f} GFLOP, {work.num_bytes / 2**20:,.1f} MiB"
     print(f"{case.name}: {figures}, at least {bound_ms:.4f} ms on an H100, bound by {bound}")
     return bound_ms
@@ -279,11 +238,14 @@ def run_case(case: Case, options: Options, report: Report) -> None:
     """Checks the op against its reference, then times it."""
     work, dtype = case.make(), short(case.dtype)
     work.check()
+    is_cuda = options.device.startswith("cuda")
     providers = {"ours": work.ours, work.other_name: work.other}
-    if options.device.startswith("cuda"):
+    if is_cuda and work.other_name != "ours_torch":
         providers["torch_compile"] = torch.compile(work.other)
-        if work.liger is not None:
-            providers["liger"] = work.liger
+    if is_cuda and work.triton is not None:
+        providers["ours_triton"] = work.triton
+    if is_cuda and work.liger is not None:
+        providers["liger"] = work.liger
     metric = "fwd_ms" if work.dout is None else "fwd_bwd_ms"
     sheet = data_sheet(options.device)
     gradients_mib = 0.0
@@ -300,10 +262,14 @@ def run_case(case: Case, options: Options, report: Report) -> None:
         step(op)
         peak = memory.mib() - gradients_mib
         report.add(provider, case.name, "extra_peak_mib", "MiB", peak, dtype)
-        duration = measure(partial(step, op), options, min_repeats=3 if case.is_slow else 5)
+        run: Callable[[], object] = partial(step, op)
+        if is_cuda and work.dout is None:  # as a search runs it: without the host's part
+            run = replayed(run)
+        duration = measure(run, options, min_repeats=3 if case.is_slow else 5)
         report.add(provider, case.name, metric, "ms", duration, dtype)
         if sheet is not None:
-            share = lower_bound_ms(case, work, sheet) / duration.p50
+            bound_ms = sheet.milliseconds(work.num_bytes, work.flops, case.dtype)
+            share = bound_ms / duration.p50
             report.add(provider, case.name, "share_of_roofline", "", share, dtype)
     for other in providers:
         if other != "ours":

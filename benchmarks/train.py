@@ -3,7 +3,7 @@
     python benchmarks/train.py --data FOLDER                 # FOLDER: Beauty's items and events
     python benchmarks/train.py --cases hidden=256 --quick    # histories as long as Beauty's, drawn
     python benchmarks/train.py --cases hidden=576,.*bfloat16 --threads 2 --passes 3
-    python benchmarks/train.py --device cuda --histories 512
+    python benchmarks/train.py --device cuda:1 --histories 512
 
 Providers, each in a process of its own:
     ours                   packed histories, losses over each code's own level
@@ -294,8 +294,26 @@ class Measured(NamedTuple):
     peak_flops: float  # bf16 products of the device, per second
 
 
+def see_one_gpu(device: str) -> str:
+    """Hides all GPUs but one from this process: DeepSpeed takes the first that it sees.
+
+    Args:
+        device: "cpu", "cuda" or "cuda:N", the number of a GPU that is visible.
+
+    Returns:
+        The device's name from now on.
+    """
+    place = torch.device(device)
+    if place.index is None:
+        return device
+    visible = [name for name in os.environ.get("CUDA_VISIBLE_DEVICES", "").split(",") if name]
+    os.environ["CUDA_VISIBLE_DEVICES"] = visible[place.index] if visible else str(place.index)
+    return place.type
+
+
 def measure(task: Task) -> Measured:
-    """Trains in this process."""
+    """Trains in this process, which has used no GPU yet."""
+    task = replace(task, device=see_one_gpu(task.device))
     torch.set_num_threads(task.threads)
     if task.provider == "ours" and not task.is_alone:  # once for the case
         check_losses(task)

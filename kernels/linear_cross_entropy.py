@@ -110,11 +110,13 @@ def linear_cross_entropy(
         backend: "auto" runs the Triton kernels on CUDA tensors and PyTorch elsewhere.
 
     Returns:
-        float32: () or, with reduction="none", (num_rows,), 0 where ignored.
+        float32: () or, with reduction="none", (num_rows,), 0 where ignored. On a GPU the loss of a
+        row whose slice reaches outside `weight`, or whose target lies outside its slice, is NaN,
+        and it has no gradient: the host does not wait to hear of it.
 
     Raises:
-        ValueError: A shape or an option does not fit, a slice reaches outside `weight`, or a target
-            lies outside its slice. On a GPU the last two are assertions on the device.
+        ValueError: A shape or an option does not fit; but on a GPU, a slice reaches outside
+            `weight`, or a target lies outside its slice.
         TypeError: A dtype does not fit.
     """
     if reduction not in ("none", "sum", "mean"):
@@ -149,7 +151,28 @@ def _losses(
         losses: Tensor = _NoRows.apply(hidden, weight)
         return losses
     is_kept = targets != ignore_index
-    _check_slices(targets, start, length, is_kept, len(weight))
+    is_bad = _bad_rows(targets, start, length, is_kept, len(weight))
+    if not is_bad.is_cuda:
+        return _kept_losses(
+            hidden, weight, targets, (start, length), is_kept, is_triton, are_scaled
+        )
+    is_kept = is_kept > is_bad  # and not
+    losses = _kept_losses(hidden, weight, targets, (start, length), is_kept, is_triton, are_scaled)
+    return losses.masked_fill(is_bad, torch.nan)
+
+
+def _kept_losses(
+    hidden: Tensor,
+    weight: Tensor,
+    targets: Tensor,
+    bounds: tuple[Tensor | int, Tensor | int],
+    is_kept: Tensor,
+    is_triton: bool,
+    are_scaled: bool,
+) -> Tensor:
+    """The losses of the rows that are kept, by the path that fits; 0 for the others."""
+    start, length = bounds
+    losses: Tensor
     is_trained = torch.is_grad_enabled() and (hidden.requires_grad or weight.requires_grad)
     if not is_triton:
         how, slices = TORCH, slices_of(start, length, is_kept)
@@ -206,21 +229,23 @@ def _check_inputs(
             raise TypeError(f"{name} must hold integers, got {x.dtype}")
 
 
-def _check_slices(
+def _bad_rows(
     targets: Tensor,
     start: Tensor | int,
     length: Tensor | int,
     is_kept: Tensor,
     vocab_size: int,
-) -> None:
-    """Raises on a slice that reaches outside the weight, and on a target outside its slice."""
+) -> Tensor:
+    """Says which slices reach outside the weight or miss their target: (num_rows,) bool.
+
+    Raises:
+        ValueError: One does, and looking at it needs no wait for a GPU.
+    """
     end = start + length
     is_bad_slice = is_kept & ((start < 0) | (length < 1) | (end > vocab_size))
     is_bad_target = is_kept & ((targets < start) | (targets >= end))
     is_bad = is_bad_slice | is_bad_target
-    if is_bad.is_cuda:  # no wait for the device
-        torch._assert_async(~is_bad.any(), "linear_cross_entropy: a bad slice or target")
-    elif is_bad.any():
+    if not is_bad.is_cuda and is_bad.any():
         row = int(is_bad.nonzero()[0])
         starts, lengths = as_rows(start, length, targets)
         where = f"[{int(starts[row])}, {int(starts[row] + lengths[row])})"
@@ -229,3 +254,4 @@ def _check_slices(
                 f"row {row}: slice {where} must not be empty, nor reach outside [0, {vocab_size})"
             )
         raise ValueError(f"row {row}: target {int(targets[row])} is outside its slice {where}")
+    return is_bad

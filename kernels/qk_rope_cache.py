@@ -25,6 +25,7 @@ def qk_rope_cache_ref(
     k_weight: Tensor | None,
     cosine: Tensor,
     sine: Tensor,
+    positions: Tensor,
     slots: Tensor,
     keys: Tensor,
     values: Tensor,
@@ -33,6 +34,7 @@ def qk_rope_cache_ref(
 ) -> Tensor:
     """Defines the op, in plain PyTorch. Same arguments as `qk_rope_cache`."""
     num_kv_heads, head_dim = keys.shape[1:]
+    cosine, sine = cosine[positions], sine[positions]
     heads = qkv.unflatten(1, (num_heads + 2 * num_kv_heads, head_dim))
     q, k, v = heads.split((num_heads, num_kv_heads, num_kv_heads), dim=1)
     _write(keys, _norm_rotate(k, k_weight, cosine, sine, eps), slots)
@@ -65,6 +67,7 @@ def qk_rope_cache(
     k_weight: Tensor | None,
     cosine: Tensor,
     sine: Tensor,
+    positions: Tensor,
     slots: Tensor,
     keys: Tensor,
     values: Tensor,
@@ -80,8 +83,10 @@ def qk_rope_cache(
             contiguous: the heads of q, of k, of v.
         q_weight: (head_dim,), of the RMSNorm of each head of q; None: there is none.
         k_weight: Likewise of k.
-        cosine: (num_rows, head_dim / 2) float32, of RoPE's angles.
+        cosine: (num_positions, head_dim / 2) float32, of RoPE's angles at each position.
         sine: Likewise.
+        positions: (num_rows,) int32, each token's. One beyond the angles is the caller's error,
+            which the kernel does not look for.
         slots: (num_rows,) int32, distinct, each token's slot; -1: its k and v are not written. One
             beyond the cache is the caller's error, which the kernel does not look for.
         keys: (num_slots, num_kv_heads, head_dim), the dtype of `qkv`, contiguous; written in place.
@@ -108,11 +113,13 @@ def qk_rope_cache(
         if weight is not None:
             check_tensor(name, weight, (head_dim,), FLOATS, device)
     for name, angle in (("cosine", cosine), ("sine", sine)):
-        check_tensor(name, angle, (num_rows, head_dim // 2), (torch.float32,), device)
-    check_tensor("slots", slots, (num_rows,), (torch.int32,), device)
+        check_tensor(name, angle, (len(cosine), head_dim // 2), (torch.float32,), device)
+    for name, index in (("positions", positions), ("slots", slots)):
+        check_tensor(name, index, (num_rows,), (torch.int32,), device)
     for name, cache in (("keys", keys), ("values", values)):
         check_tensor(name, cache, keys.shape, (qkv.dtype,), device)
-    args = qkv, q_weight, k_weight, cosine, sine, slots, keys, values, eps, num_heads
+    rope = cosine, sine, positions
+    args = qkv, q_weight, k_weight, *rope, slots, keys, values, eps, num_heads
     if not use_triton(qkv, backend):
         return qk_rope_cache_ref(*args)
     from store_engine.kernels.triton.qk_rope_cache import launch_qk_rope_cache

@@ -24,7 +24,7 @@ from store_engine.kernels._checks import FLOATS, INTEGERS, check_tensor
 from store_engine.kernels._dispatch import Backend, use_triton
 from store_engine.kernels.trie_topk import Beams, ItemBits, Level, Normalize, valid_beams
 
-_NOTHING = -(1 << 63)  # key below every candidate's
+NOTHING = -(1 << 63)  # key below every candidate's
 _CODES = (torch.uint8, torch.uint16, torch.int16, *INTEGERS)
 
 
@@ -43,18 +43,28 @@ class Filter(NamedTuple):
 
     def is_alive(self, child: Tensor) -> Tensor:
         """Says which children, (batch, beam_width, n) int64, lead to an item that may be given."""
-        begin, end = self.item_begin[child], self.item_begin[child + 1]
+        shape, child = child.shape, child.flatten(1)
+        return (self.num_alive(self.item_begin[child], self.item_begin[child + 1]) > 0).view(shape)
+
+    def num_alive(self, begin: Tensor, end: Tensor) -> Tensor:
+        """Counts the places from begin to end that may be given; (batch, n) integers all."""
         num_allowed = end - begin
         if len(self.words):
-            request_set = self.set_index[:, None, None].long()
+            request_set = self.set_index[:, None].long()
             bits = ItemBits(self.item_begin, self.words, self.ranks)
             known = request_set.clamp(min=0)
             in_set = bits.rank(known, end) - bits.rank(known, begin)
             num_allowed = torch.where(request_set < 0, num_allowed, in_set)
-        return num_allowed > self._num_excluded_before(end) - self._num_excluded_before(begin)
+        before_begin, before_end = (torch.searchsorted(self.excluded, x) for x in (begin, end))
+        return num_allowed - (before_end - before_begin)
 
-    def _num_excluded_before(self, place: Tensor) -> Tensor:
-        return torch.searchsorted(self.excluded, place.flatten(1)).view_as(place)
+
+class Backpointers(NamedTuple):
+    """Where a search writes down which beam each one comes from, in slots of its own."""
+
+    slots: Tensor  # (batch, num_slots) int32, written in place: the slot of a beam's parent
+    begin: int  # slot of the first beam that is found; `width` are written, -1 for none
+    parent_begin: int  # slot of the first of the beams that are extended
 
 
 def trie_select_ref(
@@ -65,6 +75,7 @@ def trie_select_ref(
     *,
     normalize: Normalize = "codebook",
     filter: Filter | None = None,
+    back: Backpointers | None = None,
 ) -> Beams:
     """Defines the op, in plain PyTorch: no wait, static shapes. Same arguments as `trie_select`."""
     codebook_size, logits = logits.shape[2], logits.float()
@@ -86,20 +97,23 @@ def trie_select_ref(
     score = beams.scores[:, :, None] + (chosen - log_sum)
 
     is_child = is_child & (score > -torch.inf)  # -inf: a code that the model forbids
-    keys = _pack(score, child).masked_fill(~is_child, _NOTHING).flatten(1)
-    keys = F.pad(keys, (0, max(width - keys.shape[1], 0)), value=_NOTHING)
+    keys = pack(score, child).masked_fill(~is_child, NOTHING).flatten(1)
+    keys = F.pad(keys, (0, max(width - keys.shape[1], 0)), value=NOTHING)
     top, at = keys.topk(width, dim=1)
-    is_beam = top != _NOTHING
+    is_beam = top != NOTHING
     nodes = 0xFFFFFFFF - (top & 0xFFFFFFFF)
     tokens = level.tokens[nodes.masked_fill(~is_beam, 0)].long()
     found = (at // codebook_size, tokens, nodes)
     parents, tokens, nodes = (x.masked_fill(~is_beam, -1).to(beams.nodes.dtype) for x in found)
+    if back is not None:
+        slots = (parents + back.parent_begin).masked_fill(~is_beam, -1)
+        back.slots[:, back.begin : back.begin + width].copy_(slots)
     scores = _unpack_score(top).masked_fill(~is_beam, -torch.inf)
     num_valid = is_beam.sum(1).to(beams.nodes.dtype)
     return Beams(scores, parents, tokens, nodes, num_valid, beams.is_bad | is_bad)
 
 
-def _pack(score: Tensor, child: Tensor) -> Tensor:
+def pack(score: Tensor, child: Tensor) -> Tensor:
     """A key that orders by score, then by lower node id."""
     bits = score.view(torch.int32)
     ordered = bits ^ ((bits >> 31) & 0x7FFFFFFF)  # the order of floats as integers
@@ -119,12 +133,14 @@ def trie_select(
     *,
     normalize: Normalize = "codebook",
     filter: Filter | None = None,
+    back: Backpointers | None = None,
     backend: Backend = "auto",
 ) -> Beams:
     """Extends beams by one code and keeps the best `width` of each request.
 
     Args:
-        logits: (batch, beam_width, codebook_size), float32, float16 or bfloat16, contiguous.
+        logits: (batch, beam_width, codebook_size), float32, float16 or bfloat16; each row is
+            contiguous, rows may be shared (`expand`) or stand among others.
         beams: The beams so far, integers all int32 or all int64; slots from num_valid on are not
             read. `parents` and `tokens` play no part.
         level: The trie's step from the beams' level to the next, its `allowed` None: child_begin
@@ -133,6 +149,7 @@ def trie_select(
         normalize: "codebook": log-probabilities over the codebook. "children": over the children of
             the beam's node that the request may take.
         filter: What each request may be given; None: everything.
+        back: Where backpointers are written; None: nowhere.
         backend: See `_dispatch.choose_backend`.
 
     Returns:
@@ -145,16 +162,21 @@ def trie_select(
     """
     _check(logits, beams, level, width, normalize)
     if filter is not None:
-        _check_filter(filter, len(logits), len(level.tokens), logits.device)
+        check_filter(filter, len(logits), len(level.tokens), logits.device)
+    if back is not None:
+        shape = len(logits), max(back.slots.shape[-1], back.begin + width)
+        check_tensor("backpointers", back.slots, shape, (torch.int32,), logits.device)
     if not len(logits):
         nothing = beams.nodes.new_empty(0, width)
         scores = beams.scores.new_empty(0, width)
         return beams._replace(scores=scores, parents=nothing, tokens=nothing, nodes=nothing)
     if not use_triton(logits, backend):
-        return trie_select_ref(logits, beams, level, width, normalize=normalize, filter=filter)
+        return trie_select_ref(
+            logits, beams, level, width, normalize=normalize, filter=filter, back=back
+        )
     from store_engine.kernels.triton.trie_select import launch_trie_select
 
-    return launch_trie_select(logits, beams, level, width, normalize, filter)
+    return launch_trie_select(logits, beams, level, width, normalize, filter, back)
 
 
 def _check(logits: Tensor, beams: Beams, level: Level, width: int, normalize: str) -> None:
@@ -174,7 +196,9 @@ def _check(logits: Tensor, beams: Beams, level: Level, width: int, normalize: st
     if not 0 < len(level.tokens) < 1 << 31:
         raise ValueError(f"a level may have 1 to 2^31 - 1 children, got {len(level.tokens)}")
     batch, device = len(logits), logits.device
-    check_tensor("logits", logits, logits.shape, FLOATS, device)
+    check_tensor("logits", logits, logits.shape, FLOATS, device, is_contiguous=False)
+    if logits.stride(2) != 1:
+        raise ValueError(f"each row of logits must be contiguous, got strides {logits.stride()}")
     check_tensor("scores", beams.scores, logits.shape[:2], (torch.float32,), device)
     check_tensor("nodes", beams.nodes, logits.shape[:2], INTEGERS, device)
     check_tensor("num_valid", beams.num_valid, (batch,), (beams.nodes.dtype,), device)
@@ -183,8 +207,8 @@ def _check(logits: Tensor, beams: Beams, level: Level, width: int, normalize: st
     check_tensor("tokens", level.tokens, (len(level.tokens),), _CODES, device)
 
 
-def _check_filter(filter: Filter, batch: int, num_children: int, device: torch.device) -> None:
-    """Raises what `trie_select` promises of the filter."""
+def check_filter(filter: Filter, batch: int, num_children: int, device: torch.device) -> None:
+    """Raises what an op promises of the filter of a batch, for ranges of so many children."""
     if filter.words.ndim != 2 or filter.excluded.ndim != 2:
         raise ValueError(
             "words must be (num_sets, num_words) and excluded (batch, num_excluded), "

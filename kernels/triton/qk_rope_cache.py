@@ -19,8 +19,8 @@ def _load_weight(q_weight_ptr, k_weight_ptr, dim, is_q, is_k):
 
 @triton.jit
 def _qk_rope_cache_kernel(
-    qkv_ptr, q_weight_ptr, k_weight_ptr, cosine_ptr, sine_ptr, slots_ptr, q_ptr, keys_ptr,
-    values_ptr, num_heads, num_kv_heads, head_dim, eps,
+    qkv_ptr, q_weight_ptr, k_weight_ptr, cosine_ptr, sine_ptr, positions_ptr, slots_ptr, q_ptr,
+    keys_ptr, values_ptr, num_heads, num_kv_heads, head_dim, eps,
     Q_NORM: tl.constexpr, K_NORM: tl.constexpr, BLOCK_H: tl.constexpr, BLOCK_D: tl.constexpr,
 ):
     """A few heads of one token, each as two halves of BLOCK_D columns."""
@@ -47,7 +47,7 @@ def _qk_rope_cache_kernel(
         w = _load_weight(q_weight_ptr, k_weight_ptr, dim + half, is_q_normed, is_k_normed)
         second *= scale * w
 
-    angle = row * half + dim
+    angle = tl.load(positions_ptr + row).to(tl.int64) * half + dim
     cosine = tl.load(cosine_ptr + angle, is_dim, other=0.0)
     sine = tl.load(sine_ptr + angle, is_dim, other=0.0)
     rotated = tl.where(is_v, first, first * cosine - second * sine)
@@ -80,6 +80,7 @@ def launch_qk_rope_cache(
     k_weight: Tensor | None,
     cosine: Tensor,
     sine: Tensor,
+    positions: Tensor,
     slots: Tensor,
     keys: Tensor,
     values: Tensor,
@@ -100,6 +101,7 @@ def launch_qk_rope_cache(
                 *weights,
                 cosine,
                 sine,
+                positions,
                 slots,
                 q,
                 keys,

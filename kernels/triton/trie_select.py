@@ -6,7 +6,7 @@ import triton.language as tl
 from torch import Tensor
 
 from store_engine.kernels._dispatch import all_registers, device_guard
-from store_engine.kernels.trie_select import Filter
+from store_engine.kernels.trie_select import Backpointers, Filter
 from store_engine.kernels.trie_topk import Beams, Level, Normalize
 from store_engine.kernels.triton.online_softmax import add_tile, log_sum
 from store_engine.kernels.triton.trie_topk import (
@@ -34,6 +34,18 @@ def _num_before(excluded_ptr, place, num_excluded, num_steps, mask):
 
 
 @triton.jit
+def _num_alive(
+    words_ptr, ranks_ptr, request_set, excluded_ptr, num_excluded, num_steps, begin, end, mask,
+):
+    """Items of the request's set in [begin, end), less the excluded ones."""
+    allowed = end - begin
+    if request_set >= 0:
+        allowed = _rank(words_ptr, ranks_ptr, end, mask) - _rank(words_ptr, ranks_ptr, begin, mask)
+    excluded = _num_before(excluded_ptr, end, num_excluded, num_steps, mask)
+    return allowed - excluded + _num_before(excluded_ptr, begin, num_excluded, num_steps, mask)
+
+
+@triton.jit
 def _is_alive(
     item_begin_ptr, words_ptr, ranks_ptr, request_set, excluded_ptr, num_excluded, num_steps, child,
     mask,
@@ -41,11 +53,9 @@ def _is_alive(
     """Whether more items of the request's set than excluded ones stand below each child."""
     begin = tl.load(item_begin_ptr + child, mask, other=0).to(tl.int64)
     end = tl.load(item_begin_ptr + child + 1, mask, other=0).to(tl.int64)
-    allowed = end - begin
-    if request_set >= 0:
-        allowed = _rank(words_ptr, ranks_ptr, end, mask) - _rank(words_ptr, ranks_ptr, begin, mask)
-    excluded = _num_before(excluded_ptr, end, num_excluded, num_steps, mask)
-    return allowed > excluded - _num_before(excluded_ptr, begin, num_excluded, num_steps, mask)
+    return _num_alive(
+        words_ptr, ranks_ptr, request_set, excluded_ptr, num_excluded, num_steps, begin, end, mask,
+    ) > 0
 
 
 @triton.jit
@@ -56,12 +66,16 @@ def _children(nodes_ptr, child_begin_ptr, beam, mask):
     return begin, tl.load(child_begin_ptr + node + 1, mask, other=0).to(tl.int64)
 
 
-@triton.jit(do_not_specialize=["beam_width", "num_words", "num_excluded", "num_steps"])
+@triton.jit(
+    do_not_specialize=[
+        "beam_width", "stride_batch", "stride_beam", "num_words", "num_excluded", "num_steps"
+    ]
+)
 def _trie_select_keys_kernel(
     logits_ptr, scores_ptr, nodes_ptr, num_valid_ptr, child_begin_ptr, tokens_ptr,
     words_ptr, ranks_ptr, set_index_ptr, excluded_ptr, item_begin_ptr,
     child_keys_ptr, key_end_ptr, is_bad_ptr,
-    beam_width, codebook_size, num_words, num_excluded, num_steps,
+    beam_width, codebook_size, stride_batch, stride_beam, num_words, num_excluded, num_steps,
     CHILDREN: tl.constexpr, FILTER: tl.constexpr, BLOCK: tl.constexpr,
 ):
     """The keys of one beam's children, behind those of the beams before it.
@@ -85,7 +99,7 @@ def _trie_select_keys_kernel(
 
     is_bad = tl.full((), 0, tl.int32)
     if beam < num_valid:
-        logits_ptr += row * codebook_size
+        logits_ptr += request * stride_batch + beam.to(tl.int64) * stride_beam
         request_set = tl.full((), -1, tl.int64)
         if FILTER:
             request_set = tl.load(set_index_ptr + request).to(tl.int64)
@@ -167,12 +181,38 @@ def _lowest_of_the_best(keys_ptr, num_keys, width, BLOCK: tl.constexpr):
     return lowest ^ _NOTHING
 
 
-@triton.jit(do_not_specialize=["beam_width", "width"])
+@triton.jit
+def _keep(keys_ptr, num_keys, lowest, kept_keys_ptr, kept_at_ptr, BLOCK: tl.constexpr):
+    """Writes the keys that are not below the lowest, in any order, and where they stood."""
+    num_kept = tl.full((), 0, tl.int32)
+    for first in range(0, num_keys, BLOCK):
+        at = first + tl.arange(0, BLOCK)
+        key = tl.load(keys_ptr + at, at < num_keys, other=_NOTHING)
+        is_kept = key >= lowest
+        count = tl.cumsum(is_kept.to(tl.int32), 0)
+        tl.store(kept_keys_ptr + num_kept + count - 1, key, is_kept)
+        tl.store(kept_at_ptr + num_kept + count - 1, at, is_kept)
+        num_kept += tl.max(count)
+    return num_kept
+
+
+@triton.jit
+def _rank_among(keys_ptr, num_keys, key, BLOCK_R: tl.constexpr):
+    """The number of keys that are larger than each of some."""
+    rank = tl.zeros([BLOCK_R], tl.int32)
+    for low in range(0, num_keys, BLOCK_R):
+        other = low + tl.arange(0, BLOCK_R)
+        rival = tl.load(keys_ptr + other, other < num_keys, other=_NOTHING)
+        rank += tl.sum((rival[None, :] > key[:, None]).to(tl.int32), 1)
+    return rank
+
+
+@triton.jit(do_not_specialize=["beam_width", "width", "num_slots", "begin", "parent_begin"])
 def _trie_select_top_kernel(
     child_keys_ptr, key_end_ptr, is_bad_ptr, was_bad_ptr, tokens_ptr, kept_keys_ptr, kept_at_ptr,
     top_scores_ptr, top_parents_ptr, top_tokens_ptr, top_nodes_ptr, top_num_valid_ptr,
-    top_is_bad_ptr, beam_width, codebook_size, width,
-    BLOCK: tl.constexpr, BLOCK_R: tl.constexpr,
+    top_is_bad_ptr, back_ptr, beam_width, codebook_size, width, num_slots, begin, parent_begin,
+    BACK: tl.constexpr, BLOCK: tl.constexpr, BLOCK_R: tl.constexpr,
 ):
     """The best keys of one request, in order, and what they stand for.
 
@@ -191,15 +231,7 @@ def _trie_select_top_kernel(
     num_keys = tl.where(is_bad == 0, tl.load(key_end_ptr + beam_width - 1), 0).to(tl.int32)
 
     lowest = _lowest_of_the_best(child_keys_ptr, num_keys, width, BLOCK)
-    num_kept = tl.full((), 0, tl.int32)
-    for first in range(0, num_keys, BLOCK):
-        at = first + tl.arange(0, BLOCK)
-        key = tl.load(child_keys_ptr + at, at < num_keys, other=_NOTHING)
-        is_kept = key >= lowest
-        count = tl.cumsum(is_kept.to(tl.int32), 0)
-        tl.store(kept_keys_ptr + num_kept + count - 1, key, is_kept)
-        tl.store(kept_at_ptr + num_kept + count - 1, at, is_kept)
-        num_kept += tl.max(count)
+    num_kept = _keep(child_keys_ptr, num_keys, lowest, kept_keys_ptr, kept_at_ptr, BLOCK)
     tl.debug_barrier()  # from here on a thread reads what others wrote
 
     for first in range(0, width, BLOCK_R):
@@ -207,11 +239,7 @@ def _trie_select_top_kernel(
         is_beam = slot < num_kept
         key = tl.load(kept_keys_ptr + slot, is_beam, other=_NOTHING)
         at = tl.load(kept_at_ptr + slot, is_beam, other=0)
-        rank = tl.zeros([BLOCK_R], tl.int32)
-        for low in range(0, num_kept, BLOCK_R):
-            other = low + tl.arange(0, BLOCK_R)
-            rival = tl.load(kept_keys_ptr + other, other < num_kept, other=_NOTHING)
-            rank += tl.sum((rival[None, :] > key[:, None]).to(tl.int32), 1)
+        rank = _rank_among(kept_keys_ptr, num_kept, key, BLOCK_R)
         parent = tl.zeros([BLOCK_R], tl.int32)
         for low in range(0, beam_width, BLOCK_R):
             beam = low + tl.arange(0, BLOCK_R)
@@ -225,6 +253,10 @@ def _trie_select_top_kernel(
         tl.store(top_parents_ptr + out, tl.where(is_beam, parent, -1), mask)
         tl.store(top_tokens_ptr + out, tl.where(is_beam, token, -1), mask)
         tl.store(top_nodes_ptr + out, node, mask)
+        if BACK:
+            place = begin + tl.where(is_beam, rank, slot)
+            back = tl.where(is_beam, parent_begin + parent, -1)
+            tl.store(back_ptr + request * num_slots + place, back, mask)
     tl.store(top_num_valid_ptr + request, num_kept)
     was_bad = tl.load(was_bad_ptr + request).to(tl.int32)
     tl.store(top_is_bad_ptr + request, (was_bad | is_bad).to(tl.uint8))
@@ -236,8 +268,24 @@ def _keys_config(codebook_size: int) -> dict[str, int]:
     return {"BLOCK": block, "num_warps": min(max(block // 128, 1), 4), **all_registers()}
 
 
-def _top_config() -> dict[str, int]:
+def top_config() -> dict[str, int]:
+    """Tiles of the keys, and of what is kept."""
     return {"BLOCK": 1024, "BLOCK_R": 64, "num_warps": 8}
+
+
+def filter_arguments(
+    filter: Filter | None, nothing: Tensor
+) -> tuple[tuple[Tensor, ...], tuple[int, int, int]]:
+    """What a kernel is given of a filter: its arrays, and words, exclusions and steps of these.
+
+    Args:
+        filter: None: the arrays are not read.
+        nothing: What stands for them.
+    """
+    if filter is None:
+        return 5 * (nothing,), (0, 0, 0)
+    num_excluded = filter.excluded.shape[1]
+    return tuple(filter), (filter.words.shape[1], num_excluded, num_excluded.bit_length())
 
 
 def launch_trie_select(
@@ -247,6 +295,7 @@ def launch_trie_select(
     width: int,
     normalize: Normalize,
     filter: Filter | None,
+    back: Backpointers | None,
 ) -> Beams:
     """Does what `trie_select` does, for arguments that it has checked and a batch that is not 0."""
     batch, beam_width, codebook_size = logits.shape
@@ -257,15 +306,7 @@ def launch_trie_select(
     parents, tokens, children = new(3, batch, width)
     scores, flags = beams.scores.new_empty(batch, width), new(batch, dtype=torch.uint8)
     found = Beams(scores, parents, tokens, children, new(batch), flags)
-    given = filter or Filter(*5 * [level.child_begin])  # not read without a filter
-    num_words, num_excluded = (
-        (0, 0)
-        if filter is None
-        else (
-            filter.words.shape[1],
-            filter.excluded.shape[1],
-        )
-    )
+    arrays, filter_sizes = filter_arguments(filter, level.child_begin)
     with device_guard(logits):
         _trie_select_keys_kernel[(batch, beam_width)](
             logits,
@@ -274,15 +315,14 @@ def launch_trie_select(
             beams.num_valid,
             level.child_begin,
             level.tokens,
-            *given,
+            *arrays,
             child_keys,
             key_end,
             is_bad,
             beam_width,
             codebook_size,
-            num_words,
-            num_excluded,
-            num_excluded.bit_length(),
+            *logits.stride()[:2],
+            *filter_sizes,
             CHILDREN=normalize == "children",
             FILTER=filter is not None,
             **_keys_config(codebook_size),
@@ -296,9 +336,12 @@ def launch_trie_select(
             kept_keys,
             kept_at,
             *found,
+            nodes if back is None else back.slots,  # not written without backpointers
             beam_width,
             codebook_size,
             width,
-            **_top_config(),
+            *((0, 0, 0) if back is None else (back.slots.shape[1], *back[1:])),
+            BACK=back is not None,
+            **top_config(),
         )
     return found._replace(is_bad=flags.view(torch.bool))

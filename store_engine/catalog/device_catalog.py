@@ -18,6 +18,7 @@ from torch import Tensor
 from store_engine._C import RowSet
 from store_engine.catalog.catalog_view import StaticView
 from store_engine.catalog.item_slots import ItemPlaces, ItemSlots
+from store_engine.catalog.resident_rows import ResidentRows
 from store_engine.catalog.trie_arrays import TrieArrays
 from store_engine.kernels.trie_select import Filter
 from store_engine.kernels.trie_topk import Level
@@ -47,11 +48,14 @@ class DeviceCatalog:
     Attributes:
         generation: Number of the memory; another one means other tensors.
         capacity: Per level, the root's first, the nodes that there is room for.
+        leaf_room: Items that a leaf may have.
+        rows: Tables of the items, once `hold` was asked for them.
     """
 
     def __init__(self, device: torch.device) -> None:
         self.device, self.generation = device, 0
         self.capacity: tuple[int, ...] = ()
+        self.leaf_room = 1
         self._view: StaticView | None = None
         self._codebook_sizes: list[int] = []
         self._child_begin: list[Tensor] = []
@@ -59,30 +63,48 @@ class DeviceCatalog:
         self._item_begin: list[Tensor] = []
         self._sets = _ResidentSets(device)
         self.history_tokens: NDArray[np.int64] = np.zeros((0, 0), dtype=np.int64)
+        self._row_of_place: NDArray[np.int64] = np.zeros(0, dtype=np.int64)
         self.places: ResidentPlaces | None = None
+        self._prefixes: Tensor | None = None  # of every place, in `places`
+        self.rows: ResidentRows | None = None
 
-    def hold(self, view: StaticView) -> None:
+    def hold(self, view: StaticView, needs_rows: bool = False) -> None:
         """Writes a catalogue into the memory, unless it is there already. O(number of items).
 
         Args:
             view: The catalogue; its trie has fewer than 2^31 - 1 items.
+            needs_rows: From now on `rows` too.
         """
-        held = self._view
+        held, is_missing = self._view, needs_rows and self.rows is None
         if held is not None and held.trie is view.trie and held.table is view.table:
+            if is_missing:
+                self._hold_rows(view)
             return
         trie = TrieArrays(view.trie.item_trie)  # on the host
         if held is None or held.trie is not view.trie:
             self._fit(trie)
             self._write(trie)
             self._sets.clear(trie.ranks.int().numpy())
+            self._row_of_place = np.append(view.rows(trie.rows.numpy()), -1)
             self._view = None  # until all is there
         self.history_tokens = view.tokens.cpu().numpy()
         self._hold_places(view.table.item_slots, trie)
+        if is_missing or self.rows is not None:
+            self._hold_rows(view)
         self._view = view
 
     def level(self, level: int) -> Level:
         """Returns the step from a level's nodes to the next; nodes past the trie's are unused."""
         return Level(self._child_begin[level], self._tokens[level])
+
+    @property
+    def leaf_begin(self) -> Tensor:
+        """(num_leaves + 1 or more,) int32: the place of each leaf's first item."""
+        return self._item_begin[-1]
+
+    def rows_of_places(self, places: NDArray[np.int32]) -> NDArray[np.int64]:
+        """Returns the catalogue rows of places, any shape; -1 stands for none."""
+        return self._row_of_place[places]
 
     def filter(self, level: int, set_index: Tensor, excluded: Tensor) -> Filter:
         """Returns the filter of the children of a level's nodes.
@@ -123,6 +145,8 @@ class DeviceCatalog:
         sizes, codes = trie.level_sizes, trie.codebook_sizes
         fits = len(sizes) == len(self.capacity) and codes == self._codebook_sizes
         fits = fits and all(n <= room for n, room in zip(sizes, self.capacity, strict=True))
+        largest = int(trie.item_begin[-1].diff().max())
+        fits = fits and largest <= self.leaf_room
         if fits and self._sets.fits(trie.num_items):
             return
         rooms, most = [1], 1
@@ -130,6 +154,7 @@ class DeviceCatalog:
             most = min(most * code, 1 << 31)
             rooms.append(min(most, size + size // 4 + 64))
         self.capacity, self._codebook_sizes = tuple(rooms), codes
+        self.leaf_room = 1 << (largest - 1).bit_length()
         self._child_begin = [self._new(room + 1) for room in rooms[:-1]]
         self._tokens = [
             self._new(room, torch.uint8 if size <= 256 else torch.int32)
@@ -149,12 +174,21 @@ class DeviceCatalog:
         """Writes where items stand, when they are the last codes themselves."""
         places = item_slots.places if item_slots is not None else None
         if places is None:
-            self.places = None
+            self.places, self._prefixes = None, None
             return
         if self.places is None or not self.places.fits(places, self.capacity[-2]):
             self.places = ResidentPlaces(places, self.capacity[-2])
             self.generation += 1
-        self.places.write(places, _prefix_keys(trie, places.sizes))
+        prefixes = self.places.write(places, _prefix_keys(trie, places.sizes))
+        self._prefixes = prefixes.repeat_interleave(trie.item_begin[-2].diff())
+
+    def _hold_rows(self, view: StaticView) -> None:
+        """Writes the tables of the items."""
+        sids = view.table.sids
+        if self.rows is None or not self.rows.fits(sids):
+            self.rows = ResidentRows(sids, self.device)
+            self.generation += 1
+        self.rows.write(sids, self._row_of_place[:-1], self._prefixes)
 
     def _new(self, length: int, dtype: torch.dtype = torch.int32) -> Tensor:
         return torch.zeros(length, dtype=dtype, device=self.device)
@@ -191,8 +225,8 @@ class ResidentPlaces:
         """Says whether there is room."""
         return len(places.slots) <= len(self.slots) and num_nodes == len(self.prefix_of_node)
 
-    def write(self, places: ItemPlaces, node_keys: Tensor) -> None:
-        """Replaces what is there.
+    def write(self, places: ItemPlaces, node_keys: Tensor) -> Tensor:
+        """Replaces what is there, and returns the row of `slots` of each node.
 
         Args:
             places: Of the catalogue.
@@ -202,6 +236,7 @@ class ResidentPlaces:
         self.slots[: len(places.slots)].copy_(places.slots)
         prefixes = torch.searchsorted(places.keys.cpu(), node_keys)
         self.prefix_of_node[: len(prefixes)].copy_(prefixes)
+        return prefixes
 
 
 class _ResidentSets:

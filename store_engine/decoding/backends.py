@@ -22,7 +22,7 @@ from torch import Tensor
 from store_engine import _C
 from store_engine.catalog.item_filter import ItemFilter
 from store_engine.catalog.trie_arrays import SearchTrie, TrieArrays, require_arrays
-from store_engine.decoding.static_search import Leaves
+from store_engine.decoding.static_search import Best
 from store_engine.errors import InputError
 from store_engine.inference.cache_attention import TreeAttention, TritonTreeAttention
 from store_engine.inference.kv_cache import KVCache
@@ -267,7 +267,7 @@ class NonFiniteLogitsError(ValueError):
         super().__init__(f"{what} {self.requests[0]}{others}: {detail}")
 
 
-def check_beams(beams: Beams | Leaves) -> None:
+def check_beams(beams: Beams | Best) -> None:
     """Refuses beams of which a request is flagged as bad.
 
     Raises:

@@ -16,6 +16,7 @@ from store_engine import _C
 from store_engine.catalog.catalog_view import CatalogView
 from store_engine.catalog.item_filter import ItemFilter
 from store_engine.collaborative.evidence import Evidence, NewItemVotes
+from store_engine.decoding.device_evidence import SparseEvidence, VoteMatrix
 from store_engine.errors import InputError
 from store_engine.kernels.trie_topk import Normalize
 from store_engine.runs.run import Run
@@ -97,17 +98,18 @@ class _NewItems(NamedTuple):
     """The votes for new items, in the core."""
 
     core: _C.Evidence
+    matrix: VoteMatrix
     offset: np.float32
 
     @classmethod
     def of(cls, votes: NewItemVotes) -> "_NewItems":
-        indptr, indices = votes.matrix.indptr, votes.matrix.indices
-        core = _C.Evidence(
-            indptr.astype(np.int64),
-            indices.astype(np.int32),
+        matrix = VoteMatrix(
+            votes.matrix.indptr.astype(np.int64),
+            votes.matrix.indices.astype(np.int32),
             votes.matrix.data.astype(np.float32),
         )
-        return cls(core, np.float32(votes.offset))
+        core = _C.Evidence(matrix.indptr, matrix.indices, matrix.data)
+        return cls(core, matrix, np.float32(votes.offset))
 
 
 class ItemEvidence:
@@ -116,13 +118,17 @@ class ItemEvidence:
     Args:
         votes: The item-item matrix, its decay and its window.
         scale: Weight of a vote against a log-probability.
+
+    Attributes:
+        sparse: What it is made of, for a device.
     """
 
     def __init__(self, votes: Evidence, scale: float = 1.0) -> None:
-        data = votes.data * np.float32(scale)
-        self._core = _C.Evidence(votes.indptr, votes.indices, data)
+        self._matrix = VoteMatrix(votes.indptr, votes.indices, votes.data * np.float32(scale))
+        self._core = _C.Evidence(self._matrix.indptr, self._matrix.indices, self._matrix.data)
         self._decay, self._window = votes.decay, votes.window
         self._new: _NewItems | None = None
+        self.sparse = SparseEvidence((self._matrix,), np.float32(0), self._decay, self._window)
 
     @property
     def num_items(self) -> int:
@@ -138,7 +144,9 @@ class ItemEvidence:
                 f"the evidence does not know, are for {votes.num_old} to {end - 1}"
             )
         scorer = copy.copy(self)
-        scorer._new = _NewItems.of(votes)
+        scorer._new = new = _NewItems.of(votes)
+        matrices = self._matrix, new.matrix
+        scorer.sparse = SparseEvidence(matrices, new.offset, self._decay, self._window)
         return scorer
 
     def top(self, histories: Sequence[Rows], k: int, item_filter: ItemFilter | None) -> Rows:

@@ -12,6 +12,7 @@ from torch import Tensor
 from store_engine import _C
 from store_engine.decoding.backends import NonFiniteLogitsError
 from store_engine.inference.numpy_view import as_numpy
+from store_engine.kernels.code_logprobs import code_logprobs
 from store_engine.kernels.trie_topk import Beams
 
 _MAX_CODES, _MAX_PREFIXES = 1 << 16, 1 << 40  # of a level; of a block, times codes
@@ -51,7 +52,7 @@ class ForcedPaths:
             logits: (batch, num_run, codebook_size) of the block that was run.
         """
         codes = self._sids[:, :, level].contiguous()
-        self._scores = self._scores + code_logprobs(logits, self._places, codes)
+        self._scores = _add_logprobs(logits, self._places, codes, self._scores)
 
     def beside(self, level: int, beams: Beams) -> Prefixes:
         """Finds the prefixes to run for the next level that no beam is.
@@ -124,29 +125,10 @@ def prefixes_beside_ref(beams: Beams, places: Tensor, codes: Tensor) -> tuple[Pr
     return new, new_places
 
 
-def code_logprobs(logits: Tensor, beams: Tensor, codes: Tensor) -> Tensor:
-    """Computes log-probabilities of codes, on a CPU in the C++ core.
-
-    Args:
-        logits: (batch, beam_width, codebook_size).
-        beams: (batch, num_codes) int64, the beam that each code follows; -1 for none.
-        codes: (batch, num_codes) int64.
-
-    Returns:
-        (batch, num_codes) float32: -inf for no beam, NaN where logits are NaN or +inf.
-    """
+def _add_logprobs(logits: Tensor, beams: Tensor, codes: Tensor, scores: Tensor) -> Tensor:
+    """Adds log-probabilities of codes to scores: see the op; on a CPU in the C++ core."""
     if logits.device.type == "cpu" and logits.dtype in (torch.float32, torch.bfloat16):
         arrays = (as_numpy(x.contiguous()) for x in (logits, beams, codes))
-        return torch.from_numpy(_C.code_logprobs(*arrays, num_threads=torch.get_num_threads()))
-    return code_logprobs_ref(logits, beams, codes)
-
-
-def code_logprobs_ref(logits: Tensor, beams: Tensor, codes: Tensor) -> Tensor:
-    """Defines `code_logprobs` in PyTorch, for any device and dtype. Same arguments."""
-    logits, at = logits.float(), beams.clamp(min=0)
-    log_sum = logits.logsumexp(2)
-    log_sum = log_sum.masked_fill(~(logits.amax(2) < torch.inf), torch.nan)
-    chosen = logits.gather(1, at[:, :, None].expand(-1, -1, logits.shape[2]))
-    chosen = chosen.gather(2, codes[:, :, None])[:, :, 0]
-    logprobs = chosen - log_sum.gather(1, at)
-    return logprobs.masked_fill((beams < 0) | (log_sum.gather(1, at) == -torch.inf), -torch.inf)
+        found = _C.code_logprobs(*arrays, num_threads=torch.get_num_threads())
+        return scores + torch.from_numpy(found)
+    return code_logprobs(logits, beams, codes, scores)

@@ -16,8 +16,9 @@ from numpy.typing import NDArray
 from store_engine._C import RowSet
 from store_engine.catalog.catalog_view import StaticView
 from store_engine.catalog.device_catalog import DeviceCatalog, Wanted
+from store_engine.decoding.device_evidence import DeviceEvidence, SparseEvidence
 from store_engine.decoding.static_search import (
-    Leaves,
+    Best,
     SearchShape,
     StaticSearch,
     num_cache_numbers,
@@ -42,22 +43,33 @@ class Requests(NamedTuple):
         histories: Catalogue rows, oldest first.
         allowed: The set that each may be given; None: everything.
         excluded: The trie's rows that each may not be given.
+        events: Catalogue rows that evidence reads, oldest first.
     """
 
     histories: list[Rows]
     allowed: list[RowSet | None]
     excluded: list[Rows]
+    events: list[Rows]
 
     def batch(self, begin: int, end: int) -> "Requests":
         """Returns some of them."""
+        cut = slice(begin, end)
         return Requests(
-            self.histories[begin:end], self.allowed[begin:end], self.excluded[begin:end]
+            self.histories[cut], self.allowed[cut], self.excluded[cut], self.events[cut]
         )
 
     @property
     def have_filter(self) -> bool:
         """Some request may not be given everything."""
         return any(one is not None for one in self.allowed) or any(map(len, self.excluded))
+
+
+class Sizes(NamedTuple):
+    """How much is searched for."""
+
+    beam_width: int  # prefixes kept at each level
+    num_items: int  # wanted of the beams; there may be more in the result
+    num_named: int = 0  # items that each matrix of the evidence names; 0: there is no evidence
 
 
 class _Graph(NamedTuple):
@@ -75,55 +87,75 @@ class GraphSearch:
     def __init__(self, model: GpuModel) -> None:
         self._model, self._device = model, model.decoder.device
         self._catalog = DeviceCatalog(self._device)
+        self._evidence = DeviceEvidence(self._device)
         self._pool = graph_pool(self._device)
         self._memory = torch.zeros(0, dtype=model.decoder.dtype, device=self._device)
         self._graphs: OrderedDict[tuple[object, ...], _Graph] = OrderedDict()  # oldest use first
-        self._generation = self._catalog.generation
+        self._generations = (0, 0)
         self._lock = threading.Lock()
 
     @torch.inference_mode()
     def search(
-        self, view: StaticView, requests: Requests, beam_width: int, normalize: Normalize
-    ) -> Leaves:
-        """Finds the best leaves after each history, as `beam_search` does.
+        self,
+        view: StaticView,
+        requests: Requests,
+        sizes: Sizes,
+        normalize: Normalize,
+        evidence: SparseEvidence | None = None,
+    ) -> Best:
+        """Finds the best items after each history, as `beam_search` does.
 
         Args:
             view: The catalogue.
             requests: At least one, with histories of at most `MAX_CONTEXT` tokens.
-            beam_width: Prefixes kept at each level.
+            sizes: How much is searched for.
             normalize: What a softmax runs over.
+            evidence: It `fits_a_device`; None where it names no items.
         """
         longest = 1 + view.tokens.shape[1] * max(map(len, requests.histories))
         context = _at_least(longest, _MIN_CONTEXT)
-        num_slots = context + beam_width * (view.trie.num_levels - 1)
+        num_columns = sizes.beam_width + sizes.num_named
+        num_slots = context + num_columns * (view.trie.num_levels - 1)
         size = min(_MAX_BATCH, 1 << max(0, (_MAX_SLOTS // num_slots).bit_length() - 1))
-        shape = SearchShape(size, context, beam_width, normalize, None)
+        num_items = max(sizes.num_items, sizes.beam_width)
+        shape = SearchShape(
+            size, context, sizes.beam_width, num_items, normalize, None, sizes.num_named
+        )
         found = [
-            self._search(view, requests.batch(begin, begin + size), shape)
+            self._search(view, requests.batch(begin, begin + size), shape, evidence)
             for begin in range(0, len(requests.histories), size)
         ]
-        return Leaves(*map(torch.cat, zip(*found, strict=True)))
+        return Best.joined(found)
 
-    def _search(self, view: StaticView, requests: Requests, largest: SearchShape) -> Leaves:
+    def _search(
+        self,
+        view: StaticView,
+        requests: Requests,
+        largest: SearchShape,
+        evidence: SparseEvidence | None,
+    ) -> Best:
         """Searches for a batch of at most the `largest` shape's."""
         num, wanted = len(requests.histories), None
         with self._lock:
-            self._catalog.hold(view)
+            self._catalog.hold(view, needs_rows=evidence is not None)
+            if evidence is not None:
+                self._evidence.hold(evidence)
             if requests.have_filter:
                 wanted = self._catalog.want(requests.allowed, requests.excluded)
             shape = largest._replace(batch=_at_least(num, 1), num_excluded=_room(wanted))
             search, graph = self._graph(self._model.with_slots(view.table.item_slots), shape)
-            search.write(requests.histories, wanted)
-            leaves = search.read(graph.run(), num)
-            if bool(leaves.is_bad.any()):
+            search.write(requests.histories, wanted, requests.events)
+            best = search.read(graph.run(), num)
+            if bool(best.is_bad.any()):
                 self._memory.zero_()  # a masked NaN is still NaN: none may stay in the cache
-            return leaves
+            return best
 
     def _graph(self, model: GpuModel, shape: SearchShape) -> _Graph:
         """The graph of a shape, made where there is none."""
-        if self._generation != self._catalog.generation:
+        generations = self._catalog.generation, self._evidence.generation
+        if self._generations != generations:
             self._graphs.clear()  # what they read is gone
-            self._generation = self._catalog.generation
+            self._generations = generations
         item_slots = model.decoder.item_slots
         tables = (item_slots.read, item_slots.written) if item_slots is not None else ()
         key = (shape, *map(id, tables))  # a graph keeps its tables, so no other has their id
@@ -135,11 +167,12 @@ class GraphSearch:
         return self._graphs[key]
 
     def _make(self, model: GpuModel, shape: SearchShape) -> _Graph:
-        size = num_cache_numbers(model, self._catalog, shape)
+        held = model, self._catalog, self._evidence, shape
+        size = num_cache_numbers(*held)
         if size > len(self._memory):
             self._graphs.clear()
             self._memory = self._memory.new_zeros(size)
-        search = StaticSearch(model, self._catalog, shape, self._memory)
+        search = StaticSearch(*held, self._memory)
         return _Graph(search, DeviceGraph(search.run, search.inputs, self._device, self._pool))
 
 

@@ -7,7 +7,6 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from store_engine.decoding.backends import SearchSpace
-from store_engine.decoding.static_search import Leaves
 from store_engine.kernels.ragged import top_columns
 from store_engine.kernels.trie_topk import Beams
 
@@ -16,7 +15,7 @@ from store_engine.kernels.trie_topk import Beams
 Ranking = tuple[NDArray[np.int64], NDArray[np.float32]]
 
 
-def rank_beams(space: SearchSpace, beams: Beams | Leaves, k: int) -> Ranking:
+def rank_beams(space: SearchSpace, beams: Beams, k: int) -> Ranking:
     """Takes the items under the best leaves; those that share a SID follow in row order."""
     leaves = beams.nodes.cpu().numpy()
     batch, width = leaves.shape

@@ -11,10 +11,10 @@ from store_engine.catalog.item_filter import ItemFilter
 from store_engine.decoding.allowance import Allowance
 from store_engine.decoding.backends import Backend, GraphBackend, SearchSpace, check_beams
 from store_engine.decoding.beam_search import begin_search, search_beams
-from store_engine.decoding.evidence import EvidenceScorer, Found
+from store_engine.decoding.evidence import EvidenceScorer, Found, ItemEvidence
 from store_engine.decoding.exact import rank_catalog, score_catalog
 from store_engine.decoding.forced_paths import ForcedPaths
-from store_engine.decoding.graph_search import MAX_CONTEXT, GraphSearch, Requests
+from store_engine.decoding.graph_search import MAX_CONTEXT, GraphSearch, Requests, Sizes
 from store_engine.decoding.ranking import rank_beams, rank_scores
 from store_engine.inference.decoding_model import DecodingModel
 from store_engine.inference.kv_cache import KVCache
@@ -87,8 +87,7 @@ def search_batch(call: Call, ids: Rows, batch: PrefillBatch, cache: KVCache) -> 
         return Found.llm_alone(view.rows(rows), logprobs)
     wanted = _candidates(call, ids, space.item_filter)
     forced = _paths(call, wanted)
-    # prefixes beside the beams cost as much as beams: there are no more in all, where k allows it
-    width = min(call.width, max(2 * call.k, call.width - forced.num_items))
+    width = _width_beside(call, forced.num_items)
     writer = begin_search(model, space, cache, batch, width, forced.num_items)
     beams = search_beams(writer, space, cache, width, call.backend, forced)
     rows, logprobs = rank_beams(space, beams, width)
@@ -114,20 +113,30 @@ def search_batch_by_graph(
     """
     view, allowance = call.view, call.allowance
     assert isinstance(view, StaticView)
-    requests = Requests(histories, *allowance.of_batch(ids))
-    leaves = graphs.search(view, requests, call.width, call.normalize)
-    check_beams(leaves)
-    space = SearchSpace(view.trie, allowance.item_filter(ids), call.normalize)
-    rows, logprobs = rank_beams(space, leaves, call.k)
-    return Found.llm_alone(view.rows(rows), logprobs)
+    events = [call.histories[i] for i in ids]
+    requests = Requests(histories, *allowance.of_batch(ids), events)
+    sizes, sparse = Sizes(call.width, call.k), None
+    if call.evidence is not None:
+        assert isinstance(call.evidence, ItemEvidence)
+        sparse, num = call.evidence.sparse, _num_candidates(call)
+        width = _width_beside(call, num * len(sparse.matrices))
+        sizes = Sizes(width, width, num)
+    best = graphs.search(view, requests, sizes, call.normalize, sparse)
+    check_beams(best)
+    rows, logprobs, evidence, _ = best
+    return Found(rows[:, : call.k], logprobs[:, : call.k], evidence[:, : call.k])
 
 
 def for_graph(call: Call, histories: list[Rows]) -> bool:
     """Says whether `search_batch_by_graph` does what is asked.
 
-    It scores no given items, so evidence takes the steps of a search; so do long histories.
+    Long histories take the steps of a search, and so does evidence that no graph can hold.
     """
-    if not isinstance(call.backend, GraphBackend) or call.evidence is not None:
+    if not isinstance(call.backend, GraphBackend):
+        return False
+    if call.evidence is not None and not (
+        isinstance(call.evidence, ItemEvidence) and call.evidence.sparse.fits_a_device
+    ):
         return False
     return 1 + call.view.tokens.shape[1] * max(map(len, histories)) <= MAX_CONTEXT
 
@@ -140,9 +149,21 @@ def _candidates(call: Call, ids: Rows, item_filter: ItemFilter | None) -> Rows:
         item_filter = call.voters.item_filter(ids)
     if item_filter is None and not isinstance(call.voters.view, StaticView):
         item_filter = call.voters.filter_of(ids)  # of the items that there are now
-    num = max(call.k, int(_EVIDENCE_SHARE * call.width))
-    num = min(num, call.view.trie.num_items)
-    return call.evidence.top([call.histories[i] for i in ids], num, item_filter)
+    histories = [call.histories[i] for i in ids]
+    return call.evidence.top(histories, _num_candidates(call), item_filter)
+
+
+def _num_candidates(call: Call) -> int:
+    """Items that the evidence names: of those that were counted, and as many new ones."""
+    return min(max(call.k, int(_EVIDENCE_SHARE * call.width)), call.view.trie.num_items)
+
+
+def _width_beside(call: Call, num_named: int) -> int:
+    """Beams beside some items that are named.
+
+    Prefixes beside the beams cost as much as beams: there are no more in all, where k allows it.
+    """
+    return min(call.width, max(2 * call.k, call.width - num_named))
 
 
 def _paths(call: Call, wanted: Rows) -> ForcedPaths:

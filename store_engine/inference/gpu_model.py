@@ -23,7 +23,7 @@ from store_engine.kernels._dispatch import Backend
 from store_engine.kernels.add_rms_norm import add_rms_norm
 from store_engine.kernels.qk_rope_cache import qk_rope_cache
 from store_engine.kernels.swiglu import swiglu
-from store_engine.kernels.tree_attention import tree_attention
+from store_engine.kernels.tree_attention import BeamTree, tree_attention
 from store_engine.model.layer_ops import RMSNorm
 from store_engine.model.transformer import Block, Transformer, rope_frequencies
 
@@ -80,30 +80,39 @@ class GpuModel:
         codes = tokens - self.decoder.vocabulary.text_size
         return np.where(codes < 0, len(self.history_rows) - 1, codes)
 
-    def embed(self, input_ids: Tensor) -> Tensor:
-        """Embeds (num_tokens,) int32 of `input_ids`: (num_tokens, hidden_size)."""
+    def embed(self, input_ids: Tensor) -> "Embedded":
+        """Embeds (num_tokens,) int32 of `input_ids`."""
         if self.reads_items:
-            return self.decoder.embed(input_ids.long())
-        return F.embedding(input_ids, self.history_rows)
+            return Embedded(self.decoder.embed(input_ids.long()))
+        return Embedded(self.history_rows, input_ids)
 
-    def embed_codes(self, codes: Tensor, level: int) -> Tensor:
+    def embed_codes(self, codes: Tensor, level: int) -> "Embedded":
         """Embeds codes of one level, (num_codes,) int32; -1 stands for none, and gets any row."""
         source = self.decoder.source
         begin, size = source.vocabulary.code_offsets[level], source.codebook_sizes[level]
-        return F.embedding(codes.clamp(min=0), source.code_embedding.weight[begin : begin + size])
+        return Embedded(source.code_embedding.weight[begin : begin + size], codes)
+
+
+class Embedded(NamedTuple):
+    """The embeddings of some tokens, looked up by the op that reads them."""
+
+    table: Tensor  # (num_rows, hidden_size)
+    rows: Tensor | None = None  # (num_tokens,) int32, each token's; None: as they come
 
 
 class Tokens(NamedTuple):
     """Where the tokens of one pass stand.
 
     Attributes:
-        cosine: (num_tokens, head_dim / 2) float32, of RoPE's angles.
+        cosine: (num_positions, head_dim / 2) float32, of RoPE's angles.
         sine: Likewise.
+        positions: (num_tokens,) int32.
         slots: (num_tokens,) int32 in the flattened cache of a layer.
     """
 
     cosine: Tensor
     sine: Tensor
+    positions: Tensor
     slots: Tensor
 
 
@@ -123,7 +132,7 @@ class GpuTransformer:
 
     def __call__(
         self,
-        x: Tensor,
+        embedded: Embedded,
         tokens: Tokens,
         cache: Tensor,
         attend: CacheAttention,
@@ -132,25 +141,26 @@ class GpuTransformer:
         """Runs the layers.
 
         Args:
-            x: (num_tokens, hidden_size) input embeddings.
+            embedded: The tokens.
             tokens: Where they stand.
             cache: (num_layers, 2, batch, num_slots, num_kv_heads, head_dim); their keys and values
                 join it.
             attend: How queries meet the cache, which holds the tokens already.
             output_rows: (num_outputs,) int32, tokens whose result is returned; None: all. The last
-                layer does all that follows attention for these alone.
+                layer's MLP runs for these alone.
 
         Returns:
             (num_tokens, hidden_size), after the final norm; or (num_outputs, hidden_size).
         """
-        residual: Tensor | None = None
+        x, rows = embedded
+        stream: Tensor | None = None
         for layer, (keys, values) in zip(self._layers, cache, strict=True):
-            is_last = layer is self._layers[-1]
-            rows = output_rows if is_last else None
-            x, residual = layer(x, residual, tokens, keys, values, attend, rows)
-        normed, _ = add_rms_norm(
-            x, residual, self._norm.weight, self._norm.eps, backend=self.kernels
-        )
+            normed, stream = layer.attention_norm(x, stream, rows)
+            rows = output_rows if layer is self._layers[-1] else None
+            x = layer.attention(normed, tokens, keys, values, attend)
+            normed, stream = layer.mlp_norm(x, stream, rows)
+            x, rows = layer.mlp(normed), None
+        normed, _ = add_rms_norm(x, stream, self._norm.weight, self._norm.eps, backend=self.kernels)
         return normed
 
 
@@ -166,22 +176,18 @@ class _Layer:
             for norm in (attention.q_norm, attention.k_norm)
         )
 
-    def __call__(
-        self,
-        x: Tensor,
-        residual: Tensor | None,
-        tokens: Tokens,
-        keys: Tensor,
-        values: Tensor,
-        attend: CacheAttention,
-        output_rows: Tensor | None,
+    def attention_norm(
+        self, x: Tensor, stream: Tensor | None, rows: Tensor | None
     ) -> tuple[Tensor, Tensor]:
-        """Returns what the layer adds to the residual stream, and the stream before."""
-        block, kernels = self._block, self._kernels
-        attention, mlp, eps = block.attention, block.mlp, block.attention_norm.eps
-        normed, residual = add_rms_norm(
-            x, residual, block.attention_norm.weight, eps, backend=kernels
-        )
+        """Adds to the residual stream, of some rows: normalised for attention, and as it is."""
+        norm = self._block.attention_norm
+        return add_rms_norm(x, stream, norm.weight, norm.eps, rows, backend=self._kernels)
+
+    def attention(
+        self, normed: Tensor, tokens: Tokens, keys: Tensor, values: Tensor, attend: CacheAttention
+    ) -> Tensor:
+        """Returns what attention adds to the stream."""
+        attention = self._block.attention
         q = qk_rope_cache(
             attention.qkv_proj(normed),
             self._q_weight,
@@ -189,19 +195,23 @@ class _Layer:
             *tokens,
             keys.flatten(0, 1),
             values.flatten(0, 1),
-            eps,
+            self._block.attention_norm.eps,
             self._num_heads,
-            backend=kernels,
+            backend=self._kernels,
         )
-        attended = attend(q, keys, values).flatten(1)
-        if output_rows is not None:
-            attended = attended.index_select(0, output_rows)
-            residual = residual.index_select(0, output_rows)
-        attended = attention.o_proj(attended)
-        normed, residual = add_rms_norm(
-            attended, residual, block.mlp_norm.weight, eps, backend=kernels
-        )
-        return mlp.down_proj(swiglu(mlp.gate_up_proj(normed), backend=kernels)), residual
+        attended: Tensor = attention.o_proj(attend(q, keys, values).flatten(1))
+        return attended
+
+    def mlp_norm(self, x: Tensor, stream: Tensor, rows: Tensor | None) -> tuple[Tensor, Tensor]:
+        """Likewise for the MLP."""
+        norm = self._block.mlp_norm
+        return add_rms_norm(x, stream, norm.weight, norm.eps, rows, backend=self._kernels)
+
+    def mlp(self, normed: Tensor) -> Tensor:
+        """Returns what the MLP adds to the stream."""
+        mlp = self._block.mlp
+        added: Tensor = mlp.down_proj(swiglu(mlp.gate_up_proj(normed), backend=self._kernels))
+        return added
 
 
 class PrefillAttention:
@@ -228,27 +238,28 @@ class BeamAttention:
 
     Args:
         lengths: (batch,) int32, the real slots of each context.
-        ancestors: (batch, width, depth) int32 slots of the tree, its own among them.
-        tree_begin: The tree's first slot.
+        tree: Where the beams stand.
+        width: Beams of the block.
+        counters: See `tree_attention`.
         kernels: The implementation of `tree_attention`.
     """
 
     def __init__(
-        self, lengths: Tensor, ancestors: Tensor, tree_begin: int, kernels: Backend
+        self, lengths: Tensor, tree: BeamTree, width: int, counters: Tensor, kernels: Backend
     ) -> None:
-        self._lengths, self._ancestors = lengths, ancestors
-        self._tree_begin, self._kernels = tree_begin, kernels
+        self._lengths, self._tree, self._width = lengths, tree, width
+        self._counters, self._kernels = counters, kernels
 
     def __call__(self, q: Tensor, keys: Tensor, values: Tensor) -> Tensor:
         """Attends as `CacheAttention`."""
-        q = q.unflatten(0, self._ancestors.shape[:2])
+        q = q.unflatten(0, (len(keys), self._width))
         out = tree_attention(
             q,
             keys,
             values,
             self._lengths,
-            self._ancestors,
-            self._tree_begin,
+            self._tree,
+            counters=self._counters,
             backend=self._kernels,
         )
         return out.flatten(0, 1)

@@ -48,6 +48,7 @@ class StepLoss(NamedTuple):
     sums: Tensor  # (num_losses,) float32, detached
     counts: Tensor  # (num_losses,) float32, number of terms in each sum
     work: Tensor  # (2,) float64, real tokens and the FLOPs that forward and backward need
+    losses: Tensor  # (num_targets,) float32, detached; NaN where a target is none
 
 
 class TextBatch(NamedTuple):
@@ -197,7 +198,7 @@ class TokenizerStage:
             contrast = scale * contrast - (scale - 1) * contrast.detach()
             total = total + self.config.tokenizer.contrastive_weight * contrast
             sums[-1] = contrast.detach()
-        return StepLoss(total, sums, batch.counts, batch.work)
+        return StepLoss(total, sums, batch.counts, batch.work, losses.detach())
 
     @functools.lru_cache(maxsize=1)  # noqa: B019 - a stage lives as long as the training
     def _order(self, epoch: int) -> IntArray:
@@ -282,7 +283,7 @@ class RecommenderStage:
         losses = module(batch.tokens, batch.sequences, batch.targets)
         total = (losses * batch.weights).sum()
         sums = _by_task(losses, batch.tasks, len(self.losses))
-        return StepLoss(total, sums, batch.counts, batch.work)
+        return StepLoss(total, sums, batch.counts, batch.work, losses.detach())
 
     def split_labels(self, weights: dict[str, Tensor]) -> tuple[dict[str, Tensor], dict[str, Any]]:
         """Takes the labels out of the weights.

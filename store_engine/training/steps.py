@@ -41,6 +41,16 @@ class _PendingStep(NamedTuple):
     rate: float
     totals: Tensor  # on the host, once they are copied
     copied: torch.cuda.Event | None
+    losses: list[Tensor]  # of the targets of each of this rank's micro-batches, on the device
+
+    def why_not_finite(self) -> str:
+        """Names this rank's first target with a bad loss; waits for the device."""
+        for i, losses in enumerate(self.losses):
+            bad = (~losses.isfinite()).nonzero()
+            if len(bad):
+                where = f"target {int(bad[0])} of micro-batch {i}"
+                return f": {where} is the first of {len(bad)} that are bad, or that overflow"
+        return ""
 
     def wait(self) -> list[float]:
         if self.copied is not None:
@@ -102,12 +112,14 @@ class TrainSteps:
         # the step's randomness is a function of the step: resuming needs no saved generator
         seed_torch(self._config.train.seed, stage.name, self._step, self._rank)
         sums = torch.zeros(3 + 2 * len(stage.losses), dtype=torch.float64, device=engine.device)
+        losses = []
         for _ in range(self._num_parts):
             loss = stage.loss(engine, next(self._next).to_device(), num_shards)
             engine.backward(loss.total)
             engine.step()
             mean = loss.total.detach().double().view(1) / num_shards
             sums += torch.cat([mean, loss.work, loss.sums, loss.counts])
+            losses.append(loss.losses)
         totals = F.pad(sums, (0, 1), value=float(is_stop_asked()))
         torch.distributed.all_reduce(totals)
         totals, copied = totals.to("cpu", non_blocking=True), None
@@ -115,7 +127,7 @@ class TrainSteps:
             copied = torch.cuda.Event()
             copied.record()
         self._step += 1
-        self._pending.append(_PendingStep(self._step, began, rate, totals, copied))
+        self._pending.append(_PendingStep(self._step, began, rate, totals, copied, losses))
 
     def done(self, all_steps: bool = False) -> Iterator[DoneStep]:
         """Yields the steps that are over and were not yielded before.
@@ -134,6 +146,7 @@ class TrainSteps:
         if not math.isfinite(mean_loss):
             raise FloatingPointError(
                 f"{self._stage.name}: the loss of step {step.number} is {mean_loss}"
+                + step.why_not_finite()
             )
         now = time.perf_counter()
         # of a step that was handed over while another ran, its own share

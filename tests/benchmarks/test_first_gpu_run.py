@@ -1,13 +1,22 @@
 import json
 import os
+import re
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
 
-from benchmarks import first_gpu_run
-from benchmarks.first_gpu_run import PARTS, Part, Prediction, Run, check_prediction, judge
+from benchmarks import decode, first_gpu_run, kernels, train
+from benchmarks.first_gpu_run import (
+    PARTS,
+    PREDICTIONS,
+    Part,
+    Prediction,
+    Run,
+    check_prediction,
+    judge,
+)
 from benchmarks.harness import COLUMNS
 from store_engine.config import load_config
 
@@ -43,12 +52,14 @@ def test_a_dry_run_writes_rows_and_logs(dry_run):
     for result in parts:
         assert (out / f"{result['part']}.log").exists() == (result["status"] == "ok")
     files = {path.stem: path.read_text().splitlines() for path in out.glob("*.csv")}
-    assert set(files) == {"decode_small", "text_loss", "search_profile", "train_bench"}
+    assert set(files) == {
+        *("decode_small", "decode_smollm2", "text_loss", "search_profile", "train_bench")
+    }
     for header, *rows in files.values():
         assert header == ",".join(COLUMNS)
         assert rows
     assert json.loads((out / "versions.json").read_text())["torch"]
-    assert "| our text loss takes 12 to 16 ms | not measured |  |" in done.stdout
+    assert "| ours in chunks takes 3 to 5 ms | not measured |  |" in done.stdout
 
 
 def test_every_part_names_files_and_settings_there_are():
@@ -61,6 +72,23 @@ def test_every_part_names_files_and_settings_there_are():
             if "--ds_config" in command:
                 overrides = command[command.index("--overwrite") + 1 :]
                 load_config(command[command.index("--config") + 1], list(overrides))
+
+
+def test_every_prediction_is_of_a_part_that_runs():
+    """A regex that no case has would stay "not measured" for ever."""
+    every = {
+        "kernels": [case.name for case in kernels.all_cases("cpu", has_decode=True)],
+        "decode": [case.name for case in decode.DEFAULT_CASES + decode.MORE_CASES],
+        "train": [f"{model},{dtype}" for model in train.MODELS for dtype in ("bfloat16",)],
+    }
+    every["search_profile"] = every["decode"]
+    parts = {part.name: part for part in PARTS}
+    for prediction in PREDICTIONS:
+        command = parts[prediction.part].command
+        names = every[Path(command[0]).stem]
+        asked = command[command.index("--cases") + 1]
+        found = [x for x in names if re.search(prediction.case, x) and re.search(asked, x)]
+        assert found, prediction.what
 
 
 def test_only_torch_and_the_standard_library_are_imported():
@@ -128,7 +156,7 @@ def test_no_part_begins_when_the_time_is_up(tmp_path):
 
 @pytest.mark.parametrize(
     ("figures", "want"),
-    [([], "not measured"), ([13.0], "held"), ([13.0, 17.0], "not held"), ([11.9], "not held")],
+    [([], "not measured"), ([13.0], "held"), ([13.0, 17.0], "wrong"), ([11.9], "wrong")],
     ids=["none", "inside", "one-outside", "below"],
 )
 def test_a_prediction_is_held_against_the_rows(tmp_path, figures, want):

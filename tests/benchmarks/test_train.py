@@ -1,3 +1,4 @@
+import os
 from dataclasses import replace
 
 import numpy as np
@@ -74,3 +75,18 @@ def test_padding_has_no_target():
 def test_the_case_says_which_engine_trained(monkeypatch, has_deepspeed):
     monkeypatch.setattr(train, "HAS_DEEPSPEED", has_deepspeed)
     assert TASK.case.endswith("engine=torch") != has_deepspeed
+
+
+@pytest.mark.parametrize(
+    ("device", "visible", "want"),
+    [
+        ("cpu", "2,5", ("cpu", "2,5")),
+        ("cuda", "2,5", ("cuda", "2,5")),
+        ("cuda:1", "2,5", ("cuda", "5")),
+        ("cuda:1", "", ("cuda", "1")),
+        ("cuda:0", "GPU-a", ("cuda", "GPU-a")),
+    ],
+)
+def test_a_process_sees_the_gpu_that_it_is_to_use(monkeypatch, device, visible, want):
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", visible)
+    assert (train.see_one_gpu(device), os.environ["CUDA_VISIBLE_DEVICES"]) == want

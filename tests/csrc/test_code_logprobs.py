@@ -5,7 +5,7 @@ import pytest
 import torch
 
 from store_engine._C import ItemTrie, beam_step, code_logprobs
-from store_engine.decoding.forced_paths import code_logprobs_ref
+from store_engine.kernels.code_logprobs import code_logprobs_ref
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
@@ -19,7 +19,7 @@ def test_equals_the_definition(batch, width, size, dtype):
     codes = torch.randint(0, size, (batch, 9), generator=generator)
     array = (logits.view(torch.uint16) if dtype == torch.bfloat16 else logits).numpy()
     found = code_logprobs(array, beams.numpy(), codes.numpy())
-    want = code_logprobs_ref(logits, beams, codes)
+    want = code_logprobs_ref(logits, beams, codes, torch.zeros(batch, 9))
     np.testing.assert_allclose(found, want, atol=1e-5)
     again = code_logprobs(array, beams.numpy(), codes.numpy(), num_threads=3)
     assert again.tobytes() == found.tobytes()

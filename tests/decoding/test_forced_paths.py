@@ -2,7 +2,7 @@
 
 import torch
 
-from store_engine.decoding.forced_paths import ForcedPaths, code_logprobs_ref
+from store_engine.decoding.forced_paths import ForcedPaths
 from store_engine.kernels.trie_topk import Beams
 
 
@@ -37,11 +37,3 @@ def test_only_prefixes_that_no_beam_has_are_run_and_each_once():
     torch.testing.assert_close(forced.result()[0, :4], torch.stack(want))
     assert forced.result()[0, 4] == -torch.inf
     assert (forced.result()[1, 1:] == -torch.inf).all()
-
-
-def test_the_definition_of_a_log_probability():
-    logits = torch.tensor([[[0.0, 1.0], [-torch.inf, -torch.inf], [torch.nan, 0.0]]])
-    found = code_logprobs_ref(logits, torch.tensor([[0, 1, 2, -1]]), torch.tensor([[1, 0, 1, 0]]))
-    torch.testing.assert_close(found[0, 0], logits[0, 0].log_softmax(0)[1])
-    assert found[0, 1] == found[0, 3] == -torch.inf
-    assert found[0, 2].isnan()

@@ -4,7 +4,7 @@ import pytest
 import torch
 from pretended_device import DEVICE, pretended_device
 
-from benchmarks import decode, kernels, train
+from benchmarks import decode, decode_cases, kernels, train
 from store_engine.kernels import _dispatch
 from store_engine.model.store_model import StoreModel
 
@@ -15,6 +15,16 @@ KERNELS = [
     lambda: kernels.softmax_case("ranges", 8, 32, F32, PLACE),
     lambda: kernels.topk_case(2, 3, 64, 16, PLACE),
     lambda: kernels.attention_case(2, 3, 8, 16, F32, PLACE),
+    lambda: decode_cases.norm_case(4, 64, F32, PLACE),
+    lambda: decode_cases.swiglu_case(4, 96, F32, PLACE),
+    lambda: decode_cases.rope_case(4, 2, 1, 32, F32, PLACE),
+    lambda: decode_cases.tree_case(2, 3, 40, 2, 1, F32, PLACE),
+    lambda: decode_cases.select_case(2, 3, 64, 16, F32, PLACE),
+    lambda: decode_cases.chunked_loss_case(64, 32, 256, F32, PLACE),
+]
+NAMES = [
+    *("loss", "slice", "ranges", "topk", "attention", "norm", "swiglu", "rope", "tree", "select"),
+    "chunks",
 ]
 
 
@@ -28,7 +38,7 @@ def gpu(monkeypatch):
     _dispatch._choose_for_gpu.cache_clear()
 
 
-@pytest.mark.parametrize("make_case", KERNELS, ids=["loss", "slice", "ranges", "topk", "attention"])
+@pytest.mark.parametrize("make_case", KERNELS, ids=NAMES)
 def test_kernels(make_case, gpu):
     work = make_case().make()
     for op in (work.ours, work.other):
@@ -38,6 +48,21 @@ def test_kernels(make_case, gpu):
             torch.autograd.grad(op(*inputs), inputs, work.dout)
         assert out is not None
     assert gpu.launches
+    assert work.flops >= 0 and work.num_bytes > 0
+
+
+def test_cases_of_a_search_agree_with_their_definition():
+    """On the host, by the interpreter: what kernels.py checks before it times."""
+    small = ("rows=4,", "beam=3", "T=64")
+    cases = [c for c in decode_cases.decode_cases(F32, "cpu") if any(x in c.name for x in small)]
+    assert len(cases) == 6
+    for case in cases:
+        work = case.make()
+        work.check()
+        triton = work.triton(*work.inputs)
+        want = work.other(*work.inputs)
+        pair = (x if isinstance(x, torch.Tensor) else x[0] for x in (triton, want))
+        torch.testing.assert_close(*pair)
 
 
 @pytest.mark.parametrize("form", ["codes", "heads", "items"])

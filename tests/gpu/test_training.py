@@ -3,6 +3,7 @@
 The budgets are what a step asks of the device today: copies and waits may become fewer, not more.
 """
 
+import collections
 import functools
 from contextlib import closing
 
@@ -142,6 +143,53 @@ def train(name: str, device=None):
                 found = {part: done.metrics[part] for part in ("loss", "lr", *stage.losses)}
                 metrics.append(found)
     return metrics
+
+
+@pytest.mark.parametrize("backend", ["torch", "triton"])
+@pytest.mark.parametrize("per_row", [False, True], ids=["one slice", "slices"])
+def test_a_bad_target_has_no_loss_and_makes_nobody_wait(backend, per_row):
+    hidden, weight = torch.randn(6, 8), torch.randn(10, 8)
+    targets = torch.tensor([1, 99, -100, 3, -5, 0])
+    bounds = (torch.tensor([0, 0, 0, 2, 0, 0]), torch.tensor([4, 4, 4, 4, 4, 99]))
+    bounds = bounds if per_row else (0, 4)
+    is_bad = torch.tensor([False, True, False, False, True, per_row])
+    kept = targets.masked_fill(is_bad, -100)
+    inputs = [x.clone().requires_grad_() for x in (hidden, weight)]
+    want = linear_cross_entropy(*inputs, kept, *bounds, reduction="none")
+    gradients = torch.autograd.grad(want.sum(), inputs)
+    with pretended_device() as gpu:
+        moved = [x.to(DEVICE).requires_grad_() for x in (hidden, weight)]
+        bounds = [x.to(DEVICE) for x in bounds] if per_row else bounds
+        targets, gpu.waits = targets.to(DEVICE), collections.Counter()
+        got = linear_cross_entropy(*moved, targets, *bounds, reduction="none", backend=backend)
+        if backend == "triton":
+            assert not gpu.waits
+        assert torch.equal(got.host.isnan(), is_bad)
+        found = torch.autograd.grad(got.nansum(), moved)
+        torch.testing.assert_close(got.host.nan_to_num(0), want.detach())
+        for gradient, wanted in zip(found, gradients, strict=True):
+            torch.testing.assert_close(gradient.host, wanted)
+
+
+def test_a_bad_target_is_named_when_its_step_is_read(monkeypatch):
+    monkeypatch.setattr(steps, "peak_flops", lambda dtype, device: 1e12)
+    stage = stage_named("recommender")
+    make, order = stage.batch, []
+
+    def spoilt(*args):
+        batch = make(*args)
+        order.append(int(batch.targets.codes.order[7]))
+        batch.targets.codes.ids[7] = 10**6
+        return batch
+
+    monkeypatch.setattr(stage, "batch", spoilt)
+    with pretended_device() as gpu:
+        engine = PlainEngine(build("recommender", gpu), DEVICE)
+        with closing(TrainSteps(engine, stage, stage.config)) as todo:
+            todo.run()
+            with pytest.raises(FloatingPointError) as error:
+                list(todo.done(all_steps=True))
+    assert f"is nan: target {order[0]} of micro-batch 0 is the first of 1" in str(error.value)
 
 
 @pytest.mark.parametrize("name", CASES)

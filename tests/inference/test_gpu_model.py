@@ -7,6 +7,7 @@ from store_engine.inference.cache_attention import TreeAttention
 from store_engine.inference.decoding_model import DecodingModel
 from store_engine.inference.gpu_model import (
     BeamAttention,
+    Embedded,
     GpuModel,
     PrefillAttention,
     Tokens,
@@ -15,6 +16,8 @@ from store_engine.inference.gpu_model import (
 from store_engine.inference.kv_cache import KVCache
 from store_engine.inference.prefill import prefill
 from store_engine.inference.prefill_batch import PrefillBatch
+from store_engine.kernels.add_rms_norm import add_rms_norm
+from store_engine.kernels.tree_attention import BeamTree
 
 LENGTHS = [1, 63, 100]
 CONTEXT, BATCH = 128, 4  # one request more, which pads the batch
@@ -66,22 +69,24 @@ def run_ours(model, inputs):
     table = rope_table(config, 256, torch.device("cpu"))
 
     def at(positions, slots):
-        return Tokens(*(part[positions.flatten()] for part in table), slots.flatten().int())
+        return Tokens(*table, positions.flatten().int(), slots.flatten().int())
 
     positions = torch.arange(CONTEXT).expand(BATCH, -1)
     ids = torch.from_numpy(gpu.input_ids(padded.flatten().numpy())).int()
     last = (torch.arange(BATCH) * CONTEXT + lengths - 1).int()
     attend = PrefillAttention(CONTEXT)
     run = gpu.transformer
+    parents = torch.tensor([-1, -1, -1, 0, 2, 0, 1], dtype=torch.int32).repeat(BATCH, 1)
+    counters = torch.zeros(BATCH * 4 * config.num_heads, dtype=torch.int32)
     states = [run(gpu.embed(ids), at(positions, first + positions), cache, attend, last)[:3]]
-    for level, (x, (ancestors, begin)) in enumerate(zip(blocks, TREE, strict=True)):
+    for level, (x, (_, begin)) in enumerate(zip(blocks, TREE, strict=True)):
         width = x.shape[1]
         x = torch.cat([x, x[:1]]).flatten(0, 1).to(dtype)
         slots = first + CONTEXT + begin + torch.arange(width)
-        seen = torch.tensor(ancestors, dtype=torch.int32).repeat(BATCH, 1, 1)
-        attend = BeamAttention(lengths, seen, CONTEXT, "torch")
+        tree = BeamTree(parents, begin, level + 1)
+        attend = BeamAttention(lengths, tree, width, counters, "torch")
         positions = (lengths.long() + level)[:, None].expand(-1, width)
-        states.append(run(x, at(positions, slots), cache, attend)[: 3 * width])
+        states.append(run(Embedded(x), at(positions, slots), cache, attend)[: 3 * width])
     return states
 
 
@@ -107,6 +112,7 @@ def test_is_as_exact_in_bfloat16_as_the_model(make_model, inputs, shape):
 
 def test_a_code_of_none_is_embedded_as_some_row(make_model):
     gpu = GpuModel.of(DecodingModel.for_torch(make_model()), 1, "torch")
-    rows = gpu.embed_codes(torch.tensor([0, 4, -1], dtype=torch.int32), 1)
+    codes = torch.tensor([0, 4, -1], dtype=torch.int32)
+    table, rows = gpu.embed_codes(codes, 1)
     want = gpu.decoder.embed_codes(torch.tensor([0, 4, 0]), 1)
-    assert torch.equal(rows, want)
+    assert torch.equal(add_rms_norm(table, None, torch.ones(32), 1e-5, rows)[1], want)

@@ -19,11 +19,12 @@ def make(shape, norms=(True, True), dtype=torch.float32, device="cpu"):
     num_rows, num_heads, num_kv_heads, head_dim, num_slots = shape
     qkv = torch.randn(num_rows, (num_heads + 2 * num_kv_heads) * head_dim, device=device)
     weights = [torch.rand(head_dim, device=device).to(dtype) if n else None for n in norms]
-    angles = torch.randn(num_rows, head_dim // 2, device=device)
+    angles = torch.randn(num_rows + 3, head_dim // 2, device=device)
+    positions = torch.randint(0, num_rows + 3, (num_rows,), device=device).int()
     slots = torch.randperm(num_slots, device=device)[:num_rows].int()
     slots[2::3] = -1
     keys, values = torch.randn(2, num_slots, num_kv_heads, head_dim, device=device).to(dtype)
-    rope = angles.cos(), angles.sin()
+    rope = angles.cos(), angles.sin(), positions
     return qkv.to(dtype), *weights, *rope, slots, keys, values, 1e-5, num_heads
 
 
@@ -50,7 +51,8 @@ def test_matches_ref(shape, norms, dtype, backend, device):
 
 def test_ref_is_the_models_norm_and_rope():
     args = make((6, 4, 2, 8, 10))
-    qkv, q_weight, k_weight, cosine, sine, slots, *_ = args
+    qkv, q_weight, k_weight, cosine, sine, positions, slots, *_ = args
+    cosine, sine = cosine[positions], sine[positions]
     q, k, v = qkv.unflatten(1, (8, 8)).split((4, 2, 2), dim=1)
     rope = cosine[:, None], sine[:, None]
     norms = [RMSNorm(8, eps=1e-5), RMSNorm(8, eps=1e-5)]
@@ -63,8 +65,8 @@ def test_ref_is_the_models_norm_and_rope():
     torch.testing.assert_close(keys[at], rotate(norms[1](k), *rope)[is_written])
     assert torch.equal(values[at], v[is_written])
     others = torch.ones(10, dtype=torch.bool).index_fill(0, at, False)
-    assert torch.equal(keys[others], args[6][others])
-    assert torch.equal(values[others], args[7][others])
+    assert torch.equal(keys[others], args[7][others])
+    assert torch.equal(values[others], args[8][others])
 
 
 @pytest.mark.parametrize("backend", BACKENDS)
@@ -80,13 +82,14 @@ def test_values_are_not_touched_by_the_angles(backend, device):
     [
         ("qkv", lambda x: x[:, 1:], ValueError, r"qkv must be \(5, 128\), got \(5, 127\)"),
         ("k_weight", lambda x: x[1:], ValueError, r"k_weight must be \(16,\), got \(15,\)"),
-        ("sine", lambda x: x[:, 1:], ValueError, r"sine must be \(5, 8\)"),
+        ("sine", lambda x: x[:, 1:], ValueError, r"sine must be \(8, 8\)"),
+        ("positions", lambda x: x[1:], ValueError, r"positions must be \(5,\)"),
         ("slots", lambda x: x.long(), TypeError, "slots must be torch.int32"),
         ("keys", lambda x: x[:, :, :15], ValueError, "even head_dim"),
         ("values", lambda x: x[1:], ValueError, r"values must be \(9, 2, 16\)"),
         ("values", lambda x: x.half(), TypeError, "values must be torch.float32"),
     ],
-    ids=["qkv", "weight", "sine", "slots", "keys", "values", "dtype"],
+    ids=["qkv", "weight", "sine", "positions", "slots", "keys", "values", "dtype"],
 )
 def test_rejects(name, change, error, message):
     args = dict(zip(NAMES, make((5, 4, 2, 16, 9)), strict=True))

@@ -3,7 +3,7 @@ import torch
 import torch.nn.functional as F
 from beam_steps import INF, beams_of, brute_force, check_a_bad_request, make_beams, make_level
 
-from store_engine.kernels.trie_select import Filter, trie_select, trie_select_ref
+from store_engine.kernels.trie_select import Backpointers, Filter, trie_select, trie_select_ref
 from store_engine.kernels.trie_topk import (
     Beams,
     ItemBits,
@@ -94,6 +94,35 @@ def test_equals_trie_topk(dtype, backend, device):
         assert torch.equal(x, y.to(x.dtype)), name
 
 
+@pytest.mark.parametrize("backend", BACKENDS)
+def test_writes_backpointers(backend, device):
+    level = make_level(30, 40, device)
+    logits, beams = make_beams(3, 6, 30, 40, device)
+    slots = torch.full((3, 20), 99, dtype=torch.int32, device=device)
+    back = Backpointers(slots, begin=7, parent_begin=1)
+    got = trie_select(logits, beams, level, 11, back=back, backend=backend)
+    want = (got.parents + 1).masked_fill(got.parents < 0, -1)
+    assert torch.equal(slots[:, 7:18], want.int())
+    assert slots[:, :7].eq(99).all()
+    assert slots[:, 18:].eq(99).all()
+    with pytest.raises(ValueError, match=r"backpointers must be \(3, 21\)"):
+        trie_select(logits, beams, level, 14, back=back, backend=backend)
+
+
+@pytest.mark.parametrize("backend", BACKENDS)
+def test_rows_of_logits_may_be_shared_or_stand_among_others(backend, device):
+    level = make_level(30, 40, device)
+    logits, beams = make_beams(3, 6, 30, 40, device)
+    wide = torch.cat([logits, torch.full_like(logits, torch.nan)], 1)[:, :6]
+    shared = logits[:, :1].expand(-1, 6, -1)
+    for given in (wide, shared):
+        want = trie_select(given.contiguous(), beams, level, 11, backend=backend)
+        got = trie_select(given, beams, level, 11, backend=backend)
+        assert all(torch.equal(x, y) for x, y in zip(got, want, strict=True))
+    with pytest.raises(ValueError, match="each row of logits must be contiguous"):
+        trie_select(logits.expand(3, 6, 40)[..., ::2], beams, level, 11, backend=backend)
+
+
 @pytest.mark.parametrize("width", [1, 39, 40, 41, 79, 80, 81])
 @pytest.mark.parametrize("backend", BACKENDS)
 def test_ties_go_to_the_lower_sid(width, backend, device):
@@ -116,7 +145,7 @@ def test_tiles_change_nothing(device, monkeypatch):
     logits, beams = make_beams(1, 40, 50, 60, device)
     want = trie_select_ref(logits, beams, level, 70)
     monkeypatch.setattr(triton_path, "_keys_config", lambda _: {"BLOCK": 16})
-    monkeypatch.setattr(triton_path, "_top_config", lambda: {"BLOCK": 128, "BLOCK_R": 16})
+    monkeypatch.setattr(triton_path, "top_config", lambda: {"BLOCK": 128, "BLOCK_R": 16})
     got = trie_select(logits, beams, level, 70, backend="triton")
     torch.testing.assert_close(got.scores, want.scores)
     assert all(torch.equal(x, y) for x, y in zip(got[1:], want[1:], strict=True))

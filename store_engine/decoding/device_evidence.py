@@ -1,0 +1,213 @@
+"""Evidence as a CUDA graph reads it: matrices on the device that stay where they are.
+
+As with a `DeviceCatalog`, other votes are written into the same memory, which has room to grow;
+where they do not fit, the memory is made anew and so must the graphs be (`generation`). Scores are
+those of the core, to the bit.
+"""
+
+import functools
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from store_engine.kernels._dispatch import Backend
+from store_engine.kernels.score_evidence import MAX_EVENTS, Events, Votes, score_evidence
+from store_engine.kernels.top_evidence import Candidates, top_evidence
+from store_engine.kernels.trie_select import Filter
+
+_MAX_ENTRIES = 1 << 17  # of a history's events, each of which may be a candidate
+
+
+@dataclass(frozen=True, eq=False)
+class VoteMatrix:
+    """A sparse item-item matrix in CSR form, on the host.
+
+    Args:
+        indptr: (num_items + 1,) int64.
+        indices: (num_votes,) int32.
+        data: (num_votes,) float32.
+    """
+
+    indptr: NDArray[np.int64]
+    indices: NDArray[np.int32]
+    data: NDArray[np.float32]
+
+    @functools.cached_property
+    def longest(self) -> int:
+        """The most entries of a row."""
+        return int(np.diff(self.indptr).max(initial=0))
+
+    @functools.cached_property
+    def ascends(self) -> bool:
+        """The columns of every row ascend, each once, as a look-up needs it; O(num_votes)."""
+        is_first = np.zeros(len(self.indices) + 1, dtype=bool)
+        is_first[self.indptr] = True
+        return bool((is_first[1:-1] | (np.diff(self.indices) > 0)).all())
+
+
+@dataclass(frozen=True, eq=False)
+class SparseEvidence:
+    """All that evidence is made of.
+
+    Args:
+        matrices: Of the items that were counted, then, where there are some, of new ones.
+        offset: Added to the score of an item that is new.
+        decay: Weight of an event against the one after it.
+        window: Last events that vote.
+    """
+
+    matrices: tuple[VoteMatrix, ...]
+    offset: np.float32
+    decay: float
+    window: int
+
+    @property
+    def fits_a_device(self) -> bool:
+        """A graph can hold it: everything is in order, and within what its ops take."""
+        return self.window <= MAX_EVENTS and all(
+            len(matrix.indices) < 1 << 31
+            and matrix.longest * self.window <= _MAX_ENTRIES
+            and matrix.ascends
+            for matrix in self.matrices
+        )
+
+
+class DeviceEvidence:
+    """One evidence at a time, on a device; who reads it calls `hold` first.
+
+    Args:
+        device: Where it is.
+
+    Attributes:
+        generation: Number of the memory; another one means other tensors.
+        num_matrices: Lists of candidates that `top` finds.
+        window: Events of a history.
+    """
+
+    def __init__(self, device: torch.device) -> None:
+        self.device, self.generation = device, 0
+        self.num_matrices, self.window = 0, 0
+        self._held: SparseEvidence | None = None
+        self._votes: list[_ResidentVotes] = []
+        self._weights = torch.zeros(0, device=device)
+        self._new = torch.zeros(2, dtype=torch.int32, device=device)  # the new items: begin, end
+        self._offset = torch.zeros(1, device=device)
+
+    def hold(self, evidence: SparseEvidence) -> None:
+        """Writes evidence into the memory, unless it is there already.
+
+        Args:
+            evidence: It `fits_a_device`.
+        """
+        if evidence is self._held:
+            return
+        self._held, matrices = None, evidence.matrices  # until all is there
+        pairs = list(zip(self._votes, matrices, strict=False))
+        if (len(matrices), evidence.window) != (self.num_matrices, self.window) or not all(
+            votes.fits(matrix) for votes, matrix in pairs
+        ):
+            self._votes = [_ResidentVotes(matrix, self.device) for matrix in matrices]
+            self.num_matrices, self.window = len(matrices), evidence.window
+            self._weights = torch.zeros(evidence.window, device=self.device)
+            self.generation += 1
+        for votes, matrix in zip(self._votes, matrices, strict=True):
+            votes.write(matrix)
+        powers = np.full(evidence.window, evidence.decay, dtype=np.float32)
+        powers[0] = 1
+        self._weights.copy_(torch.from_numpy(np.cumprod(powers, dtype=np.float32)))
+        bounds = [len(matrix.indptr) - 1 for matrix in matrices]
+        self._new.copy_(torch.tensor([bounds[0], bounds[-1]], dtype=torch.int32))
+        self._offset.copy_(torch.tensor([evidence.offset]))
+        self._held = evidence
+
+    def write_events(self, histories: Sequence[NDArray[np.int64]], out: NDArray[np.int32]) -> None:
+        """Writes the last events of histories, the latest first.
+
+        Args:
+            histories: Catalogue rows of each, oldest first.
+            out: (batch, window), for as many histories or more; -1 where there is no event.
+        """
+        out.fill(-1)
+        for events, history in zip(out, histories, strict=False):
+            recent = history[: -self.window - 1 : -1]
+            events[: len(recent)] = recent
+
+    def top(
+        self, events: Tensor, place_of_row: Tensor, k: int, item_filter: Filter | None, how: Backend
+    ) -> Candidates:
+        """Finds k items of each matrix: see `top_evidence`.
+
+        Args:
+            events: (batch, window) int32, as `write_events` writes them.
+            place_of_row: (num_rows,) int32.
+            k: Items of each matrix.
+            item_filter: What each request may be given.
+            how: The implementation of the ops.
+
+        Returns:
+            (batch, num_matrices * k) both.
+        """
+        given = Events(events, self._weights)
+        found = [
+            top_evidence(one.votes, given, place_of_row, k, filter=item_filter, backend=how)
+            for one in self._votes
+        ]
+        if len(found) == 1:
+            return found[0]
+        return Candidates(*(torch.cat(parts, 1) for parts in zip(*found, strict=True)))
+
+    def score(self, events: Tensor, rows: Tensor, how: Backend) -> Tensor:
+        """Scores items, (batch, n) int32 catalogue rows: (batch, n) float32."""
+        given = Events(events, self._weights)
+        scores = [score_evidence(one.votes, given, rows, backend=how) for one in self._votes]
+        if len(scores) == 1:
+            return scores[0]
+        is_new = (rows >= self._new[0]) & (rows < self._new[1])
+        return scores[0] + scores[1] + is_new * self._offset
+
+
+class _ResidentVotes:
+    """A matrix in memory with room to grow.
+
+    Args:
+        matrix: What there must be room for.
+        device: Where it is.
+    """
+
+    def __init__(self, matrix: VoteMatrix, device: torch.device) -> None:
+        num_rows, num_votes = len(matrix.indptr) - 1, len(matrix.indices)
+        rows, room = num_rows + num_rows // 4 + 64, num_votes + num_votes // 4 + 64
+        # a power of two: it decides how many steps a look-up takes
+        longest = 1 << matrix.longest.bit_length()
+        self.votes = Votes(
+            torch.zeros(rows + 1, dtype=torch.int32, device=device),
+            torch.zeros(room, dtype=torch.int32, device=device),
+            torch.zeros(room, device=device),
+            longest,
+        )
+        self._held: VoteMatrix | None = None
+
+    def fits(self, matrix: VoteMatrix) -> bool:
+        """Says whether there is room."""
+        return (
+            len(matrix.indptr) <= len(self.votes.begins)
+            and len(matrix.indices) <= len(self.votes.items)
+            and matrix.longest <= self.votes.longest
+        )
+
+    def write(self, matrix: VoteMatrix) -> None:
+        """Replaces what is there, if it is another one."""
+        if matrix is self._held:
+            return
+        self._held, votes = None, self.votes
+        begins = np.full(len(votes.begins), len(matrix.indices), dtype=np.int32)
+        begins[: len(matrix.indptr)] = matrix.indptr
+        votes.begins.copy_(torch.from_numpy(begins))
+        # copies where an array is read-only, which PyTorch does not know of
+        for tensor, array in ((votes.items, matrix.indices), (votes.data, matrix.data)):
+            tensor[: len(array)].copy_(torch.from_numpy(np.require(array, requirements="W")))
+        self._held = matrix

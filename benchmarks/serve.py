@@ -10,9 +10,11 @@ Providers:
               replicas: what the same cores give without HTTP
     served    `store-engine serve` under clients who never pause (benchmarks/serve_load.py)
 They are measured in turn, direct, served, direct, while the same server runs; a share_of_direct is
-of the mean of the two beside it. Cases: "quiet", in several rounds, and "changes", where items
-leave, come back and get other texts and users click all the time, half of the questions are by
-user, and --kills replicas are killed, evenly spread.
+of the mean of the two beside it. Cases: "quiet", in several rounds; "batches", the same with 32
+questions a request; and "changes", where items leave, come back and get other texts and users click
+all the time, half of the questions are by user, and --kills replicas are killed, evenly spread.
+Rates are of questions. On a machine that has else to do a share tells little: direct is one
+process, served are three.
 
 Afterwards benchmarks/serve_check.py compares every distinct answer with that of an engine which is
 brought through the journal change by change, and looks for every acknowledged change. A failed

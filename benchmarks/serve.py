@@ -54,11 +54,8 @@ from store_engine.runs.run import load_run
 K, BATCH = 10, 128
 ROUNDS = {"quiet": 5, "batches": 5, "changes": 1}
 PER_REQUEST = {"quiet": 1, "batches": 32, "changes": 1}
-NUM_QUESTIONS = {
-    "quiet": 5000,
-    "batches": 5120,
-    "changes": 64,
-}  # few, where every answer is kept by its change
+# few, where every answer is kept by its change
+NUM_QUESTIONS = {"quiet": 5000, "batches": 5120, "changes": 64}
 DIRECT_S = 20.0  # of a direct measurement at most
 _REPLICA = b"SERVE_REPLICA::store_engine#engines", b"ray::ServeReplica:store_engine:engines"
 _MARK = "STORE_ENGINE_BENCHMARK"  # in the environment of all processes of a server of ours

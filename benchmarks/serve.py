@@ -10,9 +10,11 @@ Providers:
               replicas: what the same cores give without HTTP
     served    `store-engine serve` under clients who never pause (benchmarks/serve_load.py)
 They are measured in turn, direct, served, direct, while the same server runs; a share_of_direct is
-of the mean of the two beside it. Cases: "quiet", in several rounds, and "changes", where items
-leave, come back and get other texts and users click all the time, half of the questions are by
-user, and --kills replicas are killed, evenly spread.
+of the mean of the two beside it. Cases: "quiet", in several rounds; "batches", the same with 32
+questions a request; and "changes", where items leave, come back and get other texts and users click
+all the time, half of the questions are by user, and --kills replicas are killed, evenly spread.
+Rates are of questions. On a machine that has else to do a share tells little: direct is one
+process, served are three.
 
 Afterwards benchmarks/serve_check.py compares every distinct answer with that of an engine which is
 brought through the journal change by change, and looks for every acknowledged change. A failed
@@ -52,11 +54,8 @@ from store_engine.runs.run import load_run
 K, BATCH = 10, 128
 ROUNDS = {"quiet": 5, "batches": 5, "changes": 1}
 PER_REQUEST = {"quiet": 1, "batches": 32, "changes": 1}
-NUM_QUESTIONS = {
-    "quiet": 5000,
-    "batches": 5120,
-    "changes": 64,
-}  # few, where every answer is kept by its change
+# few, where every answer is kept by its change
+NUM_QUESTIONS = {"quiet": 5000, "batches": 5120, "changes": 64}
 DIRECT_S = 20.0  # of a direct measurement at most
 _REPLICA = b"SERVE_REPLICA::store_engine#engines", b"ray::ServeReplica:store_engine:engines"
 _MARK = "STORE_ENGINE_BENCHMARK"  # in the environment of all processes of a server of ours

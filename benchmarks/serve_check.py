@@ -7,6 +7,7 @@ must be in the journal.
 
 from collections import defaultdict
 from collections.abc import Callable, Iterator
+from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -98,7 +99,7 @@ def wrong_answers(
         queries = [query_of(work, number) for number, _ in answers]
         truths = service.answer(queries)
         for (number, items), query, truth in zip(answers, queries, truths, strict=True):
-            if not is_right(items, truth, lambda ids, asked=query: scores_of(service, asked, ids)):
+            if not is_right(items, truth, partial(scores_of, service, query)):
                 yield f"wrong answer to question {number} at change {sequence}: {items}"
 
 

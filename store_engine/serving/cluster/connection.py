@@ -42,7 +42,11 @@ def variables() -> str:
 
 
 class Gpus(NamedTuple):
-    """Shares of a GPU. Ray hides all GPUs from an actor that takes none."""
+    """Shares of a GPU.
+
+    An actor that takes none may be placed on a node without one; on a node with several it sees
+    all of them or none, as Ray's version and settings have it, and never its own.
+    """
 
     engine: float  # more than half: no two replicas share one
     owner: float  # what a replica leaves of it: as many GPUs as replicas will do

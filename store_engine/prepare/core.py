@@ -20,15 +20,15 @@ class Core(NamedTuple):
     """Who is left.
 
     Attributes:
-        users: (num_users,) bool.
-        items: (num_items,) bool.
+        users: (num_users,) int32, events that are left of each user; 0 is a user who is dropped.
+        items: (num_items,) int32, the same of each item.
         num_users_seen: Users with an event before anything was dropped.
         num_items_seen: Items of one.
         num_rounds: Passes, of which the last one found nothing to drop.
     """
 
-    users: NDArray[np.bool_]
-    items: NDArray[np.bool_]
+    users: NDArray[np.int32]
+    items: NDArray[np.int32]
     num_users_seen: int
     num_items_seen: int
     num_rounds: int
@@ -61,5 +61,6 @@ def k_core(
             [count >= max(minimum, 1) for count, minimum in zip(counts, minimums, strict=True)],
         )
         if all(map(np.array_equal, before, kept)):
-            return Core(kept[0], kept[1], seen[0], seen[1], num_rounds)
+            left = [count * is_kept for count, is_kept in zip(counts, kept, strict=True)]
+            return Core(left[0], left[1], seen[0], seen[1], num_rounds)
     raise InputError(f"the k-core did not settle in {_MAX_ROUNDS:,} rounds")

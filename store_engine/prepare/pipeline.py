@@ -10,11 +10,13 @@
 Nothing here holds a list of users, items or events in Python.
 """
 
+import math
 from collections.abc import Callable
 from pathlib import Path
 
 import duckdb
 import numpy as np
+from numpy.typing import NDArray
 
 from store_engine.errors import InputError, shown
 from store_engine.prepare.card import Report
@@ -28,6 +30,7 @@ from store_engine.prepare.rules import Rules
 from store_engine.prepare.staging import stage_events, stage_items
 
 IMPRESSIONS = "impressions.parquet"
+_EVENTS_PER_GIB = 4_000_000  # whose groups are counted in memory
 _POSITION = "(row_number() OVER (ORDER BY first) - 1)::INTEGER"
 
 
@@ -47,6 +50,7 @@ class Preparation:
         self._database = Database(folder, rules.memory_gib)
         self._good = GoodRows("", "", False)
         self._texts: tuple[str, ...] = ()
+        self._user_ranges: list[tuple[int, int]] = []  # first and last, of events that fit at once
 
     def run(self, out: Path, say: Callable[[str], None]) -> Report:
         """Prepares the data.
@@ -194,16 +198,21 @@ class Preparation:
             (rules.min_user, rules.min_item),
         )
         report.num_users_read, report.num_items_seen = core.num_users_seen, core.num_items_seen
-        report.num_rounds, report.num_users = core.num_rounds, int(core.users.sum())
+        report.num_rounds, report.num_users = core.num_rounds, len(np.flatnonzero(core.users))
         if not (core.users.any() and core.items.any()):
             raise InputError(
                 f"no user and item is left with --min-user {rules.min_user} and --min-item "
                 f"{rules.min_item}; there were {report.num_users_read:,} users and "
                 f"{report.num_items_seen:,} items with events"
             )
-        for column, is_kept in (("u", core.users), ("i", core.items)):
-            numbers = np.flatnonzero(is_kept).astype(np.int32)
+        for column, name, counts in (("u", "user", core.users), ("i", "item", core.items)):
+            numbers = np.flatnonzero(counts).astype(np.int32)
             self._database.make_table(f"kept_{column}", column, numbers)
+            report.lengths[f"events per {name}"] = _summary(counts[numbers])
+        ends = core.users.cumsum(dtype=np.int64)
+        size = int(_EVENTS_PER_GIB * rules.memory_gib)
+        cuts = np.searchsorted(ends, np.arange(size, ends[-1] + size, size), side="left").tolist()
+        self._user_ranges = list(zip([0, *(cut + 1 for cut in cuts)], cuts, strict=False))
 
     def _write_events(self, out: Path) -> None:
         (total,) = self._database.one("SELECT count(*) FROM events")
@@ -241,19 +250,28 @@ class Preparation:
 
     def _measure(self) -> None:
         """Counts what describes the kept events."""
-        (self.report.num_repeats,) = self._database.one(
-            "SELECT count(*) - (SELECT count(*) FROM (SELECT DISTINCT u, i FROM kept)) FROM kept"
-        )
-        if self._good.has_time:
-            (self.report.num_ties,) = self._database.one(
-                "SELECT coalesce(sum(n), 0)::BIGINT FROM "
-                "(SELECT count(*) AS n FROM kept GROUP BY u, t HAVING count(*) > 1)"
+        for first, last in self._user_ranges:
+            own = f"FROM kept WHERE u BETWEEN {first} AND {last}"
+            (repeats,) = self._database.one(
+                f"SELECT (SELECT count(*) {own}) - count(*) FROM (SELECT DISTINCT u, i {own})"
             )
+            self.report.num_repeats += repeats
+            if self._good.has_time:
+                (ties,) = self._database.one(
+                    f"SELECT coalesce(sum(n), 0)::BIGINT FROM "
+                    f"(SELECT count(*) AS n {own} GROUP BY u, t HAVING count(*) > 1)"
+                )
+                self.report.num_ties += ties
+        if self._good.has_time:
             first, last = self._database.one("SELECT min(t)::VARCHAR, max(t)::VARCHAR FROM kept")
             self.report.first_time, self.report.last_time = first, last
-        for column, name in (("u", "events per user"), ("i", "events per item")):
-            self.report.lengths[name] = self._database.one(
-                f"SELECT min(n), quantile_disc(n, 0.5), quantile_disc(n, 0.95), max(n), avg(n) "
-                f"FROM "
-                f"(SELECT count(*) AS n FROM kept GROUP BY {column})"
-            )
+
+
+def _summary(counts: NDArray[np.int32]) -> tuple[float, ...]:
+    """Least, median, 95 % quantile, most and mean."""
+    ordered = np.sort(counts)
+    ranks = [max(1, math.ceil(share * len(ordered))) - 1 for share in (0.5, 0.95)]
+    return (
+        *(int(ordered[place]) for place in (0, *ranks, -1)),
+        float(ordered.mean()),
+    )

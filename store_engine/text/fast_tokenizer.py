@@ -81,6 +81,8 @@ def fast_tokenizer(vocabulary: Vocabulary, codes: Sequence[str]) -> FastTokenize
     if (unknown := document["model"].get("unk_token")) is not None:
         config["unk_token"] = unknown
     config |= {"padding_side": "left", "clean_up_tokenization_spaces": False}
+    # transformers before 5 makes token_type_ids too, which no Llama takes, unless told otherwise
+    config |= {"model_input_names": ["input_ids", "attention_mask"]}
     return FastTokenizer(document, config | {"split_special_tokens": True})
 
 

@@ -3,6 +3,7 @@ import math
 import numpy as np
 import pytest
 import torch
+from engines import needs_triton
 
 from store_engine._C import ItemTrie, RowSet
 from store_engine.catalog.item_filter import ItemFilter
@@ -160,12 +161,14 @@ def test_unknown_backend():
         beam_step(random_trie(9), 0, torch.zeros(1, 1, 9), root_beams(1, "cpu"), 2, backend="cuda")
 
 
+@needs_triton
 def test_triton_needs_a_gpu_or_the_interpreter(monkeypatch):
     monkeypatch.setattr("store_engine.kernels._dispatch._INTERPRET", False)
     with pytest.raises(InputError, match="backend='triton' needs a CUDA tensor, got one on cpu"):
         resolve_backend("triton", torch.device("cpu"))
 
 
+@needs_triton
 @pytest.mark.parametrize("normalize", ["codebook", "children"])
 @pytest.mark.parametrize("has_filter", [False, True])
 def test_triton_equals_cpp(normalize, has_filter, device):

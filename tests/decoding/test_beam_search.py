@@ -1,6 +1,7 @@
 import numpy as np
 import pytest
 import torch
+from engines import needs_triton
 
 from store_engine._C import ItemTrie, LiveTrie, RowSet
 from store_engine.catalog.item_filter import ItemFilter
@@ -59,6 +60,7 @@ def test_a_wide_beam_ranks_the_whole_catalogue(make_bench, histories, normalize)
         assert sorted(rows.tolist()) == list(range(200))
 
 
+@needs_triton
 def test_triton_equals_cpp(make_bench, device):
     """On a tiny shape: without a GPU the kernels are interpreted."""
     bench = make_bench(num_items=9, num_layers=1)

@@ -126,6 +126,8 @@ def _cast_strings(values: pa.ChunkedArray) -> tuple[pa.DataType, NDArray[Any] | 
     if (pc.max(pc.binary_length(values)).as_py() or 0) <= _FLOAT_DIGITS:
         forms.insert(1, pa.float64())
     for form in forms:
+        if pt.is_timestamp(form) and form.unit == "ns" and not _fits_nanoseconds(values):
+            break
         try:
             ticks = values.cast(form)
         except pa.ArrowInvalid:
@@ -134,6 +136,12 @@ def _cast_strings(values: pa.ChunkedArray) -> tuple[pa.DataType, NDArray[Any] | 
             return form, _finite(ticks)
         return form, _numbers(ticks.cast(pa.int64()))
     return values.type, None
+
+
+def _fits_nanoseconds(values: pa.ChunkedArray) -> bool:
+    """Whether all years are such: pyarrow before 23 casts others to moments that they are not."""
+    years = pc.min_max(pc.utf8_slice_codeunits(values, 0, 4)).as_py()
+    return bool(years["min"] >= "1678" and years["max"] <= "2261")
 
 
 def _numbers(values: pa.ChunkedArray) -> NDArray[Any]:

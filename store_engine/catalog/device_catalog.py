@@ -17,6 +17,7 @@ from torch import Tensor
 
 from store_engine._C import RowSet
 from store_engine.catalog.catalog_view import StaticView
+from store_engine.catalog.item_sets import ItemSets
 from store_engine.catalog.item_slots import ItemPlaces, ItemSlots
 from store_engine.catalog.resident_rows import ResidentRows
 from store_engine.catalog.trie_arrays import TrieArrays
@@ -92,6 +93,10 @@ class DeviceCatalog:
         if is_missing or self.rows is not None:
             self._hold_rows(view)
         self._view = view
+
+    def hold_sets(self, sets: ItemSets) -> None:
+        """Writes the item sets of the catalogue that is held, the newest, where there is room."""
+        self._sets.index(sets.newest(len(self._sets.words)))
 
     def level(self, level: int) -> Level:
         """Returns the step from a level's nodes to the next; nodes past the trie's are unused."""

@@ -14,7 +14,7 @@ import torch
 from numpy.typing import NDArray
 
 from store_engine._C import RowSet
-from store_engine.catalog.catalog_view import StaticView
+from store_engine.catalog.catalog_view import CatalogView, StaticView
 from store_engine.catalog.device_catalog import DeviceCatalog, Wanted
 from store_engine.decoding.device_evidence import DeviceEvidence, SparseEvidence
 from store_engine.decoding.static_search import (
@@ -93,6 +93,33 @@ class GraphSearch:
         self._graphs: OrderedDict[tuple[object, ...], _Graph] = OrderedDict()  # oldest use first
         self._generations = (0, 0)
         self._lock = threading.Lock()
+        self._coming: CatalogView | None = None  # what is to be written, if a search does not
+        self._writer: threading.Thread | None = None
+        self._asking = threading.Lock()
+
+    def hold_soon(self, view: CatalogView) -> None:
+        """Writes a changed catalogue and its item sets to the device in the background.
+
+        A search that comes before it is done writes, or waits for, what it needs.
+        """
+        with self._asking:
+            self._coming = view
+            if self._writer is None or not self._writer.is_alive():
+                self._writer = threading.Thread(target=self._hold_what_comes, daemon=True)
+                self._writer.start()
+
+    @torch.inference_mode()
+    def _hold_what_comes(self) -> None:
+        while True:
+            with self._asking:
+                view, self._coming = self._coming, None
+                if view is None:
+                    self._writer = None
+                    return
+            static = view.compacted  # most of the work, which no search waits for
+            with self._lock:
+                self._catalog.hold(static, needs_rows=self._catalog.rows is not None)
+                self._catalog.hold_sets(static.sets)
 
     @torch.inference_mode()
     def search(

@@ -99,6 +99,11 @@ class Searcher:
                 scores = score_catalog(model, space, cache, batch)
             yield ids, scores.cpu().numpy()
 
+    def look_ahead(self, view: CatalogView) -> None:
+        """Takes note of a changed catalogue, which the next searches will be for."""
+        if self._graphs is not None:
+            self._graphs.hold_soon(view)
+
     def graph_search(self) -> GraphSearch:
         """The search by graphs, made when it is first asked for."""
         with self._making_graphs:

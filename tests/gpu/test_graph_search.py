@@ -192,6 +192,37 @@ def test_item_vectors_come_and_go(form):
         assert_same(got, want)
 
 
+def settle(engine):
+    """Lets what was changed be written; returns the catalogue on the device."""
+    graphs = engine._searcher.graph_search()
+    while (writer := graphs._writer) is not None:
+        writer.join()
+    return graphs._catalog
+
+
+def test_changes_are_written_before_a_search_needs_them():
+    engine, core = make_engine(), make_engine()
+    search(engine)
+    for one in (engine, core):
+        one.define("new", ["item 1", "item 7", "item 9"])
+    assert settle(engine)._sets._index.keys() == set(engine._items.view.sets.newest(8))
+    for one in (engine, core):
+        one.remove_items(["item 7"])
+        one.remove_items(["item 3"])
+    catalog, view = settle(engine), engine._items.view.compacted
+    assert catalog._view is view
+    options = {"allow": "new", "exclude_history": True}
+    index = dict(catalog._sets._index)
+    assert_same(search(engine, **options), search(core, "cpp", **options))
+    assert catalog._sets._index.keys() == index.keys() == set(view.sets.newest(8))
+
+
+def test_nothing_is_written_where_nobody_searches_by_graphs():
+    engine = make_engine()
+    engine.define("new", ["item 1"])
+    assert engine._searcher._graphs is None
+
+
 def test_threads_with_different_catalogues_get_their_own_answers():
     engine, old = make_engine(), make_engine()
     want = {"old": search(old, "cpp"), "new": None}

@@ -27,8 +27,8 @@ from store_engine.inference.device_graph import DeviceGraph, graph_pool
 from store_engine.inference.gpu_model import GpuModel
 from store_engine.kernels.trie_topk import Normalize
 
-MAX_CONTEXT = 1024  # tokens of a history; a longer one is not padded, and not searched here
-_MIN_CONTEXT = 64
+MAX_CONTEXT = 4096  # tokens of a history; a longer one is not padded, and not searched here
+_MIN_CONTEXT, _CONTEXT_STEP = 64, 1024  # the smallest; beyond this many it is the step
 _MAX_BATCH, _MAX_SLOTS = 64, 1 << 15  # of one graph; slots of its cache, but for one large request
 _MIN_EXCLUDED = 16
 _MAX_GRAPHS = 32
@@ -140,7 +140,7 @@ class GraphSearch:
             evidence: It `fits_a_device`; None where it names no items.
         """
         longest = 1 + view.tokens.shape[1] * max(map(len, requests.histories))
-        context = _at_least(longest, _MIN_CONTEXT)
+        context = _context(longest)
         num_columns = sizes.beam_width + sizes.num_named
         num_slots = context + num_columns * (view.trie.num_levels - 1)
         size = min(_MAX_BATCH, 1 << max(0, (_MAX_SLOTS // num_slots).bit_length() - 1))
@@ -208,6 +208,13 @@ def _at_least(number: int, least: int, factor: int = 2) -> int:
     while least < number:
         least *= factor
     return least
+
+
+def _context(num_tokens: int) -> int:
+    """Tokens that histories are padded to: a power of two, beyond 1,024 a multiple of it."""
+    if num_tokens > _CONTEXT_STEP:
+        return -(-num_tokens // _CONTEXT_STEP) * _CONTEXT_STEP
+    return _at_least(num_tokens, _MIN_CONTEXT)
 
 
 def _room(wanted: Wanted | None) -> int | None:

@@ -12,6 +12,7 @@ from item_engines import FORMS, ItemCase
 from pretended_device import pretended_device
 
 from store_engine.config import DecodingConfig
+from store_engine.decoding import graph_search
 from store_engine.decoding.backends import NonFiniteLogitsError
 from store_engine.decoding.engine import Engine
 from store_engine.decoding.graph_search import Requests, Sizes
@@ -190,6 +191,24 @@ def test_item_vectors_come_and_go(form):
         answers.append(own)
     for got, want in zip(*answers, strict=True):
         assert_same(got, want)
+
+
+@pytest.mark.parametrize(
+    ("num_tokens", "want"),
+    [(1, 64), (65, 128), (1000, 1024), (1025, 2048), (2049, 3072), (4096, 4096)],
+)
+def test_shapes_of_contexts_are_few(num_tokens, want):
+    assert graph_search._context(num_tokens) == want
+
+
+def test_a_long_history():
+    engine = make_engine()
+    engine._searcher._max_history = 400
+    history = [[(7 * i) % 60 for i in range(400)], [3]]  # 1,201 tokens and 4
+    want = search(engine, "cpp", history)
+    assert engine._searcher._graphs is None
+    assert_same(search(engine, histories=history), want)
+    assert engine._searcher._graphs is not None
 
 
 def settle(engine):

@@ -11,7 +11,7 @@ from store_engine.catalog.catalog_view import CatalogView
 from store_engine.decoding.backends import NonFiniteLogitsError, SearchSpace, kernels_of_graphs
 from store_engine.decoding.evidence import Found
 from store_engine.decoding.exact import score_catalog
-from store_engine.decoding.graph_search import GraphSearch
+from store_engine.decoding.graphs.graph_search import GraphSearch
 from store_engine.decoding.search_batch import (
     Call,
     for_graph,

@@ -12,10 +12,10 @@ from item_engines import FORMS, ItemCase
 from pretended_device import pretended_device
 
 from store_engine.config import DecodingConfig
-from store_engine.decoding import graph_search
 from store_engine.decoding.backends import NonFiniteLogitsError
 from store_engine.decoding.engine import Engine
-from store_engine.decoding.graph_search import Requests, Sizes
+from store_engine.decoding.graphs import graph_search
+from store_engine.decoding.graphs.graph_search import Requests, Sizes
 
 HISTORIES = [[3, 1, 4, 1, 5, 9], [2], [], [7, 1, 8, 2, 8, 1, 8]]
 LEVELS = (9, 9, 9, 9)

@@ -15,9 +15,9 @@ from numpy.typing import NDArray
 
 from store_engine._C import RowSet
 from store_engine.catalog.catalog_view import CatalogView, StaticView
-from store_engine.catalog.device_catalog import DeviceCatalog, Wanted
-from store_engine.decoding.device_evidence import DeviceEvidence, SparseEvidence
-from store_engine.decoding.static_search import (
+from store_engine.catalog.resident.device_catalog import DeviceCatalog, Wanted
+from store_engine.decoding.graphs.device_evidence import DeviceEvidence, SparseEvidence
+from store_engine.decoding.graphs.static_search import (
     Best,
     SearchShape,
     StaticSearch,

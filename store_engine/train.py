@@ -76,12 +76,9 @@ from store_engine.training.initial_weights import (
     initial_tokenizer_weights,
 )
 from store_engine.training.loop import Training, train_stage
-from store_engine.training.stages import (
-    RecommenderStage,
-    RefitStage,
-    TokenizerStage,
-    check_shards,
-)
+from store_engine.training.stages.recommender import RecommenderStage, RefitStage
+from store_engine.training.stages.shards import check_shards
+from store_engine.training.stages.tokenizer import TokenizerStage
 from store_engine.training.warm_start import warm_weights
 
 # what a user can mend: a full disk or quota, a file beyond the limit, no permission, read-only

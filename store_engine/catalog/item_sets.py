@@ -51,6 +51,11 @@ class ItemSets:
             changed._sets = {other: one for other, one in self._sets.items() if other != name}
         return changed
 
+    def newest(self, num: int) -> list[RowSet]:
+        """Returns the sets that were defined last, `num` at most."""
+        with self._lock:
+            return [self._named(name) for name in list(self.definitions)[-num:]]
+
     def resolve(self, allow: str | None, deny: str | None) -> RowSet | None:
         """Returns the rows that are allowed and not denied; a repeated call costs nothing.
 

@@ -43,6 +43,7 @@ class LiveCatalog:
 
     Attributes:
         view: The catalogue as it is now; replaced, never changed.
+        on_change: Called with every new view, by the thread that changes it: it must be quick.
     """
 
     def __init__(
@@ -60,6 +61,7 @@ class LiveCatalog:
         tokens = self._to_tokens(sids, slots, item_slots)
         table = ItemTable.from_catalog(catalog, tokens, sids, item_slots)
         self.view: CatalogView = StaticView.from_trie(trie, table)
+        self.on_change: Callable[[CatalogView], None] = lambda _: None
         # None, or in step with the view unless `_is_changing` outlived a change that was cut short
         self._live: LiveTrie | None = None
         self._is_changing = False
@@ -163,6 +165,7 @@ class LiveCatalog:
         ids = check_item_ids(item_ids, "item_ids", known=self.view.table)
         with self._lock:
             self.view = self.view.with_definition(name, self._rows_of(ids))
+            self.on_change(self.view)
 
     def add(
         self,
@@ -309,6 +312,7 @@ class LiveCatalog:
         view = LiveView.from_snapshot(live.snapshot(), table, self.view.sets.definitions)
         commit()
         self.view = view
+        self.on_change(view)
 
     def _to_tokens(
         self, sids: NDArray[np.int32], slots: NDArray[np.int64], item_slots: ItemSlots | None

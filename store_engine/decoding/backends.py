@@ -22,7 +22,7 @@ from torch import Tensor
 from store_engine import _C
 from store_engine.catalog.item_filter import ItemFilter
 from store_engine.catalog.trie_arrays import SearchTrie, TrieArrays, require_arrays
-from store_engine.decoding.static_search import Best
+from store_engine.decoding.graphs.static_search import Best
 from store_engine.errors import InputError
 from store_engine.inference.cache_attention import TreeAttention, TritonTreeAttention
 from store_engine.inference.kv_cache import KVCache

@@ -127,6 +127,7 @@ class Engine(LiveEngine):
         tokens_per_item = self._items.view.tokens.shape[1]
         prefixes = PrefixCache(budget, tokens_per_item) if budget else None
         self._searcher = Searcher(self._model, bos, max_history, prefixes)
+        changing.on_change = self._searcher.look_ahead
         install_fork_guard()
 
     @classmethod

@@ -16,7 +16,7 @@ from store_engine import _C
 from store_engine.catalog.catalog_view import CatalogView
 from store_engine.catalog.item_filter import ItemFilter
 from store_engine.collaborative.evidence import Evidence, NewItemVotes
-from store_engine.decoding.device_evidence import SparseEvidence, VoteMatrix
+from store_engine.decoding.graphs.device_evidence import SparseEvidence, VoteMatrix
 from store_engine.errors import InputError
 from store_engine.kernels.trie_topk import Normalize
 from store_engine.runs.run import Run

@@ -14,7 +14,7 @@ from store_engine.decoding.beam_search import begin_search, search_beams
 from store_engine.decoding.evidence import EvidenceScorer, Found, ItemEvidence
 from store_engine.decoding.exact import rank_catalog, score_catalog
 from store_engine.decoding.forced_paths import ForcedPaths
-from store_engine.decoding.graph_search import MAX_CONTEXT, GraphSearch, Requests, Sizes
+from store_engine.decoding.graphs.graph_search import MAX_CONTEXT, GraphSearch, Requests, Sizes
 from store_engine.decoding.ranking import rank_beams, rank_scores
 from store_engine.inference.decoding_model import DecodingModel
 from store_engine.inference.kv_cache import KVCache

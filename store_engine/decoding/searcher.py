@@ -11,7 +11,7 @@ from store_engine.catalog.catalog_view import CatalogView
 from store_engine.decoding.backends import NonFiniteLogitsError, SearchSpace, kernels_of_graphs
 from store_engine.decoding.evidence import Found
 from store_engine.decoding.exact import score_catalog
-from store_engine.decoding.graph_search import GraphSearch
+from store_engine.decoding.graphs.graph_search import GraphSearch
 from store_engine.decoding.search_batch import (
     Call,
     for_graph,
@@ -98,6 +98,11 @@ class Searcher:
             with self._cache(ids) as cache:
                 scores = score_catalog(model, space, cache, batch)
             yield ids, scores.cpu().numpy()
+
+    def look_ahead(self, view: CatalogView) -> None:
+        """Takes note of a changed catalogue, which the next searches will be for."""
+        if self._graphs is not None:
+            self._graphs.hold_soon(view)
 
     def graph_search(self) -> GraphSearch:
         """The search by graphs, made when it is first asked for."""

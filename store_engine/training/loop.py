@@ -35,7 +35,7 @@ from store_engine.training.distributed.process_group import (
 )
 from store_engine.training.distributed.progress import Best, TrainProgress, read_progress
 from store_engine.training.log import VALIDATION, TrainLog
-from store_engine.training.stages import Stage
+from store_engine.training.stages.stage import Stage
 from store_engine.training.steps import TrainSteps
 
 Weights = dict[str, Tensor]  # whole and float32, by name

@@ -17,7 +17,7 @@ from torch import Tensor
 from store_engine.config import Config, TrainConfig
 from store_engine.training.host_batch import HostBatch, prefetched
 from store_engine.training.randomness import seed_torch
-from store_engine.training.stages import Stage
+from store_engine.training.stages.stage import Stage
 from store_engine.training.throughput import peak_flops
 
 # a GPU's batches are padded to a multiple of this: few shapes to compile and to allocate for, and

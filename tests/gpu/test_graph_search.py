@@ -14,7 +14,8 @@ from pretended_device import pretended_device
 from store_engine.config import DecodingConfig
 from store_engine.decoding.backends import NonFiniteLogitsError
 from store_engine.decoding.engine import Engine
-from store_engine.decoding.graph_search import Requests, Sizes
+from store_engine.decoding.graphs import graph_search
+from store_engine.decoding.graphs.graph_search import Requests, Sizes
 
 HISTORIES = [[3, 1, 4, 1, 5, 9], [2], [], [7, 1, 8, 2, 8, 1, 8]]
 LEVELS = (9, 9, 9, 9)
@@ -190,6 +191,55 @@ def test_item_vectors_come_and_go(form):
         answers.append(own)
     for got, want in zip(*answers, strict=True):
         assert_same(got, want)
+
+
+@pytest.mark.parametrize(
+    ("num_tokens", "want"),
+    [(1, 64), (65, 128), (1000, 1024), (1025, 2048), (2049, 3072), (4096, 4096)],
+)
+def test_shapes_of_contexts_are_few(num_tokens, want):
+    assert graph_search._context(num_tokens) == want
+
+
+def test_a_long_history():
+    engine = make_engine()
+    engine._searcher._max_history = 400
+    history = [[(7 * i) % 60 for i in range(400)], [3]]  # 1,201 tokens and 4
+    want = search(engine, "cpp", history)
+    assert engine._searcher._graphs is None
+    assert_same(search(engine, histories=history), want)
+    assert engine._searcher._graphs is not None
+
+
+def settle(engine):
+    """Lets what was changed be written; returns the catalogue on the device."""
+    graphs = engine._searcher.graph_search()
+    while (writer := graphs._writer) is not None:
+        writer.join()
+    return graphs._catalog
+
+
+def test_changes_are_written_before_a_search_needs_them():
+    engine, core = make_engine(), make_engine()
+    search(engine)
+    for one in (engine, core):
+        one.define("new", ["item 1", "item 7", "item 9"])
+    assert settle(engine)._sets._index.keys() == set(engine._items.view.sets.newest(8))
+    for one in (engine, core):
+        one.remove_items(["item 7"])
+        one.remove_items(["item 3"])
+    catalog, view = settle(engine), engine._items.view.compacted
+    assert catalog._view is view
+    options = {"allow": "new", "exclude_history": True}
+    index = dict(catalog._sets._index)
+    assert_same(search(engine, **options), search(core, "cpp", **options))
+    assert catalog._sets._index.keys() == index.keys() == set(view.sets.newest(8))
+
+
+def test_nothing_is_written_where_nobody_searches_by_graphs():
+    engine = make_engine()
+    engine.define("new", ["item 1"])
+    assert engine._searcher._graphs is None
 
 
 def test_threads_with_different_catalogues_get_their_own_answers():

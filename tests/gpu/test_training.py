@@ -21,7 +21,8 @@ from store_engine.model import store_model
 from store_engine.model.lora import add_lora
 from store_engine.training import steps
 from store_engine.training.host_batch import HostBatch
-from store_engine.training.stages import Stage, TokenizerStage
+from store_engine.training.stages.stage import Stage
+from store_engine.training.stages.tokenizer import TokenizerStage
 from store_engine.training.steps import TrainSteps
 
 pytestmark = pytest.mark.usefixtures("process_group")

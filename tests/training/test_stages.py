@@ -17,7 +17,7 @@ from store_engine.sid.dense_tokenizer import (
 from store_engine.text.text_vocabulary import TextVocabulary
 from store_engine.training.host_batch import HostBatch
 from store_engine.training.log import VALIDATION
-from store_engine.training.stages import TokenizerStage
+from store_engine.training.stages.tokenizer import TokenizerStage
 
 pytestmark = pytest.mark.usefixtures("process_group")
 

@@ -6,7 +6,6 @@ more item sets than there is room for, the memory is made anew and so must the g
 (`generation`). All ids are int32. Reading and writing must not overlap: see `hold`.
 """
 
-from collections import OrderedDict
 from collections.abc import Sequence
 from typing import NamedTuple
 
@@ -17,14 +16,13 @@ from torch import Tensor
 
 from store_engine._C import RowSet
 from store_engine.catalog.catalog_view import StaticView
-from store_engine.catalog.item_slots import ItemPlaces, ItemSlots
-from store_engine.catalog.resident_rows import ResidentRows
+from store_engine.catalog.item_sets import ItemSets
+from store_engine.catalog.item_slots import ItemSlots
+from store_engine.catalog.resident.resident_rows import ResidentPlaces, ResidentRows
+from store_engine.catalog.resident.resident_sets import ResidentSets
 from store_engine.catalog.trie_arrays import TrieArrays
 from store_engine.kernels.trie_select import Filter
 from store_engine.kernels.trie_topk import Level
-
-_MAX_SETS = 64  # that stay on the device; a batch may name more
-_NUM_SETS = 8  # to begin with
 
 Int32 = NDArray[np.int32]
 
@@ -61,7 +59,7 @@ class DeviceCatalog:
         self._child_begin: list[Tensor] = []
         self._tokens: list[Tensor] = []
         self._item_begin: list[Tensor] = []
-        self._sets = _ResidentSets(device)
+        self._sets = ResidentSets(device)
         self.history_tokens: NDArray[np.int64] = np.zeros((0, 0), dtype=np.int64)
         self._row_of_place: NDArray[np.int64] = np.zeros(0, dtype=np.int64)
         self.places: ResidentPlaces | None = None
@@ -92,6 +90,10 @@ class DeviceCatalog:
         if is_missing or self.rows is not None:
             self._hold_rows(view)
         self._view = view
+
+    def hold_sets(self, sets: ItemSets) -> None:
+        """Writes the item sets of the catalogue that is held, the newest, where there is room."""
+        self._sets.index(sets.newest(len(self._sets.words)))
 
     def level(self, level: int) -> Level:
         """Returns the step from a level's nodes to the next; nodes past the trie's are unused."""
@@ -200,119 +202,3 @@ def _prefix_keys(trie: TrieArrays, sizes: tuple[int, ...]) -> Tensor:
     for begin, token, size in zip(trie.child_begin, trie.token, sizes, strict=False):
         keys = keys.repeat_interleave(begin.diff()) * size + token
     return keys
-
-
-class ResidentPlaces:
-    """`ItemPlaces` in memory with room to grow.
-
-    Args:
-        places: What there must be room for.
-        num_nodes: Nodes of the last level but one that there is room for.
-
-    Attributes:
-        slots: (num_prefixes or more, fanout) int32, as those of `ItemPlaces`.
-        prefix_of_node: (num_nodes,) int64, the row of `slots` of each node of the last level but
-            one.
-    """
-
-    def __init__(self, places: ItemPlaces, num_nodes: int) -> None:
-        num_prefixes, fanout = places.slots.shape
-        room = num_prefixes + num_prefixes // 4 + 64
-        self.slots = places.slots.new_full((room, fanout), -1)
-        self.prefix_of_node = places.keys.new_zeros(num_nodes)
-
-    def fits(self, places: ItemPlaces, num_nodes: int) -> bool:
-        """Says whether there is room."""
-        return len(places.slots) <= len(self.slots) and num_nodes == len(self.prefix_of_node)
-
-    def write(self, places: ItemPlaces, node_keys: Tensor) -> Tensor:
-        """Replaces what is there, and returns the row of `slots` of each node.
-
-        Args:
-            places: Of the catalogue.
-            node_keys: (num_nodes,) int64 on the CPU, the key of each node's prefix; all are in
-                `places`.
-        """
-        self.slots[: len(places.slots)].copy_(places.slots)
-        prefixes = torch.searchsorted(places.keys.cpu(), node_keys)
-        self.prefix_of_node[: len(prefixes)].copy_(prefixes)
-        return prefixes
-
-
-class _ResidentSets:
-    """Item sets as bits on the device; the ones that were not used for the longest time go.
-
-    Args:
-        device: Where they are.
-    """
-
-    def __init__(self, device: torch.device) -> None:
-        self._device = device
-        self.words = torch.zeros(_NUM_SETS, 0, dtype=torch.int32, device=device)
-        self.ranks = self.words
-        self._bits: NDArray[np.uint32] = np.zeros((_NUM_SETS, 0), dtype=np.uint32)
-        self._index: OrderedDict[RowSet, int] = OrderedDict()  # the oldest use first
-        self._place_of_row: Int32 = np.zeros(0, dtype=np.int32)
-
-    def fits(self, num_items: int) -> bool:
-        """Says whether there is room for sets of so many items, and for one bit more."""
-        return num_items < 32 * self._bits.shape[1]
-
-    def resize(self, num_items: int) -> None:
-        """Makes room for sets of more items, which are lost."""
-        self._allocate(len(self._bits), (num_items + num_items // 4 + 64) // 32 + 1)
-
-    def clear(self, place_of_row: Int32) -> None:
-        """Forgets all sets: they were of another trie."""
-        self._index.clear()
-        self._place_of_row = place_of_row
-
-    def make_room(self, num: int) -> bool:
-        """Makes room for a batch's sets; returns True where the memory had to be made anew."""
-        if num <= len(self._bits):
-            return False
-        self._allocate(max(num, min(2 * len(self._bits), _MAX_SETS)), self._bits.shape[1])
-        return True
-
-    def index(self, named: list[RowSet]) -> dict[RowSet, int]:
-        """Returns where each set is; there is room for them all."""
-        for one in named:
-            if one in self._index:
-                self._index.move_to_end(one)
-        for one in named:
-            if one not in self._index:
-                at = len(self._index)
-                if at == len(self._bits):
-                    _, at = self._index.popitem(last=False)
-                self._write(at, one)
-                self._index[one] = at
-        return {one: self._index[one] for one in named}
-
-    def places(self, rows: NDArray[np.int64], index: int) -> Int32:
-        """Returns the places of some rows that are in a set, each once, ascending.
-
-        Args:
-            rows: Rows of the trie.
-            index: The set; -1: all items.
-        """
-        places: Int32 = np.unique(self._place_of_row[rows])
-        if index < 0:
-            return places
-        words = self._bits[index, places >> 5]
-        return places[(words >> (places & 31).astype(np.uint32)) & 1 != 0]
-
-    def _allocate(self, num_sets: int, num_words: int) -> None:
-        self._index.clear()
-        self._bits = np.zeros((num_sets, num_words), dtype=np.uint32)
-        shape = num_sets, num_words
-        self.words = torch.zeros(shape, dtype=torch.int32, device=self._device)
-        self.ranks = torch.zeros(shape, dtype=torch.int32, device=self._device)
-
-    def _write(self, at: int, row_set: RowSet) -> None:
-        is_in = np.zeros(32 * self._bits.shape[1], dtype=bool)
-        is_in[self._place_of_row[row_set.rows()]] = True
-        counts = is_in.reshape(-1, 32).sum(1, dtype=np.int32)
-        ranks = np.cumsum(counts, dtype=np.int32) - counts
-        self._bits[at] = np.packbits(is_in, bitorder="little").view("<u4")
-        self.words[at].copy_(torch.from_numpy(self._bits[at].view(np.int32)))
-        self.ranks[at].copy_(torch.from_numpy(ranks))

@@ -14,10 +14,10 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from store_engine.catalog.device_catalog import DeviceCatalog, Wanted
-from store_engine.decoding.device_evidence import DeviceEvidence
-from store_engine.decoding.named_paths import NamedPaths
-from store_engine.decoding.static_tree import StaticTree, block_widths
+from store_engine.catalog.resident.device_catalog import DeviceCatalog, Wanted
+from store_engine.decoding.graphs.device_evidence import DeviceEvidence
+from store_engine.decoding.graphs.named_paths import NamedPaths
+from store_engine.decoding.graphs.static_tree import StaticTree, block_widths
 from store_engine.inference.device_graph import Inputs
 from store_engine.inference.gpu_model import (
     BeamAttention,

@@ -6,7 +6,7 @@ or another item's: no shape may depend on that, and on a GPU a column more costs
 
 from torch import Tensor
 
-from store_engine.catalog.resident_rows import ResidentRows
+from store_engine.catalog.resident.resident_rows import ResidentRows
 from store_engine.kernels._dispatch import Backend
 from store_engine.kernels.code_logprobs import code_logprobs
 from store_engine.kernels.top_evidence import Candidates

@@ -14,10 +14,10 @@ import torch
 from numpy.typing import NDArray
 
 from store_engine._C import RowSet
-from store_engine.catalog.catalog_view import StaticView
-from store_engine.catalog.device_catalog import DeviceCatalog, Wanted
-from store_engine.decoding.device_evidence import DeviceEvidence, SparseEvidence
-from store_engine.decoding.static_search import (
+from store_engine.catalog.catalog_view import CatalogView, StaticView
+from store_engine.catalog.resident.device_catalog import DeviceCatalog, Wanted
+from store_engine.decoding.graphs.device_evidence import DeviceEvidence, SparseEvidence
+from store_engine.decoding.graphs.static_search import (
     Best,
     SearchShape,
     StaticSearch,
@@ -27,8 +27,8 @@ from store_engine.inference.device_graph import DeviceGraph, graph_pool
 from store_engine.inference.gpu_model import GpuModel
 from store_engine.kernels.trie_topk import Normalize
 
-MAX_CONTEXT = 1024  # tokens of a history; a longer one is not padded, and not searched here
-_MIN_CONTEXT = 64
+MAX_CONTEXT = 4096  # tokens of a history; a longer one is not padded, and not searched here
+_MIN_CONTEXT, _CONTEXT_STEP = 64, 1024  # the smallest; beyond this many it is the step
 _MAX_BATCH, _MAX_SLOTS = 64, 1 << 15  # of one graph; slots of its cache, but for one large request
 _MIN_EXCLUDED = 16
 _MAX_GRAPHS = 32
@@ -93,6 +93,33 @@ class GraphSearch:
         self._graphs: OrderedDict[tuple[object, ...], _Graph] = OrderedDict()  # oldest use first
         self._generations = (0, 0)
         self._lock = threading.Lock()
+        self._coming: CatalogView | None = None  # what is to be written, if a search does not
+        self._writer: threading.Thread | None = None
+        self._asking = threading.Lock()
+
+    def hold_soon(self, view: CatalogView) -> None:
+        """Writes a changed catalogue and its item sets to the device in the background.
+
+        A search that comes before it is done writes, or waits for, what it needs.
+        """
+        with self._asking:
+            self._coming = view
+            if self._writer is None or not self._writer.is_alive():
+                self._writer = threading.Thread(target=self._hold_what_comes, daemon=True)
+                self._writer.start()
+
+    @torch.inference_mode()
+    def _hold_what_comes(self) -> None:
+        while True:
+            with self._asking:
+                view, self._coming = self._coming, None
+                if view is None:
+                    self._writer = None
+                    return
+            static = view.compacted  # most of the work, which no search waits for
+            with self._lock:
+                self._catalog.hold(static, needs_rows=self._catalog.rows is not None)
+                self._catalog.hold_sets(static.sets)
 
     @torch.inference_mode()
     def search(
@@ -113,7 +140,7 @@ class GraphSearch:
             evidence: It `fits_a_device`; None where it names no items.
         """
         longest = 1 + view.tokens.shape[1] * max(map(len, requests.histories))
-        context = _at_least(longest, _MIN_CONTEXT)
+        context = _context(longest)
         num_columns = sizes.beam_width + sizes.num_named
         num_slots = context + num_columns * (view.trie.num_levels - 1)
         size = min(_MAX_BATCH, 1 << max(0, (_MAX_SLOTS // num_slots).bit_length() - 1))
@@ -181,6 +208,13 @@ def _at_least(number: int, least: int, factor: int = 2) -> int:
     while least < number:
         least *= factor
     return least
+
+
+def _context(num_tokens: int) -> int:
+    """Tokens that histories are padded to: a power of two, beyond 1,024 a multiple of it."""
+    if num_tokens > _CONTEXT_STEP:
+        return -(-num_tokens // _CONTEXT_STEP) * _CONTEXT_STEP
+    return _at_least(num_tokens, _MIN_CONTEXT)
 
 
 def _room(wanted: Wanted | None) -> int | None:

@@ -1,12 +1,15 @@
 """What a search on a device needs of items that it is given by name: where they stand, their codes.
 
-All tables have room to grow, and their last entry stands for no item: an index of -1 finds it.
+All tables have room to grow. The last entry of `ResidentRows` stands for no item: an index of -1
+finds it.
 """
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
+
+from store_engine.catalog.item_slots import ItemPlaces
 
 
 class ResidentRows:
@@ -55,3 +58,40 @@ class ResidentRows:
         self.codes[: len(sids)].copy_(torch.tensor(sids))
         if prefixes is not None:
             self.prefix_of_place[: len(prefixes)].copy_(prefixes)
+
+
+class ResidentPlaces:
+    """`ItemPlaces` in memory with room to grow.
+
+    Args:
+        places: What there must be room for.
+        num_nodes: Nodes of the last level but one that there is room for.
+
+    Attributes:
+        slots: (num_prefixes or more, fanout) int32, as those of `ItemPlaces`.
+        prefix_of_node: (num_nodes,) int64, the row of `slots` of each node of the last level but
+            one.
+    """
+
+    def __init__(self, places: ItemPlaces, num_nodes: int) -> None:
+        num_prefixes, fanout = places.slots.shape
+        room = num_prefixes + num_prefixes // 4 + 64
+        self.slots = places.slots.new_full((room, fanout), -1)
+        self.prefix_of_node = places.keys.new_zeros(num_nodes)
+
+    def fits(self, places: ItemPlaces, num_nodes: int) -> bool:
+        """Says whether there is room."""
+        return len(places.slots) <= len(self.slots) and num_nodes == len(self.prefix_of_node)
+
+    def write(self, places: ItemPlaces, node_keys: Tensor) -> Tensor:
+        """Replaces what is there, and returns the row of `slots` of each node.
+
+        Args:
+            places: Of the catalogue.
+            node_keys: (num_nodes,) int64 on the CPU, the key of each node's prefix; all are in
+                `places`.
+        """
+        self.slots[: len(places.slots)].copy_(places.slots)
+        prefixes = torch.searchsorted(places.keys.cpu(), node_keys)
+        self.prefix_of_node[: len(prefixes)].copy_(prefixes)
+        return prefixes

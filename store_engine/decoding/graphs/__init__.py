@@ -1,0 +1,1 @@
+"""Searches by CUDA graphs: fixed shapes, static buffers, no wait."""

@@ -1,0 +1,1 @@
+"""The two stages of training: what each one's batches and losses are."""

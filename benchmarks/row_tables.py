@@ -7,8 +7,11 @@ from typing import Any
 from benchmarks.markdown import figure, markdown
 
 Row = dict[str, Any]
-_COLUMNS = (("seen_left_out", "recall@10"), ("seen_left_out", "ndcg@10"))
-_COLUMNS += (("seen_allowed", "recall@10"), ("seen_allowed", "ndcg@10"))
+_COLUMNS = [
+    (rule, metric)
+    for rule in ("seen_left_out", "seen_allowed")
+    for metric in ("recall@10", "ndcg@10")
+]
 _MODELS = {
     "sasrec": "SASRec",
     "slist": "SLIST",

@@ -22,6 +22,9 @@ Providers:
                     decoder=heads: prefill and the heads
     ours_exact      every item of the catalogue scored, at batch 1; for heads of plain codes, all
                     items ranked in one scan
+    ours_top10, ours_top10_evidence
+                    with --run, where the run has item-item evidence: 10 items of the LLM alone, and
+                    of both; all other providers leave the evidence out
 
 All searches must return the same items with the same log-probabilities in float32; only then is
 anything timed. In bfloat16 they must stay near the float32 result. The engine's prefix cache is
@@ -63,11 +66,13 @@ from store_engine.inference.prefill_batch import PrefillBatch
 from store_engine.kernels.trie_topk import Normalize
 from store_engine.model.item_rows import ItemTokens
 from store_engine.model.store_model import StoreModel
+from store_engine.runs.run import load_run
 from store_engine.sid.item_tokens import slot_order
 
 Dtype = Literal["float32", "bfloat16"]
 Search = Callable[[list[list[int]], int], Result]  # of histories (catalogue rows) and beam width
 BOS = 1
+TOP = 10  # items wanted where evidence is added
 NUM_CHECKED = 2  # requests of a batch whose items are compared
 
 
@@ -235,9 +240,9 @@ def random_histories(engine: Engine, case: Case) -> list[list[int]]:
 def recommend(
     engine: Engine, backend: BackendName, histories: list[list[int]], beam: int
 ) -> Result:
-    """The engine's search: `beam` items."""
+    """The engine's search of the model alone: `beam` items."""
     return engine.recommend_rows(
-        histories, beam, beam_width=beam, exclude_history=False, backend=backend
+        histories, beam, beam_width=beam, exclude_history=False, backend=backend, evidence=False
     )
 
 
@@ -376,8 +381,18 @@ def time_case(
         runs["floor"] = make_lower_bound(engine, histories, case.beam)
     if case.batch == 1 or case.form == "heads":  # heads: all items ranked in one scan
         runs["ours_exact"] = partial(
-            engine.recommend_rows, histories, case.beam, exclude_history=False, exact=True
+            engine.recommend_rows,
+            histories,
+            case.beam,
+            exclude_history=False,
+            exact=True,
+            evidence=False,
         )
+    if options.extra.run and load_run(options.extra.run).evidence_now is not None:
+        for name, evidence in (("ours_top10", False), ("ours_top10_evidence", True)):
+            runs[name] = partial(
+                engine.recommend_rows, histories, TOP, beam_width=case.beam, evidence=evidence
+            )
     for name, latency in measure_together(runs, options).items():
         report.add(name, case.name, "latency_ms", "ms", latency, case.dtype)
         rate = 1e3 * case.batch / latency.p50
@@ -385,6 +400,8 @@ def time_case(
     for name in runs:
         if name != "ours":
             report.add_ratio("ours", name, case.name, "latency_ms")
+    if "ours_top10_evidence" in runs:
+        report.add_ratio("ours_top10", "ours_top10_evidence", case.name, "latency_ms")
 
 
 if __name__ == "__main__":

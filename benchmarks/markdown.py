@@ -7,3 +7,8 @@ def markdown(header: list[str], lines: list[list[str]]) -> str:
         return "Not measured yet."
     cells = [header, ["---"] * len(header), *lines]
     return "\n".join("| " + " | ".join(line) + " |" for line in cells)
+
+
+def figure(x: float, digits: int = 4) -> str:
+    """A share without its zero: .1193."""
+    return f"{x:.{digits}f}".removeprefix("0")

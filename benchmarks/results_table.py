@@ -15,7 +15,7 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from benchmarks.markdown import markdown
+from benchmarks.markdown import figure, markdown
 from store_engine.config import read_config_tree
 from store_engine.errors import InputError, shown
 from store_engine.evaluation.protocols import RULES
@@ -138,8 +138,8 @@ def _recommender_line(title: str, rows: Sequence[Row], name: str) -> list[str]:
     cells = []
     for rule in RULES:
         measured: list[dict[str, Any]] = [row["test"][rule.name]["baselines"] for row in rows]
-        for figure in _FIGURES:
-            cells.append(_cell([of[name][figure] for of in measured if name in of]))
+        for metric in _FIGURES:
+            cells.append(_cell([of[name][metric] for of in measured if name in of]))
     return [title, *cells, "", "", ""]
 
 
@@ -152,8 +152,7 @@ def _cell(values: Sequence[float]) -> str:
     if not values:
         return ""
     mean, std = mean_std(values)
-    shown_mean = f"{mean:.4f}".removeprefix("0")
-    return f"{shown_mean} ± {std:.4f}".replace("± 0", "± ") if std else shown_mean
+    return f"{figure(mean)} ± {figure(std)}" if std else figure(mean)
 
 
 def _provenance(name: str, rows: Sequence[Row]) -> str:

@@ -25,6 +25,7 @@ from benchmarks.kernel_table import kernels_table
 from benchmarks.markdown import markdown
 from benchmarks.results_table import PLANS, results_table
 from benchmarks.roofline import roofline_table
+from benchmarks.row_tables import baselines_table, cold_start_table, scoring_table
 
 ROOT = Path(__file__).resolve().parents[1]
 RESULTS = ROOT / "benchmarks" / "results"
@@ -167,6 +168,9 @@ TABLES: dict[str, Callable[[Path], str]] = {
     "startup": startup_table,
     "roofline": roofline_table,
     "kernels": kernels_table,
+    "baselines": baselines_table,
+    "cold_start": cold_start_table,
+    "scoring": scoring_table,
     **{f"results/{path.stem}": partial(results_table, path.stem) for path in PLANS.glob("*.toml")},
 }
 

@@ -304,6 +304,27 @@ def code_logprobs(
         (batch, num_codes) float32: -inf for no beam, NaN where a beam's logits hold NaN or +inf.
     """
 
+def prefixes_beside(
+    parents: _Int64, tokens: _Int64, places: _Int64, codes: _Int64
+) -> tuple[_Int64, _Int64, _Int64]:
+    """Finds the prefixes that given paths need beside the beams of a level, each once.
+
+    A prefix is its parent, which is a place in the block of the level before, and its last code.
+
+    Args:
+        parents: (batch, width), of each beam; negative for none.
+        tokens: (batch, width), the last code of each; negative for none.
+        places: (batch, num_paths), the parent of each path's prefix; negative for no path.
+        codes: (batch, num_paths), its last code.
+
+    Returns:
+        codes: (batch, num_new) int64 of the prefixes that no beam is, in the order of the paths,
+            for as many columns as the request with the most needs; -1 for none.
+        parents: (batch, num_new) int64; 0 for none.
+        places: (batch, num_paths) int64, where each path's prefix is in the block of the beams and
+            of these behind them; -1 for no path.
+    """
+
 def unique_leaves(
     trie: ItemTrie | Snapshot,
     level: int,
@@ -574,3 +595,33 @@ class Evidence:
         Returns:
             (batch, width) float32.
         """
+
+def best_of_sum(
+    rows: _Int64,
+    logprobs: _Float32,
+    evidence: _Float32,
+    sids: NDArray[np.int32],
+    k: int,
+    *,
+    num_threads: int = 1,
+) -> tuple[_Int64, _Float32, _Float32]:
+    """Takes the k best of each request's candidates by log-probability plus evidence.
+
+    Of equal sums the lower SID is better, then the lower row. A row that comes again is the one
+    that came first.
+
+    Args:
+        rows: (batch, width) rows of `sids`; negative for none.
+        logprobs: (batch, width); -inf for none.
+        evidence: (batch, width).
+        sids: (num_items, num_levels).
+        k: Wanted, in [1, 2^20], and batch * k at most 2^27.
+        num_threads: Threads to share the requests among, in [1, 1024].
+
+    Returns:
+        rows, logprobs, evidence: (batch, k) int64, float32 and float32, best first; -1, -inf and 0
+            where there are no more.
+
+    Raises:
+        ValueError: A sum is NaN.
+    """

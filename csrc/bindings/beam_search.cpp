@@ -1,4 +1,5 @@
-// store_engine._C.beam_step, code_logprobs, unique_leaves, next_codes, rank_items and simd_targets
+// store_engine._C.beam_step, code_logprobs, prefixes_beside, unique_leaves, next_codes, rank_items
+// and simd_targets
 #include "store_engine/search/beam_search.h"
 
 #include <pybind11/stl.h>
@@ -9,6 +10,7 @@
 #include "bindings/objects.h"
 #include "store_engine/search/code_logprobs.h"
 #include "store_engine/search/next_codes.h"
+#include "store_engine/search/prefixes_beside.h"
 #include "store_engine/search/rank_items.h"
 #include "store_engine/search/unique_leaves.h"
 #include "store_engine/simd/dispatch.h"
@@ -90,6 +92,30 @@ py::array_t<float> call_code_logprobs(const NumpyArray<Logit>& logits,
     code_logprobs(query, num_threads, logprobs);
   }
   return out;
+}
+
+py::tuple call_prefixes_beside(const NumpyArray<int64_t>& parents,
+                               const NumpyArray<int64_t>& tokens, const NumpyArray<int64_t>& places,
+                               const NumpyArray<int64_t>& codes) {
+  if (parents.ndim() != 2) throw py::value_error("parents must be 2-D (batch, width)");
+  if (places.ndim() != 2) throw py::value_error("places must be 2-D (batch, num_paths)");
+  const int64_t batch = parents.shape(0), width = parents.shape(1), size = places.shape(1);
+  require_shape(tokens, "tokens", {batch, width}, "(batch, width) as parents");
+  require_shape(places, "places", {batch, size}, "(batch, num_paths) as parents");
+  require_shape(codes, "codes", {batch, size}, "(batch, num_paths) as places");
+  require_in("batch", batch, 0, kMaxBatch);
+  const PathsBeside paths{parents.data(), tokens.data(), places.data(), codes.data(),
+                          batch,          width,         size};
+  py::array_t<int64_t> new_places(std::vector<py::ssize_t>{batch, size});
+  int64_t* to = new_places.mutable_data();
+  PrefixesBeside found;
+  {
+    py::gil_scoped_release release;
+    found = prefixes_beside(paths, to);
+  }
+  const std::vector<py::ssize_t> shape{batch, found.num_new};
+  return py::make_tuple(py::array_t<int64_t>(shape, found.codes.data()),
+                        py::array_t<int64_t>(shape, found.parents.data()), new_places);
 }
 
 py::tuple call_unique_leaves(const py::object& trie, int64_t level,
@@ -195,6 +221,7 @@ void bind_beam_search(py::module_& m) {
   };
   def_code_logprobs(&call_code_logprobs<float>);
   def_code_logprobs(&call_code_logprobs<uint16_t>);
+  m.def("prefixes_beside", &call_prefixes_beside, "parents"_a, "tokens"_a, "places"_a, "codes"_a);
   m.def("unique_leaves", &call_unique_leaves, "trie"_a, integer("level"), "nodes"_a, py::kw_only(),
         "item_filter"_a = py::none());
   m.def("next_codes", &call_next_codes, "trie"_a, "tokens"_a, integer("first_code"), py::kw_only(),

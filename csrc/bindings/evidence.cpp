@@ -1,4 +1,4 @@
-// store_engine._C.Evidence
+// store_engine._C.Evidence and best_of_sum
 #include "store_engine/search/evidence.h"
 
 #include <cmath>
@@ -6,6 +6,7 @@
 
 #include "bindings/bindings.h"
 #include "bindings/objects.h"
+#include "store_engine/search/best_of_sum.h"
 
 namespace store_engine::bindings {
 
@@ -111,6 +112,33 @@ class Evidence {
   const EvidenceMatrix matrix_;
 };
 
+py::tuple call_best_of_sum(const NumpyArray<int64_t>& rows, const NumpyArray<float>& logprobs,
+                           const NumpyArray<float>& evidence, const NumpyArray<int32_t>& sids,
+                           int64_t k, int64_t num_threads) {
+  if (rows.ndim() != 2) throw py::value_error("rows must be 2-D (batch, width)");
+  if (sids.ndim() != 2) throw py::value_error("sids must be 2-D (num_items, num_levels)");
+  const int64_t batch = rows.shape(0), width = rows.shape(1), num_items = sids.shape(0);
+  require_shape(logprobs, "logprobs", {batch, width}, "(batch, width) as rows");
+  require_shape(evidence, "evidence", {batch, width}, "(batch, width) as rows");
+  check_num_slots(batch, "k", k);
+  check_num_threads(num_threads);
+  for (int64_t i = 0; i < rows.size(); ++i) {
+    if (rows.data()[i] >= num_items) require_in("a row", rows.data()[i], -1, num_items - 1);
+  }
+  const std::vector<py::ssize_t> shape{batch, k};
+  py::array_t<int64_t> best(shape);
+  py::array_t<float> its_logprobs(shape), its_evidence(shape);
+  const Candidates candidates{rows.data(), logprobs.data(), evidence.data(), sids.data(),
+                              batch,       width,           sids.shape(1)};
+  const BestOut out{k, best.mutable_data(), its_logprobs.mutable_data(),
+                    its_evidence.mutable_data()};
+  {
+    py::gil_scoped_release release;
+    best_of_sum(candidates, num_threads, out);
+  }
+  return py::make_tuple(best, its_logprobs, its_evidence);
+}
+
 void bind_evidence(py::module_& m) {
   py::class_<Evidence>(m, "Evidence")
       .def(py::init<const NumpyArray<int64_t>&, NumpyArray<int32_t>, NumpyArray<float>>(),
@@ -121,6 +149,8 @@ void bind_evidence(py::module_& m) {
            integer("k"), py::kw_only(), "item_filter"_a = py::none(), integer("num_threads") = 1)
       .def("score", &Evidence::score, "history_rows"_a, "offsets"_a, "decay"_a,
            integer("num_recent"), "rows"_a, py::kw_only(), integer("num_threads") = 1);
+  m.def("best_of_sum", &call_best_of_sum, "rows"_a, "logprobs"_a, "evidence"_a, "sids"_a,
+        integer("k"), py::kw_only(), integer("num_threads") = 1);
 }
 
 }  // namespace store_engine::bindings

@@ -205,46 +205,32 @@ class Found(NamedTuple):
         """Makes rankings without evidence."""
         return cls(rows, logprobs, np.zeros_like(logprobs))
 
-    def joined(self, other: "Found") -> "Found":
-        """Puts the items of `other` behind these."""
-        return Found(
-            np.hstack([self.rows, other.rows]),
-            np.hstack([self.logprobs, other.logprobs]),
-            np.hstack([self.evidence, other.evidence]),
-        )
-
     def put(self, ids: Rows, part: "Found") -> None:
         """Fills in the rankings of some histories."""
         self.rows[ids], self.logprobs[ids], self.evidence[ids] = part
 
-    def best(self, k: int, view: CatalogView) -> "Found":
-        """Takes the k best by the sum; of equals the lower SID, then row."""
-        total = self.total
-        order = np.argsort(-total, axis=1, kind="stable")
-        ordered = np.take_along_axis(total, order, 1)
-        is_tie = (ordered[:, 1:] == ordered[:, :-1]) & (ordered[:, 1:] > -np.inf)
-        for request in np.flatnonzero(is_tie[:, :k].any(1)):
-            sids = view.table.sids[self.rows[request]]
-            keys = self.rows[request], *sids.T[::-1], -total[request]
-            order[request] = np.lexsort(keys)
-        order = order[:, :k]
-        rows = np.take_along_axis(self.rows, order, 1)
-        logprobs = np.take_along_axis(self.logprobs, order, 1)
-        evidence, is_one = np.take_along_axis(self.evidence, order, 1), logprobs > -np.inf
-        rows, evidence = np.where(is_one, rows, -1), np.where(is_one, evidence, np.float32(0))
-        return Found(rows, logprobs, evidence)
+    @classmethod
+    def best_of(
+        cls,
+        rows: Rows,
+        logprobs: NDArray[np.float32],
+        evidence: NDArray[np.float32],
+        k: int,
+        view: CatalogView,
+    ) -> "Found":
+        """Takes the k best by the sum; of equals the lower SID, then row.
+
+        Args:
+            rows: (batch, width) catalogue rows, -1 for none; one that comes again counts once.
+            logprobs: (batch, width).
+            evidence: (batch, width).
+            k: Wanted.
+            view: The catalogue.
+        """
+        sids, threads = view.table.sids, torch.get_num_threads()
+        return cls(*_C.best_of_sum(rows, logprobs, evidence, sids, k, num_threads=threads))
 
     @property
     def total(self) -> NDArray[np.float32]:
         """Log-probability plus evidence."""
         return self.logprobs + self.evidence
-
-
-def without_repeats(found: Rows, rows: Rows) -> Rows:
-    """Replaces those of `rows` (batch, width) by -1 that are in `found` (batch, other_width)."""
-    both = np.hstack([found, rows])
-    order = np.argsort(both, axis=1, kind="stable")
-    ordered = np.take_along_axis(both, order, 1)
-    is_repeat = np.zeros(both.shape, dtype=bool)
-    np.put_along_axis(is_repeat, order[:, 1:], ordered[:, 1:] == ordered[:, :-1], 1)
-    return np.where(is_repeat[:, found.shape[1] :], -1, rows)

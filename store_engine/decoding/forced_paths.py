@@ -63,26 +63,8 @@ class ForcedPaths:
         Returns:
             As few as the request with the most needs.
         """
-        codes, (batch, width) = self._sids[:, :, level], beams.nodes.shape
-        # a prefix is its request, its parent and its last code: these are in one block
-        requests = torch.arange(batch, device=codes.device)[:, None]
-        parents = torch.cat([beams.parents, self._places], 1)
-        keys = requests * _MAX_PREFIXES + parents * _MAX_CODES + torch.cat([beams.tokens, codes], 1)
-        unique, group = keys.unique(return_inverse=True)
-        columns = torch.arange(keys.shape[1], device=codes.device).expand_as(keys)
-        first = torch.full_like(unique, keys.shape[1])
-        first.scatter_reduce_(0, group.flatten(), columns.flatten(), "amin")
-        first = first[group[:, width:]]  # (batch, num_items), where each one's prefix stands first
-        is_new = (first == columns[:, width:]) & self._is_wanted
-        ranks = is_new.cumsum(1) - 1
-        new_places = width + ranks.gather(1, (first - width).clamp(min=0))
-        places = torch.where(first < width, first, new_places)
-        request, item = is_new.nonzero(as_tuple=True)
-        shape = batch, int(is_new.sum(1).max())
-        new = Prefixes(codes.new_full(shape, -1), codes.new_zeros(shape))
-        for part, values in zip(new, (codes, self._places), strict=True):
-            part[request, ranks[request, item]] = values[request, item]
-        self._places = places.masked_fill(~self._is_wanted, -1)
+        codes = self._sids[:, :, level]
+        new, self._places = prefixes_beside(beams, self._places, codes)
         return new
 
     def result(self) -> Tensor:
@@ -95,6 +77,51 @@ class ForcedPaths:
         if bool(is_bad.any()):
             raise NonFiniteLogitsError(is_bad.cpu().nonzero()[:, 0].tolist())
         return self._scores
+
+
+def prefixes_beside(beams: Beams, places: Tensor, codes: Tensor) -> tuple[Prefixes, Tensor]:
+    """Finds the prefixes that paths need beside the beams, on a CPU in the C++ core.
+
+    Args:
+        beams: Of a level, (batch, width).
+        places: (batch, num_paths) int64, the parent of each path's prefix in the block of the level
+            before; -1 for no path.
+        codes: (batch, num_paths) int64, its last code.
+
+    Returns:
+        The prefixes that no beam is, each once, in the order of the paths: as few columns as the
+        request with the most needs. And (batch, num_paths) int64, where each path's prefix is in
+        the block of the beams and of these behind them; -1 for no path.
+    """
+    if places.device.type != "cpu":
+        return prefixes_beside_ref(beams, places, codes)
+    args = (x.contiguous().numpy() for x in (beams.parents, beams.tokens, places, codes))
+    new_codes, parents, places = map(torch.from_numpy, _C.prefixes_beside(*args))
+    return Prefixes(new_codes, parents), places
+
+
+def prefixes_beside_ref(beams: Beams, places: Tensor, codes: Tensor) -> tuple[Prefixes, Tensor]:
+    """Defines `prefixes_beside` in PyTorch, for any device. Same arguments."""
+    (batch, width), device, is_path = beams.tokens.shape, codes.device, places >= 0
+    # a prefix is its request, its parent and its last code: these are in one block
+    requests = torch.arange(batch, device=device)[:, None]
+    parents = torch.cat([beams.parents, places], 1)
+    keys = requests * _MAX_PREFIXES + parents * _MAX_CODES + torch.cat([beams.tokens, codes], 1)
+    unique, group = keys.unique(return_inverse=True)
+    columns = torch.arange(keys.shape[1], device=device).expand_as(keys)
+    first = torch.full_like(unique, keys.shape[1])
+    first.scatter_reduce_(0, group.flatten(), columns.flatten(), "amin")
+    first = first[group[:, width:]]  # (batch, num_paths), where each one's prefix stands first
+    is_new = (first == columns[:, width:]) & is_path
+    ranks = is_new.cumsum(1) - 1
+    new_places = width + ranks.gather(1, (first - width).clamp(min=0))
+    new_places = torch.where(first < width, first, new_places).masked_fill(~is_path, -1)
+    request, path = is_new.nonzero(as_tuple=True)
+    shape = batch, int(is_new.sum(1).max())
+    new = Prefixes(codes.new_full(shape, -1), codes.new_zeros(shape))
+    for part, values in zip(new, (codes, places), strict=True):
+        part[request, ranks[request, path]] = values[request, path]
+    return new, new_places
 
 
 def code_logprobs(logits: Tensor, beams: Tensor, codes: Tensor) -> Tensor:

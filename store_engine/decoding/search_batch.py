@@ -11,7 +11,7 @@ from store_engine.catalog.item_filter import ItemFilter
 from store_engine.decoding.allowance import Allowance
 from store_engine.decoding.backends import Backend, GraphBackend, SearchSpace, check_beams
 from store_engine.decoding.beam_search import begin_search, search_beams
-from store_engine.decoding.evidence import EvidenceScorer, Found, without_repeats
+from store_engine.decoding.evidence import EvidenceScorer, Found
 from store_engine.decoding.exact import rank_catalog, score_catalog
 from store_engine.decoding.forced_paths import ForcedPaths
 from store_engine.decoding.graph_search import MAX_CONTEXT, GraphSearch, Requests
@@ -92,13 +92,10 @@ def search_batch(call: Call, ids: Rows, batch: PrefillBatch, cache: KVCache) -> 
     writer = begin_search(model, space, cache, batch, width, forced.num_items)
     beams = search_beams(writer, space, cache, width, call.backend, forced)
     rows, logprobs = rank_beams(space, beams, width)
-    found = Found.llm_alone(view.rows(rows), logprobs)
-    wanted = without_repeats(found.rows, wanted)
-    own = np.where(wanted >= 0, forced.result().cpu().numpy(), np.float32(-np.inf))
-    found = found.joined(Found.llm_alone(wanted, own))
-    histories = [call.histories[i] for i in ids]
-    evidence = call.evidence.score(histories, found.rows)
-    return found._replace(evidence=evidence).best(call.k, view)
+    rows = np.hstack([view.rows(rows), wanted])
+    logprobs = np.hstack([logprobs, forced.result().cpu().numpy()])
+    evidence = call.evidence.score([call.histories[i] for i in ids], rows)
+    return Found.best_of(rows, logprobs, evidence, call.k, view)
 
 
 def search_batch_by_graph(

@@ -4,9 +4,9 @@
                       num_return_sequences=20, max_new_tokens=num_levels)
 
 It finds what `generate` finds with a `TrieLogitsProcessor`. But that computes every prompt once
-for each beam, and the whole vocabulary at each step; here a prompt is computed once, and a step
-only its level's codes, which the C++ core searches. For transformers that take a function as
-`custom_generate`.
+for each beam, and the whole vocabulary at each step; here a prompt is computed once and kept once,
+its beams are a tree of tokens behind it, and a step computes only its level's codes, which the C++
+core searches. For transformers that take a function as `custom_generate`.
 """
 
 import inspect
@@ -22,6 +22,8 @@ from transformers.generation import GenerateBeamDecoderOnlyOutput
 from store_engine._C import BeamStep, beam_step
 from store_engine.errors import InputError
 from store_engine.integrations.sid_constraint import AnyCatalog, SidConstraint
+
+_TREE_ATTENTION = ("sdpa", "eager")  # that take a mask (batch, 1, num_tokens, cache)
 
 
 class TrieBeamSearch:
@@ -57,13 +59,20 @@ class TrieBeamSearch:
                 constrained would need.
 
         Raises:
-            InputError: `max_new_tokens` leaves no room for a SID.
+            InputError: `max_new_tokens` leaves no room for a SID, or the model's attention takes no
+                mask of its own.
             ValueError: The model gave NaN or +inf, or its vocabulary has no room for the codes.
         """
         num_levels, width = self._constraint.vocabulary.num_levels, generation_config.num_beams
         room = generation_config.max_length - input_ids.shape[1]
         if room < num_levels:
             raise InputError(f"max_new_tokens must be at least {num_levels}, a SID's, got {room}")
+        attention = model.config._attn_implementation
+        if attention not in _TREE_ATTENTION:
+            raise InputError(
+                f"TrieBeamSearch needs attn_implementation 'sdpa' or 'eager', got {attention!r}: "
+                "model.set_attn_implementation('sdpa')"
+            )
         repeats = max(width, generation_config.num_return_sequences)
         prompts = input_ids[::repeats]
         mask = others.get("attention_mask")
@@ -90,18 +99,23 @@ class TrieBeamSearch:
         vocabulary, trie, cache = constraint.vocabulary, constraint.trie, DynamicCache()
         cache_name, head = _cache_name(model), model.get_output_embeddings().weight
         constraint.check_vocab_size(len(head))
-        tokens, codes, beams = prompts, prompts.new_zeros(batch, 1, 0), _root(batch)
+        positions = mask.cumsum(1) - 1
+        next_position, seen, tokens = positions[:, -1:] + 1, mask, prompts
+        visible = mask.bool()[
+            :, None
+        ]  # (batch, num_beams, cache), what each beam sees of the cache
+        codes, beams = prompts.new_zeros(batch, 1, 0), _root(batch)
         for level, size in enumerate(vocabulary.codebook_sizes):
-            positions = (mask.cumsum(1) - 1).clamp(min=0)[:, -tokens.shape[1] :]
             hidden = model.base_model(
                 input_ids=tokens,
-                attention_mask=mask,
-                position_ids=positions,
+                attention_mask=seen,
+                position_ids=positions.clamp(min=0),
                 **{cache_name: cache},
                 use_cache=True,
-            ).last_hidden_state[:, -1]
+            ).last_hidden_state
             begin = vocabulary.level_offsets[level]
-            of_level = F.linear(hidden, head[begin : begin + size]).float().view(batch, -1, size)
+            hidden = hidden[:, -codes.shape[1] :]  # of a prompt, its last token's
+            of_level = F.linear(hidden, head[begin : begin + size]).float()
             beams = beam_step(
                 trie,
                 level,
@@ -110,16 +124,16 @@ class TrieBeamSearch:
                 max(1, min(width, trie.level_sizes[level])),
             )
             # an empty slot goes on as some beam that nobody reads
-            parents = torch.from_numpy(beams.parents).to(device).clamp(min=0)
-            code = torch.from_numpy(beams.tokens).to(device).clamp(min=0)[..., None] + begin
-            before = codes.gather(1, parents[..., None].expand(-1, -1, level))
-            rows = (
-                torch.arange(batch, device=device)[:, None] * codes.shape[1] + parents
-            ).flatten()
-            codes, tokens = torch.cat([before, code], 2), code.view(-1, 1)
-            if level + 1 < vocabulary.num_levels:
-                cache.batch_select_indices(rows)
-                mask = torch.cat([mask[rows], mask.new_ones(len(rows), 1)], 1)
+            parents = torch.from_numpy(beams.parents).to(device).clamp(min=0)[..., None]
+            tokens = torch.from_numpy(beams.tokens).to(device).clamp(min=0) + begin
+            before = codes.gather(1, parents.expand(-1, -1, level))
+            codes = torch.cat([before, tokens[..., None]], 2)
+            itself = torch.eye(codes.shape[1], dtype=torch.bool, device=device)
+            visible = visible.gather(1, parents.expand(-1, -1, visible.shape[2]))
+            visible = torch.cat([visible, itself.expand(batch, -1, -1)], 2)
+            hidden_from = torch.finfo(head.dtype).min
+            seen = torch.zeros_like(visible, dtype=head.dtype).masked_fill(~visible, hidden_from)
+            seen, positions = seen[:, None], (next_position + level).expand_as(tokens)
         return codes, torch.from_numpy(beams.scores).to(device)
 
 

@@ -6,7 +6,7 @@ import torch
 from item_engines import FORMS, NUM_ITEMS, ItemCase, item_sids, new_items, random_votes
 
 from store_engine.decoding.backends import NonFiniteLogitsError
-from store_engine.decoding.evidence import ItemEvidence, without_repeats
+from store_engine.decoding.evidence import ItemEvidence
 from store_engine.errors import InputError
 
 SCALE = 2.0
@@ -147,16 +147,6 @@ def test_refuses(histories):
         engine_of(case).recommend_rows(histories, normalize="children")
     with pytest.raises(InputError, match="of the catalogue's 60 items, is of 59"):
         case.engine(scorer=ItemEvidence(random_votes(59)))
-
-
-def test_without_repeats():
-    rng = np.random.default_rng(0)
-    for _ in range(20):
-        found = np.stack([rng.permutation(12)[:5] for _ in range(4)])
-        rows = np.stack([rng.permutation(12)[:6] for _ in range(4)])
-        rows[0, 3:] = found[1, 4:] = -1
-        want = [[-1 if r in f else r for r in own] for f, own in zip(found, rows, strict=True)]
-        np.testing.assert_array_equal(without_repeats(found, rows), want)
 
 
 @pytest.mark.parametrize("decoder", ["transformer", "heads"])

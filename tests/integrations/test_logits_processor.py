@@ -80,18 +80,21 @@ def test_generate_equals_our_beam_search(make_model, sids, item_trie, beam_width
         output_scores=True,
         logits_processor=[TrieLogitsProcessor(item_trie, TEXT)],
     )
-    again = export_huggingface(model).generate(
-        padded,
-        attention_mask=(padded != PAD).long(),
-        max_new_tokens=3,
-        num_beams=beam_width,
-        num_return_sequences=beam_width,
-        pad_token_id=PAD,
-        return_dict_in_generate=True,
-        custom_generate=TrieBeamSearch(item_trie, TEXT),
-    )
-    assert torch.equal(again.sequences, out.sequences)
-    torch.testing.assert_close(again.sequences_scores.view(3, -1), beams.scores)
+    for attention in ("sdpa", "eager"):
+        exported = export_huggingface(model)
+        exported.set_attn_implementation(attention)
+        again = exported.generate(
+            padded,
+            attention_mask=(padded != PAD).long(),
+            max_new_tokens=3,
+            num_beams=beam_width,
+            num_return_sequences=beam_width,
+            pad_token_id=PAD,
+            return_dict_in_generate=True,
+            custom_generate=TrieBeamSearch(item_trie, TEXT),
+        )
+        assert torch.equal(again.sequences, out.sequences)
+        torch.testing.assert_close(again.sequences_scores.view(3, -1), beams.scores)
     codes = out.sequences[:, longest:] - torch.tensor([20, 26, 31])
     assert trie.find(codes).view(3, -1).tolist() == beams.nodes.tolist()
     if beam_width > 1:  # greedy search has no sequences_scores
@@ -110,6 +113,15 @@ def test_fewer_sids_than_beams_end_in_pads(make_model, small):
     with pytest.raises(InputError, match="max_new_tokens must be at least 2, a SID's, got 1"):
         asked["max_new_tokens"] = 1
         exported.generate(prompts, custom_generate=TrieBeamSearch(small, TEXT), **asked)
+
+
+def test_an_attention_that_takes_no_mask_is_refused(make_model, small):
+    exported = export_huggingface(make_model((3, 4)))
+    exported.config._attn_implementation = "flash_attention_2"
+    with pytest.raises(InputError, match=r"needs .* 'sdpa' or 'eager', got 'flash_attention_2'"):
+        exported.generate(
+            torch.tensor([[1]]), max_new_tokens=2, custom_generate=TrieBeamSearch(small, TEXT)
+        )
 
 
 def tries():

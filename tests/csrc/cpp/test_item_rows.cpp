@@ -1,10 +1,12 @@
-// What knows items by their rows, item_logits and evidence, against plain loops: for sanitizers.
+// What knows items by their rows, item_logits and evidence with what is summed and walked beside
+// it, against plain loops: for sanitizers.
 #include <doctest/doctest.h>
 
 #include <cmath>
 #include <map>
 #include <numeric>
 #include <string>
+#include <tuple>
 #include <utility>
 #include <vector>
 
@@ -12,7 +14,9 @@
 #include "each_round.h"
 #include "inputs.h"
 #include "store_engine/model/item_logits.h"
+#include "store_engine/search/best_of_sum.h"
 #include "store_engine/search/evidence.h"
+#include "store_engine/search/prefixes_beside.h"
 
 using namespace store_engine;
 
@@ -135,6 +139,83 @@ void check_evidence(Random& random) {
   }
 }
 
+void check_best_of_sum(Random& random) {
+  const int64_t num_items = random.one_of({1, 7, 60}), num_levels = random.number(0, 3);
+  const int64_t batch = random.number(0, 3), width = random.number(0, 40);
+  const int64_t k = random.one_of({1, 10, 60}), num_threads = random.number(1, 3);
+  std::vector<int32_t> sids;
+  for (int64_t i = 0; i < num_items * num_levels; ++i) {
+    sids.push_back(static_cast<int32_t>(random.number(0, 2)));
+  }
+  std::vector<int64_t> rows;
+  std::vector<float> logprobs, evidence;
+  for (int64_t i = 0; i < batch * width; ++i) {
+    rows.push_back(random.number(-1, num_items - 1));
+    logprobs.push_back(-static_cast<float>(random.number(0, 3)));
+    evidence.push_back(static_cast<float>(random.number(0, 3)));
+  }
+  std::vector<int64_t> best(static_cast<size_t>(batch * k));
+  std::vector<float> its_logprobs(best.size()), its_evidence(best.size());
+  best_of_sum(
+      {rows.data(), logprobs.data(), evidence.data(), sids.data(), batch, width, num_levels},
+      num_threads, {k, best.data(), its_logprobs.data(), its_evidence.data()});
+  for (int64_t i = 0; i < batch; ++i) {
+    std::map<int64_t, int64_t> first;  // of an item, where it stands first
+    for (int64_t j = i * width; j < (i + 1) * width; ++j) {
+      if (rows[j] >= 0) first.emplace(rows[j], j);
+    }
+    using Key = std::tuple<float, std::vector<int32_t>, int64_t, int64_t>;
+    std::vector<Key> keys;
+    for (const auto& [row, at] : first) {
+      const auto own = sids.begin() + row * num_levels;
+      keys.emplace_back(-(logprobs[at] + evidence[at]), std::vector(own, own + num_levels), row,
+                        at);
+    }
+    std::sort(keys.begin(), keys.end());
+    for (int64_t j = 0; j < k; ++j) {
+      const bool is_one = j < static_cast<int64_t>(keys.size());
+      const int64_t at = is_one ? std::get<3>(keys[j]) : 0;
+      REQUIRE(best[i * k + j] == (is_one ? rows[at] : -1));
+      REQUIRE(its_logprobs[i * k + j] == (is_one ? logprobs[at] : -kInfinity));
+      REQUIRE(its_evidence[i * k + j] == (is_one ? evidence[at] : 0.0f));
+    }
+  }
+}
+
+void check_prefixes_beside(Random& random) {
+  const int64_t batch = random.number(0, 3), width = random.number(0, 20);
+  const int64_t size = random.number(0, 20);
+  std::vector<int64_t> parents, tokens, places, codes, found(static_cast<size_t>(batch * size));
+  for (int64_t i = 0; i < batch * width; ++i) {
+    parents.push_back(random.number(-1, 5));
+    tokens.push_back(parents.back() < 0 ? -1 : random.number(0, 5));
+  }
+  for (int64_t i = 0; i < batch * size; ++i) {
+    places.push_back(random.number(-1, 5));
+    codes.push_back(random.number(0, 5));
+  }
+  const PrefixesBeside beside = prefixes_beside(
+      {parents.data(), tokens.data(), places.data(), codes.data(), batch, width, size},
+      found.data());
+  for (int64_t i = 0; i < batch; ++i) {
+    std::vector<std::pair<int64_t, int64_t>> block;
+    for (int64_t j = i * width; j < (i + 1) * width; ++j) block.emplace_back(parents[j], tokens[j]);
+    for (int64_t j = i * size; j < (i + 1) * size; ++j) {
+      const std::pair<int64_t, int64_t> own{places[j], codes[j]};
+      const auto at = std::find(block.begin(), block.end(), own) - block.begin();
+      REQUIRE(found[j] == (places[j] < 0 ? -1 : at));
+      if (places[j] < 0 || at < static_cast<int64_t>(block.size())) continue;
+      const int64_t to = i * beside.num_new + at - width;
+      REQUIRE(beside.parents[to] == own.first);
+      REQUIRE(beside.codes[to] == own.second);
+      block.push_back(own);
+    }
+    for (int64_t j = static_cast<int64_t>(block.size()) - width; j < beside.num_new; ++j) {
+      REQUIRE(beside.codes[i * beside.num_new + j] == -1);
+    }
+  }
+}
+
 }  // namespace
 
 TEST_CASE("dot products of every target are those of double, wherever a row stands") {
@@ -155,3 +236,9 @@ TEST_CASE("the logits of items are their rows times the state") {
 }
 
 TEST_CASE("evidence is that of summing every entry") { for_each_round(200, check_evidence); }
+
+TEST_CASE("the best by a sum are those of a sort") { for_each_round(200, check_best_of_sum); }
+
+TEST_CASE("prefixes beside beams are those that no beam is, each once") {
+  for_each_round(200, check_prefixes_beside);
+}

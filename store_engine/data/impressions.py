@@ -100,8 +100,10 @@ def read_impressions(
             periods[when[1] >= begins] = np.maximum(periods[when[1] >= begins], period)
     order = np.lexsort([when[1], who[1]])
     order = order[before[order] > 0]
-    found = (who[1], before, rows[is_known], (labels == "1").astype(np.int64)[is_known], periods)
-    return Impressions(*(values[order] for values in found))
+    is_clicked = (labels[is_known] == "1").astype(np.int64)
+    return Impressions(
+        who[1][order], before[order], rows[is_known][order], is_clicked[order], periods[order]
+    )
 
 
 def _wrong(labels: NDArray[np.str_]) -> list[BadRows]:

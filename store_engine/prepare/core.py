@@ -3,7 +3,7 @@
 A number per user and item is all that is held; every round passes over the events once.
 """
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -13,7 +13,7 @@ from store_engine.errors import InputError
 
 _MAX_ROUNDS = 10_000
 
-Pairs = tuple[NDArray[np.int32], NDArray[np.int32]]  # users and items of some events
+Pairs = Sequence[NDArray[np.int32]]  # users and items of some events
 
 
 class Core(NamedTuple):

@@ -9,6 +9,7 @@ from store_engine import Engine
 from store_engine.cli.main import main
 from store_engine.data.histories import Histories
 from store_engine.evaluation.scoring import Scorer
+from store_engine.files.token_file import TokenFile
 from store_engine.training.log import read_log
 
 
@@ -39,3 +40,47 @@ def test_all_tasks_train_together(tmp_path, train, capsys):
     assert (figures["num_impressions"], figures["num_shown"]) == (200, 600)
     assert 0 < figures["auc"] < 1 and figures["log_loss"] > 0
     assert main([*shown, "--exact"]) == 2
+
+
+def write_shown(folder):
+    """Users who click what is of their kind, beside four items of others; returns the overrides."""
+    draw = np.random.default_rng(0)
+    items = [f"i{n},Thing {n} of kind {n % 6},kind {n % 6}" for n in range(60)]
+    events, shown = [], []
+    for user in range(120):
+        for time in range(8):
+            item = 6 * int(draw.integers(10)) + user % 6
+            events.append(f"u{user},i{item},{100 * time}")
+            others = [(item + int(n)) % 60 for n in draw.choice([1, 2, 3, 4, 5], 4, replace=False)]
+            for row in (item, *others):
+                impression = f"{user}-{time},u{user},i{row},{100 * time},{int(row == item)}"
+                shown.append(impression)
+    for name, header, lines in (
+        ("items.csv", "item_id,title,kind", items),
+        ("interactions.csv", "user_id,item_id,timestamp", events),
+        ("shown.csv", "impression_id,user_id,item_id,timestamp,label", shown),
+    ):
+        (folder / name).write_text("\n".join([header, *lines]) + "\n")
+    names = ["data.name=files", f"data.path={folder}", 'data.text_fields=["title","kind"]']
+    return [*names, "data.impressions=shown.csv"]
+
+
+@pytest.mark.slow
+def test_scoring_learns_from_what_was_shown(tmp_path, train, capsys):
+    data, run_dir = write_shown(tmp_path), tmp_path / "run"
+    printed = train(run_dir, *data, "recommender.scoring=4", "recommender.epochs=6")
+    assert "read 4,200 items that users were shown, 20.0% clicked" in printed
+    learnt = TokenFile(run_dir / "train_shown.tokens")
+    assert (len(learnt), len(learnt.tokens)) == (120, 3 * 120 * 5 * 5)  # of five moments a user
+    assert (
+        main(["evaluate", str(run_dir), "--impressions", str(tmp_path / "shown.csv"), "--json"])
+        == 0
+    )
+    figures = json.loads(capsys.readouterr().out)
+    assert (figures["num_impressions"], figures["num_shown"]) == (120, 600)
+    assert (
+        figures["auc"] > 0.8 and figures["log_loss"] < 0.5
+    )  # a fifth is clicked: .5 knows nothing
+    assert main(["forget", str(run_dir), "--user", "u7"]) == 0
+    left = TokenFile(run_dir / "train_shown.tokens")
+    assert len(left) == 119 and left[7].tolist() == learnt[8].tolist()

@@ -70,7 +70,7 @@ class Scoring:
         negative = (positive + generator.integers(1, num_items, len(sampled))) % num_items
         is_positive = generator.random(len(sampled)) < 0.5
         candidate = np.where(is_positive, positive, negative)
-        return self._keys(offsets[sampled], cut, candidate, is_positive)
+        return self._keys(offsets[sampled], cut, candidate, is_positive.astype(np.int64))
 
     def _keys(
         self, begin: IntArray, cut: IntArray, candidate: IntArray, label: IntArray

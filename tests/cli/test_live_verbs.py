@@ -130,7 +130,7 @@ def test_a_file_with_other_columns(run, tmp_path, capsys, header, columns, texts
 @pytest.mark.parametrize(
     ("header", "columns", "said"),
     [
-        ("id;title", "", "semicolons between them"),
+        ("id;title", "", "new.csv line 2: expected 2 columns, got 1"),
         ("item_id,colour", "", "data.text_fields says which is wanted"),
         ("item_id,title", "size=title", "the run has no column 'size', it has item_id, title"),
         ("item_id,title", "title=name", "column name is missing"),

@@ -13,7 +13,7 @@ from store_engine.data.readers import EventColumns
 from store_engine.data.split import Split
 from store_engine.data.tables.bad_rows import BadRows
 from store_engine.data.tables.lines import shown
-from store_engine.data.tables.table import read_table
+from store_engine.data.tables.table import Table, read_table
 from store_engine.data.tables.times import read_times_together
 from store_engine.extras import needs
 
@@ -77,8 +77,8 @@ def read_impressions(
     event_times, times = read_times_together(
         (events.columns[columns.timestamp], table.columns["timestamp"]), "timestamp"
     )
-    labels = np.array([str(value) for value in table.columns["label"]])
-    table.refuse([*users.bad, *items.bad, *times.bad, *_wrong(labels)])
+    clicked, wrong = read_clicks(table)
+    table.refuse([*users.bad, *items.bad, *times.bad, *wrong])
     histories = split.histories
     user_of = {user_id: user for user, user_id in enumerate(histories.user_ids)}
     row_of = {item_id: row for row, item_id in enumerate(catalog.item_ids)}
@@ -100,16 +100,17 @@ def read_impressions(
             periods[when[1] >= begins] = np.maximum(periods[when[1] >= begins], period)
     order = np.lexsort([when[1], who[1]])
     order = order[before[order] > 0]
-    is_clicked = (labels[is_known] == "1").astype(np.int64)
+    labels = clicked[is_known].astype(np.int64)
     return Impressions(
-        who[1][order], before[order], rows[is_known][order], is_clicked[order], periods[order]
+        who[1][order], before[order], rows[is_known][order], labels[order], periods[order]
     )
 
 
-def _wrong(labels: NDArray[np.str_]) -> list[BadRows]:
-    """The first row whose label is neither 0 nor 1."""
+def read_clicks(table: Table) -> tuple[NDArray[np.bool_], list[BadRows]]:
+    """Reads the column label: which rows were clicked, and the first that has neither 0 nor 1."""
+    labels = np.array([str(value) for value in table.columns["label"]])
     is_wrong = ~np.isin(labels, ["0", "1"])
-    return [
+    return labels == "1", [
         BadRows(
             int(row), f"label must be 0 or 1, got {shown(str(labels[row]))}", int(is_wrong.sum())
         )

@@ -1,8 +1,9 @@
 """Click-through among what users were really shown, as MIND's impressions have it.
 
 A test user's candidates are what the user was shown beside the item that is to be found: those
-without a click, against the one that was clicked. The history is the test's. A run learns to score
-from random items beside the next one; what was shown is harder to tell apart.
+without a click, against the one that was clicked. The history is the test's. A run without
+`data.impressions` learnt to score from random items beside the next one; what was shown is harder
+to tell apart.
 """
 
 from pathlib import Path
@@ -12,10 +13,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from store_engine.data.catalog import Catalog
+from store_engine.data.impressions import read_clicks
 from store_engine.data.split import Split
-from store_engine.data.tables.bad_rows import BadRows
 from store_engine.data.tables.table import read_table
-from store_engine.errors import InputError, shown
+from store_engine.errors import InputError
 from store_engine.evaluation.metrics import auc, gauc, log_loss
 from store_engine.evaluation.scoring import Scorer
 
@@ -53,17 +54,9 @@ def read_shown(path: str | Path, split: Split, catalog: Catalog) -> Shown:
     table = read_table(path, _COLUMNS)
     users, items, ids = (table.keys(name) for name in ("user_id", "item_id", "impression_id"))
     times = table.times("timestamp")
-    labels = np.array([str(value) for value in table.columns["label"]])
-    is_wrong = ~np.isin(labels, ["0", "1"])
-    wrong = [
-        BadRows(
-            int(row), f"label must be 0 or 1, got {shown(str(labels[row]))}", int(is_wrong.sum())
-        )
-        for row in np.flatnonzero(is_wrong)[:1]
-    ]
+    clicked, wrong = read_clicks(table)
     table.refuse([*users.bad, *items.bad, *ids.bad, *times.bad, *wrong])
-    clicked, order = labels == "1", times.order
-    tested = split.histories.user_ids
+    order, tested = times.order, split.histories.user_ids
     example_of = {tested[user]: n for n, user in enumerate(split.users_of(split.test_events))}
     row_of = {item_id: row for row, item_id in enumerate(catalog.item_ids)}
     example = _looked_up(users.unique, example_of)[users.codes]

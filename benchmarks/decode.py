@@ -70,7 +70,6 @@ from store_engine.inference.prefill_batch import PrefillBatch
 from store_engine.kernels.trie_topk import Normalize
 from store_engine.model.item_rows import ItemTokens
 from store_engine.model.store_model import StoreModel
-from store_engine.runs.run import load_run
 from store_engine.sid.item_tokens import slot_order
 
 Dtype = Literal["float32", "bfloat16"]
@@ -392,7 +391,7 @@ def time_case(
             exact=True,
             evidence=False,
         )
-    if options.extra.run and load_run(options.extra.run).evidence_now is not None:
+    if engine._evidence is not None:  # of a run
         for name, evidence in (("ours_top10", False), ("ours_top10_evidence", True)):
             runs[name] = partial(
                 engine.recommend_rows, histories, TOP, beam_width=case.beam, evidence=evidence

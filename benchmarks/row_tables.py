@@ -1,10 +1,10 @@
 """Tables of other models, of new items and of click-through, from their JSON rows."""
 
-import json
 from pathlib import Path
 from typing import Any
 
 from benchmarks.markdown import figure, markdown
+from store_engine.files.json_file import read_json_lines
 
 Row = dict[str, Any]
 _COLUMNS = [
@@ -22,15 +22,18 @@ _MODELS = {
     "scorer": "our LLM",
 }
 _STARTS = {"": (), "random": ("random start",), "space": ("from the space of ours",)}
-_PARTS = {"refit": "refitted", "evidence": "with our evidence"}
-_PARTS["evidence_updated"] = "with our evidence, updated"
+_PARTS = {
+    "refit": "refitted",
+    "evidence": "with our evidence",
+    "evidence_updated": "with our evidence, updated",
+}
 
 
 def read_rows(path: Path) -> list[Row]:
     """The rows of a file, oldest first; none if it was never written."""
     if not path.exists():
         return []
-    return [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
+    return [row for _, row in read_json_lines(path)]
 
 
 def baselines_table(folder: Path) -> str:

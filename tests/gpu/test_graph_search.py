@@ -315,8 +315,7 @@ def test_stays_within_its_budget(options, normalize):
         model = random_model(LEVELS, num_layers=num_layers)
         engine = make_engine(gpu, 500, LEVELS, model, beam_width=20, normalize=normalize)
         search(engine, **options)
-        for count in (gpu.launches, gpu.copies, gpu.waits):
-            count.clear()
+        gpu.forget()
         search(engine, **options)
         launches, copies, waits = dict(gpu.launches), dict(gpu.copies), dict(gpu.waits)
     assert sorted(copies.values()) == [1, 1]

@@ -137,8 +137,7 @@ def train(name: str, device=None):
     with closing(TrainSteps(engine, stage, stage.config)) as todo:
         for step in range(2):
             if device is not None:
-                for count in (device.launches, device.waits, device.copies):
-                    count.clear()
+                device.forget()
             todo.run()
             for done in todo.done(all_steps=step == 1):
                 found = {part: done.metrics[part] for part in ("loss", "lr", *stage.losses)}

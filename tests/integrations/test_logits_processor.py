@@ -67,32 +67,26 @@ def test_generate_equals_our_beam_search(make_model, sids, item_trie, beam_width
     prompts = [[BOS, *item_tokens[rows].flatten().tolist()] for rows in histories]
     longest = max(map(len, prompts))
     padded = torch.tensor([[PAD] * (longest - len(p)) + p for p in prompts])
+    asked = {
+        "attention_mask": (padded != PAD).long(),
+        "max_new_tokens": 3,
+        "num_beams": beam_width,
+        "num_return_sequences": beam_width,
+        "pad_token_id": PAD,
+        "return_dict_in_generate": True,
+    }
     out = export_huggingface(model).generate(
         padded,
-        attention_mask=(padded != PAD).long(),
-        max_new_tokens=3,
-        num_beams=beam_width,
-        num_return_sequences=beam_width,
+        **asked,
         do_sample=False,
         length_penalty=0.0,
-        pad_token_id=PAD,
-        return_dict_in_generate=True,
         output_scores=True,
         logits_processor=[TrieLogitsProcessor(item_trie, TEXT)],
     )
     for attention in ("sdpa", "eager"):
         exported = export_huggingface(model)
         exported.set_attn_implementation(attention)
-        again = exported.generate(
-            padded,
-            attention_mask=(padded != PAD).long(),
-            max_new_tokens=3,
-            num_beams=beam_width,
-            num_return_sequences=beam_width,
-            pad_token_id=PAD,
-            return_dict_in_generate=True,
-            custom_generate=TrieBeamSearch(item_trie, TEXT),
-        )
+        again = exported.generate(padded, **asked, custom_generate=TrieBeamSearch(item_trie, TEXT))
         assert torch.equal(again.sequences, out.sequences)
         torch.testing.assert_close(again.sequences_scores.view(3, -1), beams.scores)
     codes = out.sequences[:, longest:] - torch.tensor([20, 26, 31])

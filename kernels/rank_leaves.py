@@ -50,6 +50,7 @@ def rank_leaves_ref(
     for place in (begin + i for i in range(largest)):
         is_item, rank = is_leaf & (place < end), first + place - begin
         if filter is not None:
+            place = torch.where(is_item, place, begin)  # a set has no bits far behind its last item
             is_item = is_item & (filter.num_alive(place, place + 1) > 0)
             rank = first + filter.num_alive(begin, place)
         at = rank.masked_fill(~is_item, size).clamp(max=size)

@@ -71,6 +71,20 @@ def test_equals_brute_force(case, is_filtered, backend, device):
     assert got.is_bad.tolist() == [0] * (case[0] - 1) + [1]
 
 
+@pytest.mark.parametrize("backend", BACKENDS)
+def test_nothing_is_read_behind_the_last_bit(backend, device):
+    """A set's words may end with the bit behind the last item, and the last leaf be a small one."""
+    leaf_begin = torch.tensor([0, 30, 31], dtype=torch.int32, device=device)
+    nodes = torch.tensor([[1, 0]], device=device)
+    beams = beams_of(torch.tensor([[-1.0, -2.0]], device=device), nodes, torch.tensor([2]))
+    words = pack_items(torch.ones(1, 31, dtype=torch.bool, device=device))
+    assert words.shape == (1, 1)
+    zero = torch.zeros(1, dtype=torch.int32, device=device)
+    given = Filter(words, word_ranks(words), zero, zero.view(1, 1) + 31, leaf_begin)
+    memory = rank_leaves(beams, leaf_begin, 3, 30, filter=given, backend=backend)
+    assert RankedItems.of(memory).places.tolist() == [[30, 0, 1]]
+
+
 def test_tiles_change_nothing(device, monkeypatch):
     beams, leaf_begin, given, _ = make(CASES[3], device)
     want = rank_leaves(beams, leaf_begin, 20, 5, filter=given, backend="torch")

@@ -8,7 +8,7 @@ from torch import Tensor
 from store_engine.kernels._dispatch import device_guard
 from store_engine.kernels.trie_select import Filter
 from store_engine.kernels.trie_topk import Beams
-from store_engine.kernels.triton.trie_select import _num_alive, filter_arguments
+from store_engine.kernels.triton.trie_select import _filter_of, _num_alive, filter_arguments
 
 
 # fmt: off
@@ -25,10 +25,9 @@ def _rank_leaves_kernel(
     ranked_ptr += request * (2 * size + 1)
     request_set = tl.full((), -1, tl.int64)
     if FILTER:
-        request_set = tl.load(set_index_ptr + request).to(tl.int64)
-        words_ptr += request_set * num_words
-        ranks_ptr += request_set * num_words
-        excluded_ptr += request * num_excluded
+        words_ptr, ranks_ptr, request_set, excluded_ptr = _filter_of(
+            request, words_ptr, ranks_ptr, set_index_ptr, excluded_ptr, num_words, num_excluded
+        )
     num_ranked = tl.full((), 0, tl.int64)
     for low in range(0, width, BLOCK):
         beam = low + tl.arange(0, BLOCK)

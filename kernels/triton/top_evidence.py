@@ -16,6 +16,7 @@ from store_engine.kernels.triton.score_evidence import (
     votes_arguments,
 )
 from store_engine.kernels.triton.trie_select import (
+    _filter_of,
     _keep,
     _lowest_of_the_best,
     _num_alive,
@@ -63,11 +64,12 @@ def _top_evidence_keys_kernel(
         place = tl.load(place_of_row_ptr + item, is_one, other=-1).to(tl.int64)
         is_one &= place >= 0
         if FILTER:
-            request_set = tl.load(set_index_ptr + request).to(tl.int64)
+            words_ptr, ranks_ptr, request_set, excluded_ptr = _filter_of(
+                request, words_ptr, ranks_ptr, set_index_ptr, excluded_ptr, num_words, num_excluded
+            )
             is_one &= _num_alive(
-                words_ptr + request_set * num_words, ranks_ptr + request_set * num_words,
-                request_set, excluded_ptr + request * num_excluded, num_excluded,
-                num_exclusion_steps, place, place + 1, is_one,
+                words_ptr, ranks_ptr, request_set, excluded_ptr, num_excluded, num_exclusion_steps,
+                place, place + 1, is_one,
             ) > 0
         score = _sum_in_order(vote, num_events, BLOCK_E)
         key = tl.where(is_one, _pack(score, item.to(tl.int64)), _NOTHING)

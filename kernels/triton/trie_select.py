@@ -46,6 +46,17 @@ def _num_alive(
 
 
 @triton.jit
+def _filter_of(request, words_ptr, ranks_ptr, set_index_ptr, excluded_ptr, num_words, num_excluded):
+    """What `_num_alive` is given of a request; a set below 0 is none: its words are not read."""
+    request_set = tl.load(set_index_ptr + request).to(tl.int64)
+    first_word = request_set * num_words
+    return (
+        words_ptr + first_word, ranks_ptr + first_word, request_set,
+        excluded_ptr + request * num_excluded,
+    )
+
+
+@triton.jit
 def _is_alive(
     item_begin_ptr, words_ptr, ranks_ptr, request_set, excluded_ptr, num_excluded, num_steps, child,
     mask,
@@ -102,10 +113,9 @@ def _trie_select_keys_kernel(
         logits_ptr += request * stride_batch + beam.to(tl.int64) * stride_beam
         request_set = tl.full((), -1, tl.int64)
         if FILTER:
-            request_set = tl.load(set_index_ptr + request).to(tl.int64)
-            words_ptr += request_set * num_words
-            ranks_ptr += request_set * num_words
-            excluded_ptr += request * num_excluded
+            words_ptr, ranks_ptr, request_set, excluded_ptr = _filter_of(
+                request, words_ptr, ranks_ptr, set_index_ptr, excluded_ptr, num_words, num_excluded
+            )
         peak = tl.full((), float("-inf"), tl.float32)
         total = tl.full((), 0.0, tl.float32)
         if CHILDREN:

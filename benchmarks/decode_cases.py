@@ -22,6 +22,7 @@ from store_engine.kernels.trie_topk import Beams, Level
 from store_engine.testing import ATOL
 
 BATCH, BEAMS, CONTEXT, DEPTH = 4, 20, 512, 3
+EPS = 1e-6
 
 
 def op_work(
@@ -50,10 +51,10 @@ def norm_case(rows: int, hidden_size: int, dtype: torch.dtype, device: str) -> C
     def make() -> Work:
         x, residual = torch.randn(2, rows, hidden_size, device=device).to(dtype)
         weight = torch.rand(hidden_size, device=device).to(dtype)
-        moved = 4.0 * x.numel() * x.element_size()
-        return op_work(
-            partial(add_rms_norm, eps=1e-6), [x, residual, weight], moved, 5.0 * x.numel()
-        )
+        liger = liger_add_rms_norm() if device.startswith("cuda") else None
+        moved, flops = 4.0 * x.numel() * x.element_size(), 5.0 * x.numel()
+        op = partial(add_rms_norm, eps=EPS)
+        return op_work(op, [x, residual, weight], moved, flops, liger=liger)
 
     return Case(f"add_rms_norm,rows={rows},d={hidden_size},{short(dtype)}", dtype, make)
 
@@ -84,7 +85,7 @@ def rope_case(
         rope = angles.cos(), angles.sin(), positions.contiguous(), slots.contiguous()
         inputs = [qkv, weight, weight, *rope, keys, values]
         moved = 2.0 * qkv.numel() * qkv.element_size() + 4.0 * rows * head_dim
-        op = partial(qk_rope_cache, eps=1e-6, num_heads=heads)
+        op = partial(qk_rope_cache, eps=EPS, num_heads=heads)
         return op_work(op, inputs, moved, 9.0 * qkv.numel())
 
     shape = f"rows={rows},heads={heads},kv_heads={kv_heads},head_dim={head_dim}"
@@ -179,6 +180,16 @@ def liger_loss(targets: Tensor) -> Callable[..., Any] | None:
         return None
     loss = LigerFusedLinearCrossEntropyLoss()
     return lambda hidden, weight: loss(weight, hidden, targets)
+
+
+def liger_add_rms_norm() -> Callable[..., Any] | None:
+    """Liger's op of the same name, all but the sum in float32; None where it is not installed."""
+    try:
+        from liger_kernel.ops.fused_add_rms_norm import LigerFusedAddRMSNormFunction
+    except ImportError:
+        return None
+    offset, casting_mode = 0.0, "gemma"
+    return lambda *inputs: LigerFusedAddRMSNormFunction.apply(*inputs, EPS, offset, casting_mode)
 
 
 def liger_swiglu() -> Callable[..., Any] | None:

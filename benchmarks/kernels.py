@@ -11,8 +11,8 @@ Providers:
                     masked_fill; attention with a copy of the context for every beam
     unconstrained   log-softmax and top-k over all codes, without any trie
     torch_compile   the one of these under torch.compile (GPU only)
-    liger           LigerFusedLinearCrossEntropyLoss over all logits, liger-kernel's SwiGLU (GPU
-                    only, if installed)
+    liger           LigerFusedLinearCrossEntropyLoss over all logits, LigerSiLUMulFunction for
+                    SwiGLU, LigerFusedAddRMSNormFunction (GPU only, if installed)
     ours_torch      the definition of an op of a search in plain PyTorch; `ours` is what "auto"
     ours_triton     chooses, and this its kernels by name (GPU only)
     floor           the lower bound of an H100, its roofline: FLOPs / peak or bytes / bandwidth

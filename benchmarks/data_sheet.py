@@ -32,8 +32,8 @@ H100 = DATA_SHEETS["H100 80GB HBM3"]
 
 
 def data_sheet(device: str) -> DataSheet | None:
-    """Of the GPU that is used; None for a CPU, and for a GPU that is not in the table."""
-    if device == "cpu":
+    """Of the GPU that is used; None for one that is not in the table."""
+    if not device.startswith("cuda"):
         return None
     name = torch.cuda.get_device_name(device)
     return next((sheet for key, sheet in DATA_SHEETS.items() if key in name), None)

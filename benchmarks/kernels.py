@@ -296,7 +296,7 @@ def main() -> None:
         return
     report = Report("kernels", options)
     # on a CPU decoding runs _C.beam_step, which decode.py times
-    for case in all_cases(options.device, has_decode=options.device.startswith("cuda")):
+    for case in all_cases(options.device, has_decode=options.device != "cpu"):
         if options.wants(case.name) and not (options.quick and case.is_slow):
             run_case(case, options, report)
     report.finish()

@@ -11,11 +11,11 @@ class ExtraPeak:
     """The most memory there is at any moment from now on, above what is there now.
 
     Args:
-        device: "cpu": resident memory of this process; else what PyTorch allocated on the GPU.
+        device: "cuda": what PyTorch allocated there; else resident memory of this process.
     """
 
     def __init__(self, device: str) -> None:
-        self._on_gpu = device != "cpu"
+        self._on_gpu = device.startswith("cuda")
         if self._on_gpu:
             torch.cuda.reset_peak_memory_stats()
             self._before = torch.cuda.memory_allocated() / 2**20

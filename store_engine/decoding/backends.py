@@ -231,7 +231,7 @@ def resolve_backend(name: BackendName, device: torch.device) -> Backend:
     """
     if name not in get_args(BackendName):
         raise ValueError(f"backend must be one of {get_args(BackendName)}, got {name!r}")
-    if name == "graph" or (name == "auto" and device.type == "cuda"):
+    if name == "graph" or (name == "auto" and device.type != "cpu"):
         has_triton = kernels_of_graphs(device) == "triton"
         return GraphBackend(TritonBackend() if has_triton else TorchBackend())
     try:

@@ -53,11 +53,14 @@ def test_a_dry_run_writes_rows_and_logs(dry_run):
         assert (out / f"{result['part']}.log").exists() == (result["status"] == "ok")
     files = {path.stem: path.read_text().splitlines() for path in out.glob("*.csv")}
     assert set(files) == {
-        *("decode_small", "decode_smollm2", "text_loss", "search_profile", "train_bench")
+        *("decode_small", "decode_smollm2", "text_loss", "decode_kernels"),
+        *("search_profile", "train_bench"),
     }
     for header, *rows in files.values():
         assert header == ",".join(COLUMNS)
         assert rows
+    for name in files:  # the device worked; in the training's child an op says that it is there
+        assert re.search(r": [1-9]\d* launches| on pretended:0", (out / f"{name}.log").read_text())
     assert json.loads((out / "versions.json").read_text())["torch"]
     assert "| ours in chunks takes 3 to 5 ms | not measured |  |" in done.stdout
 

@@ -110,11 +110,13 @@ def test_quantiles_of_the_repetitions(make_options, monkeypatch):
         (("--threads", "0"), "--threads must be at least 1, got 0"),
         (("--device", "gpu"), "--device must be cpu or cuda, got gpu"),
         (("--device", "cuda"), "finds no CUDA device"),
+        (("--device", "pretended"), "--device must be cpu or cuda, got pretended"),
     ],
-    ids=["regex", "threads", "device", "no-gpu"],
+    ids=["regex", "threads", "device", "no-gpu", "pretended"],
 )
 def test_a_wrong_command_line_is_refused_in_one_line(make_options, monkeypatch, capsys, args, want):
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    monkeypatch.delattr(torch, "pretended", raising=False)  # another test's
     with pytest.raises(SystemExit):
         make_options(*args)
     assert want in capsys.readouterr().err.splitlines()[-1]

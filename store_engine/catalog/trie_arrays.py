@@ -53,8 +53,12 @@ class TrieArrays(SearchTrie):
     @functools.cached_property
     def child_begin(self) -> list[Tensor]:
         """Per level (num_nodes + 1,) int64: where the children of each node begin."""
-        begins = (self.item_trie.level(level)[0] for level in range(self.num_levels))
-        return [self._tensor(begin) for begin in begins]
+        return [self._tensor(begin) for begin in self._child_begin]
+
+    @functools.cached_property
+    def _child_begin(self) -> list[NDArray[np.integer]]:
+        """The same on the host."""
+        return [self.item_trie.level(level)[0] for level in range(self.num_levels)]
 
     @functools.cached_property
     def token(self) -> list[Tensor]:
@@ -98,6 +102,24 @@ class TrieArrays(SearchTrie):
         first = self.child_begin[level][nodes]
         return ragged_ranges(first, self.child_begin[level][nodes + 1] - first)
 
+    def children_between(self, level: int, begin: int, end: int) -> tuple[Tensor, slice]:
+        """Finds the children of nodes that follow each other; does not wait for the device.
+
+        Args:
+            level: The nodes' level, less than num_levels.
+            begin: The first of the nodes.
+            end: One past the last of them.
+
+        Returns:
+            parent: (num_children,) int64, each child's, less `begin`.
+            child: The nodes of level + 1, which follow each other too.
+        """
+        first, last = (int(self._child_begin[level][node]) for node in (begin, end))
+        num_below = self.child_begin[level][begin : end + 1].diff()
+        parent = torch.arange(end - begin, device=self.device)
+        parent = parent.repeat_interleave(num_below, output_size=last - first)
+        return parent, slice(first, last)
+
     @functools.cached_property
     def leaf_begin(self) -> list[Tensor]:
         """Per level (num_nodes + 1,) int64: where the leaves below each node begin."""
@@ -128,8 +150,8 @@ class TrieArrays(SearchTrie):
         """Per level (num_children,) int64: parent * codebook_size + code, ascending."""
         keys = []
         for level, size in enumerate(self.codebook_sizes):
-            nodes = torch.arange(self.level_sizes[level], device=self.device)
-            keys.append(self.children(level, nodes)[0] * size + self.token[level])
+            parent, _ = self.children_between(level, 0, self.level_sizes[level])
+            keys.append(parent * size + self.token[level])
         return keys
 
     def find(self, codes: Tensor) -> Tensor:

@@ -6,7 +6,7 @@ truth that beam search is tested against, and the evaluation without a beam's er
 Where codes are independent, `rank_catalog` ranks all items in one scan of the C++ core.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import NamedTuple
 
 import torch
@@ -55,8 +55,9 @@ def score_catalog(
     leaf_scores = logits.new_empty(size, trie.level_sizes[-1], dtype=torch.float32)
     walk = _Walk(writer, space, cache, chunk, leaf_scores)
     root = torch.zeros(1, dtype=torch.int64, device=logits.device)
-    nothing = _Prefixes(root, root, root.new_zeros(1, 0))
+    nothing = _Prefixes(0, root, root.new_zeros(1, 0))
     walk.descend(0, nothing, logits.float(), logits.new_zeros(size, 1).float())
+    _check_finite(walk.bad)
     leaf = torch.searchsorted(trie.item_begin[-1], trie.ranks, right=True) - 1
     return leaf_scores[:, leaf]
 
@@ -94,16 +95,18 @@ def rank_catalog(
     cache.start(batch.lengths, num_tree_slots=0)
     writer = Writer(model, cache, prefill(model, cache, batch))
     root = torch.zeros(len(batch.lengths), 1, dtype=torch.int64, device=model.device)
-    logprobs = []
+    found, bad = [], []
     for level in range(space.trie.num_levels):
         logits = writer.head_logits(level, root).float()
-        _check_finite(level, logits)
+        bad.append(_is_bad(logits))
         log_sum = logits.logsumexp(2, keepdim=True)
         log_sum = log_sum.masked_fill(log_sum == -torch.inf, torch.inf)
-        logprobs.append((logits - log_sum)[:, 0].cpu().numpy())
+        found.append((logits - log_sum)[:, 0])
+    _check_finite(bad)
+    logprobs = torch.cat(found, 1).cpu().split([x.shape[1] for x in found], 1)
     return rank_items(
         space.trie.item_trie,
-        logprobs,
+        [x.contiguous().numpy() for x in logprobs],
         k,
         item_filter=space.item_filter.core if space.item_filter else None,
         num_threads=torch.get_num_threads(),
@@ -113,7 +116,7 @@ def rank_catalog(
 class _Prefixes(NamedTuple):
     """A chunk of prefixes, the same for all requests."""
 
-    nodes: Tensor  # (num_nodes,) int64
+    begin: int  # the first of their nodes, which follow each other
     numbers: Tensor  # (num_nodes,) int64, the codes of each as one number
     ancestors: Tensor  # (num_nodes, level) int64, the tree's slots of each one's codes
 
@@ -127,6 +130,12 @@ class _Walk:
     cache: KVCache
     chunk: int
     leaf_scores: Tensor  # (batch, num_leaves), filled on the way
+    bad: list[Tensor] = field(init=False)  # of each level (batch,) bool, filled likewise
+
+    def __post_init__(self) -> None:
+        """Begins with no bad request."""
+        nothing = self.leaf_scores.new_zeros(len(self.leaf_scores), dtype=torch.bool)
+        self.bad = [nothing] * self.space.trie.num_levels
 
     def descend(self, level: int, prefixes: _Prefixes, logits: Tensor, scores: Tensor) -> None:
         """Scores everything below a chunk of nodes of `level`.
@@ -137,15 +146,16 @@ class _Walk:
             logits: (batch, num_nodes, codebook_size) float32 of that level.
             scores: (batch, num_nodes) float32.
         """
-        _check_finite(level, logits)
+        self.bad[level] = self.bad[level] | _is_bad(logits)
         trie, item_filter = self.space.arrays, self.space.item_filter
-        num_nodes = len(prefixes.nodes)
-        parent, child = trie.children(level, prefixes.nodes)
+        num_nodes = len(prefixes.numbers)
+        parent, child = trie.children_between(level, prefixes.begin, prefixes.begin + num_nodes)
         code = trie.token[level][child]
         chosen = logits[:, parent, code]  # (batch, num_children)
         if item_filter is not None:
-            request = torch.arange(len(chosen), device=child.device)[:, None]
-            is_alive = item_filter.is_alive(level + 1, request, child)
+            request = torch.arange(len(chosen), device=parent.device)[:, None]
+            nodes = torch.arange(child.start, child.stop, device=parent.device)
+            is_alive = item_filter.is_alive(level + 1, request, nodes)
             chosen = chosen.masked_fill(~is_alive, -torch.inf)
         if self.space.normalize == "codebook":
             log_sum = logits.logsumexp(-1)
@@ -157,11 +167,11 @@ class _Walk:
             self.leaf_scores[:, child] = scores
             return
         numbers = self.writer.model.next_prefixes(prefixes.numbers[parent], code, level)
-        for begin in range(0, len(child), self.chunk):
+        for begin in range(0, len(code), self.chunk):
             part = slice(begin, begin + self.chunk)
-            itself = torch.arange(len(child[part]), device=child.device) + level * self.chunk
+            itself = torch.arange(len(code[part]), device=code.device) + level * self.chunk
             seen = torch.cat([prefixes.ancestors[parent[part]], itself[:, None]], dim=1)
-            below = _Prefixes(child[part], numbers[part], seen)
+            below = _Prefixes(child.start + begin, numbers[part], seen)
             logits = self._forward(level, code[part], below)
             self.descend(level + 1, below, logits, scores[:, part])
 
@@ -177,8 +187,14 @@ class _Walk:
         return writer.model.logits(states, level + 1, prefixes.numbers.expand(batch, -1)).float()
 
 
-def _check_finite(level: int, logits: Tensor) -> None:
-    is_bad = ~(logits.amax((1, 2)) < torch.inf)
-    if bool(is_bad.any()):
-        requests = is_bad.cpu().nonzero()[:, 0].tolist()
-        raise NonFiniteLogitsError(requests, f"level {level}: logits NaN or +inf")
+def _is_bad(logits: Tensor) -> Tensor:
+    """Says which requests have a logit NaN or +inf, (batch,) bool; NaN is a row's maximum."""
+    return ~(logits.amax((1, 2)) < torch.inf)
+
+
+def _check_finite(bad: list[Tensor]) -> None:
+    """Refuses requests that are bad at a level: of the first such level. Waits once."""
+    for level, is_bad in enumerate(torch.stack(bad).cpu()):
+        if bool(is_bad.any()):
+            requests = is_bad.nonzero()[:, 0].tolist()
+            raise NonFiniteLogitsError(requests, f"level {level}: logits NaN or +inf")

@@ -28,6 +28,14 @@ def test_children(trie):
     assert child.tolist() == [2, 3, 0, 1, 2, 3]
 
 
+@pytest.mark.parametrize(("level", "begin", "end"), [(0, 0, 1), (1, 0, 2), (1, 1, 2), (1, 1, 1)])
+def test_children_of_nodes_that_follow_each_other(trie, level, begin, end):
+    parent, child = trie.children_between(level, begin, end)
+    want = trie.children(level, torch.arange(begin, end))
+    assert parent.tolist() == want[0].tolist()
+    assert list(range(child.start, child.stop)) == want[1].tolist()
+
+
 def test_leaves_below():
     sids = np.array([[0, 1, 2], [0, 2, 1], [1, 3, 0], [2, 0, 1], [2, 0, 3]], dtype=np.int32)
     trie = TrieArrays(ItemTrie(np.concatenate([sids, sids[:1]]), [3, 4, 4]))

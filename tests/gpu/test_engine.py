@@ -35,7 +35,7 @@ BUDGETS = {
     "filtered children": {"cpp": (91, 45), "torch": (45, 101), "graph": (31, 4)},
     "excluded": {"cpp": (79, 33), "torch": (39, 53), "graph": (25, 4)},
     "cached": {"cpp": (82, 34), "torch": (34, 34), "graph": (25, 4)},
-    "exact": {"cpp": (33, 21), "torch": (33, 21), "graph": (33, 21)},
+    "exact": {"cpp": (33, 9), "torch": (33, 9), "graph": (33, 9)},
 }
 
 
@@ -56,6 +56,20 @@ def make_engine(device, num_items=60, num_layers=2, **config):
     engine.define("even", [f"item {row}" for row in range(0, num_items, 2)])
     engine.define("low", [f"item {row}" for row in range(num_items // 3)])
     return engine
+
+
+@pytest.mark.parametrize("chunk_tokens", [8, 4096])
+@pytest.mark.parametrize("options", [{}, {"allow": "even"}], ids=["plain", "filtered"])
+def test_exact_waits_for_its_answer_alone(chunk_tokens, options, monkeypatch):
+    """Once for bad requests, three times to rank, however many passes; once to make a filter."""
+    monkeypatch.setattr("store_engine.decoding.exact._CHUNK_TOKENS", chunk_tokens)
+    with pretended_device() as gpu:
+        engine = make_engine(gpu)
+        search(engine, "graph", HISTORIES, exact=True, **options)
+        gpu.forget()
+        search(engine, "graph", HISTORIES, exact=True, **options)
+        waits = sum(gpu.waits.values())
+    assert waits == 4 + bool(options), gpu.waits
 
 
 def search(engine, backend, histories, k=5, **options):

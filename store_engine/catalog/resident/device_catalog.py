@@ -18,9 +18,9 @@ from store_engine._C import RowSet
 from store_engine.catalog.catalog_view import StaticView
 from store_engine.catalog.item_sets import ItemSets
 from store_engine.catalog.item_slots import ItemSlots
+from store_engine.catalog.resident.host_arrays import HostArrays, token_dtype
 from store_engine.catalog.resident.resident_rows import ResidentPlaces, ResidentRows
 from store_engine.catalog.resident.resident_sets import ResidentSets
-from store_engine.catalog.trie_arrays import TrieArrays
 from store_engine.kernels.trie_select import Filter
 from store_engine.kernels.trie_topk import Level
 
@@ -66,27 +66,30 @@ class DeviceCatalog:
         self._prefixes: Tensor | None = None  # of every place, in `places`
         self.rows: ResidentRows | None = None
 
-    def hold(self, view: StaticView, needs_rows: bool = False) -> None:
+    def hold(
+        self, view: StaticView, needs_rows: bool = False, arrays: HostArrays | None = None
+    ) -> None:
         """Writes a catalogue into the memory, unless it is there already. O(number of items).
 
         Args:
             view: The catalogue; its trie has fewer than 2^31 - 1 items.
             needs_rows: From now on `rows` too.
+            arrays: Of the view; None: they are made here, where they are needed.
         """
         held, is_missing = self._view, needs_rows and self.rows is None
         if held is not None and held.trie is view.trie and held.table is view.table:
             if is_missing:
                 self._hold_rows(view)
             return
-        trie = TrieArrays(view.trie.item_trie)  # on the host
+        arrays = arrays or HostArrays.of(view)
+        self._view = None  # until all is there
         if held is None or held.trie is not view.trie:
-            self._fit(trie)
-            self._write(trie)
-            self._sets.clear(trie.ranks.int().numpy())
-            self._row_of_place = np.append(view.rows(trie.rows.numpy()), -1)
-            self._view = None  # until all is there
-        self.history_tokens = view.tokens.cpu().numpy()
-        self._hold_places(view.table.item_slots, trie)
+            self._fit(arrays)
+            self._write(arrays)
+            self._sets.clear(arrays.place_of_row)
+            self._row_of_place = arrays.row_of_place
+        self.history_tokens = arrays.history_tokens
+        self._hold_places(view.table.item_slots, arrays)
         if is_missing or self.rows is not None:
             self._hold_rows(view)
         self._view = view
@@ -142,14 +145,15 @@ class DeviceCatalog:
         assert self._view is not None
         return self._view.trie.num_items
 
-    def _fit(self, trie: TrieArrays) -> None:
+    def _fit(self, arrays: HostArrays) -> None:
         """Makes memory with room to grow, where the catalogue does not fit."""
-        sizes, codes = trie.level_sizes, trie.codebook_sizes
+        sizes, codes = arrays.level_sizes, arrays.codebook_sizes
+        num_items = len(arrays.place_of_row)
         fits = len(sizes) == len(self.capacity) and codes == self._codebook_sizes
         fits = fits and all(n <= room for n, room in zip(sizes, self.capacity, strict=True))
-        largest = int(trie.item_begin[-1].diff().max())
+        largest = int(arrays.item_begin[-1].diff().max())
         fits = fits and largest <= self.leaf_room
-        if fits and self._sets.fits(trie.num_items):
+        if fits and self._sets.fits(num_items):
             return
         rooms, most = [1], 1
         for size, code in zip(sizes[1:], codes, strict=True):
@@ -159,20 +163,19 @@ class DeviceCatalog:
         self.leaf_room = 1 << (largest - 1).bit_length()
         self._child_begin = [self._new(room + 1) for room in rooms[:-1]]
         self._tokens = [
-            self._new(room, torch.uint8 if size <= 256 else torch.int32)
-            for room, size in zip(rooms[1:], codes, strict=True)
+            self._new(room, token_dtype(size)) for room, size in zip(rooms[1:], codes, strict=True)
         ]
         self._item_begin = [self._new(room + 1) for room in rooms]
-        self._sets.resize(trie.num_items)
+        self._sets.resize(num_items)
         self.generation += 1
 
-    def _write(self, trie: TrieArrays) -> None:
+    def _write(self, arrays: HostArrays) -> None:
         tensors = [*self._child_begin, *self._tokens, *self._item_begin]
-        new = [*trie.child_begin, *trie.token, *trie.item_begin]
+        new = [*arrays.child_begin, *arrays.token, *arrays.item_begin]
         for tensor, array in zip(tensors, new, strict=True):
-            tensor[: len(array)].copy_(array.to(tensor.dtype))
+            tensor[: len(array)].copy_(array)
 
-    def _hold_places(self, item_slots: ItemSlots | None, trie: TrieArrays) -> None:
+    def _hold_places(self, item_slots: ItemSlots | None, arrays: HostArrays) -> None:
         """Writes where items stand, when they are the last codes themselves."""
         places = item_slots.places if item_slots is not None else None
         if places is None:
@@ -181,8 +184,8 @@ class DeviceCatalog:
         if self.places is None or not self.places.fits(places, self.capacity[-2]):
             self.places = ResidentPlaces(places, self.capacity[-2])
             self.generation += 1
-        prefixes = self.places.write(places, _prefix_keys(trie, places.sizes))
-        self._prefixes = prefixes.repeat_interleave(trie.item_begin[-2].diff())
+        prefixes = self.places.write(places, arrays.prefix_keys(places.sizes))
+        self._prefixes = prefixes.repeat_interleave(arrays.item_begin[-2].diff())
 
     def _hold_rows(self, view: StaticView) -> None:
         """Writes the tables of the items."""
@@ -194,11 +197,3 @@ class DeviceCatalog:
 
     def _new(self, length: int, dtype: torch.dtype = torch.int32) -> Tensor:
         return torch.zeros(length, dtype=dtype, device=self.device)
-
-
-def _prefix_keys(trie: TrieArrays, sizes: tuple[int, ...]) -> Tensor:
-    """The codes of every node of the last level but one, as `ItemPlaces` counts them: int64."""
-    keys = torch.zeros(1, dtype=torch.int64)
-    for begin, token, size in zip(trie.child_begin, trie.token, sizes, strict=False):
-        keys = keys.repeat_interleave(begin.diff()) * size + token
-    return keys

@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 from store_engine._C import RowSet
 from store_engine.catalog.catalog_view import CatalogView, StaticView
 from store_engine.catalog.resident.device_catalog import DeviceCatalog, Wanted
+from store_engine.catalog.resident.host_arrays import HostArrays
 from store_engine.decoding.graphs.device_evidence import DeviceEvidence, SparseEvidence
 from store_engine.decoding.graphs.static_search import (
     Best,
@@ -116,9 +117,11 @@ class GraphSearch:
                 if view is None:
                     self._writer = None
                     return
-            static = view.compacted  # most of the work, which no search waits for
+            static = view.compacted
+            arrays = HostArrays.of(static)  # most of the work is done: no search waited for it
             with self._lock:
-                self._catalog.hold(static, needs_rows=self._catalog.rows is not None)
+                needs_rows = self._catalog.rows is not None
+                self._catalog.hold(static, needs_rows, arrays)
                 self._catalog.hold_sets(static.sets)
 
     @torch.inference_mode()

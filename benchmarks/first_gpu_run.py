@@ -88,7 +88,7 @@ def training(zero: str, *overrides: str) -> tuple[str, ...]:
 
 TESTS = ("-m", "pytest", "-q", "-x", "-p", "no:cacheprovider")
 KERNEL_TESTS = (*TESTS, "tests/kernels")
-GRAPH_TESTS = (*TESTS, "tests/gpu/test_graph_search.py", "tests/gpu/test_graph_evidence.py")
+GRAPH_TESTS = (*TESTS, "tests/decoding/graphs")
 WIDE = ("model.hidden_size=512", "model.intermediate_size=1536")
 TEXT_LOSS = "linear_cross_entropy,T=8192,d=576,V=49152,length=49152,bfloat16"
 CHUNKS = "chunked_cross_entropy,T=8192,d=576,V=49152,bfloat16"

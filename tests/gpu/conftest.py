@@ -1,3 +1,9 @@
+"""What runs through many rooms, on a pretended device: engines, trainings, runs, benchmarks.
+
+What one module does on a device is tested where its other tests are: the search by graphs in
+tests/decoding/graphs/, what it reads in tests/catalog/resident/, kernels in tests/kernels/.
+"""
+
 import pytest
 from pretended_device import DEVICE, pretended_device
 

@@ -116,13 +116,15 @@ template <typename Use>
 void EventEntries::for_each(const Use& use) const {
   float weight = 1;
   const auto num_items = static_cast<uint32_t>(matrix_.num_items());
+  const int32_t* indices = matrix_.indices;
+  const float* data = matrix_.data;
   for (size_t event = 0; event < recent_.size(); ++event) {
     const Range row = recent_[event];
     if (event + 1 < recent_.size()) prefetch(recent_[event + 1]);
     for (int64_t i = row.begin; i < row.end; ++i) {
       // checked when the matrix was made; memory that was written to since harms no one here
-      const auto item = static_cast<uint32_t>(matrix_.indices[i]);
-      if (item < num_items) use(item, weight * matrix_.data[i]);
+      const auto item = static_cast<uint32_t>(indices[i]);
+      if (item < num_items) use(item, weight * data[i]);
     }
     weight *= events_.decay;
   }
@@ -175,41 +177,72 @@ class EvidenceTable {
   int shift_ = 0;
 };
 
-// The same in an array of all items.
+// The same in an array of all items. Where the entries are about as many as these, all are looked
+// at in the end; else those that were found, which cost more to note.
 class EvidenceArray {
  public:
   static constexpr int64_t kMaxItems = 1 << 17;  // 512 KiB, in a second-level cache
+  static bool looks_at_all(int64_t num_items, int64_t num_entries) {
+    return num_items <= 2 * num_entries;
+  }
 
   void sum(const EventEntries& entries, int64_t num_entries) {
     const auto num_items = static_cast<size_t>(entries.num_items());
-    for (const uint32_t item : found_) {
-      sums_[item] = 0;
-      is_found_[item / 64] = 0;
+    clear(num_items);
+    has_list_ = !looks_at_all(entries.num_items(), num_entries);
+    float* sums = sums_.data();
+    uint8_t* is_found = is_found_.data();
+    if (!has_list_) {
+      entries.for_each([sums, is_found](uint32_t item, float vote) {
+        is_found[item] = 1;
+        sums[item] += vote;
+      });
+      return;
     }
-    sums_.resize(num_items);
-    is_found_.resize(num_items / 64 + 1);
     found_.resize(static_cast<size_t>(num_entries) + 1);
-    size_t size = 0;
-    entries.for_each([&](uint32_t item, float vote) {  // without a branch
-      uint64_t& word = is_found_[item / 64];
-      found_[size] = item;
-      size += ~word >> item % 64 & 1;
-      word |= uint64_t{1} << item % 64;
-      sums_[item] += vote;
+    uint32_t* end = found_.data();
+    entries.for_each([sums, is_found, &end](uint32_t item, float vote) {  // without a branch
+      *end = item;
+      end += 1 - is_found[item];
+      is_found[item] = 1;
+      sums[item] += vote;
     });
-    found_.resize(size);
+    found_.resize(static_cast<size_t>(end - found_.data()));
   }
+  float at(uint32_t item) const { return sums_[item]; }
   template <typename Bound, typename Use>
   void for_each_above(const Bound& bound, const Use& use) const {
-    for (const uint32_t item : found_) {
-      if (sums_[item] >= bound()) use(item, sums_[item]);
+    if (has_list_) {
+      for (const uint32_t item : found_) {
+        if (sums_[item] >= bound()) use(item, sums_[item]);
+      }
+      return;
+    }
+    for (size_t item = 0; item < sums_.size(); ++item) {
+      if ((is_found_[item] != 0) & (sums_[item] >= bound())) use(item, sums_[item]);
     }
   }
 
  private:
+  void clear(size_t num_items) {
+    if (has_list_) {
+      for (const uint32_t item : found_) {
+        sums_[item] = 0;
+        is_found_[item] = 0;
+      }
+      sums_.resize(num_items);
+      is_found_.resize(num_items);
+    } else {
+      sums_.assign(num_items, 0.0f);
+      is_found_.assign(num_items, 0);
+    }
+    found_.clear();
+  }
+
+  bool has_list_ = true;
   std::vector<float> sums_;
-  std::vector<uint64_t> is_found_;
-  std::vector<uint32_t> found_;
+  std::vector<uint8_t> is_found_;  // not bits: entries of neighbours would wait for each other
+  std::vector<uint32_t> found_;    // only if has_list_
 };
 
 // Finds the items with the most evidence; of equals the lower row. Only neighbours of the history
@@ -257,10 +290,19 @@ inline void score_evidence(const EvidenceMatrix& matrix, const RecentEvents& eve
   parallel_for(events.batch, options, [&](int64_t, int64_t begin, int64_t end) {
     EventEntries entries(matrix, events);
     EvidenceTable sums;
+    EvidenceArray all;
     const auto is_known = [num_items](int64_t row) { return row >= 0 && row < num_items; };
     for (int64_t request = begin; request < end; ++request) {
       const int64_t* own = rows + request * width;
       const int64_t num_entries = entries.find(request);
+      if (EvidenceArray::looks_at_all(num_items, num_entries)) {
+        all.sum(entries, num_entries);
+        for (int64_t i = 0; i < width; ++i) {
+          scores[request * width + i] =
+              is_known(own[i]) ? all.at(static_cast<uint32_t>(own[i])) : 0.0f;
+        }
+        continue;
+      }
       if (4 * width > num_entries) {
         sums.sum(entries, num_entries);
       } else {

@@ -65,36 +65,32 @@ inline void score_evidence(const EvidenceMatrix& matrix, const RecentEvents& eve
   const ParallelOptions options{4 * num_threads, num_threads, Threads::kOpenMp};
   parallel_for(events.batch, options, [&](int64_t, int64_t begin, int64_t end) {
     EventEntries entries(matrix, events);
-    EvidenceTable sums;
     EvidenceArray all;
+    EvidenceTable some;
     const auto is_known = [num_items](int64_t row) { return row >= 0 && row < num_items; };
     for (int64_t request = begin; request < end; ++request) {
       const int64_t* own = rows + request * width;
       const int64_t num_entries = entries.find(request);
-      if (EvidenceArray::looks_at_all(num_items, num_entries)) {
+      const bool is_array = EvidenceArray::looks_at_all(num_items, num_entries);
+      if (is_array) {
         all.sum(entries, num_entries);
-        for (int64_t i = 0; i < width; ++i) {
-          scores[request * width + i] =
-              is_known(own[i]) ? all.at(static_cast<uint32_t>(own[i])) : 0.0f;
-        }
-        continue;
-      }
-      if (4 * width > num_entries) {
-        sums.sum(entries, num_entries);
+      } else if (4 * width > num_entries) {
+        some.sum(entries, num_entries);
       } else {
-        sums.reserve(4 * width);  // most entries must find an empty place at once
+        some.reserve(4 * width);  // most entries must find an empty place at once
         for (int64_t i = 0; i < width; ++i) {
-          if (!is_known(own[i])) continue;
-          sums.at(static_cast<uint32_t>(own[i])).item = static_cast<int32_t>(own[i]);
+          if (is_known(own[i]))
+            some.at(static_cast<uint32_t>(own[i])).item = static_cast<int32_t>(own[i]);
         }
-        entries.for_each([&](uint32_t item, float vote) {
-          EvidenceTable::Entry& entry = sums.at(item);
+        entries.for_each([&some](uint32_t item, float vote) {
+          EvidenceTable::Entry& entry = some.at(item);
           entry.sum += entry.item >= 0 ? vote : 0.0f;
         });
       }
       for (int64_t i = 0; i < width; ++i) {
-        scores[request * width + i] =
-            is_known(own[i]) ? sums.at(static_cast<uint32_t>(own[i])).sum : 0.0f;
+        const auto item = static_cast<uint32_t>(own[i]);
+        const float sum = !is_known(own[i]) ? 0.0f : is_array ? all.at(item) : some.at(item).sum;
+        scores[request * width + i] = sum;
       }
     }
   });

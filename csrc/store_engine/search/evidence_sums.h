@@ -1,0 +1,127 @@
+// What the entries of one request sum up to, by item.
+#pragma once
+
+#include <cstddef>
+#include <cstdint>
+#include <vector>
+
+#include "store_engine/search/evidence_matrix.h"
+
+namespace store_engine {
+
+// The evidence of one request, by item, in a hash table; the memory of one thread.
+class EvidenceTable {
+ public:
+  struct Entry {
+    int32_t item = -1;  // none
+    float sum = 0;
+  };
+
+  // Forgets everything, and makes room for `size` items.
+  void reserve(int64_t size) {
+    int bits = 1;
+    while (int64_t{1} << bits < 4 * size) ++bits;  // few collisions, for these no one can predict
+    shift_ = 32 - bits;
+    entries_.assign(size_t{1} << bits, Entry{});
+  }
+  // Where an item is, or the empty place where it would be.
+  Entry& at(uint32_t item) {
+    size_t place = item * 0x9e3779b1 >> shift_;
+    const auto is_other = [item](const Entry& entry) {  // one branch, for the same reason
+      return !((entry.item == static_cast<int32_t>(item)) | (entry.item < 0));
+    };
+    while (__builtin_expect(is_other(entries_[place]), 0)) {
+      place = (place + 1) & (entries_.size() - 1);
+    }
+    return entries_[place];
+  }
+  void sum(const EventEntries& entries, int64_t num_entries) {
+    reserve(num_entries);
+    entries.for_each([this](uint32_t item, float vote) {
+      Entry& entry = at(item);
+      entry.item = static_cast<int32_t>(item);
+      entry.sum += vote;
+    });
+  }
+  // Calls use(item, sum) for each item with at least bound(), in any order.
+  template <typename Bound, typename Use>
+  void for_each_above(const Bound& bound, const Use& use) const {
+    for (const Entry& entry : entries_) {
+      if ((entry.item >= 0) & (entry.sum >= bound())) use(entry.item, entry.sum);
+    }
+  }
+
+ private:
+  std::vector<Entry> entries_;  // 2^n
+  int shift_ = 0;
+};
+
+// The same in an array of all items. Where the entries are about as many as these, all are looked
+// at in the end; else those that were found, which cost more to note.
+class EvidenceArray {
+ public:
+  static constexpr int64_t kMaxItems = 1 << 17;  // 512 KiB, in a second-level cache
+  static bool looks_at_all(int64_t num_items, int64_t num_entries) {
+    return num_items <= 2 * num_entries;
+  }
+
+  void sum(const EventEntries& entries, int64_t num_entries) {
+    const auto num_items = static_cast<size_t>(entries.num_items());
+    clear(num_items);
+    has_list_ = !looks_at_all(entries.num_items(), num_entries);
+    float* sums = sums_.data();
+    uint8_t* is_found = is_found_.data();
+    if (!has_list_) {
+      entries.for_each([sums, is_found](uint32_t item, float vote) {
+        is_found[item] = 1;
+        sums[item] += vote;
+      });
+      return;
+    }
+    found_.resize(static_cast<size_t>(num_entries) + 1);
+    uint32_t* end = found_.data();
+    entries.for_each([sums, is_found, &end](uint32_t item, float vote) {  // without a branch
+      *end = item;
+      end += 1 - is_found[item];
+      is_found[item] = 1;
+      sums[item] += vote;
+    });
+    found_.resize(static_cast<size_t>(end - found_.data()));
+  }
+  float at(uint32_t item) const { return sums_[item]; }
+  template <typename Bound, typename Use>
+  void for_each_above(const Bound& bound, const Use& use) const {
+    if (has_list_) {
+      for (const uint32_t item : found_) {
+        if (sums_[item] >= bound()) use(item, sums_[item]);
+      }
+      return;
+    }
+    for (size_t item = 0; item < sums_.size(); ++item) {
+      if ((is_found_[item] != 0) & (sums_[item] >= bound())) use(item, sums_[item]);
+    }
+  }
+
+ private:
+  void clear(size_t num_items) {
+    if (has_list_) {
+      for (const uint32_t item : found_) {
+        sums_[item] = 0;
+        is_found_[item] = 0;
+      }
+      sums_.resize(num_items);
+      is_found_.resize(num_items);
+    } else {
+      sums_.assign(num_items, 0.0f);
+      is_found_.assign(num_items, 0);
+    }
+    found_.clear();
+  }
+
+  bool has_list_ = true;
+  std::vector<float> sums_;
+  std::vector<uint8_t> is_found_;  // not bits: entries of neighbours would wait for each other
+  std::vector<uint32_t> found_;    // only if has_list_
+};
+
+}  // namespace store_engine

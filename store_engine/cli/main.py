@@ -9,13 +9,15 @@ runs.
 
 import argparse
 import contextlib
+import difflib
 import importlib
+import itertools
 import json
 import os
 import re
 import sys
 import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, NoReturn
 
@@ -173,7 +175,17 @@ class VerbParser(argparse.ArgumentParser):
         """Parses, as all ways to parse do at last; or gives itself to `parser_of`."""
         if args is _COLLECT:
             raise _CollectedError(self)
+        self._refuse_unknown(sys.argv[1:] if args is None else args)
         return super().parse_known_args(args, namespace)
+
+    def _refuse_unknown(self, args: Sequence[str]) -> None:
+        """Names an option that is none, before argparse asks for what it thus missed."""
+        for arg in itertools.takewhile(lambda arg: arg != "--", args):
+            name = arg.partition("=")[0]
+            known = self._option_string_actions
+            if name.startswith("--") and " " not in name and name not in known:
+                near = difflib.get_close_matches(name, known, n=1)
+                self.error(f"no option is named {name}" + (f"; {near[0]}?" if near else ""))
 
     def format_help(self) -> str:
         """Adds what the exit statuses mean, one line each."""

@@ -6,12 +6,11 @@ store-engine recommend runs/ml100k --history '["id, with a comma", "181"]' --den
 store-engine recommend runs/ml100k --history ""          # a user without history
 store-engine recommend runs/ml100k --users 196,305                       # users of the run
 store-engine recommend runs/ml100k --users 196,305 --output recs.parquet
-store-engine recommend runs/ml100k --input histories.parquet --output recs.parquet
+store-engine recommend runs/ml100k --input histories.csv --output recs.parquet
 store-engine recommend runs/ml100k --input histories/ --output recs/ --ray   # a folder of shards
 """
 
 import argparse
-import json
 from typing import TYPE_CHECKING, Any
 
 from store_engine.cli.main import (
@@ -23,7 +22,7 @@ from store_engine.cli.main import (
     run_verb,
 )
 from store_engine.cli.recommend_batch import add_batch_arguments, is_batch, recommend_batch
-from store_engine.errors import InputError
+from store_engine.data.id_lists import parse_ids
 from store_engine.files.regular import parse_errors, read_regular
 from store_engine.terminal import make_console, printable
 
@@ -64,22 +63,7 @@ def item_ids(text: str) -> list[str]:
         with parse_errors(text[1:], "a text file in UTF-8"):
             lines = content.decode("utf-8-sig").split("\n")
         return [line.strip() for line in lines if line.strip()]
-    if text.lstrip().startswith("["):
-        return _json_ids(text)
-    return [item_id.strip() for item_id in text.split(",") if item_id.strip()]
-
-
-def _json_ids(text: str) -> list[str]:
-    try:
-        ids = json.loads(text)
-    except (ValueError, RecursionError) as error:
-        raise InputError(
-            f'a list of ids that begins with \'[\' must be JSON, such as ["50", "181"], got {text}'
-        ) from error
-    for item_id in ids:
-        if not isinstance(item_id, str) and type(item_id) is not int:
-            raise InputError(f"an item id must be a string, got {json.dumps(item_id)}")
-    return [str(item_id) for item_id in ids]
+    return parse_ids(text)
 
 
 def _add_arguments(parser: argparse.ArgumentParser) -> None:

@@ -33,8 +33,8 @@ def add_batch_arguments(parser: argparse.ArgumentParser, who: Any) -> None:
         "--input",
         type=Path,
         metavar="PATH",
-        help="a .parquet or .jsonl file with columns user_id and history (a list of item ids), "
-        "or a folder of such shards",
+        help="a .parquet, .jsonl, .csv or .tsv file with columns user_id and history (a list of "
+        "item ids; in a csv text: 50,181 or a JSON list), or a folder of such shards",
     )
     who.add_argument("--users", metavar="IDS", help="users of the run, by id")
     who.add_argument("--all-users", action="store_true", help="all users of the run")

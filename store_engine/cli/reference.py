@@ -67,7 +67,7 @@ def _named(action: argparse.Action) -> str:
 
 
 def _help(action: argparse.Action) -> str:
-    return _cell(" ".join((action.help or "").split()))
+    return _cell(" ".join((action.help or "").split()).replace("%%", "%"))  # argparse's escape
 
 
 def _cell(text: str) -> str:

@@ -172,6 +172,10 @@ def guess_lines(found: Found) -> list[str]:
         lines.append(f"{name}: {files[0]}{more}: {table.storage.describe()}")
         columns = ", ".join(f"{role} = {column}" for role, column in _columns(table).items())
         lines.append(f"  {columns}")
+        if name == "events" and (times := _unread_times(table)):
+            lines.append(
+                f"  not read, but dates: {', '.join(times)} (--time {times[0]} orders by it)"
+            )
         if name == "items" and (left_out := _left_out(table)):
             lines.append(f"  not part of the text: {', '.join(left_out)} (--text A,B names others)")
     if found.unused:
@@ -262,6 +266,14 @@ def _columns(table: Table) -> dict[str, str]:
     else:
         columns["texts"] = ", ".join(item_fields(table))
     return {name: column for name, column in columns.items() if column}
+
+
+def _unread_times(table: Table) -> list[str]:
+    """Columns of dates, where no column was taken for the times."""
+    from store_engine.prepare.readers.columns import unread_times
+
+    is_guessed = table.storage.kind != "lines" and not table.roles.time
+    return unread_times(table.storage) if is_guessed else []
 
 
 def _left_out(table: Table) -> list[str]:

@@ -75,7 +75,16 @@ def find_item_faults(database: Database, report: Report) -> None:
     report.num_items_read = total
     report.add_bad("items without an id", empty)
     report.add_bad("item ids with a control character", wild)
-    report.add_bad("items whose id an earlier row has", total - empty - unique)
+    report.add_bad("items whose id an earlier row has", total - empty - unique, _twice(database))
+
+
+def _twice(database: Database) -> str:
+    """An item id that several rows have, quoted."""
+    found = database.all(
+        "SELECT item_id FROM raw_items WHERE trim(item_id) <> '' GROUP BY item_id "
+        "HAVING count(*) > 1 ORDER BY item_id LIMIT 1"
+    )
+    return repr(found[0][0]) if found else ""
 
 
 def note_rejects(database: Database, report: Report) -> None:

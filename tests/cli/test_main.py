@@ -160,9 +160,10 @@ def test_the_run_directory_comes_first_or_by_its_flag(argv, want):
         ([], "the run directory is missing: RUN or --run DIR"),
         (["R", "--run", "S"], "one run directory is wanted, got R and S"),
         (["R", "S"], "unrecognized arguments: S"),
-        (["R", "--\x1b[31m"], "unrecognized arguments: --[31m"),
+        (["R", "--\x1b[31m"], "no option is named --[31m"),
+        (["--rnu", "R"], "no option is named --rnu; --run?"),
     ],
-    ids=["none", "two", "another", "hostile"],
+    ids=["none", "two", "another", "hostile", "near"],
 )
 def test_a_wrong_run_argument_is_status_2(argv, message, capsys):
     with pytest.raises(SystemExit) as exit_:

@@ -7,6 +7,7 @@ import pytest
 from data_files import write_files
 
 from store_engine.errors import InputError
+from store_engine.prepare.card import guess_lines
 from store_engine.prepare.readers.discover import Choices, discover
 from store_engine.prepare.readers.sniff import read_storage
 
@@ -212,6 +213,9 @@ def test_a_link_to_a_file_is_no_second_file(tmp_path):
         ("weight", "1700000000", ""),
         ("birth_date", "1980-06-01", ""),
         ("delivered_at", "2025-06-01", "delivered_at"),
+        ("Bestelldatum", "13.06.2025 10:30", "Bestelldatum"),
+        ("Rechnungsdatum", "13.06.2025", "Rechnungsdatum"),
+        ("Geburtsdatum", "13.06.1980", ""),
     ],
 )
 def test_a_time_of_another_name_is_told_by_its_values(name, value, expected, tmp_path):
@@ -219,3 +223,19 @@ def test_a_time_of_another_name_is_told_by_its_values(name, value, expected, tmp
     path.write_text(f"customer_id,product_id,{name}\nc,a,{value}\nc,b,{value}\nd,a,{value}\n")
     found = discover([path], [], [], Choices())
     assert found.events.roles.time == expected
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "is_told"),
+    [
+        ("gekauft", "13.06.2025 10:30", True),
+        ("weight", "1700000000", False),
+        ("birth_date", "1980-06-01", False),
+    ],
+)
+def test_dates_that_nobody_reads_are_told(name, value, is_told, tmp_path):
+    path = tmp_path / "orders.csv"
+    path.write_text(f"Kunde,Artikel,{name}\nc,a,{value}\nc,b,{value}\nd,a,{value}\n")
+    found = discover([path], [], [], Choices())
+    assert (found.events.roles.user, found.events.roles.item) == ("Kunde", "Artikel")
+    assert (f"--time {name}" in "".join(guess_lines(found))) == is_told

@@ -16,18 +16,21 @@ def _words(text: str) -> list[str]:
 _USERS = _words("""
     user userid uid uuid userlogin username reviewerid customer customerid custid client clientid
     member memberid visitor visitorid buyer buyerid shopper shopperid account accountid person
-    personid profileid authorid kundennummer kundeid sessionid session
+    personid profileid authorid kundennummer kundennr kundenid kundeid kunde kundin
+    käufer besteller sessionid session
 """)
 _ITEMS = _words("""
     item itemid iid parentasin asin product productid prodid sku skuid article articleid movie
     movieid book bookid isbn news newsid game gameid appid track trackid song songid artistid
     video videoid course courseid stockcode productcode itemcode gmapid businessid artikelnummer
+    artikelnr artikelid artikel produktnummer produktnr produktid produkt
 """)
 _ITEM_CODES = _words("id code key ean gtin")  # where nobody's events stand beside them
 _TIMES = _words("""
     timestamp time unixreviewtime ts datetime date eventtime eventtimestamp createdat created
     orderdate ordertime purchasedate purchasedat purchasetime invoicedate reviewtime visittime
-    dateadded dateupdated readat updatedat unixtime unixtimestamp when datum
+    dateadded dateupdated readat updatedat unixtime unixtimestamp when
+    zeitstempel zeitpunkt bestelldatum bestellzeit bestellzeitpunkt kaufdatum kaufzeit datum zeit
 """)
 _TEXTS = _words("""
     title name movietitle producttitle productname itemname itemtitle appname articletitle
@@ -38,6 +41,10 @@ _TEXTS = _words("""
     titel bezeichnung artikelbezeichnung artikelname produktname marke hersteller kategorie
     warengruppe beschreibung farbe größe
 """)
+_TIME_ENDS = ("at", "date", "time", "timestamp", "datum", "zeit", "zeitpunkt", "zeitstempel")
+_OTHER_TIMES = (  # of a person or an item
+    "birth", "release", "publi", "expir", "geburt", "erschein", "ablauf"
+)  # fmt: skip
 _LETTERS = re.compile(r"[^\W\d_]")
 _URL = re.compile(r"(https?:)?//")
 _ASIN = re.compile(r"B[0-9A-Z]{9}|\d{9}[\dX]")
@@ -116,13 +123,21 @@ def _named(names: Sequence[str], known: Sequence[str]) -> str:
 def _time_by_values(storage: Storage, taken: set[str]) -> str:
     """The first column named like a time (ordered_at, shipping date) whose values are times."""
     for name in storage.columns:
-        plain = _plain(name)
-        is_named = plain.endswith(("at", "date", "time", "timestamp"))
-        if plain.startswith(("birth", "release", "publi", "expir")):  # of a person or an item
-            continue
-        if name not in taken and is_named and _mostly(column_values(storage, name), _is_time):
+        is_named = _plain(name).endswith(_TIME_ENDS)
+        if name not in taken and is_named and _holds_times(storage, name):
             return name
     return ""
+
+
+def unread_times(storage: Storage) -> list[str]:
+    """Columns whose values are dates and whose names do not say that they are of something else."""
+    dates = [n for n in storage.columns if _mostly(column_values(storage, n), _is_date)]
+    return [name for name in dates if _holds_times(storage, name)]
+
+
+def _holds_times(storage: Storage, name: str) -> bool:
+    is_of_another = _plain(name).startswith(_OTHER_TIMES)
+    return not is_of_another and _mostly(column_values(storage, name), _is_time)
 
 
 def _rank(name: str) -> int:
@@ -165,6 +180,11 @@ MAX_VALUES = 500
 
 def _is_time(value: str) -> bool:
     return _TIME.fullmatch(value.strip()) is not None
+
+
+def _is_date(value: str) -> bool:
+    """Whether it can be nothing but a date: numbers can be anything."""
+    return _is_time(value) and not value.strip().replace(".", "", 1).isdigit()
 
 
 def _is_rating(values: list[str]) -> bool:

@@ -1,9 +1,10 @@
 """Shards of a batch: histories in, recommendations out, one file of the one for each of the other.
 
 An input shard has a row per user, with columns `user_id` and `history`, a list of item ids, oldest
-first. It is read whole before the first user is served, so that a bad row costs no time. An output
-shard is a Parquet file with `user_id`, `item_ids` (list of text, best first) and `scores` (list of
-float32). It appears in one step and says in its schema's metadata what it was made from.
+first (in a csv text: `50,181` or a JSON list). It is read whole before the first user is served, so
+that a bad row costs no time. An output shard is a Parquet file with `user_id`, `item_ids` (list of
+text, best first) and `scores` (list of float32). It appears in one step and says in its schema's
+metadata what it was made from.
 """
 
 import hashlib
@@ -20,8 +21,12 @@ from numpy.typing import NDArray
 
 from store_engine.data.catalog import unknown_item
 from store_engine.data.histories import Histories
+from store_engine.data.id_lists import parse_ids
+from store_engine.data.tables.arrow_values import plain_values
 from store_engine.data.tables.bad_rows import BadRows
+from store_engine.data.tables.delimited import SUFFIXES as TEXT_SUFFIXES
 from store_engine.data.tables.keys import Keys, read_keys
+from store_engine.data.tables.lines import suffix_of
 from store_engine.data.tables.table import Table, read_table
 from store_engine.errors import InputError
 from store_engine.files.atomic import atomic_open
@@ -98,7 +103,7 @@ def read_shard(path: Path, row_of: Mapping[str, int], unknown: Unknown) -> ReadS
     """Reads the histories of a shard.
 
     Args:
-        path: Of any form that `read_table` reads and that has lists: .parquet or .jsonl.
+        path: Of any form that `read_table` reads; a text file spells its lists as for `parse_ids`.
         row_of: Item id -> catalogue row.
         unknown: "error" refuses an id that is not there, "skip" leaves it out.
 
@@ -129,6 +134,8 @@ def read_shard(path: Path, row_of: Mapping[str, int], unknown: Unknown) -> ReadS
 def _flat(table: Table) -> tuple[pa.ChunkedArray | list[Any], NDArray[np.int64]]:
     """The items of all lists, and where each list ends in them."""
     column = table.columns["history"]
+    if suffix_of(table.path) in TEXT_SUFFIXES:
+        column = _written_lists(table)
     if isinstance(column, list):
         for row, value in enumerate(column):
             if value is not None and not isinstance(value, list):
@@ -142,6 +149,17 @@ def _flat(table: Table) -> tuple[pa.ChunkedArray | list[Any], NDArray[np.int64]]
         raise InputError(f"{table.path}: history must be a column of lists, is {kind}")
     lengths = pc.fill_null(pc.list_value_length(column), 0).to_numpy()
     return pc.list_flatten(column), np.cumsum(lengths)
+
+
+def _written_lists(table: Table) -> list[Any]:
+    """The lists that the fields of a text file spell."""
+    lists = []
+    for row, text in enumerate(plain_values(table.columns["history"])):
+        try:
+            lists.append(parse_ids(text or ""))
+        except InputError as error:
+            table.refuse([BadRows(row, f"history: {error}")])
+    return lists
 
 
 def _in_list(bad: BadRows, ends: NDArray[np.int64]) -> BadRows:

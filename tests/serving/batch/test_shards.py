@@ -1,4 +1,5 @@
 import json
+import re
 from decimal import Decimal
 
 import numpy as np
@@ -193,3 +194,29 @@ def test_decimal_ids_are_whole_numbers(tmp_path):
     path = parquet(tmp_path / "in.parquet", ["u"], [[Decimal("7")]])
     assert lists(read_shard(path, ROWS, "error")) == [[2]]
     assert read_shard(path, ROWS, "error").histories.rows.dtype == np.int32
+
+
+@pytest.mark.parametrize("mark", ["", "\ufeff"], ids=["plain", "bom"])
+@pytest.mark.parametrize("separator", [";", "\t", "|"])
+def test_a_csv_spells_its_lists(tmp_path, mark, separator):
+    rows = [("user_id", "history"), ("u", "a,7"), ("v", ""), ("w", '"[""b, c"", 7]"')]
+    text = "\n".join(separator.join(row) for row in rows)
+    (tmp_path / "in.csv").write_text(mark + text + "\n", encoding="utf-8")
+    read = read_shard(tmp_path / "in.csv", ROWS, "error").histories
+    assert read.user_ids == ("u", "v", "w")
+    assert read.rows.tolist() == [0, 2, 1, 2]
+    assert read.offsets.tolist() == [0, 2, 2, 4]
+
+
+@pytest.mark.parametrize(
+    ("cell", "message"),
+    [
+        ("a,nobody", "line 3: history: unknown item id 'nobody'"),
+        ("[a]", "line 3: history: a list of ids that begins"),
+        ("@in.csv", "line 3: history: unknown item id '@in.csv'"),
+    ],
+)
+def test_a_list_in_a_csv_that_is_none_is_named(tmp_path, cell, message):
+    (tmp_path / "in.csv").write_text(f"user_id;history\nu;a\nv;{cell}\n")
+    with pytest.raises(InputError, match=re.escape(message)):
+        read_shard(tmp_path / "in.csv", ROWS, "error")

@@ -108,7 +108,7 @@ def read_items(
         setting = "data.item_id" if error.name == id_column else "data.text_fields"
         raise _with_setting(error, setting) from error
     if not table.num_rows:
-        raise InputError(f"{path}: the catalogue is empty, expected at least one item")
+        raise InputError(f"{path}: has no item, expected at least one")
     keys = table.keys(id_column)
     table.refuse([*keys.bad, *([] if keys.bad else _repeated(keys))])
     report.num_items = table.num_rows

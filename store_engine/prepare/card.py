@@ -20,15 +20,19 @@ class BadKind:
         kind: The fault.
         count: How many there are.
         first: Where the first one is; "" is not known.
+        file: Name of the items' first file; "" for events.
     """
 
     kind: str
     count: int
     first: str = ""
+    file: str = ""
 
     def sentence(self) -> str:
         """Says it in a few words."""
-        return f"{self.count:,} x {self.kind}" + (f" (first: {self.first})" if self.first else "")
+        place = f" in {self.file}" if self.file else ""
+        first = f" (first: {self.first})" if self.first else ""
+        return f"{self.count:,} x {self.kind}{place}{first}"
 
 
 class TextLengths:
@@ -105,9 +109,16 @@ class Report:
         return str(self.found.events.storage.files[0])
 
     def add_bad(self, kind: str, count: int, first: str = "") -> None:
-        """Counts rows of one fault, if there are any."""
+        """Counts rows of one fault of the events, if there are any."""
         if count:
             self.bad.append(BadKind(kind, count, first))
+
+    def add_bad_items(self, kind: str, count: int, first: str = "") -> None:
+        """Counts rows of one fault of the items, if there are any."""
+        items = self.found.items
+        if count:
+            file = items.storage.files[0].name if items is not None else ""
+            self.bad.append(BadKind(kind, count, first, file))
 
     def counts(self) -> list[tuple[str, str]]:
         """Returns what was read, left out and kept, in the order of the steps."""

@@ -73,9 +73,11 @@ def find_item_faults(database: Database, report: Report) -> None:
         "SELECT count(DISTINCT item_id) FROM raw_items WHERE trim(item_id) <> ''"
     )
     report.num_items_read = total
-    report.add_bad("items without an id", empty)
-    report.add_bad("item ids with a control character", wild)
-    report.add_bad("items whose id an earlier row has", total - empty - unique, _twice(database))
+    report.add_bad_items("items without an id", empty)
+    report.add_bad_items("item ids with a control character", wild)
+    report.add_bad_items(
+        "items whose id an earlier row has", total - empty - unique, _twice(database)
+    )
 
 
 def _twice(database: Database) -> str:

@@ -14,9 +14,14 @@ HEADER = b"user_id,item_id,timestamp\n"
 
 # name -> (file name, content, what the message says after the path)
 BAD_ITEMS = {
-    "empty file": ("i.csv", b"", " line 1: column item_id is missing; columns: none"),
-    "no rows": ("i.csv", b"item_id,title\n", ": the catalogue is empty, expected at least one"),
-    "no rows, jsonl": ("i.jsonl", b"", ": the catalogue is empty, expected at least one"),
+    "empty file": ("i.csv", b"", ": is empty; expected a header with item_id, title"),
+    "blank file": ("i.csv", b"\n\n", ": is empty; expected a header with item_id, title"),
+    "zip": ("i.csv", b"PK\x03\x04rest", ": is a zip archive (or a spreadsheet): unpack it"),
+    "gzip": ("i.jsonl", b"\x1f\x8b\x08rest", ": is compressed by gzip: unpack it first"),
+    "spreadsheet": ("i.tsv", b"\xd0\xcf\x11\xe0rest", ": is an old spreadsheet: save it as csv"),
+    "xz for parquet": ("i.parquet", b"\xfd7zXZ\x00", ": is compressed by xz: unpack it first"),
+    "no rows": ("i.csv", b"item_id,title\n", ": has no item, expected at least one"),
+    "no rows, jsonl": ("i.jsonl", b"", ": has no item, expected at least one"),
     "no id column": (
         "i.csv",
         b"id,title\n1,a\n",

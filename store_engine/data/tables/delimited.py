@@ -88,6 +88,8 @@ def read_delimited(
         read = _choose_tab_records(path)
     records = partial(_table_records, read, path, delimiter)
     number, header = next(records(), (1, []))
+    if not header:
+        raise InputError(f"{path}: is empty; expected a header with {', '.join(names)}")
     if suffix_of(path) in _RECBOLE:
         header = [name.partition(":")[0] for name in header]
     require_columns(f"{path} line {number}", header, names)

@@ -33,6 +33,8 @@ from store_engine.data.tables.lines import suffix_of
 from store_engine.data.tables.parquet import read_parquet
 from store_engine.data.tables.times import Times, read_times
 from store_engine.errors import InputError
+from store_engine.files.packed import NUM_BYTES, refuse_packed
+from store_engine.files.regular import open_regular
 
 _SUFFIXES = (*TEXT_SUFFIXES, ".jsonl", ".parquet")
 
@@ -139,6 +141,8 @@ def read_table(path: str | Path, columns: Sequence[str]) -> Table:
             f"reads .json, .gz, .zst, .txt and many more"
         )
     try:
+        with open_regular(path) as file:
+            refuse_packed(path, file.read(NUM_BYTES))
         if suffix == ".parquet":
             return Table(path, *read_parquet(path, names))
         if suffix == ".jsonl":

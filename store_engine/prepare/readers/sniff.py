@@ -27,18 +27,10 @@ from store_engine.data.tables.dialects import (
     split_lines,
 )
 from store_engine.errors import InputError
+from store_engine.files.packed import NUM_BYTES, compression_of, refuse_archive
 from store_engine.files.regular import open_regular, parse_errors
 from store_engine.prepare.readers.literal_lines import parse_literal, unpacked
 from store_engine.prepare.readers.storage import Kind, Storage
-
-_COMPRESSIONS = {b"\x1f\x8b": "gzip", b"\x28\xb5\x2f\xfd": "zstd"}
-_UNREADABLE = {
-    b"PK\x03\x04": "a zip archive (or a spreadsheet): unpack it, or save the sheet as csv",
-    b"BZh": "compressed by bzip2: unpack it",
-    b"\xfd7zXZ": "compressed by xz: unpack it",
-    b"7z\xbc\xaf": "a 7z archive: unpack it",
-    b"\xd0\xcf\x11\xe0": "an old spreadsheet: save it as csv",
-}
 
 ATOMIC = re.compile(r"[^:]+:(token|token_seq|float|float_seq)")  # a RecBole file's column
 
@@ -50,13 +42,11 @@ def read_storage(path: Path) -> Storage:
         InputError: It is missing, empty, packed in an archive, or of no known layout.
     """
     with open_regular(path) as file:
-        start = file.read(8)
+        start = file.read(NUM_BYTES)
     if start.startswith(b"PAR1"):
         return _parquet(path)
-    for magic, what in _UNREADABLE.items():
-        if start.startswith(magic):
-            raise InputError(f"{path}: is {what} first")
-    compression = next((n for magic, n in _COMPRESSIONS.items() if start.startswith(magic)), "none")
+    refuse_archive(path, start)
+    compression = compression_of(start)
     head, is_whole = _head(path, compression)
     text, encoding = _decode(path, head, is_whole)
     first = text.lstrip()[:2]

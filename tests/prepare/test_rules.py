@@ -102,7 +102,7 @@ def test_seconds_among_milliseconds_are_bad(prepared):
 
 def test_an_item_twice_is_bad_and_the_first_is_kept(prepared):
     files = {"e.csv": events_csv([("u", "i1", 1)]), "i.csv": "item_id,title\ni1,One\ni1,Two\n,No\n"}
-    with pytest.raises(InputError, match="items without an id in i.csv; 1 x items whose .* has in i.csv"):
+    with pytest.raises(InputError, match=r"without an id in i\.csv; 1 x .* row has in i\.csv"):
         prepared(files)
     assert prepared(files, {"on_error": "drop"}).items == {"i1": ("One",)}
 

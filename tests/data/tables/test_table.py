@@ -56,10 +56,12 @@ def test_what_the_machine_lacks_is_one_line(tmp_path, monkeypatch, suffix, error
     def fail(*_):
         raise error
 
+    path = tmp_path / f"t.{suffix}"
+    path.write_text("a\n1\n")
     for module in ("lines", "delimited", "parquet"):
         monkeypatch.setattr(f"store_engine.data.tables.{module}.open_regular", fail)
     with pytest.raises(InputError, match=rf"t\.{suffix}: .*{message}$"):
-        read_table(tmp_path / f"t.{suffix}", ["a"])
+        read_table(path, ["a"])
 
 
 @pytest.mark.parametrize("suffix", SUFFIXES)

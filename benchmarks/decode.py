@@ -17,6 +17,9 @@ Providers:
                     (store_engine/evaluation/plain_beam.py)
     transformers    the exported Llama in `generate`, constrained by transformers' prefix hook over
                     a trie of Python dicts (transformers_beam.py), if it is installed
+    vllm            the exported folder in vLLM's beam search, held to the catalogue by our logits
+                    processor (peers/vllm_beam.py), if it is installed: `make vllm` makes an
+                    environment that has it. Its prefix cache is empty when a search begins
     floor           the lower bound of a search by levels: the forward passes of `ours` alone,
                     prefill, then each level's beams, with the level's head; no trie, no search.
                     decoder=heads: prefill and the heads. Its h100_roofline_ms is by formula:
@@ -38,7 +41,6 @@ clusters, then the item itself; its histories are as many items, a quarter of th
 """
 
 import argparse
-import importlib.util
 import sys
 from collections.abc import Callable
 from dataclasses import dataclass, replace
@@ -55,6 +57,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from benchmarks.data_sheet import H100, data_sheet
 from benchmarks.harness import Options, Report, measure_together, parse_options
+from benchmarks.peers.searches import Search, peer_searches
 from benchmarks.search_bound import Load, search_bound_ms
 from store_engine.catalog.item_slots import ItemSlots
 from store_engine.config import DecodingConfig, ModelConfig
@@ -73,7 +76,6 @@ from store_engine.model.store_model import StoreModel
 from store_engine.sid.item_tokens import slot_order
 
 Dtype = Literal["float32", "bfloat16"]
-Search = Callable[[list[list[int]], int], Result]  # of histories (catalogue rows) and beam width
 BOS = 1
 TOP = 10  # items wanted where evidence is added
 NUM_CHECKED = 2  # requests of a batch whose items are compared
@@ -176,7 +178,7 @@ def main() -> None:
         if same.dtype != "float32":
             engine = make_engine(options, same, same.dtype)
         searches = make_searches(engine)
-        truth = searches if engine is exact else make_searches(exact)
+        truth = searches if engine is exact else make_searches(exact, is_timed=False)
         for case in cases:
             print(f"{case.name}: checking, then timing", file=sys.stderr)
             histories = random_histories(engine, case)
@@ -257,21 +259,16 @@ def other_backends(device: torch.device) -> list[BackendName]:
     return [backend for backend in names if backend not in left_out]
 
 
-def make_searches(engine: Engine) -> dict[str, Search]:
-    """Each search as a function of histories and beam width; all return `beam` items."""
+def make_searches(engine: Engine, *, is_timed: bool = True) -> dict[str, Search]:
+    """Each search as a function of histories and beam width; all return `beam` items.
+
+    What is not to be timed need not be all: engines of others are left out.
+    """
     searches: dict[str, Search] = {"ours": partial(recommend, engine, "auto")}
     for backend in other_backends(engine.device):
         searches[f"ours_{backend}"] = partial(recommend, engine, backend)
     searches["torch_fallback"] = PlainBeamSearch(engine, BOS)
-    if importlib.util.find_spec("transformers") is None:
-        print("transformers is not installed: no provider transformers", file=sys.stderr)
-    elif (
-        engine.trie.num_levels == 4 and engine.model.items is None
-    ):  # its trie of 1e6 x 8 Python dicts would not fit
-        from benchmarks.transformers_beam import TransformersBeamSearch
-
-        searches["transformers"] = TransformersBeamSearch(engine, BOS)
-    return searches
+    return searches | peer_searches(engine, BOS, can_start=is_timed)
 
 
 def make_lower_bound(engine: Engine, histories: list[list[int]], beam: int) -> Callable[[], object]:

@@ -71,7 +71,7 @@ def test_decode(form, gpu):
     case = decode.Case("tiny", "float32", 3, 4, (3, 5), catalog, form=form)
     engine = decode.random_engine(case, PLACE, "float32")
     histories = decode.random_histories(engine, case)
-    searches = decode.make_searches(engine, is_timed=False)
+    searches = decode.make_searches(engine, 4, is_timed=False)
     searches.pop("transformers", None)  # its own device handling is not ours to test
     found = [search(histories, 4)[0].tolist() for search in searches.values()]
     assert all(rows == found[0] for rows in found)

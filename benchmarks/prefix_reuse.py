@@ -25,19 +25,13 @@ import numpy as np
 # run as a script, only benchmarks/ is on the path, whose kernels.py must not hide a package's
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-from benchmarks.decode import (
-    BOS,
-    NUM_CHECKED,
-    Case,
-    Search,
-    add_options,
-    check,
-    make_engine,
-    random_histories,
-    recommend,
-    wanted_cases,
-)
-from benchmarks.harness import Options, Report, measure_together, parse_options
+from benchmarks.decoding.cases import Case
+from benchmarks.decoding.check import NUM_CHECKED, check
+from benchmarks.decoding.engines import BOS, random_histories
+from benchmarks.decoding.runs import add_options, make_engine, wanted_cases
+from benchmarks.decoding.searches import recommend
+from benchmarks.measuring.harness import Options, Report, measure_together, parse_options
+from benchmarks.peers.searches import Search
 from store_engine.config import DecodingConfig
 from store_engine.decoding.engine import Engine
 from store_engine.evaluation.plain_beam import PlainBeamSearch, Result

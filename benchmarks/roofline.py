@@ -5,7 +5,7 @@
 A product of (rows, d) with a weight (d, n) in bf16 takes 2 rows d n operations and moves
 2 (rows d + d n + rows n) bytes at least. Nothing is timed here: these are the intensities that the
 shapes of the other benchmarks have. The roof is that of an H100 SXM by its data sheet, without
-sparsity (data_sheet.py).
+sparsity (measuring/data_sheet.py).
 """
 
 import math
@@ -15,8 +15,8 @@ from typing import NamedTuple
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-from benchmarks.data_sheet import H100
 from benchmarks.markdown import markdown
+from benchmarks.measuring.data_sheet import H100
 
 PEAK, BANDWIDTH = H100.bf16_flops, H100.bandwidth
 PICTURE = Path(__file__).resolve().parents[1] / "docs" / "pictures" / "roofline.svg"

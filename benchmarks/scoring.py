@@ -38,7 +38,7 @@ from sklearn.linear_model import LogisticRegression
 from sklearn.preprocessing import OneHotEncoder, StandardScaler
 from torch import Tensor
 
-from benchmarks.harness import commit, machine
+from benchmarks.measuring.harness import commit, machine
 from store_engine.collaborative.item_space import item_space
 from store_engine.collaborative.spaces import word_weights
 from store_engine.config import EvidenceConfig, ModelConfig

@@ -26,18 +26,12 @@ import torch
 from torch.autograd import DeviceType
 from torch.profiler import ProfilerActivity, profile
 
-from benchmarks.decode import (
-    DEFAULT_CASES,
-    MORE_CASES,
-    Search,
-    add_options,
-    make_engine,
-    other_backends,
-    random_histories,
-    recommend,
-    wanted_cases,
-)
-from benchmarks.harness import Report, parse_options
+from benchmarks.decoding.cases import DEFAULT_CASES, MORE_CASES
+from benchmarks.decoding.engines import random_histories
+from benchmarks.decoding.runs import add_options, make_engine, wanted_cases
+from benchmarks.decoding.searches import other_backends, recommend
+from benchmarks.measuring.harness import Report, parse_options
+from benchmarks.peers.searches import Search
 
 WAITS = ("cudaStreamSynchronize", "cudaEventSynchronize")
 

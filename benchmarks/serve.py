@@ -8,7 +8,7 @@ Needs store-engine[serve] and locust. The run is copied, so that its journal sta
 Providers:
     direct    Engine.recommend in one process, batches as large as the server's, the threads of all
               replicas: what the same cores give without HTTP
-    served    `store-engine serve` under clients who never pause (benchmarks/serve_load.py)
+    served    `store-engine serve` under clients who never pause (benchmarks/serving/load.py)
 They are measured in turn, direct, served, direct, while the same server runs; a share_of_direct is
 of the mean of the two beside it. Cases: "quiet", in several rounds; "batches", the same with 32
 questions a request; and "changes", where items leave, come back and get other texts and users click
@@ -16,7 +16,7 @@ all the time, half of the questions are by user, and --kills replicas are killed
 Rates are of questions. On a machine that has else to do a share tells little: direct is one
 process, served are three.
 
-Afterwards benchmarks/serve_check.py compares every distinct answer with that of an engine which is
+Afterwards serving/check.py compares every distinct answer with that of an engine which is
 brought through the journal change by change, and looks for every acknowledged change. A failed
 request, a wrong answer, one that lacks a change which all replicas were said to have, or a lost
 change ends the program with status 1.
@@ -46,8 +46,8 @@ import torch
 # run as a script, only benchmarks/ is on the path, whose kernels.py must not hide a package's
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-from benchmarks.harness import ROOT, Options, Quantiles, Report, parse_options
-from benchmarks.serve_check import Checked, check
+from benchmarks.measuring.harness import ROOT, Options, Quantiles, Report, parse_options
+from benchmarks.serving.check import Checked, check
 from store_engine.decoding.engine import Engine
 from store_engine.runs.run import load_run
 
@@ -232,7 +232,7 @@ def load(host: str, work: Work, kills: int) -> dict[str, Any]:
     with tempfile.TemporaryDirectory() as folder:
         asked, told = Path(folder) / "work.json", Path(folder) / "out.json"
         asked.write_text(json.dumps(work))
-        script = str(ROOT / "benchmarks" / "serve_load.py")
+        script = str(ROOT / "benchmarks" / "serving" / "load.py")
         command = [sys.executable, script, "--host", host, "--work", str(asked)]
         clients = subprocess.Popen([*command, "--out", str(told)])
         time.sleep(work["warm_up_s"])

@@ -48,7 +48,7 @@ from torch import Tensor
 # run as a script, only benchmarks/ is on the path, whose kernels.py must not hide a package's
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-from benchmarks.harness import ROOT, Options, Quantiles, Report, parse_options
+from benchmarks.measuring.harness import ROOT, Options, Quantiles, Report, parse_options
 from benchmarks.trie_providers import (
     CsrTorch,
     DenseMask,

@@ -33,7 +33,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 import numpy as np
 
 from benchmarks.cold_split import ColdRule, Events, cold_items, read_csv, read_events, write_csv
-from benchmarks.harness import print_table
+from benchmarks.measuring.harness import print_table
 from store_engine.cli.main import VerbParser, guard
 from store_engine.config import DataConfig, load_config
 from store_engine.errors import InputError

@@ -56,6 +56,11 @@ class LiveEngine:
         return self._items.view.trie
 
     @property
+    def has_evidence(self) -> bool:
+        """Whether there is item-item evidence, which a call may add to log-probabilities."""
+        return self._evidence is not None
+
+    @property
     def sequence(self) -> int:
         """Number of the last change of the run's journal that this engine shows."""
         return self._live.sequence

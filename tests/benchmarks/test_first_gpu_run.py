@@ -7,7 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from benchmarks import decode, first_gpu_run, kernels, train
+from benchmarks import first_gpu_run, kernels
+from benchmarks.decoding.cases import DEFAULT_CASES, MORE_CASES
 from benchmarks.first_gpu_run import (
     PARTS,
     PREDICTIONS,
@@ -17,7 +18,8 @@ from benchmarks.first_gpu_run import (
     check_prediction,
     judge,
 )
-from benchmarks.harness import COLUMNS
+from benchmarks.measuring.harness import COLUMNS
+from benchmarks.training.task import MODELS
 from store_engine.config import load_config
 
 SCRIPT = Path(first_gpu_run.__file__)
@@ -81,8 +83,8 @@ def test_every_prediction_is_of_a_part_that_runs():
     """A regex that no case has would stay "not measured" for ever."""
     every = {
         "kernels": [case.name for case in kernels.all_cases("cpu", has_decode=True)],
-        "decode": [case.name for case in decode.DEFAULT_CASES + decode.MORE_CASES],
-        "train": [f"{model},{dtype}" for model in train.MODELS for dtype in ("bfloat16",)],
+        "decode": [case.name for case in DEFAULT_CASES + MORE_CASES],
+        "train": [f"{model},{dtype}" for model in MODELS for dtype in ("bfloat16",)],
     }
     every["search_profile"] = every["decode"]
     parts = {part.name: part for part in PARTS}

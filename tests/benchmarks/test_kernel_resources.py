@@ -4,8 +4,8 @@ import re
 import pytest
 import triton
 
-from benchmarks.harness import Options
 from benchmarks.kernel_resources import COLUMNS, TARGETS, occupancy, write
+from benchmarks.measuring.harness import Options
 
 # registers, shared bytes, warps of a block, blocks that one multiprocessor holds
 CASES = {

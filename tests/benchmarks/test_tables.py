@@ -6,7 +6,7 @@ import sys
 import pytest
 
 from benchmarks import tables
-from benchmarks.harness import COLUMNS
+from benchmarks.measuring.harness import COLUMNS
 from benchmarks.tables import NOT_MEASURED, PAGES, ROOT, TABLES, Figures, fill, number, times
 
 

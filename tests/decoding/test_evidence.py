@@ -46,6 +46,11 @@ def test_a_wide_beam_equals_exact_scoring(case, histories, backend, options):
     np.testing.assert_allclose(scores, exact, atol=1e-5)
 
 
+def test_an_engine_tells_whether_it_has_evidence(case, make_engine):
+    assert engine_of(case).has_evidence
+    assert not make_engine().has_evidence
+
+
 def test_the_score_is_the_sum(case, histories):
     engine = engine_of(case)
     total = engine.score_rows(histories) + np.stack([plain_evidence(h) for h in histories])

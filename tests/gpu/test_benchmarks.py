@@ -4,7 +4,15 @@ import pytest
 import torch
 from pretended_device import DEVICE, pretended_device
 
-from benchmarks import decode, decode_cases, kernels, train
+from benchmarks import kernels
+from benchmarks.decoding.cases import Case, CatalogShape
+from benchmarks.decoding.engines import random_engine, random_histories
+from benchmarks.decoding.lower_bound import make_lower_bound
+from benchmarks.decoding.searches import make_searches
+from benchmarks.ops import decode_cases
+from benchmarks.training import task
+from benchmarks.training.engines import engine_of
+from benchmarks.training.models import PackedStoreModel, packed_batch
 from store_engine.kernels import _dispatch
 from store_engine.model.store_model import StoreModel
 
@@ -67,26 +75,26 @@ def test_cases_of_a_search_agree_with_their_definition():
 
 @pytest.mark.parametrize("form", ["codes", "heads", "items"])
 def test_decode(form, gpu):
-    catalog = decode.CatalogShape(300, 4, 8)
-    case = decode.Case("tiny", "float32", 3, 4, (3, 5), catalog, form=form)
-    engine = decode.random_engine(case, PLACE, "float32")
-    histories = decode.random_histories(engine, case)
-    searches = decode.make_searches(engine)
+    catalog = CatalogShape(300, 4, 8)
+    case = Case("tiny", "float32", 3, 4, (3, 5), catalog, form=form)
+    engine = random_engine(case, PLACE, "float32")
+    histories = random_histories(engine, case)
+    searches = make_searches(engine, 4, is_timed=False)
     searches.pop("transformers", None)  # its own device handling is not ours to test
     found = [search(histories, 4)[0].tolist() for search in searches.values()]
     assert all(rows == found[0] for rows in found)
-    decode.make_lower_bound(engine, histories, 4)()
+    make_lower_bound(engine, histories, 4)()
 
 
 def test_a_training_step(gpu, monkeypatch):
     """Of ours, with the plain engine."""
-    monkeypatch.setattr(train, "TEXT_VOCAB_SIZE", 300)
-    monkeypatch.setattr(train, "HAS_DEEPSPEED", False)
-    task = train.Task("ours", "hidden=64,layers=1", "float32", "", 1, 2, 3, 1, PLACE)
-    documents = train.draw_documents(task)[:3]
-    model = StoreModel(train.MODELS[task.model], 300, train.CODEBOOK_SIZES).to(PLACE)
-    with train.engine_of(task, train.PackedStoreModel(model)) as engine:
-        loss = engine(*train.packed_batch(documents, PLACE))
+    monkeypatch.setattr(task, "TEXT_VOCAB_SIZE", 300)
+    monkeypatch.setattr(task, "HAS_DEEPSPEED", False)
+    learned = task.Task("ours", "hidden=64,layers=1", "float32", "", 1, 2, 3, 1, PLACE)
+    documents = task.draw_documents(learned)[:3]
+    model = StoreModel(task.MODELS[learned.model], 300, task.CODEBOOK_SIZES).to(PLACE)
+    with engine_of(learned, PackedStoreModel(model)) as engine:
+        loss = engine(*packed_batch(documents, PLACE))
         engine.backward(loss)
         engine.step()
     assert loss.device == DEVICE

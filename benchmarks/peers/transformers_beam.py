@@ -4,9 +4,7 @@ transformers normalises over the whole vocabulary and would rank differently fro
 processor first restricts its scores to the codes of the level that is being generated.
 """
 
-import numpy as np
 import torch
-from numpy.typing import NDArray
 from torch import Tensor
 from transformers import (
     LlamaForCausalLM,
@@ -15,7 +13,7 @@ from transformers import (
     PrefixConstrainedLogitsProcessor,
 )
 
-from store_engine._C import ItemTrie
+from benchmarks.peers.catalog_tokens import CatalogTokens
 from store_engine.decoding.engine import Engine
 from store_engine.evaluation.plain_beam import Result
 from store_engine.integrations.huggingface import export_huggingface
@@ -32,25 +30,20 @@ class TransformersBeamSearch:
     """
 
     def __init__(self, engine: Engine, bos: int) -> None:
-        self._engine, self._bos = engine, bos
-        trie = engine.trie.item_trie
-        assert isinstance(trie, ItemTrie)  # a catalogue that did not change
         self._offsets = list(engine.model.vocabulary.level_offsets)
+        self._sizes = list(engine.trie.codebook_sizes)
+        self._catalog = CatalogTokens(engine, bos)
         self._llama: LlamaForCausalLM = export_huggingface(engine.model).to(engine.device)
-        sids = engine.sids.astype(np.int64) + self._offsets
-        self._tokens = torch.from_numpy(sids)
-        self._items: dict[tuple[int, ...], list[int]] = {}
         self._dict_trie: dict[int, dict] = {}
-        for row, sid in enumerate(sids.tolist()):
-            self._items.setdefault(tuple(sid), []).append(row)
+        for path in self._catalog.paths():
             node = self._dict_trie
-            for token in sid:
+            for token in path:
                 node = node.setdefault(token, {})
 
     def __call__(self, histories: list[list[int]], beam: int) -> Result:
         """Recommends `beam` items per history."""
-        num_levels = len(self._offsets)
-        prompts = [[self._bos, *self._tokens[history].flatten().tolist()] for history in histories]
+        num_levels = self._catalog.num_levels
+        prompts = self._catalog.prompts(histories)
         longest = max(map(len, prompts))
         padded = [[PAD] * (longest - len(p)) + p for p in prompts]
         mask = [[0] * (longest - len(p)) + [1] * len(p) for p in prompts]
@@ -61,8 +54,7 @@ class TransformersBeamSearch:
                 node = node[token]
             return list(node)
 
-        sizes = self._engine.trie.codebook_sizes
-        level_softmax = LevelSoftmax(self._offsets, sizes, longest)
+        level_softmax = LevelSoftmax(self._offsets, self._sizes, longest)
         out = self._llama.generate(
             torch.tensor(padded, device=self._llama.device),
             attention_mask=torch.tensor(mask, device=self._llama.device),
@@ -82,19 +74,10 @@ class TransformersBeamSearch:
                 [level_softmax, PrefixConstrainedLogitsProcessor(allowed, beam)]
             ),
         )
-        sids = out.sequences[:, longest:].view(len(histories), beam, num_levels).tolist()
-        scores = out.sequences_scores.view(len(histories), beam).float().cpu().numpy()
-        return self._expand(sids, scores, beam)
-
-    def _expand(self, sids: list[list[list[int]]], scores: NDArray[np.float32], k: int) -> Result:
-        """All items of each SID, in row order, until there are k."""
-        rows = np.full((len(sids), k), -1, dtype=np.int64)
-        logprobs = np.full((len(sids), k), -np.inf, dtype=np.float32)
-        for i, found in enumerate(sids):
-            groups = [self._items[tuple(sid)] for sid in found]
-            rows[i] = [row for group in groups for row in group][:k]
-            logprobs[i] = scores[i].repeat([len(group) for group in groups])[:k]
-        return rows, logprobs
+        shape = len(histories), beam
+        paths = out.sequences[:, longest:].view(*shape, num_levels).tolist()
+        scores = out.sequences_scores.view(shape).tolist()
+        return self._catalog.items([list(map(tuple, some)) for some in paths], scores, beam)
 
 
 class LevelSoftmax(LogitsProcessor):

@@ -11,7 +11,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from benchmarks.workload import Case, Work, short
+from benchmarks.ops.workload import Case, Work, short
 from store_engine.kernels.add_rms_norm import add_rms_norm
 from store_engine.kernels.linear_cross_entropy import linear_cross_entropy
 from store_engine.kernels.qk_rope_cache import qk_rope_cache

@@ -3,7 +3,7 @@ import json
 import pytest
 from live_runs import make_run
 
-from benchmarks.serve_check import check, is_right
+from benchmarks.serving.check import check, is_right
 from store_engine.decoding.engine import Engine
 from store_engine.serving.owner import CatalogOwner
 from store_engine.serving.service import BEFORE_ALL, EngineService, Found, Query, Refused

@@ -1,6 +1,6 @@
 """The clients of benchmarks/serve.py: locust's users, in a process of their own.
 
-    python benchmarks/serve_load.py --host http://127.0.0.1:8000 --work WORK.json --out OUT.json
+    python benchmarks/serving/load.py --host http://127.0.0.1:8000 --work WORK.json --out OUT.json
 
 WORK.json says what to ask and how long, OUT.json tells what came back: counts and latencies, every
 distinct answer by question and change, and the changes that were acknowledged. serve.py writes the

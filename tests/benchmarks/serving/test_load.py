@@ -11,7 +11,7 @@ import pytest
 
 pytest.importorskip("locust", reason="locust is not installed")
 
-SCRIPT = Path(__file__).parents[2] / "benchmarks" / "serve_load.py"
+SCRIPT = Path(__file__).parents[3] / "benchmarks" / "serving" / "load.py"
 CHANGES = {"/v1/items", "/v1/items/update", "/v1/items/remove", "/v1/events"}
 WORK = {
     "questions": [{"history": ["a"]}, {"user": "anna"}],

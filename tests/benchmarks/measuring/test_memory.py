@@ -1,6 +1,6 @@
 import torch
 
-from benchmarks.memory import ExtraPeak
+from benchmarks.measuring.memory import ExtraPeak
 
 
 def test_what_was_freed_again_counts():

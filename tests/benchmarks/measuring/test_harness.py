@@ -6,7 +6,7 @@ import time
 import pytest
 import torch
 
-from benchmarks import gpu_clock, harness
+from benchmarks.measuring import gpu_clock, harness
 
 
 @pytest.fixture

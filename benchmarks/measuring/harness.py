@@ -25,11 +25,11 @@ from typing import NamedTuple
 
 import torch
 
-from benchmarks.gpu_clock import device_milliseconds
+from benchmarks.measuring.gpu_clock import device_milliseconds
 from store_engine.evaluation.latency import time_in_turn
 from store_engine.experiments.provenance import commit, machine
 
-ROOT = Path(__file__).resolve().parents[1]
+ROOT = Path(__file__).resolve().parents[2]
 # the device of tests/fixtures/on_pretended_device.py, to try a benchmark for GPUs without one
 PRETENDED = "pretended"
 # fmt: off

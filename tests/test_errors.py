@@ -4,7 +4,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from store_engine.errors import InputError, shown
+from store_engine.errors import InputError, nearest, shown
 
 
 @given(st.text())
@@ -52,3 +52,10 @@ VALUES += [b"b" * 10**6, [[[[[[[[1]]]]]]]], object(), "short"]
 @pytest.mark.parametrize("value", VALUES, ids=range(len(VALUES)))
 def test_any_value_can_be_shown(value):
     assert 0 < len(shown(value)) <= 200
+
+
+def test_the_nearest_name_is_found_whatever_its_capitals():
+    known = ["user_id", "QTY", "Menge"]
+    assert [nearest(name, known) for name in ("qty", "userid", "menge", "x")] == [
+        "QTY", "user_id", "Menge", "",
+    ]  # fmt: skip

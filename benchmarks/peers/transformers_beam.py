@@ -14,6 +14,7 @@ from transformers import (
 )
 
 from benchmarks.peers.catalog_tokens import CatalogTokens
+from benchmarks.peers.dict_trie import DictTrie
 from store_engine.decoding.engine import Engine
 from store_engine.evaluation.plain_beam import Result
 from store_engine.integrations.huggingface import export_huggingface
@@ -34,11 +35,7 @@ class TransformersBeamSearch:
         self._sizes = list(engine.trie.codebook_sizes)
         self._catalog = CatalogTokens(engine, bos)
         self._llama: LlamaForCausalLM = export_huggingface(engine.model).to(engine.device)
-        self._dict_trie: dict[int, dict] = {}
-        for path in self._catalog.paths():
-            node = self._dict_trie
-            for token in path:
-                node = node.setdefault(token, {})
+        self._trie = DictTrie(self._catalog.paths())
 
     def __call__(self, histories: list[list[int]], beam: int) -> Result:
         """Recommends `beam` items per history."""
@@ -49,10 +46,7 @@ class TransformersBeamSearch:
         mask = [[0] * (longest - len(p)) + [1] * len(p) for p in prompts]
 
         def allowed(batch_id: int, input_ids: Tensor) -> list[int]:
-            node = self._dict_trie
-            for token in input_ids[longest:].tolist():
-                node = node[token]
-            return list(node)
+            return self._trie.following(input_ids[longest:])
 
         level_softmax = LevelSoftmax(self._offsets, self._sizes, longest)
         out = self._llama.generate(

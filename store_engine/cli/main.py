@@ -9,7 +9,6 @@ runs.
 
 import argparse
 import contextlib
-import difflib
 import importlib
 import itertools
 import json
@@ -21,7 +20,7 @@ from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, NoReturn
 
-from store_engine.errors import InputError
+from store_engine.errors import InputError, nearest
 from store_engine.extras import needs
 from store_engine.terminal import escape_unencodable_output, printable
 
@@ -184,8 +183,8 @@ class VerbParser(argparse.ArgumentParser):
             name = arg.partition("=")[0]
             known = self._option_string_actions
             if name.startswith("--") and " " not in name and name not in known:
-                near = difflib.get_close_matches(name, known, n=1)
-                self.error(f"no option is named {name}" + (f"; {near[0]}?" if near else ""))
+                near = nearest(name, known)
+                self.error(f"no option is named {name}" + (f"; {near}?" if near else ""))
 
     def format_help(self) -> str:
         """Adds what the exit statuses mean, one line each."""

@@ -1,11 +1,9 @@
 """The files' rows into the tables raw and raw_items, as they stand."""
 
-import difflib
-from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
-from store_engine.errors import InputError
+from store_engine.errors import InputError, nearest
 from store_engine.prepare.card import Report
 from store_engine.prepare.database import Database
 from store_engine.prepare.faults import find_item_faults, forget_rejects, note_rejects
@@ -96,17 +94,10 @@ def _require_columns(table: Table, positive: Positive) -> None:
     missing = [name for name in positive.columns if name not in table.storage.columns]
     if missing or table.expand != "rows" or table.storage.kind == "lines":
         what = f"no column {missing[0]!r}" if missing else "no plain columns"
-        if missing and (near := _nearest(missing[0], table.storage.columns)):
+        if missing and (near := nearest(missing[0], table.storage.columns)):
             what += f" ({near}?)"
         names = ", ".join(table.storage.columns[:50])
         raise InputError(f"--positive: {table.storage.files[0]} has {what}; columns: {names}")
-
-
-def _nearest(name: str, columns: Sequence[str]) -> str:
-    """The column whose name is most like another, capitals apart; "" if none is like it."""
-    by_name = {column.casefold(): column for column in columns}
-    found = difflib.get_close_matches(name.casefold(), by_name, n=1)
-    return by_name[found[0]] if found else ""
 
 
 def _readable(table: Table, folder: Path, report: Report) -> Table:

@@ -92,11 +92,8 @@ def read_run_data(config: Config, directory: RunDirectory | None = None) -> RunD
     _check_same_config(config, run.config, directory.root)
     written, max_tokens = TokenFile(directory.item_texts), config.data.max_text_tokens
     texts = ItemTexts(run.catalog, run.vocabulary, max_tokens, written)
-    train, is_refitted, is_shown = (
-        TokenFile(directory.train_rows),
-        config.train.refit,
-        _is_shown(config),
-    )
+    is_refitted, is_shown = config.train.refit, _is_shown(config)
+    train = TokenFile(directory.train_rows)
     refit = TokenFile(directory.refit_rows) if is_refitted else None
     train_shown = TokenFile(directory.train_shown) if is_shown else None
     refit_shown = TokenFile(directory.refit_shown) if is_shown and is_refitted else None

@@ -128,9 +128,8 @@ def _delimiter_of(path: Path) -> str:
         text = rest
     if dialect := find_dialect(text, (usual, *others)):
         return dialect.delimiter
-    header = text.lstrip().partition("\n")[
-        0
-    ]  # its lines disagree: which one is wrong is said later
+    # its lines disagree: which one is wrong is said later
+    header, _, _ = text.lstrip().partition("\n")
     return next((one for one in (usual, *others) if one in header), usual)
 
 

@@ -86,7 +86,6 @@ _DECIMAL = TimeForm(
     f"CASE WHEN regexp_full_match({_TEXT}, '[+-]?[0-9]*[.]?[0-9]+([eE][+-]?[0-9]+)?[.]?') THEN "
     f"try_cast({_TEXT} AS DECIMAL(38, 9)) END",
 )
-_MOMENT = "try_cast({} AS TIMESTAMPTZ)::TIMESTAMP"
 
 
 def _of_four_digits(sql: str) -> str:
@@ -94,7 +93,8 @@ def _of_four_digits(sql: str) -> str:
     return f"CASE WHEN {sql} >= TIMESTAMP '1000-01-01' THEN {sql} END"
 
 
-_ISO = TimeForm("ISO 8601, without a zone taken as UTC", _of_four_digits(_MOMENT.format(_TEXT)))
+_MOMENT = f"try_cast({_TEXT} AS TIMESTAMPTZ)::TIMESTAMP"
+_ISO = TimeForm("ISO 8601, without a zone taken as UTC", _of_four_digits(_MOMENT))
 
 
 def choose_time_form(

@@ -11,6 +11,7 @@ from typing import Any
 
 from store_engine.errors import InputError
 from store_engine.extras import needs
+from store_engine.serving.batch.outputs import Origin
 from store_engine.serving.batch.recommender import (
     BatchOptions,
     BatchRecommender,
@@ -19,7 +20,7 @@ from store_engine.serving.batch.recommender import (
     ServedShard,
     Work,
 )
-from store_engine.serving.batch.shards import Origin, Shard
+from store_engine.serving.batch.shards import Shard
 
 
 def serve_with_ray(

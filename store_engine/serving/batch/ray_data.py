@@ -47,11 +47,12 @@ def serve_with_ray(
         import ray
         import ray.data
 
-        from store_engine.serving.cluster.connection import connect, gpus_of
+        from store_engine.serving.cluster.connection import connect, device_of, gpus_of
     if not work:
         return
     connect(threads)
     ray.data.DataContext.get_current().enable_progress_bars = False
+    device = device_of(choice.device)
     room = int(ray.cluster_resources().get("CPU", 1)) // threads
     most = max(1, min(room, len(work)))
     rows = [
@@ -61,14 +62,14 @@ def serve_with_ray(
     found = ray.data.from_items(rows, override_num_blocks=len(rows)).map(
         _Actor,
         fn_constructor_args=(
-            replace(choice, run=choice.run.resolve()),
+            replace(choice, run=choice.run.resolve(), device=device),
             options,
             [origin for _, origin in work],
             threads,
         ),
         compute=ray.data.ActorPoolStrategy(min_size=1, max_size=most),
         num_cpus=threads,
-        num_gpus=gpus_of(choice.device),
+        num_gpus=gpus_of(device).engine,
     )
     for row in found.iter_rows():
         served = None if row["problem"] else Served(row["num_users"], row["num_unknown"])

@@ -4,6 +4,7 @@ The folders must be seen by every node under the same path. RAY_ADDRESS says whi
 one, Ray starts on this machine.
 """
 
+import logging
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -21,6 +22,7 @@ from store_engine.serving.batch.recommender import (
     Work,
 )
 from store_engine.serving.batch.shards import Shard
+from store_engine.serving.cluster.environment import set_for_ray
 
 
 def serve_with_ray(
@@ -43,6 +45,7 @@ def serve_with_ray(
     Raises:
         InputError: Ray is not installed.
     """
+    set_for_ray()
     with needs("--ray"):
         import ray
         import ray.data
@@ -52,6 +55,7 @@ def serve_with_ray(
         return
     connect(threads)
     ray.data.DataContext.get_current().enable_progress_bars = False
+    _quieten()
     device = device_of(choice.device)
     room = int(ray.cluster_resources().get("CPU", 1)) // threads
     most = max(1, min(room, len(work)))
@@ -74,6 +78,19 @@ def serve_with_ray(
     for row in found.iter_rows():
         served = None if row["problem"] else Served(row["num_users"], row["num_unknown"])
         yield ServedShard(work[row["number"]][0], served, row["problem"])
+
+
+def _quieten() -> None:
+    """Leaves Ray Data's lines to its own files, but for warnings and errors."""
+    for handler in logging.getLogger("ray.data").handlers:
+        if isinstance(handler, logging.StreamHandler):  # not that of its files
+            handler.setLevel(logging.WARNING)
+            handler.addFilter(_is_problem)
+
+
+def _is_problem(record: logging.LogRecord) -> bool:
+    """Whether a warning is one; that it shows no bars is our choice."""
+    return not str(record.msg).startswith("Progress bars disabled")
 
 
 class _Actor:

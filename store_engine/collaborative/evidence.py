@@ -1,21 +1,24 @@
 """Evidence: one sparse item-item matrix that says what follows the last events of a history.
 
 An item's score is the sum over the last `window` events, k = 0 the latest, of
-decay^k matrix[event, item]. `fit_evidence` makes it, `evidence.npz` of a run holds it.
+decay^k matrix[event, item]. `fit_evidence` makes it, `evidence.npz` of a run holds it. By this sum
+items are named and ranked by evidence alone. Beside an LLM its terms count one by one, as experts;
+where no validation users were to weigh them, the sum does.
 
 The counts know nothing of an item that came later. An item of the history votes for it if it is
 among its nearest by text, old items counted too: where many are alike, a new one has to be nearer.
 """
 
 import dataclasses
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal, NamedTuple
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
+from store_engine.collaborative.experts import Expert
 from store_engine.data.catalog import Catalog
 from store_engine.extras import needs
 from store_engine.files.atomic import atomic_open
@@ -47,6 +50,10 @@ _ARRAYS = {
     "form": ArrayForm("U", 0),
     "text_weight": ArrayForm("f", 0),
     "scale": ArrayForm("f", 0),
+    # of the experts, where there are some
+    "expert_names": ArrayForm("U", 1, is_optional=True),
+    "expert_numbers": ArrayForm("f", 2, is_optional=True),  # weight, unit and decay of each
+    "expert_data": ArrayForm("f", 2, is_optional=True),  # (num_experts, num_votes)
 }
 
 
@@ -70,6 +77,7 @@ class Evidence:
         weights: Name of each term -> its weight, as `fit_evidence` chose it.
         mix: Of the space whose neighbours are a term.
         scale: What all votes were multiplied by, above 0; see `scaled`.
+        experts: What counts beside an LLM, over the same entries; without any, the sum does.
 
     Raises:
         ValueError: The arrays do not describe such a matrix.
@@ -83,6 +91,7 @@ class Evidence:
     weights: dict[str, float]
     mix: Mix
     scale: float = 1.0
+    experts: tuple[Expert, ...] = ()
 
     def __post_init__(self) -> None:
         """Refuses arrays that no reader could follow."""
@@ -108,6 +117,11 @@ class Evidence:
             )
         if not 0 < self.scale < np.inf:
             raise ValueError(f"scale must be above 0, got {self.scale}")
+        for expert in self.experts:
+            if len(expert.data) != num_votes:
+                raise ValueError(
+                    f"expert {expert.name!r} must have {num_votes} votes, has {len(expert.data)}"
+                )
         numbers = [*self.weights.values(), self.mix.text_weight]
         if not np.isfinite(numbers).all() or min(numbers) < 0 or self.mix.form not in FORMS:
             raise ValueError(
@@ -148,6 +162,9 @@ class Evidence:
             indptr=np.r_[0, np.cumsum(counts)].astype(np.int64),
             indices=rows[self.indices[is_left]].astype(np.int32),
             data=self.data[is_left],
+            experts=tuple(
+                dataclasses.replace(expert, data=expert.data[is_left]) for expert in self.experts
+            ),
         )
 
     def score(self, histories: "Sequence[Rows]") -> NDArray[np.float32]:
@@ -181,6 +198,8 @@ class Evidence:
 
     def save(self, path: str | Path) -> None:
         """Writes an npz file, which either stands complete or not at all."""
+        experts = self.experts
+        numbers = [(expert.weight, expert.unit, expert.decay) for expert in experts]
         with atomic_open(path) as file:
             np.savez(
                 file,
@@ -194,6 +213,11 @@ class Evidence:
                 form=np.str_(self.mix.form),
                 text_weight=np.float64(self.mix.text_weight),
                 scale=np.float64(self.scale),
+                expert_names=np.array([expert.name for expert in experts], dtype=np.str_),
+                expert_numbers=np.array(numbers, dtype=np.float64).reshape(-1, 3),
+                expert_data=np.array([expert.data for expert in experts], dtype=np.float16).reshape(
+                    -1, len(self.data)
+                ),
             )
 
     @classmethod
@@ -217,7 +241,20 @@ class Evidence:
                 dict(zip(names, weights, strict=True)),
                 mix,
                 float(arrays["scale"]),
+                tuple(_experts(arrays)),
             )
+
+
+def _experts(arrays: dict[str, NDArray[Any]]) -> Iterator[Expert]:
+    """The experts of a file; one that was written before there were any has none."""
+    if "expert_names" not in arrays:
+        return
+    names, numbers = arrays["expert_names"].tolist(), arrays["expert_numbers"]
+    if numbers.shape != (len(names), 3):
+        raise ValueError(f"expert_numbers must be ({len(names)}, 3), is {numbers.shape}")
+    for name, own, data in zip(names, numbers.tolist(), arrays["expert_data"], strict=True):
+        weight, unit, decay = own
+        yield Expert(name, weight, unit, decay, data)
 
 
 @dataclass(frozen=True)

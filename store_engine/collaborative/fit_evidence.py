@@ -14,9 +14,10 @@ from numpy.typing import NDArray
 
 from store_engine.collaborative.co_visits import Counts
 from store_engine.collaborative.evidence import Evidence, Mix
+from store_engine.collaborative.experts import Expert
 from store_engine.collaborative.neighbours import recent_events
 from store_engine.collaborative.terms import build_terms, scaled
-from store_engine.collaborative.top_votes import top_entries
+from store_engine.collaborative.top_votes import top_entries, votes_at
 from store_engine.collaborative.validation import ndcg, sample, user_blocks
 from store_engine.config import EvidenceConfig
 from store_engine.data.catalog import Catalog
@@ -47,8 +48,13 @@ class FittedTerms(NamedTuple):
     mix: Mix
 
     def evidence(self, neighbours: int) -> Evidence:
-        """The weighted sum in one matrix, the largest `neighbours` votes of every item."""
-        return _collapsed(self.terms, self.weights, neighbours, self.decay, self.mix)
+        """The weighted sum in one matrix, the largest `neighbours` votes of every item.
+
+        Every term is an expert of weight 0, to be weighed beside an LLM.
+        """
+        evidence = _collapsed(self.terms, self.weights, neighbours, self.decay, self.mix)
+        experts = [(name, 0.0, 1.0, decay) for name, decay in self.own_decays.items()]
+        return _with_experts(evidence, self.terms, experts)
 
     def alone(self, name: str) -> Evidence:
         """One term by itself."""
@@ -121,14 +127,16 @@ def updated(
         settings: As it was fitted with.
         seed: Of the SVDs.
     """
-    if not evidence.weights.get("regression"):  # the dearest term
+    experts = {one.name: (one.name, one.weight, one.unit, one.decay) for one in evidence.experts}
+    if not evidence.weights.get("regression") and "regression" not in experts:  # the dearest term
         settings = dataclasses.replace(settings, max_regression_items=0)
     counts = Counts(train, catalog.num_items, settings)
     terms, mix = build_terms(counts, catalog, evidence.mix, seed)
     if _OWN in evidence.weights:
         terms[_OWN] = sp.eye_array(catalog.num_items, format="csr", dtype=np.float32)
     newer = _collapsed(terms, evidence.weights, settings.neighbours, evidence.decay, mix)
-    return newer.scaled(evidence.scale)
+    newer = newer.scaled(evidence.scale)
+    return _with_experts(newer, terms, [experts[name] for name in experts if name in terms])
 
 
 class _Votes(NamedTuple):
@@ -241,3 +249,22 @@ def _collapsed(
         dict(weights),
         mix,
     )
+
+
+def _with_experts(
+    evidence: Evidence, terms: Terms, numbers: list[tuple[str, float, float, float]]
+) -> Evidence:
+    """Adds terms as experts: name, weight, unit and decay of each."""
+    pattern = evidence.matrix
+    largest = np.finfo(np.float16).max
+    experts = tuple(
+        Expert(
+            name,
+            weight,
+            unit,
+            decay,
+            np.minimum(votes_at(terms[name], pattern), largest).astype(np.float16),
+        )
+        for name, weight, unit, decay in numbers
+    )
+    return dataclasses.replace(evidence, experts=experts)

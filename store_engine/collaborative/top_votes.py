@@ -118,6 +118,36 @@ def top_entries(matrix: sp.csr_array, k: int) -> sp.csr_array:
     return top
 
 
+def votes_at(votes: sp.csr_array, pattern: sp.csr_array) -> NDArray[np.float32]:
+    """Looks up votes at the entries of another matrix.
+
+    Args:
+        votes: (num_items, num_items), columns ascending within a row.
+        pattern: The same.
+
+    Returns:
+        (pattern.nnz,) float32, 0 where there is no vote.
+    """
+    found = np.zeros(pattern.nnz, dtype=np.float32)
+    for begin in range(0, pattern.shape[0], _BLOCK_SOURCES):
+        rows = slice(begin, begin + _BLOCK_SOURCES)
+        wanted, have = _places(pattern, rows), _places(votes, rows)
+        at = np.searchsorted(have, wanted)
+        is_vote = at < len(have)
+        is_vote[is_vote] = have[at[is_vote]] == wanted[is_vote]
+        own = found[pattern.indptr[begin] :]
+        own[: len(at)][is_vote] = votes.data[votes.indptr[begin] + at[is_vote]]
+    return found
+
+
+def _places(matrix: sp.csr_array, rows: slice) -> NDArray[np.int64]:
+    """Numbers the entries of some rows by their place in the dense matrix, ascending."""
+    begins = matrix.indptr[rows.start : rows.stop + 1]
+    row = np.repeat(np.arange(len(begins) - 1, dtype=np.int64), np.diff(begins))
+    places: NDArray[np.int64] = row * matrix.shape[1] + matrix.indices[begins[0] : begins[-1]]
+    return places
+
+
 def votes_by_rank(space: Vectors, k: int, num_old: int) -> sp.csr_array:
     """Finds which items have new ones among their nearest.
 

@@ -5,6 +5,7 @@ log-probability of these is exact: their paths are walked beside the beams.
 """
 
 import copy
+import dataclasses
 from collections.abc import Sequence
 from typing import Literal, NamedTuple, Protocol
 
@@ -16,7 +17,12 @@ from store_engine import _C
 from store_engine.catalog.catalog_view import CatalogView
 from store_engine.catalog.item_filter import ItemFilter
 from store_engine.collaborative.evidence import Evidence, NewItemVotes
-from store_engine.decoding.graphs.device_evidence import SparseEvidence, VoteMatrix
+from store_engine.decoding.graphs.device_evidence import (
+    ExpertVotes,
+    NewVotes,
+    SparseEvidence,
+    VoteMatrix,
+)
 from store_engine.errors import InputError
 from store_engine.kernels.trie_topk import Normalize
 from store_engine.runs.run import Run
@@ -32,7 +38,7 @@ class EvidenceScorer(Protocol):
         """Catalogue rows that it knows; later ones have no evidence."""
 
     def top(self, histories: Sequence[Rows], k: int, item_filter: ItemFilter | None) -> Rows:
-        """Finds the items with the most evidence.
+        """Finds the items with the most votes.
 
         Args:
             histories: Catalogue rows of each, oldest first.
@@ -94,46 +100,101 @@ def choose_evidence(
     return evidence
 
 
-class _NewItems(NamedTuple):
-    """The votes for new items, in the core."""
+class VoteSums:
+    """Decayed sums of a history's votes, by the C++ core.
 
-    core: _C.Evidence
-    matrix: VoteMatrix
-    offset: np.float32
+    Args:
+        matrix: The votes.
+        decay: Weight of an event against the one after it.
+        window: Last events that vote.
+    """
 
-    @classmethod
-    def of(cls, votes: NewItemVotes) -> "_NewItems":
-        matrix = VoteMatrix(
-            votes.matrix.indptr.astype(np.int64),
-            votes.matrix.indices.astype(np.int32),
-            votes.matrix.data.astype(np.float32),
+    def __init__(self, matrix: VoteMatrix, decay: float, window: int) -> None:
+        self.matrix, self.decay, self.window = matrix, decay, window
+        self._core = _C.Evidence(matrix.indptr, matrix.indices, matrix.data)
+
+    @property
+    def num_items(self) -> int:
+        """Items that vote and are voted for."""
+        return self._core.num_items
+
+    def top(self, histories: Sequence[Rows], k: int, item_filter: _C.ItemFilter | None) -> Rows:
+        """Finds the items of the largest sums: (batch, k) rows, -1 where there are no more."""
+        threads = torch.get_num_threads()
+        recent = self._recent(histories)
+        return self._core.top(*recent, k, item_filter=item_filter, num_threads=threads)[0]
+
+    def score(self, histories: Sequence[Rows], rows: Rows) -> NDArray[np.float32]:
+        """Sums the votes for given items, (batch, width) as `rows`; 0 for a row without votes."""
+        threads = torch.get_num_threads()
+        return self._core.score(
+            *self._recent(histories), np.ascontiguousarray(rows), num_threads=threads
         )
-        core = _C.Evidence(matrix.indptr, matrix.indices, matrix.data)
-        return cls(core, matrix, np.float32(votes.offset))
+
+    def by_event(self, history: Rows, row: int) -> NDArray[np.float64]:
+        """What every event of a history (n,) adds to the sum of an item: (n,)."""
+        alone = [history[i : i + 1] for i in range(len(history))]
+        votes = self.score(alone, np.full((len(history), 1), row))[:, 0]
+        age = np.arange(len(history))[::-1]
+        weights = np.where(age < self.window, np.float64(self.decay) ** age, 0)
+        return votes.astype(np.float64) * weights
+
+    def _recent(self, histories: Sequence[Rows]) -> tuple[Rows, Rows, float, int]:
+        recent = [history[-self.window :] for history in histories]
+        offsets = np.cumsum([0, *map(len, recent)], dtype=np.int64)
+        rows = np.concatenate([np.zeros(0, dtype=np.int64), *recent])
+        return rows, offsets, self.decay, self.window
+
+
+def expert_sums(evidence: Evidence) -> list[VoteSums]:
+    """The sums of every expert."""
+    indptr, indices = evidence.indptr, evidence.indices
+    return [
+        VoteSums(
+            VoteMatrix(indptr, indices, expert.data.astype(np.float32)),
+            expert.decay,
+            evidence.window,
+        )
+        for expert in evidence.experts
+    ]
+
+
+class _NewItems(NamedTuple):
+    """The votes for new items."""
+
+    sums: VoteSums
+    offset: np.float32
 
 
 class ItemEvidence:
     """The evidence of a run, scored by the C++ core.
 
+    The sum of the votes names items. What an item counts beside the LLM is what the experts give
+    it, or without experts the sum.
+
     Args:
-        votes: The item-item matrix, its decay and its window.
-        scale: Weight of a vote against a log-probability.
+        votes: The item-item matrix, its decay and its window, and the experts.
+        scale: Weight of a vote against a log-probability; of the sum alone.
 
     Attributes:
         sparse: What it is made of, for a device.
     """
 
     def __init__(self, votes: Evidence, scale: float = 1.0) -> None:
-        self._matrix = VoteMatrix(votes.indptr, votes.indices, votes.data * np.float32(scale))
-        self._core = _C.Evidence(self._matrix.indptr, self._matrix.indices, self._matrix.data)
-        self._decay, self._window = votes.decay, votes.window
+        matrix = VoteMatrix(votes.indptr, votes.indices, votes.data * np.float32(scale))
+        self._sum = VoteSums(matrix, votes.decay, votes.window)
+        self._experts = list(zip(expert_sums(votes), votes.experts, strict=True))
         self._new: _NewItems | None = None
-        self.sparse = SparseEvidence((self._matrix,), np.float32(0), self._decay, self._window)
+        experts = tuple(
+            ExpertVotes(sums.matrix, sums.decay, np.float32(one.weight), np.float32(one.unit))
+            for sums, one in self._experts
+        )
+        self.sparse = SparseEvidence(matrix, votes.decay, votes.window, experts)
 
     @property
     def num_items(self) -> int:
         """See `EvidenceScorer`."""
-        return self._core.num_items
+        return self._sum.num_items
 
     def with_new_items(self, votes: NewItemVotes, num_rows: int) -> "ItemEvidence":
         """Adds votes for new items; see `EvidenceScorer`."""
@@ -143,48 +204,56 @@ class ItemEvidence:
                 f"votes must be for the items of rows {self.num_items} to {num_rows - 1}, which "
                 f"the evidence does not know, are for {votes.num_old} to {end - 1}"
             )
-        scorer = copy.copy(self)
-        scorer._new = new = _NewItems.of(votes)
-        matrices = self._matrix, new.matrix
-        scorer.sparse = SparseEvidence(matrices, new.offset, self._decay, self._window)
+        matrix = VoteMatrix(
+            votes.matrix.indptr.astype(np.int64),
+            votes.matrix.indices.astype(np.int32),
+            votes.matrix.data.astype(np.float32),
+        )
+        scorer, offset = copy.copy(self), np.float32(votes.offset)
+        scorer._new = _NewItems(VoteSums(matrix, self._sum.decay, self._sum.window), offset)
+        scorer.sparse = dataclasses.replace(self.sparse, new=NewVotes(matrix, offset))
         return scorer
 
     def top(self, histories: Sequence[Rows], k: int, item_filter: ItemFilter | None) -> Rows:
-        """Finds the items with the most evidence; see `EvidenceScorer`."""
+        """Finds the items with the largest sums; see `EvidenceScorer`."""
         core = item_filter.core if item_filter is not None else None
-        events, threads = self._events(histories), torch.get_num_threads()
-        cores = [self._core] if self._new is None else [self._core, self._new.core]
-        return np.hstack(
-            [one.top(*events, k, item_filter=core, num_threads=threads)[0] for one in cores]
-        )
+        sums = [self._sum] if self._new is None else [self._sum, self._new.sums]
+        return np.hstack([one.top(histories, k, core) for one in sums])
 
     def score(self, histories: Sequence[Rows], rows: Rows) -> NDArray[np.float32]:
         """Returns the evidence of given items; see `EvidenceScorer`."""
-        rows, threads = np.ascontiguousarray(rows), torch.get_num_threads()
-        events, new = self._events(histories), self._new
-        scores: NDArray[np.float32] = self._core.score(*events, rows, num_threads=threads)
+        scores, new = self._counted(histories, rows), self._new
         if new is None:
             return scores
-        is_new = (rows >= self.num_items) & (rows < new.core.num_items)
-        own = new.core.score(*events, np.where(is_new, rows, -1), num_threads=threads)
+        is_new = (rows >= self.num_items) & (rows < new.sums.num_items)
+        own = new.sums.score(histories, np.where(is_new, rows, -1))
         return scores + own + np.where(is_new, new.offset, np.float32(0))
 
-    def votes(self, history: Rows, row: int) -> NDArray[np.float32]:
-        """Returns what each event votes for an item; see `EvidenceScorer`."""
-        votes = self.score(
-            [history[i : i + 1] for i in range(len(history))], np.full((len(history), 1), row)
-        )[:, 0]
-        if self._new is not None and self.num_items <= row < self._new.core.num_items:
-            votes = votes - self._new.offset
-        age = np.arange(len(history))[::-1]
-        weights = np.where(age < self._window, np.float64(self._decay) ** age, 0)
-        return (votes * weights).astype(np.float32)
+    def _counted(self, histories: Sequence[Rows], rows: Rows) -> NDArray[np.float32]:
+        if not self._experts:
+            return self._sum.score(histories, rows)
+        scores = np.zeros(rows.shape, dtype=np.float32)
+        for sums, expert in self._experts:
+            own = np.log1p(sums.score(histories, rows) / np.float32(expert.unit))
+            scores += np.float32(expert.weight) * own
+        return scores
 
-    def _events(self, histories: Sequence[Rows]) -> tuple[Rows, Rows, float, int]:
-        recent = [history[-self._window :] for history in histories]
-        offsets = np.cumsum([0, *map(len, recent)], dtype=np.int64)
-        rows = np.concatenate([np.zeros(0, dtype=np.int64), *recent])
-        return rows, offsets, self._decay, self._window
+    def votes(self, history: Rows, row: int) -> NDArray[np.float32]:
+        """Returns what each event votes for an item; see `EvidenceScorer`.
+
+        What an expert gives the item is shared out as the votes that it counts.
+        """
+        new = self._new
+        if new is not None and self.num_items <= row < new.sums.num_items:
+            return new.sums.by_event(history, row).astype(np.float32)
+        if not self._experts:
+            return self._sum.by_event(history, row).astype(np.float32)
+        votes = np.zeros(len(history))
+        for sums, expert in self._experts:
+            own = sums.by_event(history, row)
+            if own.any():
+                votes += expert.weight * np.log1p(own.sum() / expert.unit) * own / own.sum()
+        return votes.astype(np.float32)
 
 
 def run_evidence(run: Run) -> ItemEvidence | None:

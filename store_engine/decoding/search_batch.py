@@ -119,7 +119,7 @@ def search_batch_by_graph(
     if call.evidence is not None:
         assert isinstance(call.evidence, ItemEvidence)
         sparse, num = call.evidence.sparse, _num_candidates(call)
-        width = _width_beside(call, num * len(sparse.matrices))
+        width = _width_beside(call, num * len(sparse.naming))
         sizes = Sizes(width, width, num)
     best = graphs.search(view, requests, sizes, call.normalize, sparse)
     check_beams(best)
@@ -142,7 +142,7 @@ def for_graph(call: Call, histories: list[Rows]) -> bool:
 
 
 def _candidates(call: Call, ids: Rows, item_filter: ItemFilter | None) -> Rows:
-    """(batch, num) catalogue rows of the most evidence within the batch's filter."""
+    """(batch, num) catalogue rows of the most votes within the batch's filter."""
     assert call.evidence is not None
     assert call.voters is not None
     if call.voters is not call.allowance:

@@ -5,24 +5,27 @@ counted nowhere then. What is recommended with counts all events before the test
 weights: a server has seen them, and the test's histories hold them too. Both are measured.
 """
 
+import dataclasses
 from collections.abc import Callable
 
 import numpy as np
-from numpy.typing import NDArray
+import torch
 
 from store_engine.collaborative.evidence import Evidence, NewItemVotes
+from store_engine.collaborative.experts import Choices, weigh_experts
 from store_engine.config import Config
 from store_engine.data.catalog import Catalog
 from store_engine.data.split import Examples, Split
 from store_engine.decoding.engine import Engine
-from store_engine.decoding.evidence import EvidenceScorer, ItemEvidence
+from store_engine.decoding.evidence import EvidenceScorer, ItemEvidence, expert_sums
 from store_engine.evaluation.evaluate_run import rank_all
-from store_engine.evaluation.metrics import per_user_metrics, ranking_metrics
+from store_engine.evaluation.metrics import ranking_metrics
 from store_engine.evaluation.validation import sample_examples
 from store_engine.runs.run_directory import RunDirectory
 
 _K, _USERS = 10, 6000
-_SCALES = tuple(2.0**e for e in range(-4, 5))
+_CANDIDATES = 64  # of a user, among whom the next item is to be found
+_NONE = np.float32(-1e6)  # log-probability of a place without an item
 _OFFSETS = (-64.0, 64.0)  # of new items: none is recommended, only they are
 
 EngineMaker = Callable[[EvidenceScorer], Engine]
@@ -57,7 +60,7 @@ def fit_run_evidence(
             exclude_history=config.decoding.exclude_history is True,
             seed=seed,
         )
-        evidence = evidence.scaled(weigh_evidence(make_engine, evidence, split.valid, seed))
+        evidence = weigh_evidence(make_engine, evidence, split.valid, seed)
         with run.writing(run.training_evidence):
             evidence.save(run.training_evidence)
     evidence = Evidence.load(run.training_evidence)
@@ -67,34 +70,47 @@ def fit_run_evidence(
 
 def weigh_evidence(
     make_engine: EngineMaker, evidence: Evidence, examples: Examples, seed: int
-) -> float:
-    """Chooses how much evidence weighs against log-probabilities.
+) -> Evidence:
+    """Chooses how much each term of evidence weighs beside an LLM; see `experts`.
 
     Args:
         make_engine: Makes the recommender with some evidence.
-        evidence: In units of its own.
-        examples: Validation users, of whom a sample is taken.
+        evidence: With all its terms as experts, whatever their weights.
+        examples: Validation users, of whom a sample is taken. A user counts whose target is among
+            the items that the beams and the sum of the evidence name.
         seed: Of the sample.
 
     Returns:
-        Of the scales whose NDCG@10 is at most one standard error below the best one's, the largest.
-        The evidence is the simpler model, and the LLM has been chosen on these users before
-        (Breiman et al. 1984, the one-standard-error rule, with the paired difference's error).
+        The evidence with the experts that are left; none where there are no such users.
     """
+    if not len(examples.targets):
+        return dataclasses.replace(evidence, experts=())
     sample = sample_examples(examples, _USERS, seed)
+    found = weigh_experts(_choices(make_engine, evidence, sample))
+    experts = tuple(
+        dataclasses.replace(evidence.experts[term], weight=weight, unit=unit)
+        for term, weight, unit in zip(*found, strict=True)
+    )
+    return dataclasses.replace(evidence, experts=experts)
 
-    def measure(scale: float) -> NDArray[np.float64]:
-        rankings = rank_all(make_engine(ItemEvidence(evidence, scale)), sample, _K)
-        return per_user_metrics(rankings, sample.targets, (_K,))[f"ndcg@{_K}"]
 
-    found = {scale: measure(scale) for scale in _SCALES}
-    best = max(found.values(), key=lambda ndcg: float(ndcg.mean()))
-
-    def is_as_good(ndcg: NDArray[np.float64]) -> bool:
-        loss = best - ndcg
-        return bool(loss.mean() <= loss.std() / len(loss) ** 0.5)
-
-    return max(scale for scale, ndcg in found.items() if is_as_good(ndcg))
+def _choices(make_engine: EngineMaker, evidence: Evidence, examples: Examples) -> Choices:
+    """Finds what users could have chosen, and what they chose."""
+    by_sum = dataclasses.replace(evidence, experts=())
+    scorer = ItemEvidence(by_sum)
+    engine, width = make_engine(scorer), min(_CANDIDATES, evidence.num_items)
+    rows, scores = engine.recommend_rows(examples.histories, width, evidence=True)
+    is_target = rows == examples.targets[:, None]
+    chosen = np.flatnonzero(is_target.any(1))
+    rows, scores = rows[chosen], scores[chosen]
+    histories = [examples.histories[user].astype(np.int64) for user in chosen]
+    logprobs = np.where(rows >= 0, scores - scorer.score(histories, rows), _NONE)
+    votes = [term.score(histories, rows) for term in expert_sums(evidence)]
+    return Choices(
+        torch.from_numpy(logprobs),
+        torch.from_numpy(np.stack(votes, axis=2)),
+        torch.from_numpy(is_target[chosen].argmax(1)),
+    )
 
 
 def weigh_new_items(

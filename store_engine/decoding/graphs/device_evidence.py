@@ -1,13 +1,14 @@
 """Evidence as a CUDA graph reads it: matrices on the device that stay where they are.
 
 As with a `DeviceCatalog`, other votes are written into the same memory, which has room to grow;
-where they do not fit, the memory is made anew and so must the graphs be (`generation`). Scores are
-those of the core, to the bit.
+where they do not fit, the memory is made anew and so must the graphs be (`generation`). Sums are
+those of the core, to the bit; a logarithm may differ in its last one.
 """
 
 import functools
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import numpy as np
 import torch
@@ -49,21 +50,47 @@ class VoteMatrix:
         return bool((is_first[1:-1] | (np.diff(self.indices) > 0)).all())
 
 
+class ExpertVotes(NamedTuple):
+    """An expert: weight * log(1 + votes / unit), the votes decayed over the events.
+
+    Its matrix has the entries of the sum's.
+    """
+
+    matrix: VoteMatrix
+    decay: float
+    weight: np.float32
+    unit: np.float32
+
+
+class NewVotes(NamedTuple):
+    """Votes for new items, and what is added to the score of one."""
+
+    matrix: VoteMatrix
+    offset: np.float32
+
+
 @dataclass(frozen=True, eq=False)
 class SparseEvidence:
     """All that evidence is made of.
 
     Args:
-        matrices: Of the items that were counted, then, where there are some, of new ones.
-        offset: Added to the score of an item that is new.
-        decay: Weight of an event against the one after it.
+        sum: Names items, and scores them where there are no experts.
+        decay: Weight of an event against the one after it, of `sum` and `new`.
         window: Last events that vote.
+        experts: What scores items.
+        new: Of new items, where there are some.
     """
 
-    matrices: tuple[VoteMatrix, ...]
-    offset: np.float32
+    sum: VoteMatrix
     decay: float
     window: int
+    experts: tuple[ExpertVotes, ...] = ()
+    new: NewVotes | None = None
+
+    @property
+    def naming(self) -> list[VoteMatrix]:
+        """The matrices that name items."""
+        return [self.sum] if self.new is None else [self.sum, self.new.matrix]
 
     @property
     def fits_a_device(self) -> bool:
@@ -72,7 +99,7 @@ class SparseEvidence:
             len(matrix.indices) < 1 << 31
             and matrix.longest * self.window <= _MAX_ENTRIES
             and matrix.ascends
-            for matrix in self.matrices
+            for matrix in self.naming
         )
 
 
@@ -92,7 +119,8 @@ class DeviceEvidence:
         self.device, self.generation = device, 0
         self.num_matrices, self.window = 0, 0
         self._held: SparseEvidence | None = None
-        self._votes: list[_ResidentVotes] = []
+        self._naming: list[_ResidentVotes] = []
+        self._experts: list[_ResidentExpert] = []
         self._weights = torch.zeros(0, device=device)
         self._new = torch.zeros(2, dtype=torch.int32, device=device)  # the new items: begin, end
         self._offset = torch.zeros(1, device=device)
@@ -105,23 +133,28 @@ class DeviceEvidence:
         """
         if evidence is self._held:
             return
-        self._held, matrices = None, evidence.matrices  # until all is there
-        pairs = list(zip(self._votes, matrices, strict=False))
-        if (len(matrices), evidence.window) != (self.num_matrices, self.window) or not all(
+        self._held, matrices = None, evidence.naming  # until all is there
+        sizes = len(matrices), len(evidence.experts), evidence.window
+        pairs = zip(self._naming, matrices, strict=False)
+        if sizes != (self.num_matrices, len(self._experts), self.window) or not all(
             votes.fits(matrix) for votes, matrix in pairs
         ):
-            self._votes = [_ResidentVotes(matrix, self.device) for matrix in matrices]
+            self._naming = [_ResidentVotes(matrix, self.device) for matrix in matrices]
+            self._experts = [
+                _ResidentExpert(self._naming[0].votes, evidence.window) for _ in evidence.experts
+            ]
             self.num_matrices, self.window = len(matrices), evidence.window
             self._weights = torch.zeros(evidence.window, device=self.device)
             self.generation += 1
-        for votes, matrix in zip(self._votes, matrices, strict=True):
+        for votes, matrix in zip(self._naming, matrices, strict=True):
             votes.write(matrix)
-        powers = np.full(evidence.window, evidence.decay, dtype=np.float32)
-        powers[0] = 1
-        self._weights.copy_(torch.from_numpy(np.cumprod(powers, dtype=np.float32)))
-        bounds = [len(matrix.indptr) - 1 for matrix in matrices]
-        self._new.copy_(torch.tensor([bounds[0], bounds[-1]], dtype=torch.int32))
-        self._offset.copy_(torch.tensor([evidence.offset]))
+        for resident, expert in zip(self._experts, evidence.experts, strict=True):
+            resident.write(expert)
+        _write_powers(self._weights, evidence.decay)
+        if evidence.new is not None:
+            bounds = [len(matrix.indptr) - 1 for matrix in matrices]
+            self._new.copy_(torch.tensor(bounds, dtype=torch.int32))
+            self._offset.copy_(torch.tensor([evidence.new.offset]))
         self._held = evidence
 
     def write_events(self, histories: Sequence[NDArray[np.int64]], out: NDArray[np.int32]) -> None:
@@ -154,7 +187,7 @@ class DeviceEvidence:
         given = Events(events, self._weights)
         found = [
             top_evidence(one.votes, given, place_of_row, k, filter=item_filter, backend=how)
-            for one in self._votes
+            for one in self._naming
         ]
         if len(found) == 1:
             return found[0]
@@ -163,11 +196,55 @@ class DeviceEvidence:
     def score(self, events: Tensor, rows: Tensor, how: Backend) -> Tensor:
         """Scores items, (batch, n) int32 catalogue rows: (batch, n) float32."""
         given = Events(events, self._weights)
-        scores = [score_evidence(one.votes, given, rows, backend=how) for one in self._votes]
-        if len(scores) == 1:
-            return scores[0]
+        if self._experts:
+            scores = torch.zeros(rows.shape, device=rows.device)
+            for expert in self._experts:
+                scores = scores + expert.score(events, rows, how)
+        else:
+            scores = score_evidence(self._naming[0].votes, given, rows, backend=how)
+        if len(self._naming) == 1:
+            return scores
         is_new = (rows >= self._new[0]) & (rows < self._new[1])
-        return scores[0] + scores[1] + is_new * self._offset
+        own = score_evidence(self._naming[1].votes, given, rows, backend=how)
+        return scores + own + is_new * self._offset
+
+
+def _write_powers(weights: Tensor, decay: float) -> None:
+    """Writes decay^n in float32, as the core multiplies."""
+    powers = np.full(len(weights), decay, dtype=np.float32)
+    powers[0] = 1
+    weights.copy_(torch.from_numpy(np.cumprod(powers, dtype=np.float32)))
+
+
+class _ResidentExpert:
+    """An expert in memory: its votes are beside the sum's, at the same entries.
+
+    Args:
+        votes: The sum's.
+        window: Last events that vote.
+    """
+
+    def __init__(self, votes: Votes, window: int) -> None:
+        self._votes = votes._replace(data=torch.zeros_like(votes.data))
+        self._weights = torch.zeros(window, device=votes.data.device)
+        self._numbers = torch.zeros(2, device=votes.data.device)  # weight, unit
+        self._held: ExpertVotes | None = None
+
+    def write(self, expert: ExpertVotes) -> None:
+        """Replaces what is there, if it is another one."""
+        if expert is self._held:
+            return
+        self._held, data = None, expert.matrix.data
+        self._votes.data[: len(data)].copy_(torch.from_numpy(np.require(data, requirements="W")))
+        _write_powers(self._weights, expert.decay)
+        self._numbers.copy_(torch.tensor([expert.weight, expert.unit]))
+        self._held = expert
+
+    def score(self, events: Tensor, rows: Tensor, how: Backend) -> Tensor:
+        """What it gives items, (batch, n) as `rows`."""
+        sums = score_evidence(self._votes, Events(events, self._weights), rows, backend=how)
+        weight, unit = self._numbers
+        return weight * torch.log1p(sums / unit)
 
 
 class _ResidentVotes:

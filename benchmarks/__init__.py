@@ -19,3 +19,10 @@ ops/                 kernels and ops with their shapes
 peers/               other people's engines, asked for the same items
 serving/             the clients of serve.py, and the check of what they were told
 """
+
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parents[1]
+RESULTS = ROOT / "benchmarks" / "results"
+# the device of tests/fixtures/on_pretended_device.py, to try a benchmark for GPUs without one
+PRETENDED = "pretended"

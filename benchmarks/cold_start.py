@@ -30,6 +30,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 import numpy as np
 from numpy.typing import NDArray
 
+from benchmarks import ROOT
 from benchmarks.cold_split import (
     ColdExamples,
     ColdRule,
@@ -65,7 +66,6 @@ from store_engine.experiments.trials import Launch, run_command, train_command
 from store_engine.runs.run import Run, load_run
 
 _VALID_USERS = 4000  # that the offset is chosen on
-ROOT = Path(__file__).resolve().parents[1]
 _MAX_EXAMPLES = 2000
 _K = 10
 _CUTOFFS = (1, _K)

@@ -46,7 +46,8 @@ import torch
 # run as a script, only benchmarks/ is on the path, whose kernels.py must not hide a package's
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-from benchmarks.measuring.harness import ROOT, Options, Quantiles, Report, parse_options
+from benchmarks import ROOT
+from benchmarks.measuring.harness import Options, Quantiles, Report, parse_options
 from benchmarks.serving.check import Checked, check
 from store_engine.decoding.engine import Engine
 from store_engine.runs.run import load_run

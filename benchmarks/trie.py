@@ -48,7 +48,8 @@ from torch import Tensor
 # run as a script, only benchmarks/ is on the path, whose kernels.py must not hide a package's
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-from benchmarks.measuring.harness import ROOT, Options, Quantiles, Report, parse_options
+from benchmarks import ROOT
+from benchmarks.measuring.harness import Options, Quantiles, Report, parse_options
 from benchmarks.trie_providers import (
     CsrTorch,
     DenseMask,

@@ -32,6 +32,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 import numpy as np
 
+from benchmarks import ROOT
 from benchmarks.cold_split import ColdRule, Events, cold_items, read_csv, read_events, write_csv
 from benchmarks.measuring.harness import print_table
 from store_engine.cli.main import VerbParser, guard
@@ -40,7 +41,6 @@ from store_engine.errors import InputError
 from store_engine.experiments.provenance import commit, machine
 from store_engine.files.json_file import read_json
 
-ROOT = Path(__file__).resolve().parents[1]
 _METRICS = ("recall@10", "ndcg@10")
 
 

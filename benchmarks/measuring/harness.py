@@ -25,13 +25,11 @@ from typing import NamedTuple
 
 import torch
 
+from benchmarks import PRETENDED, RESULTS
 from benchmarks.measuring.gpu_clock import device_milliseconds
 from store_engine.evaluation.latency import time_in_turn
 from store_engine.experiments.provenance import commit, machine
 
-ROOT = Path(__file__).resolve().parents[2]
-# the device of tests/fixtures/on_pretended_device.py, to try a benchmark for GPUs without one
-PRETENDED = "pretended"
 # fmt: off
 COLUMNS = [
     "benchmark", "provider", "case", "metric", "unit", "p20", "p50", "p80",
@@ -171,7 +169,7 @@ def parse_options(
     parser = argparse.ArgumentParser(
         description=doc, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    default_out = ROOT / "benchmarks" / "results" / f"{benchmark}.csv"
+    default_out = RESULTS / f"{benchmark}.csv"
     cores = len(os.sched_getaffinity(0))
     parser.add_argument("--cases", default="", metavar="REGEX", help="run matching cases only")
     parser.add_argument("--threads", type=int, default=cores, help="CPU threads (all)")

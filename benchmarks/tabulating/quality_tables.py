@@ -1,9 +1,9 @@
-"""Tables of other models, of new items and of click-through, from their JSON rows."""
+"""Tables of quality: other models, new items and click-through, from their JSON rows."""
 
 from pathlib import Path
 from typing import Any
 
-from benchmarks.markdown import figure, markdown
+from benchmarks.tabulating.markdown import figure, markdown
 from store_engine.files.json_file import read_json_lines
 
 Row = dict[str, Any]

@@ -15,15 +15,14 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from benchmarks.markdown import figure, markdown
+from benchmarks import RESULTS, ROOT
+from benchmarks.tabulating.markdown import figure, markdown
 from store_engine.config import read_config_tree
 from store_engine.errors import InputError, shown
 from store_engine.evaluation.protocols import RULES
 from store_engine.evaluation.titles import FIGURES, recommender_title
 from store_engine.experiments.rows import Row, is_finished, mean_std, read_rows
 
-ROOT = Path(__file__).resolve().parents[1]
-RESULTS = ROOT / "benchmarks" / "results"
 PLANS = ROOT / "configs" / "sweeps"
 _FIGURES = ("recall@10", "ndcg@10")
 _HEADER = [

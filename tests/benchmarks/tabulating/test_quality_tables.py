@@ -2,7 +2,7 @@
 
 import json
 
-from benchmarks.row_tables import baselines_table, cold_start_table, scoring_table
+from benchmarks.tabulating.quality_tables import baselines_table, cold_start_table, scoring_table
 
 
 def write(path, *rows):

@@ -1,12 +1,14 @@
 from collections import Counter
 
-import numpy as np
 import pytest
 import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from benchmarks.trie import Case, Logits, catalogue, check, decode
-from benchmarks.trie_providers import CsrTorch, DenseMask, Ours
+from benchmarks.constraining.cases import Case, catalogue
+from benchmarks.constraining.check import check
+from benchmarks.constraining.csr_tries import CsrTorch, DenseMask
+from benchmarks.constraining.decode import Logits
+from benchmarks.constraining.ours import Ours
 from store_engine._C import ItemTrie
 
 CASES = [
@@ -57,13 +59,3 @@ def test_csr_torch_selects_as_often_as_the_published_code(has_one_topk, want):
             tokens = provider.step(level, logits(level, tokens)).tokens
         topks.append(calls.count["topk"])
     assert topks == want
-
-
-def test_a_decode_is_timed_level_by_level():
-    case = Case(500, "uniform", beam=4, batch=2, codebook_size=16)
-    sids, sizes = catalogue(case, None)
-    scores, found, times = decode(Ours(ItemTrie(sids, sizes), 1), Logits(2, sizes), case)
-    assert scores.shape == (2, 4) and found.shape == (2, 4, 4) and len(times) == 4
-    rows = {tuple(sid) for sid in sids.tolist()}
-    assert all(tuple(sid) in rows for sid in found.flatten(0, 1).tolist())
-    assert np.all(np.array(times) > 0)

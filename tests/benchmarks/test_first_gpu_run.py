@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from benchmarks import first_gpu_run, kernels
+from benchmarks import first_gpu_run
 from benchmarks.decoding.cases import DEFAULT_CASES, MORE_CASES
 from benchmarks.first_gpu_run import (
     PARTS,
@@ -19,6 +19,7 @@ from benchmarks.first_gpu_run import (
     judge,
 )
 from benchmarks.measuring.harness import COLUMNS
+from benchmarks.ops.cases import all_cases
 from benchmarks.training.task import MODELS
 from store_engine.config import load_config
 
@@ -82,7 +83,7 @@ def test_every_part_names_files_and_settings_there_are():
 def test_every_prediction_is_of_a_part_that_runs():
     """A regex that no case has would stay "not measured" for ever."""
     every = {
-        "kernels": [case.name for case in kernels.all_cases("cpu", has_decode=True)],
+        "kernels": [case.name for case in all_cases("cpu", has_decode=True)],
         "decode": [case.name for case in DEFAULT_CASES + MORE_CASES],
         "train": [f"{model},{dtype}" for model in MODELS for dtype in ("bfloat16",)],
     }

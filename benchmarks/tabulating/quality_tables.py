@@ -3,10 +3,9 @@
 from pathlib import Path
 from typing import Any
 
+from benchmarks.measuring.json_rows import Row, read_rows
 from benchmarks.tabulating.markdown import figure, markdown
-from store_engine.files.json_file import read_json_lines
 
-Row = dict[str, Any]
 _COLUMNS = [
     (rule, metric)
     for rule in ("seen_left_out", "seen_allowed")
@@ -27,13 +26,6 @@ _PARTS = {
     "evidence": "with our evidence",
     "evidence_updated": "with our evidence, updated",
 }
-
-
-def read_rows(path: Path) -> list[Row]:
-    """The rows of a file, oldest first; none if it was never written."""
-    if not path.exists():
-        return []
-    return [row for _, row in read_json_lines(path)]
 
 
 def baselines_table(folder: Path) -> str:

@@ -21,11 +21,11 @@ import torch.nn.functional as F
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
+from benchmarks.quality.early_stopping import EarlyStopping
 from store_engine.data.histories import Histories
 
 _BETAS = (0.9, 0.98)
 _WARMUP_STEPS = 100
-_USERS_PER_PASS = 256  # of scoring
 
 
 @dataclass(frozen=True)
@@ -160,9 +160,9 @@ def train(
         model.parameters(), config.lr, betas=_BETAS, weight_decay=config.weight_decay
     )
     warm_up = torch.optim.lr_scheduler.LinearLR(optimizer, 1e-3, 1.0, _WARMUP_STEPS)
-    best, best_epoch = validate(model.eval()), 0
-    kept = {name: tensor.clone() for name, tensor in model.state_dict().items()}
-    log(f"epoch 0: validation {best:.4f}")
+    stopping, score = EarlyStopping(model, config.patience), validate(model.eval())
+    stopping.should_stop(0, score)
+    log(f"epoch 0: validation {score:.4f}")
     for epoch in range(1, config.max_epochs + 1):
         began, losses = time.perf_counter(), []
         model.train()
@@ -175,45 +175,10 @@ def train(
             losses.append(loss.item())
         score, seconds = validate(model.eval()), time.perf_counter() - began
         log(f"epoch {epoch}: loss {np.mean(losses):.4f}, validation {score:.4f}, {seconds:.0f} s")
-        if score > best:
-            best, best_epoch = score, epoch
-            kept = {name: tensor.clone() for name, tensor in model.state_dict().items()}
-        if epoch - best_epoch >= config.patience:
+        if stopping.should_stop(epoch, score):
             break
-    model.load_state_dict(kept)
-    return best_epoch
-
-
-def rank(
-    score: Callable[[Sequence[NDArray[np.int32]]], NDArray[np.float32]],
-    histories: Sequence[NDArray[np.int32]],
-    k: int,
-    *,
-    exclude_history: bool,
-) -> NDArray[np.int64]:
-    """Ranks all items by a score, or all but those of the history.
-
-    Args:
-        score: Gives the (num_histories, num_items) scores of some histories.
-        histories: Per user the catalogue rows seen so far, oldest first.
-        k: Length of the rankings.
-        exclude_history: Leave out the items that the user has seen.
-
-    Returns:
-        (num_users, k) catalogue rows, best first, -1 where fewer than k items compete.
-    """
-    rankings = np.empty((len(histories), k), dtype=np.int64)
-    by_length = sorted(range(len(histories)), key=lambda user: len(histories[user]))
-    for begin in range(0, len(histories), _USERS_PER_PASS):
-        users = by_length[begin : begin + _USERS_PER_PASS]
-        scores = torch.from_numpy(score([histories[user] for user in users]))
-        if exclude_history:
-            for place, user in enumerate(users):
-                scores[place, histories[user]] = -torch.inf
-        best = scores.topk(min(k, scores.shape[1]))
-        rows = best.indices.masked_fill(best.values == -torch.inf, -1)
-        rankings[users] = F.pad(rows, (0, k - rows.shape[1]), value=-1)
-    return rankings
+    stopping.restore()
+    return stopping.best_epoch
 
 
 def _batches(

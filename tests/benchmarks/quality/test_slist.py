@@ -1,7 +1,7 @@
 import numpy as np
 import pytest
 
-from benchmarks.slist import Slist, SlistConfig, choose
+from benchmarks.quality.slist import Slist, SlistConfig, choose
 from store_engine.data.histories import Histories
 
 

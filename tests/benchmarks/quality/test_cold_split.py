@@ -2,7 +2,7 @@ import csv
 
 import pytest
 
-from benchmarks.cold_split import (
+from benchmarks.quality.cold_split import (
     ColdRule,
     cold_examples,
     cold_items,

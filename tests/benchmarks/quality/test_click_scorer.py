@@ -1,20 +1,16 @@
 import numpy as np
-import pytest
-import scipy.sparse as sp
 
-from benchmarks.scoring import (
-    IGNORE,
-    MAX_EVENTS,
-    PRIOR,
-    Events,
-    _model,
+from benchmarks.quality import click_scorer
+from benchmarks.quality.click_events import VALID, measure
+from benchmarks.quality.click_scorer import (
     chances_of,
     document,
-    likeness,
+    make_model,
     model_of_run,
-    shares_so_far,
+    train_scorer,
 )
 from store_engine.config import ModelConfig
+from store_engine.model.targets import IGNORE
 from store_engine.runs.run import load_run
 
 SMALL = ModelConfig(
@@ -29,43 +25,8 @@ SMALL = ModelConfig(
 SIDS = np.stack([np.arange(12) // 4, np.arange(12) % 4], axis=1)
 
 
-@pytest.fixture
-def events():
-    rng, counts = np.random.default_rng(0), [3, MAX_EVENTS + 70, 1]
-    users = np.repeat(np.arange(3), counts)
-    times = rng.permutation(len(users))
-    order = np.lexsort([times, users])
-    rows, labels = rng.integers(0, 12, len(users)), rng.integers(0, 2, len(users))
-    times = times[order]
-    return Events(users, rows, labels, times, np.searchsorted([120, 150], times, side="right"))
-
-
-def test_shares_count_what_came_before_and_nothing_else(events):
-    shares, counts = shares_so_far(events.rows, events)
-    prior = events.labels[events.periods == 0].mean()
-    for i in range(len(events.rows)):
-        before = (events.rows == events.rows[i]) & (events.times < events.times[i])
-        total = before.sum()
-        assert counts[i] == total
-        wanted = (events.labels[before].sum() + PRIOR * prior) / (total + PRIOR)
-        assert shares[i] == pytest.approx(wanted)
-
-
-def test_likeness_compares_with_liked_and_disliked_films_before(events):
-    words = sp.csr_matrix(np.random.default_rng(1).random((12, 6)))
-    got, dense = likeness(events, words), words.toarray()
-    for i in range(0, len(got), 7):
-        own = np.arange(events.offsets[events.users[i]], i)
-        wanted = 0.0
-        for label, sign in ((1, 1), (0, -1)):
-            rows = events.rows[own[events.labels[own] == label]]
-            if len(rows):
-                wanted += sign * (dense[rows] @ dense[events.rows[i]]).mean()
-        assert got[i] == pytest.approx(wanted)
-
-
 def test_a_document_asks_for_every_label_and_every_next_item_of_its_targets(events):
-    model = _model(SMALL, 1, SIDS, (3, 4))
+    model = make_model(SMALL, 1, SIDS, (3, 4))
     is_target = np.ones(len(events.rows), dtype=bool)
     is_target[1] = False
     tokens, targets, _ = document(model, events, np.array([0, 3]), is_target)
@@ -79,7 +40,7 @@ def test_a_document_asks_for_every_label_and_every_next_item_of_its_targets(even
 
 
 def test_a_chance_depends_on_nothing_that_comes_later_nor_on_its_own_label(events):
-    model = _model(SMALL, 1, SIDS, (3, 4))
+    model = make_model(SMALL, 1, SIDS, (3, 4))
     place = events.offsets[1] + 130
     changed = events.labels.copy()
     changed[place:] = 1 - changed[place:]
@@ -99,3 +60,19 @@ def test_a_runs_model_keeps_its_weights_and_codes_and_gets_rows_for_the_labels(e
     assert model.first_label == run.model.vocabulary.text_size + num_codes
     chances = chances_of(model, events)[events.periods > 0]
     assert ((chances > 0) & (chances < 1)).all()
+
+
+def test_training_keeps_the_epoch_that_validation_liked_best(events, monkeypatch):
+    monkeypatch.setattr(click_scorer, "PATIENCE", 2)
+    model, seen = make_model(SMALL, 1, SIDS, (3, 4)), []
+
+    def note(chances, events, period):
+        found = measure(chances, events, period)
+        assert period == VALID
+        seen.append(found["auc"])
+        return found
+
+    monkeypatch.setattr(click_scorer, "measure", note)
+    epoch = train_scorer(model, events, seed=0, max_epochs=5)
+    assert epoch == 1 + seen.index(max(seen))
+    assert measure(chances_of(model, events), events, VALID)["auc"] == max(seen)

@@ -2,7 +2,8 @@ import numpy as np
 import pytest
 import torch
 
-from benchmarks.sasrec import SASRec, SASRecConfig, _batches, _loss, rank, train
+from benchmarks.quality.rankings import rank
+from benchmarks.quality.sasrec import SASRec, SASRecConfig, _batches, _loss, train
 from store_engine.data.histories import Histories
 
 SMALL = SASRecConfig(hidden_size=16, max_history=6, dropout=0.0, users_per_batch=8, lr=1e-2)
@@ -71,18 +72,6 @@ def test_negatives_that_are_all_items_once_give_the_full_softmax(monkeypatch):
     model, batch = SASRec(12, SMALL).eval(), (torch.tensor([[1, 2, 3]]), torch.tensor([3]))
     monkeypatch.setattr(torch, "randint", lambda high, size: torch.arange(12))
     torch.testing.assert_close(_loss(model, batch, 12), _loss(model, batch, 0))
-
-
-@pytest.mark.parametrize("exclude", [True, False])
-def test_rank_is_a_stable_sort_of_what_competes(exclude):
-    scores = np.random.default_rng(0).permutation(50).reshape(5, 10).astype(np.float32)
-    histories = [np.arange(user + 1, dtype=np.int32) for user in range(5)]
-    got = rank(
-        lambda some: scores[[len(h) - 1 for h in some]], histories, 8, exclude_history=exclude
-    )
-    for user, ranking in enumerate(got):
-        order = [r for r in np.argsort(-scores[user]) if not exclude or r not in histories[user]]
-        assert ranking.tolist() == (order + [-1] * 8)[:8]
 
 
 def test_a_space_of_another_shape_is_refused():

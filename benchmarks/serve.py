@@ -155,23 +155,18 @@ def load(host: str, work: Work, kills: int) -> dict[str, Any]:
 
 def add_rows(report: Report, case: str, measured: Measured, checked: Checked) -> None:
     """Reports what was measured and what was checked."""
-    report.add("direct", case, "mean_per_s", "requests/s", quantiles(measured.direct))
+    report.add("direct", case, "mean_per_s", "requests/s", Quantiles.of(measured.direct))
     rounds = measured.rounds
     report.add(
-        "served", case, "mean_per_s", "requests/s", quantiles([one["per_s"] for one in rounds])
+        "served", case, "mean_per_s", "requests/s", Quantiles.of([one["per_s"] for one in rounds])
     )
-    report.add("served", case, "share_of_direct", "x", quantiles(measured.shares))
+    report.add("served", case, "share_of_direct", "x", Quantiles.of(measured.shares))
     for name in ("p50_ms", "p99_ms"):
-        report.add("served", case, name, "ms", quantiles([one[name] for one in rounds]))
+        report.add("served", case, name, "ms", Quantiles.of([one[name] for one in rounds]))
     report.add("served", case, "requests", "", sum(one["requests"] for one in rounds))
     report.add("served", case, "retries", "", measured.retries)
     for name, count in checked.counts.items():
         report.add("served", case, name, "", count)
-
-
-def quantiles(values: list[float]) -> Quantiles:
-    """Percentiles of the rounds; the worst 20 % of a rate are its p20."""
-    return Quantiles(*(float(np.quantile(values, q)) for q in (0.2, 0.5, 0.8)))
 
 
 if __name__ == "__main__":

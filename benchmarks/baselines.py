@@ -27,6 +27,7 @@ import torch
 from numpy.typing import NDArray
 
 from benchmarks.measuring.json_rows import Row, append_rows, provenance
+from benchmarks.quality import click_events
 from benchmarks.quality.evidence import add_evidence, read_evidence, with_evidence
 from benchmarks.quality.rankings import (
     MAX_K,
@@ -51,7 +52,7 @@ from store_engine.training.item_start import fit_to
 TEXT_FIELDS = {
     "beauty": ("title", "categories"),
     "office": ("title", "brand", "description"),
-    "ml-100k": ("movie_title", "class", "release_year"),
+    "ml-100k": click_events.TEXT_FIELDS,
 }
 
 

@@ -13,54 +13,47 @@ validation events, as ours is (`sasrec_refit`). One JSON line per rule goes to -
 
 import argparse
 import dataclasses
-import datetime
 import itertools
-import json
 import sys
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from pathlib import Path
-from typing import Any, NamedTuple
 
 # run as a script, only benchmarks/ is on the path
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 import numpy as np
-import scipy.sparse as sp
 import torch
 from numpy.typing import NDArray
 
-from benchmarks.measuring.harness import commit, machine
-from benchmarks.sasrec import SASRec, SASRecConfig, rank, train
-from benchmarks.slist import Slist, choose
+from benchmarks.measuring.json_rows import Row, append_rows, provenance
+from benchmarks.quality import click_events
+from benchmarks.quality.evidence import add_evidence, read_evidence, with_evidence
+from benchmarks.quality.rankings import (
+    MAX_K,
+    Score,
+    read_rankings,
+    result_rows,
+    score_rows,
+    validation_ndcg,
+    without_items,
+)
+from benchmarks.quality.sasrec import SASRec, SASRecConfig, train
+from benchmarks.quality.slist import Slist, choose
 from store_engine.collaborative.item_space import item_space
 from store_engine.config import DataConfig, EvidenceConfig
 from store_engine.data.histories import Histories
 from store_engine.data.load import Dataset, load_dataset
-from store_engine.data.split import Examples, Split, leave_one_out
-from store_engine.evaluation.metrics import ranking_metrics, standard_errors
-from store_engine.evaluation.protocols import RULES, CandidateRule
+from store_engine.data.split import Split, leave_one_out
+from store_engine.evaluation.protocols import CandidateRule
 from store_engine.evaluation.validation import sample_examples
-from store_engine.files.npz import ArrayForm, read_npz
-from store_engine.files.regular import parse_errors
 from store_engine.training.item_start import fit_to
 
-MAX_K = 20
 TEXT_FIELDS = {
     "beauty": ("title", "categories"),
     "office": ("title", "brand", "description"),
-    "ml-100k": ("movie_title", "class", "release_year"),
+    "ml-100k": click_events.TEXT_FIELDS,
 }
-EVIDENCE = {
-    "indptr": ArrayForm("i", 1),
-    "indices": ArrayForm("i", 1),
-    "data": ArrayForm("f", 1),
-    "decay": ArrayForm("f", 0),
-}
-EVIDENCE_EVENTS = 20  # of a history that give evidence
-WEIGHTS = (0.0, 0.25, 0.5, 1.0, 1.5, 2.0, 3.0, 4.0, 6.0, 8.0)  # of the evidence, tried
-
-Score = Callable[[Sequence[NDArray[np.int32]]], NDArray[np.float32]]
 
 
 def load(name: str, folder: str) -> Dataset:
@@ -98,123 +91,7 @@ def train_sasrec(
     return model, train(model, events, config, validate, log)
 
 
-def validation_ndcg(score: Score, valid: Examples) -> float:
-    """NDCG@10 on validation users, seen items left out."""
-    rankings = rank(score, valid.histories, 10, exclude_history=True)
-    return ranking_metrics(rankings, valid.targets, (10,))["ndcg@10"]
-
-
-def read_evidence(path: Path, num_items: int) -> Score:
-    """Reads an item-item matrix; the last events of a history give their rows, weighted by age.
-
-    Raises:
-        InputError: The file is missing, damaged or not of this form.
-        ValueError: The matrix is not one of this catalogue.
-    """
-    got = read_npz(path, EVIDENCE, "an evidence file")
-    shape = (num_items, num_items)
-    matrix = sp.csr_matrix((got["data"], got["indices"], got["indptr"]), shape=shape)
-    matrix.check_format(full_check=True)
-
-    def score(histories: Sequence[NDArray[np.int32]]) -> NDArray[np.float32]:
-        recent = [history[::-1][:EVIDENCE_EVENTS] for history in histories]
-        weights = np.concatenate([got["decay"] ** np.arange(len(rows)) for rows in recent])
-        ends = np.cumsum([0, *map(len, recent)])
-        votes = sp.csr_matrix((weights, np.concatenate(recent), ends), (len(recent), num_items))
-        scores: NDArray[np.float32] = (votes @ matrix).toarray().astype(np.float32)
-        return scores
-
-    return score
-
-
-def with_evidence(score: Score, evidence: Score, valid: Examples) -> tuple[Score, float]:
-    """Adds evidence to a score with the weight that is best on validation users."""
-
-    best = max(
-        WEIGHTS,
-        key=lambda weight: validation_ndcg(add_evidence(score, evidence, weight), valid),
-    )
-    return add_evidence(score, evidence, best), best
-
-
-def add_evidence(score: Score, evidence: Score, weight: float) -> Score:
-    """Adds evidence to a score."""
-    return lambda histories: score(histories) + np.float32(weight) * evidence(histories)
-
-
-def result_rows(
-    rank_by: Callable[[CandidateRule], NDArray[np.int64]], targets: NDArray[np.int32]
-) -> list[dict[str, Any]]:
-    """Measures rankings under both rules."""
-    found = [(rule, rank_by(rule)) for rule in RULES]
-    cutoffs = (1, 5, 10, MAX_K)
-    return [
-        {
-            "rule": rule.name,
-            "metrics": ranking_metrics(rankings, targets, cutoffs),
-            "standard_errors": standard_errors(rankings, targets, cutoffs),
-        }
-        for rule, rankings in found
-    ]
-
-
-def score_rows(score: Score, examples: Examples) -> list[dict[str, Any]]:
-    """Measures the rankings of a score of all items under both rules."""
-
-    def rank_by(rule: CandidateRule) -> NDArray[np.int64]:
-        return rank(score, examples.histories, MAX_K, exclude_history=rule.exclude_history)
-
-    return result_rows(rank_by, examples.targets)
-
-
-class Ranked(NamedTuple):
-    """Rankings made elsewhere, of some test users."""
-
-    users: NDArray[np.int64]  # (num_ranked,) places among the test users
-    rankings: NDArray[np.int64]  # (num_ranked, k) catalogue rows, best first, -1 padded
-
-
-def read_rankings(path: Path, examples: Examples, num_items: int) -> Ranked:
-    """Reads what another library ranked, and checks that it had our split.
-
-    Raises:
-        InputError: The file is missing, damaged or not of this form; or users, targets or items
-            are not those of the test, or a ranking names an item twice.
-    """
-    forms = {
-        "users": ArrayForm("i", 1),
-        "rankings": ArrayForm("i", 2),
-        "targets": ArrayForm("i", 1),
-    }
-    got = read_npz(path, forms, "a rankings file")
-    users, rankings = got["users"], got["rankings"]
-    with parse_errors(path, "a rankings file"):
-        if not len(users) == len(rankings) == len(got["targets"]) == len(np.unique(users)):
-            raise ValueError("users must be distinct, with a ranking and a target each")
-        if len(users) and not 0 <= users.min() <= users.max() < len(examples.targets):
-            raise ValueError(f"users must be below {len(examples.targets)}")
-        if (examples.targets[users] != got["targets"]).any():
-            raise ValueError("the targets are not those of the test")
-        if rankings.min() < -1 or rankings.max() >= num_items:
-            raise ValueError(f"rankings must hold catalogue rows below {num_items}, or -1")
-        ordered = np.sort(rankings, axis=1)
-        if ((ordered[:, 1:] == ordered[:, :-1]) & (ordered[:, 1:] >= 0)).any():
-            raise ValueError("a ranking names an item twice")
-    return Ranked(users, rankings)
-
-
-def without_items(
-    rankings: NDArray[np.int64], items: Sequence[NDArray[Any]], k: int
-) -> NDArray[np.int64]:
-    """Takes each user's items out of the ranking and keeps the first k of the rest, -1 padded."""
-    kept = np.full((len(rankings), k), -1, dtype=np.int64)
-    for user, (ranking, out) in enumerate(zip(rankings, items, strict=True)):
-        rows = ranking[~np.isin(ranking, out) & (ranking >= 0)][:k]
-        kept[user, : len(rows)] = rows
-    return kept
-
-
-def measure_rankings(split: Split, num_items: int, path: Path) -> list[dict[str, Any]]:
+def measure_rankings(split: Split, num_items: int, path: Path) -> list[Row]:
     """Measures the rankings of a file under both rules."""
     users, rankings = read_rankings(path, split.test, num_items)
 
@@ -226,9 +103,7 @@ def measure_rankings(split: Split, num_items: int, path: Path) -> list[dict[str,
     return [{"num_ranked": len(users)} | row for row in rows]
 
 
-def measure_sasrec(
-    dataset: Dataset, split: Split, options: argparse.Namespace
-) -> list[dict[str, Any]]:
+def measure_sasrec(dataset: Dataset, split: Split, options: argparse.Namespace) -> list[Row]:
     """Trains SASRec and measures it, alone and with the evidence where it is given."""
     began, cpu_began = time.perf_counter(), time.process_time()
     num_items, start = dataset.catalog.num_items, first_rows(dataset, split, options)
@@ -273,9 +148,7 @@ def measure_sasrec(
     return rows
 
 
-def measure_slist(
-    dataset: Dataset, split: Split, options: argparse.Namespace
-) -> list[dict[str, Any]]:
+def measure_slist(dataset: Dataset, split: Split, options: argparse.Namespace) -> list[Row]:
     """Fits SLIST as validation likes it, then with the validation events; measures both."""
     valid = sample_examples(split.valid, options.valid_users, options.seed)
     began, num_items = time.perf_counter(), dataset.catalog.num_items
@@ -325,17 +198,12 @@ def main() -> None:
         "protocol": split.protocol,
         "seed": options.seed,
         "num_users": len(split.test.targets),
-        "machine": machine(),
-        "threads": torch.get_num_threads(),
-        "commit": commit(),
-        "date": datetime.date.today().isoformat(),
+        **provenance(),
     }
-    options.out.parent.mkdir(parents=True, exist_ok=True)
-    with options.out.open("a", encoding="utf-8") as file:
-        for row in rows:
-            file.write(json.dumps(stamp | row) + "\n")
-            shown = "  ".join(f"{k} {row['metrics'][k]:.4f}" for k in ("recall@10", "ndcg@10"))
-            print(f"{dataset.name}  {row['model']}  {row['rule']}  {shown}")
+    append_rows(options.out, (stamp | row for row in rows))
+    for row in rows:
+        shown = "  ".join(f"{k} {row['metrics'][k]:.4f}" for k in ("recall@10", "ndcg@10"))
+        print(f"{dataset.name}  {row['model']}  {row['rule']}  {shown}")
 
 
 if __name__ == "__main__":

@@ -4,7 +4,7 @@
     python benchmarks/cold_start.py --dataset office --data FOLDER --cold rarest:0.3 \\
         --config configs/presets/ours.toml --set recommender.residual_dropout=0.5 --out cold.jsonl
 
-Some items are held out of the catalogue and of all events (benchmarks/cold_split.py says which); a
+Some items are held out of the catalogue and of all events (quality/cold_split.py says which); a
 run is trained on the rest by the real entry. Then the items are tokenised from their text, added to
 the live engine, and voted for by the items whose text is like theirs. Their offset is the largest
 that costs the run's validation users, whose targets are warm, at most 1 % of Recall@10: no event
@@ -20,17 +20,16 @@ import argparse
 import datetime
 import json
 import sys
-from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 # run as a script, only benchmarks/ is on the path
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-import numpy as np
-from numpy.typing import NDArray
-
-from benchmarks.cold_split import (
+from benchmarks import ROOT
+from benchmarks.measuring.json_rows import append_rows
+from benchmarks.quality.cold_figures import K, cold_figures, rows_of, warm_figures
+from benchmarks.quality.cold_split import (
     ColdExamples,
     ColdRule,
     cold_examples,
@@ -40,23 +39,12 @@ from benchmarks.cold_split import (
 )
 from store_engine.cli.main import VerbParser, guard
 from store_engine.cli.tokenize import tokenize_new_items
-from store_engine.collaborative.co_visits import event_counts
 from store_engine.collaborative.evidence import new_item_votes
-from store_engine.collaborative.neighbours import recent_events
-from store_engine.collaborative.spaces import text_space
 from store_engine.config import load_config
-from store_engine.data.catalog import Catalog
 from store_engine.data.readers import read_items
-from store_engine.data.split import Examples, Split, leave_one_out
+from store_engine.data.split import leave_one_out
 from store_engine.decoding.engine import Engine
 from store_engine.errors import InputError
-from store_engine.evaluation.evaluate_run import rank_all
-from store_engine.evaluation.metrics import (
-    coverage,
-    long_tail_share,
-    metrics_by_frequency,
-    ranking_metrics,
-)
 from store_engine.evaluation.validation import sample_examples
 from store_engine.evaluation.weigh_evidence import weigh_new_items
 from store_engine.experiments.plan import Trial, Variant
@@ -65,14 +53,7 @@ from store_engine.experiments.trials import Launch, run_command, train_command
 from store_engine.runs.run import Run, load_run
 
 _VALID_USERS = 4000  # that the offset is chosen on
-ROOT = Path(__file__).resolve().parents[1]
 _MAX_EXAMPLES = 2000
-_K = 10
-_CUTOFFS = (1, _K)
-_SET = "cold"  # the engine's name of the new items
-_TEXT_DIM, _DECAY, _RECENT = 128, 0.7, 5  # of nearest neighbours by text
-
-Rankings = NDArray[np.int64]
 
 
 def train_warm(args: argparse.Namespace, work: Path) -> Path:
@@ -87,113 +68,6 @@ def train_warm(args: argparse.Namespace, work: Path) -> Path:
     if status != 0:
         raise InputError(f"the training ended with status {status}: see {log}")
     return trial.run_dir
-
-
-def rows_of(examples: ColdExamples, item_ids: Sequence[str]) -> Examples:
-    """Names the items of examples by their catalogue rows."""
-    row = {item: r for r, item in enumerate(item_ids)}
-    histories = [np.array([row[i] for i in h], dtype=np.int32) for h in examples.histories]
-    return Examples(histories, np.array([row[i] for i in examples.targets], dtype=np.int32))
-
-
-def text_neighbours(
-    catalog: Catalog, histories: Sequence[NDArray[np.int32]]
-) -> NDArray[np.float32]:
-    """Scores items by their cosine to the decayed last items, in TF-IDF and SVD.
-
-    Args:
-        catalog: The full catalogue.
-        histories: Catalogue rows of each user, oldest first.
-
-    Returns:
-        (num_users, num_items).
-    """
-    space = text_space(catalog, _TEXT_DIM)
-    events = recent_events(histories, catalog.num_items, _DECAY, _RECENT)
-    scores: NDArray[np.float32] = ((events @ space) @ space.T).astype(np.float32)
-    return scores
-
-
-def top_rows(
-    scores: NDArray[np.float32],
-    histories: Sequence[NDArray[np.int32]],
-    among: NDArray[np.int64] | None = None,
-) -> Rankings:
-    """Ranks items by given scores, those of the history left out: (num_users, 10) rows.
-
-    Args:
-        scores: (num_users, num_items), not changed.
-        histories: Catalogue rows of each user.
-        among: The items that compete; None: all.
-    """
-    allowed = np.full(scores.shape, among is not None)
-    if among is not None:
-        allowed[:, among] = False
-    hidden = np.where(allowed, -np.inf, scores)
-    for user, history in enumerate(histories):
-        hidden[user, history] = -np.inf
-    best = np.argsort(-hidden, axis=1, kind="stable")[:, :_K]
-    found: Rankings = np.where(np.take_along_axis(hidden, best, 1) > -np.inf, best, -1)
-    return found
-
-
-def recall(rankings: Rankings, targets: NDArray[np.int32]) -> dict[str, float]:
-    """Recall@1 and @10."""
-    figures = ranking_metrics(rankings, targets, _CUTOFFS)
-    return {name: value for name, value in figures.items() if name.startswith("recall")}
-
-
-def cold_figures(engine: Engine, examples: Examples, num_warm: int) -> dict[str, Any]:
-    """Recalls of the examples among the cold items alone and in the full catalogue.
-
-    Args:
-        engine: With the cold items, from row `num_warm` on.
-        examples: By the engine's rows.
-        num_warm: Items before them.
-    """
-    catalog = engine.catalog
-    cold = np.arange(num_warm, catalog.num_items)
-    engine.define(_SET, [catalog.item_ids[row] for row in cold])
-    histories, targets = examples.histories, examples.targets
-    width = max(_K, engine.config.beam_width)
-    near = text_neighbours(catalog, histories)
-    among, _ = engine.recommend_rows(
-        histories, min(_K, len(cold)), allow=_SET, exclude_history=True, beam_width=width
-    )
-    full, _ = engine.recommend_rows(histories, _K, exclude_history=True, beam_width=width)
-    return {
-        "num_examples": len(targets),
-        "among_cold": {
-            "ours": recall(_padded(among), targets),
-            "text_neighbours": recall(top_rows(near, histories, cold), targets),
-            "random": {f"recall@{k}": min(1.0, k / len(cold)) for k in _CUTOFFS},
-        },
-        "full_catalogue": {
-            "ours": recall(full, targets),
-            "text_neighbours": recall(top_rows(near, histories), targets),
-            "random": {f"recall@{k}": k / catalog.num_items for k in _CUTOFFS},
-        },
-    }
-
-
-def _padded(rankings: Rankings) -> Rankings:
-    return np.pad(rankings, ((0, 0), (0, _K - rankings.shape[1])), constant_values=-1)
-
-
-def warm_figures(engine: Engine, split: Split, num_warm: int) -> dict[str, Any]:
-    """Figures of the run's own test: recalls, by the target's frequency, and what is shown."""
-    rankings = rank_all(engine, split.test, _K, exclude_history=True)
-    frequency = event_counts(split.train, num_warm)
-    padded = np.pad(frequency, (0, engine.catalog.num_items - num_warm))
-    targets = split.test.targets
-    buckets = metrics_by_frequency(rankings, targets, padded, _CUTOFFS)
-    return {
-        **recall(rankings, targets),
-        f"share_of_cold@{_K}": float((rankings >= num_warm).mean()),
-        f"coverage@{_K}": coverage(rankings, engine.catalog.num_items, _K),
-        f"long_tail_share@{_K}": long_tail_share(rankings, padded, _K),
-        "buckets": {name: bucket.get(f"recall@{_K}") for name, bucket in buckets.items()},
-    }
 
 
 def measure(run: Run, cold_file: Path, examples: ColdExamples) -> dict[str, Any]:
@@ -224,7 +98,7 @@ def measure(run: Run, cold_file: Path, examples: ColdExamples) -> dict[str, Any]
         "without_votes": {name: without[name]["ours"] for name in ("among_cold", "full_catalogue")},
         "warm_before": before,
         "warm_after": after,
-        "price": 1 - after[f"recall@{_K}"] / before[f"recall@{_K}"],
+        "price": 1 - after[f"recall@{K}"] / before[f"recall@{K}"],
     }
 
 
@@ -277,8 +151,7 @@ def _run(args: argparse.Namespace) -> int:
     }
     print(json.dumps(row, indent=2))
     if args.out is not None:
-        with args.out.open("a", encoding="utf-8") as file:
-            file.write(json.dumps(row) + "\n")
+        append_rows(args.out, [row])
     return 0
 
 

@@ -1,8 +1,8 @@
 """Bulk changes of a live catalogue: how long they take until they are on the disk and seen.
 
-python benchmarks/live_catalog.py                       # 10^5 new items by text, 10^5 events
-python benchmarks/live_catalog.py --quick
-python benchmarks/live_catalog.py --catalog 1000000 --items 100000 --batch 1000
+    python benchmarks/live_catalog.py                       # 10^5 new items by text, 10^5 events
+    python benchmarks/live_catalog.py --quick
+    python benchmarks/live_catalog.py --catalog 1000000 --items 100000 --batch 1000
 
 A run with random weights has `--catalog` items of 3 codes of 256. `--items` new ones are added by
 text, in calls of `--batch` (0: one call), and as many events. Reading is the LLM's time (hidden
@@ -15,6 +15,7 @@ import argparse
 import json
 import os
 import platform
+import sys
 import tempfile
 import time
 import warnings
@@ -22,6 +23,9 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
+
+# run as a script, only benchmarks/ is on the path
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 import numpy as np
 import torch

@@ -29,7 +29,8 @@ import pyarrow.csv
 # run as a script, only benchmarks/ is on the path, whose kernels.py must not hide a package's
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-from benchmarks.measuring.harness import ROOT, Options, Report, parse_options
+from benchmarks import ROOT
+from benchmarks.measuring.harness import Options, Report, parse_options
 
 ROWS_PER_CHUNK = 1 << 20
 MIN_EVENTS = 5

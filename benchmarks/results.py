@@ -17,7 +17,8 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-from benchmarks.results_table import PLANS, RESULTS, ROOT, results_table
+from benchmarks import RESULTS, ROOT
+from benchmarks.tabulating.results_table import PLANS, results_table
 from store_engine.cli.main import VerbParser, guard
 from store_engine.cli.sweep import add_training_arguments
 from store_engine.errors import InputError

@@ -15,11 +15,12 @@ from typing import NamedTuple
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-from benchmarks.markdown import markdown
+from benchmarks import ROOT
 from benchmarks.measuring.data_sheet import H100
+from benchmarks.tabulating.markdown import markdown
 
 PEAK, BANDWIDTH = H100.bf16_flops, H100.bandwidth
-PICTURE = Path(__file__).resolve().parents[1] / "docs" / "pictures" / "roofline.svg"
+PICTURE = ROOT / "docs" / "pictures" / "roofline.svg"
 _WIDTH, _HEIGHT, _LEFT, _BOTTOM = 760, 400, 74, 56
 _X, _Y = (0.7, 20_000.0), (1e12, 2e15)  # of the picture: flop/byte, flop/s
 

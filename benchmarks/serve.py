@@ -30,13 +30,8 @@ import signal
 import subprocess
 import sys
 import tempfile
-import threading
 import time
 import urllib.request
-import uuid
-from collections import Counter
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -46,21 +41,14 @@ import torch
 # run as a script, only benchmarks/ is on the path, whose kernels.py must not hide a package's
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-from benchmarks.measuring.harness import ROOT, Options, Quantiles, Report, parse_options
+from benchmarks import ROOT
+from benchmarks.measuring.harness import Options, Quantiles, Report, parse_options
 from benchmarks.serving.check import Checked, check
+from benchmarks.serving.server import MAX_BATCH, a_replica, server
+from benchmarks.serving.work import ROUNDS, K, Work, histories_of, make_work
 from store_engine.decoding.engine import Engine
-from store_engine.runs.run import load_run
 
-K, BATCH = 10, 128
-ROUNDS = {"quiet": 5, "batches": 5, "changes": 1}
-PER_REQUEST = {"quiet": 1, "batches": 32, "changes": 1}
-# few, where every answer is kept by its change
-NUM_QUESTIONS = {"quiet": 5000, "batches": 5120, "changes": 64}
 DIRECT_S = 20.0  # of a direct measurement at most
-_REPLICA = b"SERVE_REPLICA::store_engine#engines", b"ray::ServeReplica:store_engine:engines"
-_MARK = "STORE_ENGINE_BENCHMARK"  # in the environment of all processes of a server of ours
-
-Work = dict[str, Any]
 
 
 class Measured(NamedTuple):
@@ -85,7 +73,7 @@ def add_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--run", type=Path, required=True, metavar="RUN")
     parser.add_argument("--replicas", type=int, default=1)
     parser.add_argument(
-        "--clients", type=int, default=2 * BATCH, help="questions at once (default 256)"
+        "--clients", type=int, default=2 * MAX_BATCH, help="questions at once (default 256)"
     )
     parser.add_argument("--seconds", type=float, default=20.0, help="of each case (default 20)")
     parser.add_argument("--changes-per-s", type=float, default=5.0)
@@ -110,56 +98,6 @@ def main() -> None:
     for problem in problems[:20]:
         print(problem, file=sys.stderr)
     sys.exit(1 if problems else 0)
-
-
-def make_work(options: Options, run_dir: Path, case: str) -> Work:
-    """What the clients do: to change are the items that are recommended most."""
-    questions = make_questions(run_dir, NUM_QUESTIONS[case], by_user=case == "changes")
-    catalog = load_run(run_dir).catalog
-    own = Engine.load(run_dir, journal=False).recommend(
-        histories_of(run_dir, questions[: NUM_QUESTIONS["changes"]]), K
-    )
-    counts = Counter(item.item_id for items in own for item in items)
-    items = [
-        (item_id, {name: texts[catalog.row_of(item_id)] for name, texts in catalog.fields.items()})
-        for item_id, _ in counts.most_common(200)
-    ]
-    seconds = min(options.extra.seconds, 5.0) if options.quick else options.extra.seconds
-    return {
-        "questions": questions,
-        "items": items,
-        "users": [one["user"] for one in questions if "user" in one],
-        "k": K,
-        "per_request": PER_REQUEST[case],
-        "num_clients": max(1, options.extra.clients // PER_REQUEST[case]),
-        "seconds": seconds / ROUNDS[case],
-        "warm_up_s": 1.0 if options.quick else 5.0,
-        "changes_per_s": options.extra.changes_per_s if case == "changes" else 0,
-    }
-
-
-def make_questions(run_dir: Path, count: int, by_user: bool) -> list[dict[str, Any]]:
-    """Histories to ask with: the ends of the run's own, cut at random; or every other one whose."""
-    run, rng = load_run(run_dir), np.random.default_rng(0)
-    ids, histories, found = run.catalog.item_ids, run.histories, []
-    for number in range(count):
-        user = int(rng.integers(histories.num_users))
-        rows = histories[user]
-        history = [ids[row] for row in rows[: rng.integers(len(rows) + 1)][-50:]]
-        asked: dict[str, Any] = {"history": history}
-        found.append({"user": histories.user_ids[user]} if by_user and number % 2 else asked)
-    return found
-
-
-def histories_of(run_dir: Path, questions: list[dict[str, Any]]) -> list[list[str]]:
-    """The histories that questions are about, as the run's files have them."""
-    run = load_run(run_dir)
-    ids, histories = run.catalog.item_ids, run.histories
-    place = {user: i for i, user in enumerate(histories.user_ids)}
-    return [
-        one["history"] if "history" in one else [ids[row] for row in histories[place[one["user"]]]]
-        for one in questions
-    ]
 
 
 def measure(options: Options, run_dir: Path, work: Work, case: str) -> Measured:
@@ -193,38 +131,8 @@ class Direct:
         return num / (time.perf_counter() - began)
 
     def _call(self) -> int:
-        drawn = self._rng.integers(len(self._histories), size=BATCH)
+        drawn = self._rng.integers(len(self._histories), size=MAX_BATCH)
         return len(self._engine.recommend([self._histories[i] for i in drawn], K))
-
-
-@contextmanager
-def server(options: Options, run_dir: Path) -> Iterator[str]:
-    """Runs `store-engine serve`; gives its address.
-
-    Raises:
-        RuntimeError: It did not start, or did not end as it should.
-    """
-    command = [sys.executable, "-m", "store_engine", "serve", str(run_dir), "--port", "0"]
-    command += ["--threads", str(options.threads), "--replicas", str(options.extra.replicas)]
-    command += ["--max-batch", str(BATCH), "--max-waiting", "4096", "--timeout-s", "60"]
-    env = os.environ | {"PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": str(options.threads)}
-    os.environ[_MARK] = env[_MARK] = uuid.uuid4().hex
-    process = subprocess.Popen(command, stderr=subprocess.PIPE, text=True, env=env)
-    assert process.stderr is not None
-    try:
-        said = []
-        for line in process.stderr:
-            said.append(line)
-            if line.startswith("serving at "):
-                break
-        else:
-            raise RuntimeError("the server did not start: " + "".join(said[-20:]))
-        threading.Thread(target=process.stderr.read, daemon=True).start()
-        yield line.split()[2].rstrip(",")
-    finally:
-        process.terminate()
-        if process.wait(120) != 0:
-            raise RuntimeError(f"the server ended with status {process.returncode}")
 
 
 def load(host: str, work: Work, kills: int) -> dict[str, Any]:
@@ -245,38 +153,20 @@ def load(host: str, work: Work, kills: int) -> dict[str, Any]:
         return result
 
 
-def a_replica() -> int:
-    """The process id of an engine's replica."""
-    mark = f"{_MARK}={os.environ[_MARK]}".encode()
-    for path in Path("/proc").glob("[0-9]*"):
-        try:
-            name, variables = (path / "cmdline").read_bytes(), (path / "environ").read_bytes()
-        except OSError:
-            continue
-        if any(one in name for one in _REPLICA) and mark in variables:
-            return int(path.name)
-    raise RuntimeError("there is no replica to kill")
-
-
 def add_rows(report: Report, case: str, measured: Measured, checked: Checked) -> None:
     """Reports what was measured and what was checked."""
-    report.add("direct", case, "mean_per_s", "requests/s", quantiles(measured.direct))
+    report.add("direct", case, "mean_per_s", "requests/s", Quantiles.of(measured.direct))
     rounds = measured.rounds
     report.add(
-        "served", case, "mean_per_s", "requests/s", quantiles([one["per_s"] for one in rounds])
+        "served", case, "mean_per_s", "requests/s", Quantiles.of([one["per_s"] for one in rounds])
     )
-    report.add("served", case, "share_of_direct", "x", quantiles(measured.shares))
+    report.add("served", case, "share_of_direct", "x", Quantiles.of(measured.shares))
     for name in ("p50_ms", "p99_ms"):
-        report.add("served", case, name, "ms", quantiles([one[name] for one in rounds]))
+        report.add("served", case, name, "ms", Quantiles.of([one[name] for one in rounds]))
     report.add("served", case, "requests", "", sum(one["requests"] for one in rounds))
     report.add("served", case, "retries", "", measured.retries)
     for name, count in checked.counts.items():
         report.add("served", case, name, "", count)
-
-
-def quantiles(values: list[float]) -> Quantiles:
-    """Percentiles of the rounds; the worst 20 % of a rate are its p20."""
-    return Quantiles(*(float(np.quantile(values, q)) for q in (0.2, 0.5, 0.8)))
 
 
 if __name__ == "__main__":

@@ -10,35 +10,28 @@ items: what a further item costs. Rows of items and evidence, where a run has th
 """
 
 import argparse
+import gc
 import subprocess
 import sys
 from pathlib import Path
 
+# run as a script, only benchmarks/ is on the path
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+
+import numpy as np
+import torch
+
+from benchmarks.measuring.memory import resident_bytes
+from store_engine.config import DecodingConfig, ModelConfig
+from store_engine.data.catalog import Catalog
+from store_engine.decoding.engine import Engine
+from store_engine.model.store_model import StoreModel
 
 _BASE = 1000
 
 
-def resident_bytes() -> int:
-    """Resident memory of this process."""
-    for line in Path("/proc/self/status").read_text().splitlines():
-        if line.startswith("VmRSS:"):
-            return int(line.split()[1]) * 1024
-    raise OSError("no VmRSS in /proc/self/status")
-
-
 def measure(num_items: int) -> int:
     """Resident bytes of a process that serves a catalogue of this size, after one request."""
-    import gc
-
-    import numpy as np
-    import torch
-
-    from store_engine.config import DecodingConfig, ModelConfig
-    from store_engine.data.catalog import Catalog
-    from store_engine.decoding.engine import Engine
-    from store_engine.model.store_model import StoreModel
-
     torch.manual_seed(0)
     sizes = (256,) * 4
     rng = np.random.default_rng(0)

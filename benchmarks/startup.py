@@ -20,7 +20,8 @@ from pathlib import Path
 # run as a script, only benchmarks/ is on the path, whose kernels.py must not hide a package's
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-from benchmarks.measuring.harness import ROOT, Report, measure_together, parse_options
+from benchmarks import ROOT
+from benchmarks.measuring.harness import Report, measure_together, parse_options
 
 NUM_REPEATS = 10
 FLOOR = ("-c", "import torch, numpy")

@@ -11,155 +11,23 @@ not says so.
 """
 
 import argparse
-import csv
 import re
 import sys
-from collections.abc import Callable, Iterable
-from dataclasses import dataclass
-from functools import cache, partial
+from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
+# run as a script, only benchmarks/ is on the path
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-from benchmarks.kernel_table import kernels_table
-from benchmarks.markdown import markdown
-from benchmarks.results_table import PLANS, results_table
+from benchmarks import RESULTS, ROOT
 from benchmarks.roofline import roofline_table
-from benchmarks.row_tables import baselines_table, cold_start_table, scoring_table
+from benchmarks.tabulating.kernels_table import kernels_table
+from benchmarks.tabulating.quality_tables import baselines_table, cold_start_table, scoring_table
+from benchmarks.tabulating.results_table import PLANS, results_table
+from benchmarks.tabulating.speed_tables import decode_table, startup_table, train_table, trie_table
 
-ROOT = Path(__file__).resolve().parents[1]
-RESULTS = ROOT / "benchmarks" / "results"
 PAGES = ("README.md", "docs/results.md", "docs/performance.md")
-NOT_MEASURED = "not measured"
-
-Row = dict[str, str]
-
-
-@cache
-def read(benchmark: str, folder: Path = RESULTS) -> list[Row]:
-    """All rows of a benchmark, oldest first; none if it was never run."""
-    path = folder / f"{benchmark}.csv"
-    if not path.exists():
-        return []
-    with path.open(newline="") as file:
-        return list(csv.DictReader(file))
-
-
-@dataclass(frozen=True)
-class Figures:
-    """The medians of one metric of one case, by provider, all of one run."""
-
-    by_provider: dict[str, float]
-
-    @classmethod
-    def find(cls, rows: Iterable[Row], case: str, metric: str) -> "Figures":
-        """Those of the last run in which `ours` was measured."""
-        wanted = [row for row in rows if (row["case"], row["metric"]) == (case, metric)]
-
-        def run(row: Row) -> tuple[str, ...]:
-            return tuple(row[name] for name in ("machine", "torch", "commit", "date", "threads"))
-
-        last = next((run(row) for row in reversed(wanted) if row["provider"] == "ours"), None)
-        return cls({row["provider"]: float(row["p50"]) for row in wanted if run(row) == last})
-
-    def fastest(self, providers: tuple[str, ...]) -> float | None:
-        """The least of some providers' durations; None if none was measured."""
-        return min((self.by_provider[p] for p in providers if p in self.by_provider), default=None)
-
-    def cell(self, *providers: str, unit: str = "", has_ratio: bool = True) -> str:
-        """A duration, that of the fastest, and how many times that of `ours` it is."""
-        duration = self.fastest(providers)
-        if duration is None:
-            return NOT_MEASURED
-        cell = number(duration) + unit
-        ratio = duration / self.by_provider["ours"]
-        return f"{cell} ({times(ratio)})" if has_ratio and providers != ("ours",) else cell
-
-
-def number(x: float) -> str:
-    """Three significant digits, at most three behind the point: 0.092, 1.37, 10.4, 3,649."""
-    if abs(x) >= 100:
-        return f"{x:,.0f}"
-    return f"{x:.1f}" if abs(x) >= 10 else f"{x:.2f}" if abs(x) >= 1 else f"{x:.3f}"
-
-
-def times(ratio: float) -> str:
-    """8.7 x, 26 x."""
-    return f"{ratio:.0f} x" if ratio >= 9.95 else f"{ratio:.1f} x"
-
-
-def decode_table(folder: Path) -> str:
-    """A whole search, end to end."""
-    lines = []
-    for model, shown in (
-        ("256x4", "hidden 256, 4 layers"),
-        ("smollm2", "SmolLM2-135M's shape"),
-    ):
-        for batch in (4, 16):
-            case = f"model={model},dtype=bfloat16,batch={batch},beam=20,history=20"
-            found = Figures.find(read("decode", folder), case, "latency_ms")
-            if found.by_provider:
-                ours = found.cell("ours", unit=" ms")
-                floor = found.cell("floor", unit=" ms", has_ratio=False)
-                peers = (found.cell(p, unit=" ms") for p in ("torch_fallback", "transformers"))
-                lines.append([f"{shown}, {batch}", ours, floor, *peers])
-    header = ["model, batch", "ours (C++)", "lower bound", "plain PyTorch beams", "transformers"]
-    return markdown(header, lines)
-
-
-def trie_table(folder: Path) -> str:
-    """The beam step alone: a step, and a decode of four."""
-    columns = [
-        ("ours",),
-        ("ours_two_threads",),
-        ("unconstrained",),
-        ("csr_torch", "csr_torch_one_topk"),
-        ("transformers",),
-    ]
-    lines = []
-    for metric, what in (("step_ms", "a step"), ("decode_ms", "a decode of four")):
-        for codes, shown in (("uniform", "uniform codes"), ("zipf", "skewed codes")):
-            case = f"n=1e6,codes={codes},batch=32,beam=20"
-            found = Figures.find(read("trie", folder), case, metric)
-            if found.by_provider:
-                cells = [found.cell(*p, has_ratio=p != ("ours_two_threads",)) for p in columns]
-                lines.append([f"{shown}, {what}", *cells])
-    header = ["10^6 items", "ours", "two threads", "no constraint at all"]
-    header += ["STATIC's method in PyTorch, the faster of two", "transformers' hook"]
-    return markdown(header, lines)
-
-
-def train_table(folder: Path) -> str:
-    """Tokens per second and memory of training steps."""
-    case, rows = "hidden=576,layers=6,beauty=4x64,bfloat16", read("train", folder)
-    rates = Figures.find(rows, case, "tokens_per_s").by_provider
-    peaks = Figures.find(rows, case, "extra_peak_mib").by_provider
-    shown = {
-        "transformers": "transformers, padded",
-        "transformers_bucketed": "transformers, sorted into buckets",
-        "ours": "ours",
-    }
-    lines = []
-    for provider, name in shown.items():
-        if provider in rates:
-            ratios = [times(rates["ours"] / rates[peer]) for peer in shown if peer in rates][:-1]
-            rate = number(rates[provider])
-            rate += f" ({', '.join(ratios)})" if provider == "ours" else ""
-            lines.append([name, rate, f"{peaks[provider] / 2**10:.1f} GiB"])
-    return markdown(["", "tokens/s", "extra peak memory"], lines)
-
-
-def startup_table(folder: Path) -> str:
-    """What it costs to start."""
-    lines = []
-    names = {case: f"`{case}`" for case in ("import store_engine", "store-engine --help")}
-    for case, name in (names | {"the first recommendation": "the first recommendation"}).items():
-        found = Figures.find(read("startup", folder), case, "wall_ms")
-        if found.by_provider:
-            floor = found.cell("floor", unit=" ms", has_ratio=False)
-            lines.append([name, found.cell("ours", unit=" ms"), floor])
-    return markdown(["a process that runs", "takes", "torch and numpy alone"], lines)
-
 
 TABLES: dict[str, Callable[[Path], str]] = {
     "decode": decode_table,

@@ -31,8 +31,6 @@ import sys
 from dataclasses import replace
 from pathlib import Path
 
-import numpy as np
-
 # run as a script, only benchmarks/ is on the path
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
@@ -49,8 +47,7 @@ def run_case(task: Task, report: Report) -> None:
         print(f"{case}: {provider}", file=sys.stderr)
         with multiprocessing.get_context("spawn").Pool(1) as pool:
             got = pool.apply(measure, (replace(task, provider=provider),))
-        rates = got.num_tokens / np.array(got.durations)
-        rate = Quantiles(*np.quantile(rates, (0.2, 0.5, 0.8)).tolist())
+        rate = Quantiles.of([got.num_tokens / seconds for seconds in got.durations])
         medians[provider], peaks[provider] = rate.p50, got.extra_peak_mib
         report.add(provider, case, "tokens_per_s", "1/s", rate, task.dtype)
         report.add(provider, case, "extra_peak_mib", "MiB", got.extra_peak_mib, task.dtype)

@@ -18,7 +18,6 @@ process, which other processes on the machine do not change.
 """
 
 import argparse
-import json
 import resource
 import subprocess
 import sys
@@ -32,15 +31,23 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 import numpy as np
 
-from benchmarks.cold_split import ColdRule, Events, cold_items, read_csv, read_events, write_csv
+from benchmarks import ROOT
 from benchmarks.measuring.harness import print_table
+from benchmarks.measuring.json_rows import append_rows
+from benchmarks.quality.cold_split import (
+    ColdRule,
+    Events,
+    cold_items,
+    read_csv,
+    read_events,
+    write_csv,
+)
 from store_engine.cli.main import VerbParser, guard
 from store_engine.config import DataConfig, load_config
 from store_engine.errors import InputError
 from store_engine.experiments.provenance import commit, machine
 from store_engine.files.json_file import read_json
 
-ROOT = Path(__file__).resolve().parents[1]
 _METRICS = ("recall@10", "ndcg@10")
 
 
@@ -187,8 +194,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         found = measure(args, args.work)
         show(found)
         if args.out is not None:
-            with args.out.open("a", encoding="utf-8") as file:
-                file.write(json.dumps(found) + "\n")
+            append_rows(args.out, [found])
         return 0
 
     return guard(status)

@@ -18,20 +18,19 @@ import csv
 import datetime
 import os
 import re
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import NamedTuple
 
+import numpy as np
 import torch
 
+from benchmarks import PRETENDED, RESULTS
 from benchmarks.measuring.gpu_clock import device_milliseconds
 from store_engine.evaluation.latency import time_in_turn
 from store_engine.experiments.provenance import commit, machine
 
-ROOT = Path(__file__).resolve().parents[2]
-# the device of tests/fixtures/on_pretended_device.py, to try a benchmark for GPUs without one
-PRETENDED = "pretended"
 # fmt: off
 COLUMNS = [
     "benchmark", "provider", "case", "metric", "unit", "p20", "p50", "p80",
@@ -46,6 +45,11 @@ class Quantiles(NamedTuple):
     p20: float
     p50: float
     p80: float
+
+    @classmethod
+    def of(cls, values: Sequence[float]) -> "Quantiles":
+        """Those of the repetitions."""
+        return cls(*np.quantile(values, (0.2, 0.5, 0.8)).tolist())
 
 
 @dataclass(frozen=True)
@@ -171,7 +175,7 @@ def parse_options(
     parser = argparse.ArgumentParser(
         description=doc, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    default_out = ROOT / "benchmarks" / "results" / f"{benchmark}.csv"
+    default_out = RESULTS / f"{benchmark}.csv"
     cores = len(os.sched_getaffinity(0))
     parser.add_argument("--cases", default="", metavar="REGEX", help="run matching cases only")
     parser.add_argument("--threads", type=int, default=cores, help="CPU threads (all)")
@@ -210,7 +214,7 @@ def measure(
         return measure_together({"": run}, options, min_repeats, budget_s)[""]
     if options.quick:
         min_repeats, budget_s = 3, budget_s / 10
-    return _quantiles(device_milliseconds(run, budget_s, min_repeats))
+    return Quantiles.of(device_milliseconds(run, budget_s, min_repeats))
 
 
 def measure_together(
@@ -238,9 +242,4 @@ def measure_together(
     if options.quick:
         min_repeats, budget_s = 3, budget_s / 10
     durations = time_in_turn(runs, options.device, min_repeats, budget_s)
-    return {name: _quantiles(values) for name, values in durations.items()}
-
-
-def _quantiles(values: list[float]) -> Quantiles:
-    at = torch.tensor([0.2, 0.5, 0.8], dtype=torch.float64)
-    return Quantiles(*torch.tensor(values, dtype=torch.float64).quantile(at).tolist())
+    return {name: Quantiles.of(values) for name, values in durations.items()}

@@ -31,6 +31,11 @@ class ExtraPeak:
         return _status_mib("VmHWM") - self._before
 
 
+def resident_bytes() -> int:
+    """Memory of this process that is resident now."""
+    return int(_status_mib("VmRSS") * 2**20)
+
+
 def _status_mib(field: str) -> float:
     status = Path("/proc/self/status").read_text()
     return int(re.findall(rf"{field}:\s+(\d+) kB", status)[0]) / 2**10

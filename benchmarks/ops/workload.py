@@ -2,10 +2,13 @@
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
+
+from store_engine.testing import ATOL
 
 
 @dataclass(frozen=True)
@@ -36,3 +39,23 @@ class Work(NamedTuple):
 def short(dtype: torch.dtype) -> str:
     """float32 for torch.float32."""
     return str(dtype).removeprefix("torch.")
+
+
+def op_work(
+    op: Callable[..., Any],
+    inputs: list[Tensor],
+    num_bytes: float,
+    flops: float,
+    dout: Tensor | None = None,
+    liger: Callable[..., Any] | None = None,
+) -> Work:
+    """An op with a `backend`: "auto", its definition, and its kernels."""
+    ours, plain, triton = (partial(op, backend=name) for name in ("auto", "torch", "triton"))
+
+    def check() -> None:
+        got, want = (x if isinstance(x, Tensor) else x[0] for x in (ours(*inputs), plain(*inputs)))
+        error = (got.float() - want.float()).abs().nan_to_num(0).max().item()
+        assert error <= 4 * ATOL[inputs[0].dtype], f"error {error:.2e}"
+
+    parts = inputs, ours, plain, check, flops, num_bytes
+    return Work(*parts, dout, "ours_torch", liger, triton)

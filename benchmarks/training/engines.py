@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from benchmarks.measuring.harness import ROOT
+from benchmarks import ROOT
 from benchmarks.training.task import Task
 from store_engine.config import TrainConfig
 

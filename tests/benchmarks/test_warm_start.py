@@ -1,7 +1,7 @@
 import numpy as np
 import pytest
 
-from benchmarks.cold_split import Events
+from benchmarks.quality.cold_split import Events
 from benchmarks.warm_start import cut, main, show
 
 

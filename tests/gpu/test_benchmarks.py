@@ -4,12 +4,15 @@ import pytest
 import torch
 from pretended_device import DEVICE, pretended_device
 
-from benchmarks import kernels
 from benchmarks.decoding.cases import Case, CatalogShape
 from benchmarks.decoding.engines import random_engine, random_histories
 from benchmarks.decoding.lower_bound import make_lower_bound
 from benchmarks.decoding.searches import make_searches
-from benchmarks.ops import decode_cases
+from benchmarks.ops.attention_cases import attention_case, tree_case
+from benchmarks.ops.cases import decode_cases
+from benchmarks.ops.layer_cases import norm_case, rope_case, swiglu_case
+from benchmarks.ops.loss_cases import chunked_loss_case, loss_case, softmax_case
+from benchmarks.ops.selection_cases import select_case, topk_case
 from benchmarks.training import task
 from benchmarks.training.engines import engine_of
 from benchmarks.training.models import PackedStoreModel, packed_batch
@@ -18,17 +21,17 @@ from store_engine.model.store_model import StoreModel
 
 PLACE, F32 = str(DEVICE), torch.float32
 KERNELS = [
-    lambda: kernels.loss_case(16, 8, 32, 8, F32, PLACE),
-    lambda: kernels.softmax_case("slice", 8, 32, F32, PLACE),
-    lambda: kernels.softmax_case("ranges", 8, 32, F32, PLACE),
-    lambda: kernels.topk_case(2, 3, 64, 16, PLACE),
-    lambda: kernels.attention_case(2, 3, 8, 16, F32, PLACE),
-    lambda: decode_cases.norm_case(4, 64, F32, PLACE),
-    lambda: decode_cases.swiglu_case(4, 96, F32, PLACE),
-    lambda: decode_cases.rope_case(4, 2, 1, 32, F32, PLACE),
-    lambda: decode_cases.tree_case(2, 3, 40, 2, 1, F32, PLACE),
-    lambda: decode_cases.select_case(2, 3, 64, 16, F32, PLACE),
-    lambda: decode_cases.chunked_loss_case(64, 32, 256, F32, PLACE),
+    lambda: loss_case(16, 8, 32, 8, F32, PLACE),
+    lambda: softmax_case("slice", 8, 32, F32, PLACE),
+    lambda: softmax_case("ranges", 8, 32, F32, PLACE),
+    lambda: topk_case(2, 3, 64, 16, PLACE),
+    lambda: attention_case(2, 3, 8, 16, F32, PLACE),
+    lambda: norm_case(4, 64, F32, PLACE),
+    lambda: swiglu_case(4, 96, F32, PLACE),
+    lambda: rope_case(4, 2, 1, 32, F32, PLACE),
+    lambda: tree_case(2, 3, 40, 2, 1, F32, PLACE),
+    lambda: select_case(2, 3, 64, 16, F32, PLACE),
+    lambda: chunked_loss_case(64, 32, 256, F32, PLACE),
 ]
 NAMES = [
     *("loss", "slice", "ranges", "topk", "attention", "norm", "swiglu", "rope", "tree", "select"),
@@ -62,7 +65,7 @@ def test_kernels(make_case, gpu):
 def test_cases_of_a_search_agree_with_their_definition():
     """On the host, by the interpreter: what kernels.py checks before it times."""
     small = ("rows=4,", "beam=3", "T=64")
-    cases = [c for c in decode_cases.decode_cases(F32, "cpu") if any(x in c.name for x in small)]
+    cases = [c for c in decode_cases(F32, "cpu") if any(x in c.name for x in small)]
     assert len(cases) == 6
     for case in cases:
         work = case.make()

@@ -198,11 +198,10 @@ class Evidence:
 
     def save(self, path: str | Path) -> None:
         """Writes an npz file, which either stands complete or not at all."""
-        experts = self.experts
-        numbers = [(expert.weight, expert.unit, expert.decay) for expert in experts]
         with atomic_open(path) as file:
             np.savez(
                 file,
+                allow_pickle=False,
                 indptr=self.indptr,
                 indices=self.indices,
                 data=self.data,
@@ -213,12 +212,19 @@ class Evidence:
                 form=np.str_(self.mix.form),
                 text_weight=np.float64(self.mix.text_weight),
                 scale=np.float64(self.scale),
-                expert_names=np.array([expert.name for expert in experts], dtype=np.str_),
-                expert_numbers=np.array(numbers, dtype=np.float64).reshape(-1, 3),
-                expert_data=np.array([expert.data for expert in experts], dtype=np.float16).reshape(
-                    -1, len(self.data)
-                ),
+                **self._expert_arrays(),
             )
+
+    def _expert_arrays(self) -> dict[str, NDArray[Any]]:
+        """What a file has of the experts, if there are some."""
+        if not self.experts:
+            return {}
+        numbers = [(expert.weight, expert.unit, expert.decay) for expert in self.experts]
+        return {
+            "expert_names": np.array([expert.name for expert in self.experts], dtype=np.str_),
+            "expert_numbers": np.array(numbers, dtype=np.float64),
+            "expert_data": np.stack([expert.data for expert in self.experts]),
+        }
 
     @classmethod
     def load(cls, path: str | Path) -> "Evidence":
@@ -246,7 +252,7 @@ class Evidence:
 
 
 def _experts(arrays: dict[str, NDArray[Any]]) -> Iterator[Expert]:
-    """The experts of a file; one that was written before there were any has none."""
+    """The experts of a file, if it has some."""
     if "expert_names" not in arrays:
         return
     names, numbers = arrays["expert_names"].tolist(), arrays["expert_numbers"]

@@ -48,13 +48,13 @@ class FittedTerms(NamedTuple):
     mix: Mix
 
     def evidence(self, neighbours: int) -> Evidence:
-        """The weighted sum in one matrix, the largest `neighbours` votes of every item.
+        """The weighted sum in one matrix, the largest `neighbours` votes of every item."""
+        return _collapsed(self.terms, self.weights, neighbours, self.decay, self.mix)
 
-        Every term is an expert of weight 0, to be weighed beside an LLM.
-        """
-        evidence = _collapsed(self.terms, self.weights, neighbours, self.decay, self.mix)
-        experts = [(name, 0.0, 1.0, decay) for name, decay in self.own_decays.items()]
-        return _with_experts(evidence, self.terms, experts)
+    def experts(self, evidence: Evidence) -> tuple[Expert, ...]:
+        """Every term as an expert over the entries of evidence, to be weighed beside an LLM."""
+        numbers = [(name, 0.0, 1.0, decay) for name, decay in self.own_decays.items()]
+        return _experts(evidence, self.terms, numbers)
 
     def alone(self, name: str) -> Evidence:
         """One term by itself."""
@@ -136,7 +136,8 @@ def updated(
         terms[_OWN] = sp.eye_array(catalog.num_items, format="csr", dtype=np.float32)
     newer = _collapsed(terms, evidence.weights, settings.neighbours, evidence.decay, mix)
     newer = newer.scaled(evidence.scale)
-    return _with_experts(newer, terms, [experts[name] for name in experts if name in terms])
+    own = _experts(newer, terms, [experts[name] for name in experts if name in terms])
+    return dataclasses.replace(newer, experts=own)
 
 
 class _Votes(NamedTuple):
@@ -251,20 +252,15 @@ def _collapsed(
     )
 
 
-def _with_experts(
+def _experts(
     evidence: Evidence, terms: Terms, numbers: list[tuple[str, float, float, float]]
-) -> Evidence:
-    """Adds terms as experts: name, weight, unit and decay of each."""
-    pattern = evidence.matrix
-    largest = np.finfo(np.float16).max
-    experts = tuple(
-        Expert(
-            name,
-            weight,
-            unit,
-            decay,
-            np.minimum(votes_at(terms[name], pattern), largest).astype(np.float16),
-        )
-        for name, weight, unit, decay in numbers
+) -> tuple[Expert, ...]:
+    """Terms over the entries of evidence: name, weight, unit and decay of each."""
+    pattern, largest = evidence.matrix, np.finfo(np.float16).max
+
+    def data(name: str) -> NDArray[np.float16]:
+        return np.minimum(votes_at(terms[name], pattern), largest).astype(np.float16)
+
+    return tuple(
+        Expert(name, weight, unit, decay, data(name)) for name, weight, unit, decay in numbers
     )
-    return dataclasses.replace(evidence, experts=experts)

@@ -17,6 +17,7 @@ from store_engine import _C
 from store_engine.catalog.catalog_view import CatalogView
 from store_engine.catalog.item_filter import ItemFilter
 from store_engine.collaborative.evidence import Evidence, NewItemVotes
+from store_engine.collaborative.experts import Expert
 from store_engine.decoding.graphs.device_evidence import (
     ExpertVotes,
     NewVotes,
@@ -146,17 +147,10 @@ class VoteSums:
         return rows, offsets, self.decay, self.window
 
 
-def expert_sums(evidence: Evidence) -> list[VoteSums]:
-    """The sums of every expert."""
-    indptr, indices = evidence.indptr, evidence.indices
-    return [
-        VoteSums(
-            VoteMatrix(indptr, indices, expert.data.astype(np.float32)),
-            expert.decay,
-            evidence.window,
-        )
-        for expert in evidence.experts
-    ]
+def expert_sums(votes: Evidence, expert: Expert) -> VoteSums:
+    """The sums of an expert over the entries of evidence."""
+    matrix = VoteMatrix(votes.indptr, votes.indices, expert.data.astype(np.float32))
+    return VoteSums(matrix, expert.decay, votes.window)
 
 
 class _NewItems(NamedTuple):
@@ -183,7 +177,7 @@ class ItemEvidence:
     def __init__(self, votes: Evidence, scale: float = 1.0) -> None:
         matrix = VoteMatrix(votes.indptr, votes.indices, votes.data * np.float32(scale))
         self._sum = VoteSums(matrix, votes.decay, votes.window)
-        self._experts = list(zip(expert_sums(votes), votes.experts, strict=True))
+        self._experts = [(expert_sums(votes, expert), expert) for expert in votes.experts]
         self._new: _NewItems | None = None
         experts = tuple(
             ExpertVotes(sums.matrix, sums.decay, np.float32(one.weight), np.float32(one.unit))

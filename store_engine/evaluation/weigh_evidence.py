@@ -6,13 +6,13 @@ weights: a server has seen them, and the test's histories hold them too. Both ar
 """
 
 import dataclasses
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 import numpy as np
 import torch
 
 from store_engine.collaborative.evidence import Evidence, NewItemVotes
-from store_engine.collaborative.experts import Choices, weigh_experts
+from store_engine.collaborative.experts import Choices, Expert, weigh_experts
 from store_engine.config import Config
 from store_engine.data.catalog import Catalog
 from store_engine.data.split import Examples, Split
@@ -43,16 +43,16 @@ def fit_run_evidence(
         config: Its config, in which nothing is left to the data.
         make_engine: Makes the recommender with some evidence.
     """
-    from store_engine.collaborative.fit_evidence import fit_evidence, updated
+    from store_engine.collaborative.fit_evidence import fit_terms, updated
 
     settings, seed = config.evidence, config.train.seed
     if run.is_complete(run.start_evidence) and not run.is_complete(run.training_evidence):
-        fitted = Evidence.load(run.start_evidence)
+        old = Evidence.load(run.start_evidence)
         with run.writing(run.training_evidence):
-            newer = updated(fitted, split.train, catalog, settings, seed)
+            newer = updated(old, split.train, catalog, settings, seed)
             newer.save(run.training_evidence)
     if not run.is_complete(run.training_evidence):
-        evidence = fit_evidence(
+        fitted = fit_terms(
             split.train,
             split.valid,
             catalog,
@@ -60,7 +60,9 @@ def fit_run_evidence(
             exclude_history=config.decoding.exclude_history is True,
             seed=seed,
         )
-        evidence = weigh_evidence(make_engine, evidence, split.valid, seed)
+        evidence = fitted.evidence(settings.neighbours)
+        experts = fitted.experts(evidence)
+        evidence = weigh_evidence(make_engine, evidence, experts, split.valid, seed)
         with run.writing(run.training_evidence):
             evidence.save(run.training_evidence)
     evidence = Evidence.load(run.training_evidence)
@@ -69,35 +71,41 @@ def fit_run_evidence(
 
 
 def weigh_evidence(
-    make_engine: EngineMaker, evidence: Evidence, examples: Examples, seed: int
+    make_engine: EngineMaker,
+    evidence: Evidence,
+    experts: Sequence[Expert],
+    examples: Examples,
+    seed: int,
 ) -> Evidence:
     """Chooses how much each term of evidence weighs beside an LLM; see `experts`.
 
     Args:
         make_engine: Makes the recommender with some evidence.
-        evidence: With all its terms as experts, whatever their weights.
+        evidence: The sum, which names items.
+        experts: The terms over its entries, whatever their weights.
         examples: Validation users, of whom a sample is taken. A user counts whose target is among
             the items that the beams and the sum of the evidence name.
         seed: Of the sample.
 
     Returns:
-        The evidence with the experts that are left; none where there are no such users.
+        The evidence with the experts that are left; the sum alone where there are no such users.
     """
     if not len(examples.targets):
-        return dataclasses.replace(evidence, experts=())
+        return evidence
     sample = sample_examples(examples, _USERS, seed)
-    found = weigh_experts(_choices(make_engine, evidence, sample))
-    experts = tuple(
-        dataclasses.replace(evidence.experts[term], weight=weight, unit=unit)
+    found = weigh_experts(_choices(make_engine, evidence, experts, sample))
+    weighed = tuple(
+        dataclasses.replace(experts[term], weight=weight, unit=unit)
         for term, weight, unit in zip(*found, strict=True)
     )
-    return dataclasses.replace(evidence, experts=experts)
+    return dataclasses.replace(evidence, experts=weighed)
 
 
-def _choices(make_engine: EngineMaker, evidence: Evidence, examples: Examples) -> Choices:
+def _choices(
+    make_engine: EngineMaker, evidence: Evidence, experts: Sequence[Expert], examples: Examples
+) -> Choices:
     """Finds what users could have chosen, and what they chose."""
-    by_sum = dataclasses.replace(evidence, experts=())
-    scorer = ItemEvidence(by_sum)
+    scorer = ItemEvidence(evidence)
     engine, width = make_engine(scorer), min(_CANDIDATES, evidence.num_items)
     rows, scores = engine.recommend_rows(examples.histories, width, evidence=True)
     is_target = rows == examples.targets[:, None]
@@ -105,7 +113,7 @@ def _choices(make_engine: EngineMaker, evidence: Evidence, examples: Examples) -
     rows, scores = rows[chosen], scores[chosen]
     histories = [examples.histories[user].astype(np.int64) for user in chosen]
     logprobs = np.where(rows >= 0, scores - scorer.score(histories, rows), _NONE)
-    votes = [term.score(histories, rows) for term in expert_sums(evidence)]
+    votes = [expert_sums(evidence, expert).score(histories, rows) for expert in experts]
     return Choices(
         torch.from_numpy(logprobs),
         torch.from_numpy(np.stack(votes, axis=2)),

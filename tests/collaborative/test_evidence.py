@@ -1,10 +1,13 @@
 """Evidence: scores and rankings, a file that is checked, and fitting on all kinds of data."""
 
+import dataclasses
+
 import numpy as np
 import pytest
 
 from store_engine.collaborative.evidence import Evidence, Mix
-from store_engine.collaborative.fit_evidence import fit_evidence, updated
+from store_engine.collaborative.experts import Expert
+from store_engine.collaborative.fit_evidence import fit_evidence, fit_terms, updated
 from store_engine.config import EvidenceConfig
 from store_engine.data.catalog import Catalog
 from store_engine.data.histories import Histories
@@ -57,6 +60,38 @@ def test_without_some_items(left):
     assert (small().of_items(is_kept).matrix.toarray() == dense).all()
 
 
+def expert(*data, name="graph", weight=-1.5) -> Expert:
+    return Expert(name, weight, 0.25, 0.5, np.array(data, dtype=np.float16))
+
+
+def test_experts_lose_the_votes_of_items_that_are_left_out():
+    kept = small(experts=(expert(1, 2, 3),)).of_items(np.array([True, False, True]))
+    assert kept.experts[0].data.tolist() == [2, 3] == (kept.data * [4, 1.5]).tolist()
+
+
+def test_experts_are_saved(tmp_path):
+    path = tmp_path / "evidence.npz"
+    small(experts=(expert(1, 2, 3), expert(0, 0, 1, name="text", weight=2.0))).save(path)
+    got = Evidence.load(path).experts
+    assert [(e.name, e.weight, e.unit, e.decay, e.data.tolist()) for e in got] == [
+        ("graph", -1.5, 0.25, 0.5, [1, 2, 3]),
+        ("text", 2.0, 0.25, 0.5, [0, 0, 1]),
+    ]
+    arrays = dict(np.load(path))
+    for name, other in (
+        ("expert_names", np.array(["graph"])),
+        ("expert_numbers", np.ones((2, 2))),
+        ("expert_numbers", np.array([[1, 0, 1], [1, 1, 1.0]])),
+        ("expert_data", np.ones((2, 4), np.float16)),
+        ("expert_data", np.ones((1, 3), np.float16)),
+        ("expert_data", np.full((2, 3), np.nan, np.float16)),
+        ("expert_data", np.ones((2, 3), np.float64)),
+    ):
+        np.savez(path, **(arrays | {name: other}))
+        with pytest.raises(InputError, match="not an evidence file"):
+            Evidence.load(path)
+
+
 def test_save_and_load(tmp_path):
     small(scale=3.0).save(tmp_path / "evidence.npz")
     loaded = Evidence.load(tmp_path / "evidence.npz")
@@ -87,6 +122,7 @@ def test_save_and_load(tmp_path):
         ({"decay": 0.0}, "decay"),
         ({"decay": float("nan")}, "decay"),
         ({"window": 0}, "window"),
+        ({"experts": (Expert("text", 1, 1, 1, np.ones(2, np.float16)),)}, "3 votes, has 2"),
         ({"weights": {"graph": float("inf")}}, "weights"),
         ({"weights": {"graph": -1.0}}, "weights"),
         ({"mix": Mix("unit", float("nan"))}, "weights"),
@@ -154,6 +190,20 @@ def test_new_events_count_without_a_new_choice():
     more = updated(evidence, events, items, SETTINGS)
     assert more.decay == evidence.decay and more.weights == evidence.weights
     assert more.data.tobytes() != evidence.data.tobytes()
+    assert evidence.experts == ()  # nobody has weighed them
+
+
+def test_experts_keep_their_numbers_as_events_come():
+    items, events = synthetic(60, 200, 6, seed=0)
+    split = leave_one_out(events)
+    fitted = fit_terms(split.train, split.valid, items, SETTINGS)
+    plain = fitted.evidence(SETTINGS.neighbours)
+    evidence = dataclasses.replace(plain, experts=fitted.experts(plain)[1:])
+    same, more = (updated(evidence, some, items, SETTINGS) for some in (split.train, events))
+    numbers = [(e.name, e.weight, e.unit, e.decay) for e in evidence.experts]
+    assert numbers == [(e.name, e.weight, e.unit, e.decay) for e in more.experts] and numbers
+    for one, other, term in zip(evidence.experts, same.experts, more.experts, strict=True):
+        assert one.data.tobytes() == other.data.tobytes() != term.data.tobytes()
 
 
 @pytest.mark.parametrize(

@@ -1,4 +1,4 @@
-"""Experts: a log-linear model of the next item is found again, and terms of no worth are left out."""
+"""Experts: a log-linear model of the next item is found again, without terms of no worth."""
 
 import numpy as np
 import pytest

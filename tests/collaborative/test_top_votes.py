@@ -6,7 +6,7 @@ import scipy.sparse as sp
 import torch
 
 from store_engine.collaborative import top_votes
-from store_engine.collaborative.top_votes import TopVotes, top_entries, top_products
+from store_engine.collaborative.top_votes import TopVotes, top_entries, top_products, votes_at
 
 
 def random_votes(num_items: int, seed: int = 0) -> sp.csr_array:
@@ -30,6 +30,18 @@ def test_the_largest_votes_of_an_item(k):
         top.add(torch.from_numpy(votes.toarray()[begin : begin + 10].astype(np.float32)))
     # of equals either may be kept
     assert (np.sort(top.matrix().toarray(), 1) == np.sort(want, 1)).all()
+
+
+@pytest.mark.parametrize("block", [1, 7, 1000])
+@pytest.mark.parametrize(
+    "pattern", [random_votes(40, 1), sp.csr_array((40, 40))], ids=["some", "none"]
+)
+def test_votes_at_the_entries_of_another_matrix(pattern, block, monkeypatch):
+    monkeypatch.setattr(top_votes, "_BLOCK_SOURCES", block)
+    rows, columns = pattern.tocoo().coords
+    for votes in (random_votes(40, 2), sp.csr_array((40, 40))):
+        got = votes_at(votes, pattern)
+        assert got.dtype == np.float32 and (got == votes.toarray()[rows, columns]).all()
 
 
 def test_products_leave_the_item_itself_out():

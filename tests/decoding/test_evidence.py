@@ -3,25 +3,46 @@
 import numpy as np
 import pytest
 import torch
-from item_engines import FORMS, NUM_ITEMS, ItemCase, item_sids, new_items, random_votes
+from item_engines import (
+    FORMS,
+    NUM_ITEMS,
+    ItemCase,
+    item_sids,
+    new_items,
+    random_experts,
+    random_votes,
+)
 
 from store_engine.decoding.backends import NonFiniteLogitsError
 from store_engine.decoding.evidence import ItemEvidence
 from store_engine.errors import InputError
 
-SCALE = 2.0
+SCALE = 2.0  # of the sum
 OPTIONS = [{}, {"exclude_history": True}, {"allow": "even", "exclude": [[2]] * 5}]
 
 
-VOTES = random_votes()
+SUM = random_votes()
+EXPERTS = random_votes(experts=random_experts(len(SUM.data)))
 
 
-def plain_evidence(history):
-    """Of every item, by the definition."""
+def plain_sum(history, matrix, decay):
     total = np.zeros(NUM_ITEMS)
-    for back, row in enumerate(history[::-1][: VOTES.window]):
-        total += VOTES.decay**back * VOTES.matrix[row]
-    return SCALE * total
+    for back, row in enumerate(history[::-1][: SUM.window]):
+        total += decay**back * matrix[row]
+    return total
+
+
+def plain_evidence(history, votes=SUM):
+    """Of every item, by the definition."""
+    if not votes.experts:
+        return SCALE * plain_sum(history, votes.matrix, votes.decay)
+    total = np.zeros(NUM_ITEMS)
+    for expert in votes.experts:
+        matrix = np.zeros_like(votes.matrix)
+        matrix[votes.matrix > 0] = expert.data
+        own = plain_sum(history, matrix, expert.decay)
+        total += expert.weight * np.log1p(own / expert.unit)
+    return total
 
 
 @pytest.fixture(params=FORMS, ids=lambda form: "-".join(map(str, form)))
@@ -29,17 +50,22 @@ def case(request):
     return ItemCase(*request.param)
 
 
-def engine_of(case, **config):
+@pytest.fixture(params=[SUM, EXPERTS], ids=["sum", "experts"])
+def votes(request):
+    return request.param
+
+
+def engine_of(case, votes=SUM, **config):
     config = {"evidence": "auto"} | config
-    engine = case.engine(scorer=ItemEvidence(VOTES, SCALE), **config)
+    engine = case.engine(scorer=ItemEvidence(votes, SCALE), **config)
     engine.define("even", [f"item {row}" for row in range(0, NUM_ITEMS, 2)])
     return engine
 
 
 @pytest.mark.parametrize("backend", ["cpp", "torch"])
 @pytest.mark.parametrize("options", OPTIONS, ids=str)
-def test_a_wide_beam_equals_exact_scoring(case, histories, backend, options):
-    engine = engine_of(case, backend=backend)
+def test_a_wide_beam_equals_exact_scoring(case, votes, histories, backend, options):
+    engine = engine_of(case, votes, backend=backend)
     rows, scores = engine.recommend_rows(histories, 20, **options)
     exact_rows, exact = engine.recommend_rows(histories, 20, exact=True, **options)
     np.testing.assert_array_equal(rows, exact_rows)
@@ -51,9 +77,9 @@ def test_an_engine_tells_whether_it_has_evidence(case, make_engine):
     assert not make_engine().has_evidence
 
 
-def test_the_score_is_the_sum(case, histories):
-    engine = engine_of(case)
-    total = engine.score_rows(histories) + np.stack([plain_evidence(h) for h in histories])
+def test_the_score_is_the_sum(case, votes, histories):
+    engine = engine_of(case, votes)
+    total = engine.score_rows(histories) + np.stack([plain_evidence(h, votes) for h in histories])
     rows, scores = engine.recommend_rows(histories, 60)
     np.testing.assert_array_equal(rows, np.argsort(-total, axis=1, kind="stable"))
     np.testing.assert_allclose(scores, np.take_along_axis(total, rows, 1), atol=1e-5)
@@ -62,19 +88,19 @@ def test_the_score_is_the_sum(case, histories):
         for one, history, sums in zip(
             engine.recommend(ids, 10, exact=exact), histories, scores, strict=True
         ):
-            votes = plain_evidence(history)
+            own = plain_evidence(history, votes)
             np.testing.assert_allclose([item.score for item in one], sums[:10], atol=1e-5)
             found = [int(item.item_id.split()[1]) for item in one]
-            np.testing.assert_allclose([item.evidence for item in one], votes[found], atol=1e-5)
+            np.testing.assert_allclose([item.evidence for item in one], own[found], atol=1e-5)
 
 
 @pytest.mark.parametrize("options", OPTIONS, ids=str)
-def test_a_narrow_beam_scores_its_candidates_exactly(case, histories, options):
-    engine = engine_of(case, beam_width=4)
+def test_a_narrow_beam_scores_its_candidates_exactly(case, votes, histories, options):
+    engine = engine_of(case, votes, beam_width=4)
     llm = engine.score_rows(histories)
     rows, scores = engine.recommend_rows(histories, 4, **options)
     for history, own, found, logprobs in zip(histories, rows, scores, llm, strict=True):
-        want = logprobs + plain_evidence(history)
+        want = logprobs + plain_evidence(history, votes)
         np.testing.assert_allclose(found, want[own], atol=1e-5)
         assert len(set(own.tolist())) == 4
         if options.get("exclude_history"):
@@ -128,7 +154,7 @@ def test_a_catalogue_that_changed(histories, backend, exact):
 
 def test_who_decides(histories):
     case = ItemCase("code", "codes", "transformer", False)
-    scorer = ItemEvidence(VOTES, SCALE)
+    scorer = ItemEvidence(SUM, SCALE)
     silent, loud = case.engine(scorer=scorer), engine_of(case)
     plain = case.engine()
     want = plain.recommend_rows(histories, 5)

@@ -1,6 +1,7 @@
 import numpy as np
 import pytest
 from engines import BOS, catalog_of, random_model, random_sids
+from item_engines import random_experts
 
 from store_engine import Engine, InputError
 from store_engine.collaborative.evidence import Evidence
@@ -9,25 +10,36 @@ from store_engine.config import DecodingConfig
 from store_engine.decoding.evidence import ItemEvidence
 
 
-def evidence(decay=0.5, window=3, num_items=60):
+def evidence(decay=0.5, window=3, num_items=60, has_experts=False):
     """Every item votes 1 for the next one, and 2 for the one after that."""
     rows = np.arange(num_items, dtype=np.int64)
     pairs = [sorted([((r + 1) % num_items, 1.0), ((r + 2) % num_items, 2.0)]) for r in rows]
     indices = np.array([i for pair in pairs for i, _ in pair], dtype=np.int32)
     data = np.array([v for pair in pairs for _, v in pair], dtype=np.float32)
     indptr = np.arange(0, 2 * num_items + 1, 2)
-    return Evidence(indptr, indices, data, decay, window, {"a": 1.0}, Mix("unit", 0.0))
+    experts = random_experts(len(data)) if has_experts else ()
+    mix = Mix("unit", 0.0)
+    return Evidence(indptr, indices, data, decay, window, {"a": 1.0}, mix, experts=experts)
+
+
+def make_engine(mode, has_experts=False):
+    sids = random_sids(60)
+    config = DecodingConfig(beam_width=20, prefix_cache_mib=0, evidence=mode)
+    parts = random_model(), catalog_of(60), sids
+    scorer = ItemEvidence(evidence(has_experts=has_experts))
+    return Engine(*parts, bos=BOS, max_history=5, config=config, evidence=scorer)
 
 
 @pytest.fixture(params=["auto", "none"])
 def engine(request):
-    sids = random_sids(60)
-    config = DecodingConfig(beam_width=20, prefix_cache_mib=0, evidence=request.param)
-    parts = random_model(), catalog_of(60), sids
-    return Engine(*parts, bos=BOS, max_history=5, config=config, evidence=ItemEvidence(evidence()))
+    return make_engine(request.param)
 
 
-def test_explains_the_score_that_the_item_is_recommended_with(engine):
+@pytest.mark.parametrize(
+    ("mode", "has_experts"), [("none", False), ("auto", False), ("auto", True)]
+)
+def test_explains_the_score_that_the_item_is_recommended_with(mode, has_experts):
+    engine = make_engine(mode, has_experts)
     history = [f"item {n}" for n in (40, 7, 3, 4, 9, 2, 3)]
     ranked = engine.recommend([history], 60, exact=True)[0]
     for item in ranked[:3] + ranked[-3:]:

@@ -8,7 +8,7 @@ import scipy.sparse as sp
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from item_engines import FORMS, NUM_ITEMS, ItemCase, item_sids, new_items
+from item_engines import FORMS, NUM_ITEMS, ItemCase, item_sids, new_items, random_experts
 from pretended_device import pretended_device
 
 from store_engine.collaborative.evidence import NewItemVotes
@@ -20,14 +20,17 @@ PLAIN = ("item", "items", "heads", False)  # what configs/presets/ours.toml trai
 OPTIONS = [{}, {"exclude_history": True}, {"allow": "even", "exclude": [[2]] * 5}]
 
 
-def random_votes(seed=0, density=0.2, window=4):
+def random_votes(seed=0, density=0.2, window=4, has_experts=False):
     """Whole numbers and a decay of a half: equals are many."""
     rng = np.random.default_rng(seed)
     matrix = sp.random_array((NUM_ITEMS, NUM_ITEMS), density=density, rng=rng, format="csr")
     matrix.sort_indices()
     data = rng.integers(1, 4, matrix.nnz).astype(np.float32)
     indptr, indices = matrix.indptr.astype(np.int64), matrix.indices.astype(np.int32)
-    return SimpleNamespace(indptr=indptr, indices=indices, data=data, decay=0.5, window=window)
+    experts = random_experts(len(data), seed) if has_experts else ()
+    return SimpleNamespace(
+        indptr=indptr, indices=indices, data=data, decay=0.5, window=window, experts=experts
+    )
 
 
 def engine_of(form, device=None, votes=None, model=None, **config):
@@ -54,12 +57,14 @@ def assert_same(got, want):
     np.testing.assert_allclose(got[1], want[1], atol=1e-4)
 
 
+@pytest.mark.parametrize("has_experts", [False, True], ids=["sum", "experts"])
 @pytest.mark.parametrize("form", FORMS, ids=str)
-def test_every_form_of_a_model(form):
-    engine = engine_of(form)
+def test_every_form_of_a_model(form, has_experts):
+    votes = random_votes(has_experts=has_experts)
+    engine = engine_of(form, votes=votes)
     want = [search(engine, "cpp", **options) for options in OPTIONS]
     with pretended_device() as gpu:
-        engine = engine_of(form, gpu)
+        engine = engine_of(form, gpu, votes)
         for options, wanted in zip(OPTIONS, want, strict=True):
             assert_same(search(engine, **options), wanted)
 
@@ -118,10 +123,11 @@ def votes_for_new(num_rows, seed):
     return NewItemVotes(NUM_ITEMS, matrix, offset=-0.25)
 
 
-def test_votes_for_new_items():
+@pytest.mark.parametrize("has_experts", [False, True], ids=["sum", "experts"])
+def test_votes_for_new_items(has_experts):
     """Graphs outlive them, as long as they fit."""
-    form = ("code", "codes", "heads", False)
-    engine, core = engine_of(form), engine_of(form)
+    form, votes = ("code", "codes", "heads", False), random_votes(has_experts=has_experts)
+    engine, core = engine_of(form, votes=votes), engine_of(form, votes=votes)
     for one in (engine, core):
         one.add_items(new_items(2), item_sids(12, seed=5)[:2])
     assert_same(search(engine), search(core, "cpp"))
@@ -133,6 +139,22 @@ def test_votes_for_new_items():
             assert_same(search(engine, **options), search(core, "cpp", **options))
         graphs.append(list(engine._searcher.graph_search()._graphs))
     assert graphs[0] == graphs[1]
+
+
+def test_other_experts_of_the_same_votes():
+    """The memory of graphs takes other numbers; another number of experts makes it anew."""
+    engine, core = engine_of(PLAIN), engine_of(PLAIN)
+    for votes in (random_votes(has_experts=True), random_votes(1, has_experts=True)):
+        votes.indptr, votes.indices = random_votes().indptr, random_votes().indices
+        votes.data = np.ones(len(votes.indices), dtype=np.float32)
+        votes.experts = random_experts(len(votes.indices), int(votes.data.sum()))
+        for one in (engine, core):
+            one._evidence = ItemEvidence(votes)
+        assert_same(search(engine), search(core, "cpp"))
+    for one in (engine, core):
+        votes.experts = votes.experts[:1]
+        one._evidence = ItemEvidence(votes)
+    assert_same(search(engine), search(core, "cpp"))
 
 
 def test_bad_logits_behind_a_named_item_are_an_error():

@@ -595,6 +595,33 @@ class Evidence:
         Returns:
             (batch, width) float32.
         """
+    def sum_terms(
+        self,
+        history_rows: _Int64,
+        offsets: _Int64,
+        num_recent: int,
+        rows: _Int64,
+        halfs: NDArray[np.uint16],
+        decays: _Float32,
+        *,
+        num_threads: int = 1,
+    ) -> _Float32:
+        """Sums other votes at the matrix's entries for given items, of several terms at once.
+
+        Sums are as those of `score`, each term with its own votes and decay.
+
+        Args:
+            history_rows: As for `top`, like `offsets`, `num_recent` and `num_threads`.
+            offsets: (batch + 1,).
+            num_recent: At least 1.
+            rows: (batch, width); what is no row of the matrix, such as -1, gets 0.
+            halfs: (num_entries, num_terms), the bits of float16 votes that are not negative.
+            decays: (num_terms,), of 1 to 64 terms.
+            num_threads: In [1, 1024].
+
+        Returns:
+            (batch, width, num_terms) float32.
+        """
 
 def best_of_sum(
     rows: _Int64,

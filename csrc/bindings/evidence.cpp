@@ -46,12 +46,8 @@ class Evidence {
                            const NumpyArray<int64_t>& rows, int64_t num_threads) const {
     const std::vector<int64_t> begins = checked_histories(history_rows, offsets);
     const RecentEvents events = events_of(history_rows, begins, decay, num_recent);
-    if (rows.ndim() != 2 || rows.shape(0) != events.batch) {
-      throw py::value_error("rows must have shape (batch, width), and batch be " +
-                            std::to_string(events.batch));
-    }
+    const int64_t width = checked_width(rows, events.batch);
     check_num_threads(num_threads);
-    const int64_t width = rows.shape(1);
     py::array_t<float> scores(std::vector<py::ssize_t>{events.batch, width});
     float* result = scores.mutable_data();
     {
@@ -59,6 +55,28 @@ class Evidence {
       score_evidence(matrix_, events, rows.data(), width, num_threads, result);
     }
     return scores;
+  }
+
+  py::array_t<float> sum_terms(const NumpyArray<int64_t>& history_rows,
+                               const NumpyArray<int64_t>& offsets, int64_t num_recent,
+                               const NumpyArray<int64_t>& rows, const NumpyArray<uint16_t>& halfs,
+                               const NumpyArray<float>& decays, int64_t num_threads) const {
+    const std::vector<int64_t> begins = checked_histories(history_rows, offsets);
+    const RecentEvents events = events_of(history_rows, begins, 1, num_recent);
+    const int64_t width = checked_width(rows, events.batch);
+    require_1d(decays, "decays");
+    const int64_t num_terms = decays.size();
+    require_in("num_terms", num_terms, 1, 64);
+    require_shape(halfs, "halfs", {size_, num_terms}, "(num_entries, num_terms)");
+    check_num_threads(num_threads);
+    py::array_t<float> sums(std::vector<py::ssize_t>{events.batch, width, num_terms});
+    const TermVotes terms{halfs.data(), num_terms, decays.data()};
+    float* result = sums.mutable_data();
+    {
+      py::gil_scoped_release release;
+      store_engine::sum_terms(matrix_, terms, events, rows.data(), width, num_threads, result);
+    }
+    return sums;
   }
 
  private:
@@ -92,6 +110,13 @@ class Evidence {
     if (offsets.size() < 1) throw py::value_error("offsets must have shape (batch + 1,)");
     require_in("batch", offsets.size() - 1, 0, kMaxBatch);
     return checked_offsets(offsets, "offsets", offsets.size() - 1, history_rows.size());
+  }
+  static int64_t checked_width(const NumpyArray<int64_t>& rows, int64_t batch) {
+    if (rows.ndim() != 2 || rows.shape(0) != batch) {
+      throw py::value_error("rows must have shape (batch, width), and batch be " +
+                            std::to_string(batch));
+    }
+    return rows.shape(1);
   }
   static RecentEvents events_of(const NumpyArray<int64_t>& history_rows,
                                 const std::vector<int64_t>& begins, float decay,
@@ -148,7 +173,9 @@ void bind_evidence(py::module_& m) {
       .def("top", &Evidence::top, "history_rows"_a, "offsets"_a, "decay"_a, integer("num_recent"),
            integer("k"), py::kw_only(), "item_filter"_a = py::none(), integer("num_threads") = 1)
       .def("score", &Evidence::score, "history_rows"_a, "offsets"_a, "decay"_a,
-           integer("num_recent"), "rows"_a, py::kw_only(), integer("num_threads") = 1);
+           integer("num_recent"), "rows"_a, py::kw_only(), integer("num_threads") = 1)
+      .def("sum_terms", &Evidence::sum_terms, "history_rows"_a, "offsets"_a, integer("num_recent"),
+           "rows"_a, "halfs"_a, "decays"_a, py::kw_only(), integer("num_threads") = 1);
   m.def("best_of_sum", &call_best_of_sum, "rows"_a, "logprobs"_a, "evidence"_a, "sids"_a,
         integer("k"), py::kw_only(), integer("num_threads") = 1);
 }

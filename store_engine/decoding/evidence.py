@@ -17,13 +17,8 @@ from store_engine import _C
 from store_engine.catalog.catalog_view import CatalogView
 from store_engine.catalog.item_filter import ItemFilter
 from store_engine.collaborative.evidence import Evidence, NewItemVotes
-from store_engine.collaborative.experts import Expert
-from store_engine.decoding.graphs.device_evidence import (
-    ExpertVotes,
-    NewVotes,
-    SparseEvidence,
-    VoteMatrix,
-)
+from store_engine.decoding.graphs.device_evidence import NewVotes, SparseEvidence, VoteMatrix
+from store_engine.decoding.vote_sums import ExpertScores, VoteSums
 from store_engine.errors import InputError
 from store_engine.kernels.trie_topk import Normalize
 from store_engine.runs.run import Run
@@ -101,58 +96,6 @@ def choose_evidence(
     return evidence
 
 
-class VoteSums:
-    """Decayed sums of a history's votes, by the C++ core.
-
-    Args:
-        matrix: The votes.
-        decay: Weight of an event against the one after it.
-        window: Last events that vote.
-    """
-
-    def __init__(self, matrix: VoteMatrix, decay: float, window: int) -> None:
-        self.matrix, self.decay, self.window = matrix, decay, window
-        self._core = _C.Evidence(matrix.indptr, matrix.indices, matrix.data)
-
-    @property
-    def num_items(self) -> int:
-        """Items that vote and are voted for."""
-        return self._core.num_items
-
-    def top(self, histories: Sequence[Rows], k: int, item_filter: _C.ItemFilter | None) -> Rows:
-        """Finds the items of the largest sums: (batch, k) rows, -1 where there are no more."""
-        threads = torch.get_num_threads()
-        recent = self._recent(histories)
-        return self._core.top(*recent, k, item_filter=item_filter, num_threads=threads)[0]
-
-    def score(self, histories: Sequence[Rows], rows: Rows) -> NDArray[np.float32]:
-        """Sums the votes for given items, (batch, width) as `rows`; 0 for a row without votes."""
-        threads = torch.get_num_threads()
-        return self._core.score(
-            *self._recent(histories), np.ascontiguousarray(rows), num_threads=threads
-        )
-
-    def by_event(self, history: Rows, row: int) -> NDArray[np.float64]:
-        """What every event of a history (n,) adds to the sum of an item: (n,)."""
-        alone = [history[i : i + 1] for i in range(len(history))]
-        votes = self.score(alone, np.full((len(history), 1), row))[:, 0]
-        age = np.arange(len(history))[::-1]
-        weights = np.where(age < self.window, np.float64(self.decay) ** age, 0)
-        return votes.astype(np.float64) * weights
-
-    def _recent(self, histories: Sequence[Rows]) -> tuple[Rows, Rows, float, int]:
-        recent = [history[-self.window :] for history in histories]
-        offsets = np.cumsum([0, *map(len, recent)], dtype=np.int64)
-        rows = np.concatenate([np.zeros(0, dtype=np.int64), *recent])
-        return rows, offsets, self.decay, self.window
-
-
-def expert_sums(votes: Evidence, expert: Expert) -> VoteSums:
-    """The sums of an expert over the entries of evidence."""
-    matrix = VoteMatrix(votes.indptr, votes.indices, expert.data.astype(np.float32))
-    return VoteSums(matrix, expert.decay, votes.window)
-
-
 class _NewItems(NamedTuple):
     """The votes for new items."""
 
@@ -177,13 +120,9 @@ class ItemEvidence:
     def __init__(self, votes: Evidence, scale: float = 1.0) -> None:
         matrix = VoteMatrix(votes.indptr, votes.indices, votes.data * np.float32(scale))
         self._sum = VoteSums(matrix, votes.decay, votes.window)
-        self._experts = [(expert_sums(votes, expert), expert) for expert in votes.experts]
+        self._experts = ExpertScores(self._sum, votes.experts) if votes.experts else None
         self._new: _NewItems | None = None
-        experts = tuple(
-            ExpertVotes(sums.matrix, sums.decay, np.float32(one.weight), np.float32(one.unit))
-            for sums, one in self._experts
-        )
-        self.sparse = SparseEvidence(matrix, votes.decay, votes.window, experts)
+        self.sparse = SparseEvidence(matrix, votes.decay, votes.window, tuple(votes.experts))
 
     @property
     def num_items(self) -> int:
@@ -216,21 +155,12 @@ class ItemEvidence:
 
     def score(self, histories: Sequence[Rows], rows: Rows) -> NDArray[np.float32]:
         """Returns the evidence of given items; see `EvidenceScorer`."""
-        scores, new = self._counted(histories, rows), self._new
+        scores, new = (self._experts or self._sum).score(histories, rows), self._new
         if new is None:
             return scores
         is_new = (rows >= self.num_items) & (rows < new.sums.num_items)
         own = new.sums.score(histories, np.where(is_new, rows, -1))
         return scores + own + np.where(is_new, new.offset, np.float32(0))
-
-    def _counted(self, histories: Sequence[Rows], rows: Rows) -> NDArray[np.float32]:
-        if not self._experts:
-            return self._sum.score(histories, rows)
-        scores = np.zeros(rows.shape, dtype=np.float32)
-        for sums, expert in self._experts:
-            own = np.log1p(sums.score(histories, rows) / np.float32(expert.unit))
-            scores += np.float32(expert.weight) * own
-        return scores
 
     def votes(self, history: Rows, row: int) -> NDArray[np.float32]:
         """Returns what each event votes for an item; see `EvidenceScorer`.
@@ -238,16 +168,9 @@ class ItemEvidence:
         What an expert gives the item is shared out as the votes that it counts.
         """
         new = self._new
-        if new is not None and self.num_items <= row < new.sums.num_items:
-            return new.sums.by_event(history, row).astype(np.float32)
-        if not self._experts:
-            return self._sum.by_event(history, row).astype(np.float32)
-        votes = np.zeros(len(history))
-        for sums, expert in self._experts:
-            own = sums.by_event(history, row)
-            if own.any():
-                votes += expert.weight * np.log1p(own.sum() / expert.unit) * own / own.sum()
-        return votes.astype(np.float32)
+        is_new = new is not None and self.num_items <= row < new.sums.num_items
+        scorer = new.sums if new is not None and is_new else self._experts or self._sum
+        return scorer.by_event(history, row).astype(np.float32)
 
 
 def run_evidence(run: Run) -> ItemEvidence | None:

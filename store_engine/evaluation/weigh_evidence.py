@@ -17,7 +17,9 @@ from store_engine.config import Config
 from store_engine.data.catalog import Catalog
 from store_engine.data.split import Examples, Split
 from store_engine.decoding.engine import Engine
-from store_engine.decoding.evidence import EvidenceScorer, ItemEvidence, expert_sums
+from store_engine.decoding.evidence import EvidenceScorer, ItemEvidence
+from store_engine.decoding.graphs.device_evidence import VoteMatrix
+from store_engine.decoding.vote_sums import ExpertScores, VoteSums
 from store_engine.evaluation.evaluate_run import rank_all
 from store_engine.evaluation.metrics import ranking_metrics
 from store_engine.evaluation.validation import sample_examples
@@ -106,6 +108,8 @@ def _choices(
 ) -> Choices:
     """Finds what users could have chosen, and what they chose."""
     scorer = ItemEvidence(evidence)
+    matrix = VoteMatrix(evidence.indptr, evidence.indices, evidence.data)
+    terms = ExpertScores(VoteSums(matrix, evidence.decay, evidence.window), experts)
     engine, width = make_engine(scorer), min(_CANDIDATES, evidence.num_items)
     rows, scores = engine.recommend_rows(examples.histories, width, evidence=True)
     is_target = rows == examples.targets[:, None]
@@ -113,10 +117,9 @@ def _choices(
     rows, scores = rows[chosen], scores[chosen]
     histories = [examples.histories[user].astype(np.int64) for user in chosen]
     logprobs = np.where(rows >= 0, scores - scorer.score(histories, rows), _NONE)
-    votes = [expert_sums(evidence, expert).score(histories, rows) for expert in experts]
     return Choices(
         torch.from_numpy(logprobs),
-        torch.from_numpy(np.stack(votes, axis=2)),
+        torch.from_numpy(terms.sums(histories, rows)),
         torch.from_numpy(is_target[chosen].argmax(1)),
     )
 

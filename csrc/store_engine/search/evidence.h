@@ -10,7 +10,10 @@
 // event of an item that the matrix does not know weighs nothing but keeps its place.
 #pragma once
 
+#include <algorithm>
 #include <cstdint>
+#include <cstring>
+#include <vector>
 
 #include "store_engine/base/parallel_for.h"
 #include "store_engine/search/evidence_matrix.h"
@@ -84,13 +87,72 @@ inline void score_evidence(const EvidenceMatrix& matrix, const RecentEvents& eve
         }
         entries.for_each([&some](uint32_t item, float vote) {
           EvidenceTable::Entry& entry = some.at(item);
-          entry.sum += entry.item >= 0 ? vote : 0.0f;
+          entry.value += entry.item >= 0 ? vote : 0.0f;
         });
       }
       for (int64_t i = 0; i < width; ++i) {
         const auto item = static_cast<uint32_t>(own[i]);
-        const float sum = !is_known(own[i]) ? 0.0f : is_array ? all.at(item) : some.at(item).sum;
+        const float sum = !is_known(own[i]) ? 0.0f : is_array ? all.at(item) : some.at(item).value;
         scores[request * width + i] = sum;
+      }
+    }
+  });
+}
+
+// Other votes at the entries of a matrix, of several terms that each decay in their own way.
+struct TermVotes {
+  const uint16_t* halfs;  // (num_entries, num_terms) float16, not negative
+  int64_t num_terms;
+  const float* decays;  // (num_terms,)
+};
+
+// A float16 that is finite and not negative, exactly: its bits are those of a float 2^112 too small.
+inline float from_half(uint16_t half) {
+  const uint32_t bits = static_cast<uint32_t>(half & 0x7fff) << 13;
+  float scaled;
+  std::memcpy(&scaled, &bits, sizeof(scaled));
+  return scaled * 0x1p112f;
+}
+
+// Sums every term's votes for items (batch, width) into (batch, width, num_terms); 0 for an item
+// without votes, or that the matrix does not know. Entries stream by once for all terms, and most
+// are of items that nobody asked for. `events.decay` plays no part.
+inline void sum_terms(const EvidenceMatrix& matrix, const TermVotes& terms,
+                      const RecentEvents& events, const int64_t* rows, int64_t width,
+                      int64_t num_threads, float* sums) {
+  const int64_t num_items = matrix.num_items(), num_terms = terms.num_terms;
+  const ParallelOptions options{4 * num_threads, num_threads, Threads::kOpenMp};
+  parallel_for(events.batch, options, [&](int64_t, int64_t begin, int64_t end) {
+    ItemTable<int64_t> places;  // of the items that are asked for
+    std::vector<float> weights(num_terms);
+    for (int64_t request = begin; request < end; ++request) {
+      const int64_t* own = rows + request * width;
+      float* its_sums = sums + request * width * num_terms;
+      std::fill_n(its_sums, width * num_terms, 0.0f);
+      places.reserve(width);
+      const auto is_known = [num_items](int64_t row) { return row >= 0 && row < num_items; };
+      for (int64_t i = 0; i < width; ++i) {
+        if (!is_known(own[i])) continue;
+        auto& entry = places.at(static_cast<uint32_t>(own[i]));
+        if (entry.item < 0) entry = {static_cast<int32_t>(own[i]), i};
+      }
+      std::fill(weights.begin(), weights.end(), 1.0f);
+      const int64_t first = events.offsets[request], last = events.offsets[request + 1] - 1;
+      for (int64_t event = last; event >= first && last - event < events.num_recent; --event) {
+        const Range entries = matrix.entries(events.rows[event]);
+        for (int64_t i = entries.begin; i < entries.end; ++i) {
+          const auto& entry = places.at(static_cast<uint32_t>(matrix.indices[i]));
+          if (entry.item < 0) continue;
+          float* sum = its_sums + entry.value * num_terms;
+          const uint16_t* votes = terms.halfs + i * num_terms;
+          for (int64_t t = 0; t < num_terms; ++t) sum[t] += weights[t] * from_half(votes[t]);
+        }
+        for (int64_t t = 0; t < num_terms; ++t) weights[t] *= terms.decays[t];
+      }
+      for (int64_t i = 0; i < width; ++i) {  // an item that comes again
+        if (!is_known(own[i])) continue;
+        const int64_t place = places.at(static_cast<uint32_t>(own[i])).value;
+        if (place != i) std::copy_n(its_sums + place * num_terms, num_terms, its_sums + i * num_terms);
       }
     }
   });

@@ -9,12 +9,13 @@
 
 namespace store_engine {
 
-// The evidence of one request, by item, in a hash table; the memory of one thread.
-class EvidenceTable {
+// A value by item, in a hash table; the memory of one thread.
+template <typename Value>
+class ItemTable {
  public:
   struct Entry {
     int32_t item = -1;  // none
-    float sum = 0;
+    Value value{};
   };
 
   // Forgets everything, and makes room for `size` items.
@@ -35,25 +36,32 @@ class EvidenceTable {
     }
     return entries_[place];
   }
+
+ protected:
+  std::vector<Entry> entries_;  // 2^n
+
+ private:
+  int shift_ = 0;
+};
+
+// The evidence of one request, by item.
+class EvidenceTable : public ItemTable<float> {
+ public:
   void sum(const EventEntries& entries, int64_t num_entries) {
     reserve(num_entries);
     entries.for_each([this](uint32_t item, float vote) {
       Entry& entry = at(item);
       entry.item = static_cast<int32_t>(item);
-      entry.sum += vote;
+      entry.value += vote;
     });
   }
   // Calls use(item, sum) for each item with at least bound(), in any order.
   template <typename Bound, typename Use>
   void for_each_above(const Bound& bound, const Use& use) const {
     for (const Entry& entry : entries_) {
-      if ((entry.item >= 0) & (entry.sum >= bound())) use(entry.item, entry.sum);
+      if ((entry.item >= 0) & (entry.value >= bound())) use(entry.item, entry.value);
     }
   }
-
- private:
-  std::vector<Entry> entries_;  // 2^n
-  int shift_ = 0;
 };
 
 // The same in an array of all items. Where the entries are about as many as these, all are looked

@@ -15,6 +15,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from store_engine.collaborative.experts import Expert
 from store_engine.kernels._dispatch import Backend
 from store_engine.kernels.score_evidence import MAX_EVENTS, Events, Votes, score_evidence
 from store_engine.kernels.top_evidence import Candidates, top_evidence
@@ -50,18 +51,6 @@ class VoteMatrix:
         return bool((is_first[1:-1] | (np.diff(self.indices) > 0)).all())
 
 
-class ExpertVotes(NamedTuple):
-    """An expert: weight * log(1 + votes / unit), the votes decayed over the events.
-
-    Its matrix has the entries of the sum's.
-    """
-
-    matrix: VoteMatrix
-    decay: float
-    weight: np.float32
-    unit: np.float32
-
-
 class NewVotes(NamedTuple):
     """Votes for new items, and what is added to the score of one."""
 
@@ -77,14 +66,14 @@ class SparseEvidence:
         sum: Names items, and scores them where there are no experts.
         decay: Weight of an event against the one after it, of `sum` and `new`.
         window: Last events that vote.
-        experts: What scores items.
+        experts: What scores items, over the entries of `sum`.
         new: Of new items, where there are some.
     """
 
     sum: VoteMatrix
     decay: float
     window: int
-    experts: tuple[ExpertVotes, ...] = ()
+    experts: tuple[Expert, ...] = ()
     new: NewVotes | None = None
 
     @property
@@ -228,13 +217,13 @@ class _ResidentExpert:
         self._votes = votes._replace(data=torch.zeros_like(votes.data))
         self._weights = torch.zeros(window, device=votes.data.device)
         self._numbers = torch.zeros(2, device=votes.data.device)  # weight, unit
-        self._held: ExpertVotes | None = None
+        self._held: Expert | None = None
 
-    def write(self, expert: ExpertVotes) -> None:
+    def write(self, expert: Expert) -> None:
         """Replaces what is there, if it is another one."""
         if expert is self._held:
             return
-        self._held, data = None, expert.matrix.data
+        self._held, data = None, expert.data
         self._votes.data[: len(data)].copy_(torch.from_numpy(np.require(data, requirements="W")))
         _write_powers(self._weights, expert.decay)
         self._numbers.copy_(torch.tensor([expert.weight, expert.unit]))

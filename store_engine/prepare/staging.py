@@ -106,7 +106,7 @@ def _readable(table: Table, folder: Path, report: Report) -> Table:
     for place, count in bad.items():
         report.add_bad("lines that are no Python literal", count, place)
     storage = with_even_lines(table.storage, folder / f"{table.role}-lines")
-    if storage is not table.storage:
+    if storage.files != table.storage.files:
         names = ", ".join(path.name for path in table.storage.files[:3])
         report.notes.append(f"{names}: some lines end with CR LF, some with LF; both were read")
     storage, num_parted = with_whole_fields(storage, folder / f"{table.role}-fields")

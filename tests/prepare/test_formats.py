@@ -78,7 +78,9 @@ def test_part_files_of_which_each_has_its_line_end(prepared):
     header = "user_id,item_id,note,timestamp"
     files = {f"e{place}.csv": end.join([header, *rows[place * 4 : place * 4 + 4]]) + end
              for place, end in enumerate(("\r\n", "\n"))}  # fmt: skip
-    result = prepared({**files, "i.csv": "item_id,title\n" + "".join(f"i{n},T\n" for n in range(4))})
+    result = prepared(
+        {**files, "i.csv": "item_id,title\n" + "".join(f"i{n},T\n" for n in range(4))}
+    )
     assert sorted(e[2] for e in result.events) == list(range(8))
 
 

@@ -41,10 +41,13 @@ class Preparation:
         found: What is read.
         rules: What is kept.
         folder: An empty folder for what does not fit into memory; the caller removes it.
+        max_rows: Of events, and of items: the first ones alone are read; 0 is all. Of a part what
+            needs all rows is left out: unknown items where the items are cut, and what follows the
+            duplicates.
     """
 
-    def __init__(self, found: Found, rules: Rules, folder: Path) -> None:
-        self.rules, self.report = rules, Report(found, rules)
+    def __init__(self, found: Found, rules: Rules, folder: Path, max_rows: int = 0) -> None:
+        self.rules, self.report = rules, Report(found, rules, max_rows)
         self.report.warnings += [f"not read: {reason}" for reason in found.unread]
         self._folder = folder
         self._database = Database(folder, rules.memory_gib)
@@ -68,6 +71,8 @@ class Preparation:
             ("looking for bad rows", self._find_faults),
             ("numbering users and items", self._number),
             ("looking for duplicates", self._drop_duplicates),
+        ]
+        steps_of_all: list[tuple[str, Callable[[], None]]] = [
             ("k-core", self._k_core),
             ("ordering and writing events", lambda: self._write_events(out)),
             ("cleaning and writing items", lambda: self._write_items(out)),
@@ -75,6 +80,9 @@ class Preparation:
         ]
         try:
             for name, step in steps:
+                say(name)
+                step()
+            for name, step in steps_of_all if not self.report.cut else ():
                 say(name)
                 step()
         except duckdb.Error as error:
@@ -141,6 +149,9 @@ class Preparation:
 
     def _drop_unknown(self, good: str, ids: str) -> None:
         (unknown,) = self._database.one("SELECT count(*) FROM events WHERE i IS NULL")
+        if "items" in self.report.cut:
+            self._database.execute("DELETE FROM events WHERE i IS NULL")
+            return
         if not unknown:
             return
         examples = self._database.all(

@@ -14,6 +14,7 @@ from store_engine.files.lock import FileLock
 from store_engine.prepare.card import Report, card_markdown
 from store_engine.prepare.pipeline import IMPRESSIONS, Preparation
 from store_engine.prepare.readers.discover import Found
+from store_engine.prepare.recipe import Recipe
 from store_engine.prepare.rules import Rules
 
 _SPLIT = "leave-one-out: a user's last event is the test, the one before it the validation"
@@ -44,7 +45,8 @@ def prepare(
         report = Preparation(found, rules, work).run(staged.path, say)
         shutil.rmtree(work)
         name = out.resolve().name
-        write_json(staged.path / CARD, report.as_json())
+        recipe = Recipe.of(found, rules, report.time_form)
+        write_json(staged.path / CARD, report.as_json() | {"recipe": recipe.as_json()})
         _write(staged.path / "README.md", card_markdown(name, report, _SPLIT))
         _write(staged.path / "data.toml", _config(name, out.resolve(), report))
         staged.publish(old).release()

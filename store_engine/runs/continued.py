@@ -9,7 +9,7 @@ import dataclasses
 import shutil
 from collections.abc import Sequence
 from pathlib import Path
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 
@@ -17,15 +17,18 @@ from store_engine.config import Config, DataConfig, changes, read_config_tree, w
 from store_engine.data.catalog import Catalog
 from store_engine.data.histories import Histories
 from store_engine.data.load import Dataset, load_dataset
-from store_engine.data.readers import EventColumns, EventRules, read_interactions, read_items
 from store_engine.data.report import DataReport
 from store_engine.data.split import split_histories
 from store_engine.errors import InputError
 from store_engine.files.digest import text_sha256
 from store_engine.files.json_file import write_json
+from store_engine.runs.later_files import LaterFiles
 from store_engine.runs.manifest import Lineage
 from store_engine.runs.run import Run, load_run
 from store_engine.runs.run_paths import RunPaths
+
+if TYPE_CHECKING:
+    from store_engine.prepare.recipe import Recipe
 
 _EPOCHS = 4  # a run that goes on has a quarter of the epochs, where nothing else is said
 _KEPT_SECTIONS = ("model.", "tokenizer.")
@@ -162,10 +165,10 @@ class Parent:
         """The old run's data and what has come since."""
         run, report, sources, listed = self.run, DataReport(), [], frozenset[str]()
         catalog, histories = run.catalog, run.histories
+        files = LaterFiles(run, settings, report)
         if self._new.items:
             path = Path(self._new.items)
-            names, strip = tuple(catalog.fields), settings.strip_html
-            found = read_items(path, settings.item_id, names, report, strip_html=strip)
+            found = files.items(path)
             catalog, listed = catalog.extended(found), frozenset(found.item_ids)
             sources.append(path)
         later = []
@@ -173,8 +176,8 @@ class Parent:
             later.append(_in_rows(self._changes.events, catalog, report))
         if self._new.interactions:
             path = Path(self._new.interactions)
-            columns, rules = EventColumns.of(settings), EventRules.of_later(settings)
-            later.append(read_interactions(path, catalog, columns, rules, report)[0])
+            catalog, events = files.events(path, catalog)
+            later.append(events)
             sources.append(path)
         for events in later:
             histories = histories.followed_by(events)
@@ -198,6 +201,11 @@ class Parent:
             f"left out {(~is_kept).sum():,} users whom {self.root} was told to forget"
         )
         return dataclasses.replace(dataset, histories=histories.of_users(is_kept))
+
+    @property
+    def recipe(self) -> "Recipe | None":
+        """How the data were prepared to which new ones come; None where all are new."""
+        return None if self._is_whole else self.run.recipe
 
     def lines(self, dataset: Dataset, config: Config) -> list[str]:
         """Says what is new, what is left aside, and whose test is none."""

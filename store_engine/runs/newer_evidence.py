@@ -7,9 +7,9 @@ served is `evidence_now.npz` from then on.
 from pathlib import Path
 from typing import Literal, NamedTuple
 
-from store_engine.data.readers import EventColumns, EventRules, read_interactions
 from store_engine.data.report import DataReport
 from store_engine.errors import InputError
+from store_engine.runs.later_files import LaterFiles
 from store_engine.runs.run import Run, load_run
 from store_engine.runs.run_directory import RunDirectory
 
@@ -52,9 +52,8 @@ def update_evidence(
             )
         events, report = run.histories, DataReport()
         if interactions is not None:
-            columns = EventColumns.of(config.data)
-            rules = EventRules.of_later(config.data, unknown_items)
-            later, _ = read_interactions(interactions, run.catalog, columns, rules, report)
+            files = LaterFiles(run, config.data, report)
+            _, later = files.events(Path(interactions), run.catalog, unknown_items)
             events = events.followed_by(later)
         newer = updated(fitted, events, run.catalog, config.evidence, config.train.seed)
         with directory.writing(directory.evidence_now):

@@ -1,0 +1,111 @@
+"""Files that come to a run's data: prepared ones, or raw ones, prepared as the run's data were."""
+
+import tempfile
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Literal
+
+from store_engine.config import DataConfig
+from store_engine.data.catalog import Catalog
+from store_engine.data.histories import Histories
+from store_engine.data.readers import EventColumns, EventRules, read_interactions, read_items
+from store_engine.data.report import DataReport
+from store_engine.errors import InputError
+from store_engine.extras import needs
+from store_engine.runs.run import Run
+
+if TYPE_CHECKING:
+    from store_engine.prepare.readers.discover import Table
+
+
+class LaterFiles:
+    """Reads them.
+
+    Args:
+        run: The run that they come to.
+        settings: The names of the prepared form's columns.
+        report: Takes counts and notes.
+    """
+
+    def __init__(self, run: Run, settings: DataConfig, report: DataReport) -> None:
+        self._recipe, self._fields = run.recipe, tuple(run.catalog.fields)
+        self._settings, self._report = settings, report
+
+    def items(self, path: Path) -> Catalog:
+        """Reads items.
+
+        Raises:
+            InputError: They cannot be read in either form; names a column that is missing.
+        """
+        strip = self._settings.strip_html
+        columns = [self._settings.item_id, *self._fields]
+        recipe = self._recipe
+        table = None if recipe is None else _raw_table(recipe.item_table, path, columns)
+        if recipe is None or table is None:
+            return read_items(path, columns[0], self._fields, self._report, strip_html=strip)
+        with tempfile.TemporaryDirectory() as folder, needs(str(path)):
+            from store_engine.prepare.later import prepare_later_items
+
+            self._report.notes += prepare_later_items(recipe, table, Path(folder))
+            return self._prepared_items(Path(folder))
+
+    def events(
+        self, path: Path, catalog: Catalog, unknown_items: Literal["error", "drop"] = "error"
+    ) -> tuple[Catalog, Histories]:
+        """Reads events.
+
+        Args:
+            path: The file.
+            catalog: The items that there are.
+            unknown_items: What becomes of events of others in the prepared form; of raw ones what
+                became of them when the run's data were prepared.
+
+        Returns:
+            The items, with those that come with the events where the run's items were made of its
+            events; and the histories.
+
+        Raises:
+            InputError: They cannot be read in either form; names a column that is missing.
+        """
+        columns = EventColumns.of(self._settings)
+        rules, recipe = EventRules.of_later(self._settings, unknown_items), self._recipe
+        names = [columns.user_id, columns.item_id, columns.timestamp]
+        table = None if recipe is None else _raw_table(recipe.event_table, path, names)
+        if recipe is None or table is None:
+            return catalog, read_interactions(path, catalog, columns, rules, self._report)[0]
+        with tempfile.TemporaryDirectory() as name, needs(str(path)):
+            from store_engine.prepare.later import prepare_later_events
+
+            folder, ids = Path(name), catalog.item_ids
+            self._report.notes += prepare_later_events(recipe, table, ids, folder)
+            if not recipe.items.format:
+                catalog = catalog.extended(self._prepared_items(folder))
+            found = folder / "interactions.parquet"
+            return catalog, read_interactions(found, catalog, rules=rules, report=self._report)[0]
+
+    def _prepared_items(self, folder: Path) -> Catalog:
+        path, strip = folder / "items.parquet", self._settings.strip_html
+        return read_items(path, "item_id", self._fields, self._report, strip_html=strip)
+
+
+def _raw_table(
+    table_of: "Callable[[Path], Table]", path: Path, prepared: Sequence[str]
+) -> "Table | None":
+    """The table that a raw file is; None of one in the prepared form.
+
+    Raises:
+        InputError: It is in neither form.
+    """
+    with needs(str(path)):
+        from store_engine.prepare.readers.sniff import read_storage
+    try:
+        return table_of(path)
+    except InputError as error:
+        try:
+            columns = {name for whole in read_storage(path).columns
+                       for name in (whole, whole.partition(":")[0])}  # fmt: skip
+        except InputError:
+            raise error from None
+        if columns.issuperset(prepared):
+            return None
+        raise InputError(f"{error}; or {', '.join(prepared)}, as prepare writes them") from error

@@ -3,7 +3,8 @@
 store-engine evidence runs/shop --interactions since_training.csv
 store-engine evidence runs/shop --interactions since_training.csv --unknown-items drop --json
 
-The file holds all events since the training, also those of an earlier call. Weights stay as
+The file holds all events since the training, also those of an earlier call, with the run's columns
+or as `prepare` read them (then its rules hold, also for unknown items). Weights stay as
 validation chose them. Engines that load the run from then on recommend with the new counts
 (RUN/evidence_now.npz); `evaluate` does not, as they may hold the test's targets.
 """

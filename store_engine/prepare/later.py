@@ -101,7 +101,7 @@ def _lines(report: Report, read: str) -> list[str]:
         )
         if count
     ]
-    lines = [f"prepared as the run's data were: {read} read", *report.notes]
-    lines[0] += f"; left out: {'; '.join(left_out)}" if left_out else ""
-    lines += [f"warning: {line}" for line in report.warnings]
-    return [f"{report.where}: {line}" for line in lines]
+    line = f"{report.where}: prepared as the run's data were: {read} read"
+    line += f"; left out: {'; '.join(left_out)}" if left_out else ""
+    warnings = [f"warning: {report.where}: {warning}" for warning in report.warnings]
+    return [line, *report.notes, *warnings]

@@ -37,12 +37,29 @@ class LaterFiles:
         Raises:
             InputError: They cannot be read in either form; names a column that is missing.
         """
-        strip = self._settings.strip_html
-        columns = [self._settings.item_id, *self._fields]
+        item_id, strip = self._settings.item_id, self._settings.strip_html
+        found = self.raw_items(path, (item_id, *self._fields))
+        if found is None:
+            found = read_items(path, item_id, self._fields, self._report, strip_html=strip)
+        return found
+
+    def raw_items(self, path: Path, prepared: Sequence[str] = ()) -> Catalog | None:
+        """Reads raw items.
+
+        Args:
+            path: The file.
+            prepared: Columns of the prepared form, which any other file must have.
+
+        Returns:
+            The items; None of a file that is not raw, or where no recipe is known.
+
+        Raises:
+            InputError: A raw file has bad rows, or another lacks a column of `prepared`.
+        """
         recipe = self._recipe
-        table = None if recipe is None else _raw_table(recipe.item_table, path, columns)
+        table = None if recipe is None else _raw_table(recipe.item_table, path, prepared)
         if recipe is None or table is None:
-            return read_items(path, columns[0], self._fields, self._report, strip_html=strip)
+            return None
         with tempfile.TemporaryDirectory() as folder, needs(str(path)):
             from store_engine.prepare.later import prepare_later_items
 

@@ -12,6 +12,7 @@ data, a file of the shop's own shape is cleaned as it was then.
 
 import argparse
 import contextlib
+import sys
 from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -91,7 +92,7 @@ def read_new_items(run: "Run", path: str | Path, columns: Mapping[str, str]) -> 
     report = DataReport()
     if not columns and (raw := LaterFiles(run, run.config.data, report).raw_items(Path(path))):
         for note in report.notes:
-            warn(note)
+            print(printable(note), file=sys.stderr)
         return raw
     id_name, fields = run.config.data.item_id, tuple(run.catalog.fields)
     if unknown := [name for name in columns if name not in (id_name, *fields)]:

@@ -16,7 +16,7 @@ from store_engine.prepare.readers.sniff import read_storage
 from store_engine.prepare.recipe import Recipe
 
 
-def prepare_later_items(recipe: Recipe, table: Table, folder: Path) -> list[str]:
+def prepare_later_items(recipe: Recipe, table: Table, folder: Path) -> Report:
     """Prepares items.
 
     Args:
@@ -24,34 +24,27 @@ def prepare_later_items(recipe: Recipe, table: Table, folder: Path) -> list[str]
         table: What `recipe.item_table` gave.
         folder: An empty folder; takes items.parquet, the caller removes it.
 
-    Returns:
-        What there is to say of them.
-
     Raises:
         InputError: They have bad rows that the recipe does not drop.
     """
     preparation = Preparation(Found(table, table), recipe.rules, folder)
     try:
-        report = preparation.run_items(folder)
+        return preparation.run_items(folder)
     except InputError as error:
         raise _with_advice(error) from error
-    return _lines(report, f"{report.num_items_read:,} items")
 
 
 def prepare_later_events(
-    recipe: Recipe, table: Table, item_ids: Sequence[str], folder: Path
-) -> list[str]:
-    """Prepares events; where the recipe makes items of them, the items too.
+    recipe: Recipe, table: Table, item_ids: Sequence[str] | None, folder: Path
+) -> Report:
+    """Prepares events.
 
     Args:
         recipe: How those before were prepared.
         table: What `recipe.event_table` gave.
-        item_ids: The items that there are; of no use where items are made of events.
+        item_ids: The items that they may name; None: any, items are made of them too.
         folder: An empty folder; takes interactions.parquet and items.parquet, the caller removes
             it.
-
-    Returns:
-        What there is to say of them.
 
     Raises:
         InputError: They have bad rows or unknown items that the recipe does not drop, or times of
@@ -61,7 +54,7 @@ def prepare_later_events(
     rules = replace(recipe.rules, min_user=1, min_item=1)
     if "%" in recipe.time_form:
         rules = replace(rules, time_format=recipe.time_form)
-    items = _known_items(item_ids, folder) if recipe.items.format else None
+    items = None if item_ids is None else _known_items(item_ids, folder)
     try:
         report = Preparation(Found(table, items), rules, folder).run(folder, lambda step: None)
     except InputError as error:
@@ -71,7 +64,7 @@ def prepare_later_events(
             f"{report.where}: times must be {recipe.time_form}, as the run's were, are "
             f"{report.time_form}"
         )
-    return _lines(report, f"{report.num_read:,} events")
+    return report
 
 
 def _known_items(item_ids: Sequence[str], folder: Path) -> Table:
@@ -89,8 +82,9 @@ def _with_advice(error: InputError) -> InputError:
     )
 
 
-def _lines(report: Report, read: str) -> list[str]:
-    """What was read, left out, noted and warned of."""
+def later_lines(report: Report) -> list[str]:
+    """Says what was read of later files, left out, noted and warned of."""
+    read = f"{report.num_read:,} events" if report.num_read else f"{report.num_items_read:,} items"
     left_out = [f"{bad.sentence()}" for bad in report.bad]
     left_out += [
         f"{count:,} x {what}"

@@ -176,7 +176,7 @@ class Parent:
             later.append(_in_rows(self._changes.events, catalog, report))
         if self._new.interactions:
             path = Path(self._new.interactions)
-            catalog, events = files.events(path, catalog)
+            catalog, events = files.events(path, catalog, may_bring_items=True)
             later.append(events)
             sources.append(path)
         for events in later:

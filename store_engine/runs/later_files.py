@@ -2,6 +2,7 @@
 
 import tempfile
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
@@ -61,25 +62,30 @@ class LaterFiles:
         if recipe is None or table is None:
             return None
         with tempfile.TemporaryDirectory() as folder, needs(str(path)):
-            from store_engine.prepare.later import prepare_later_items
+            from store_engine.prepare.later import later_lines, prepare_later_items
 
-            self._report.notes += prepare_later_items(recipe, table, Path(folder))
+            self._report.notes += later_lines(prepare_later_items(recipe, table, Path(folder)))
             return self._prepared_items(Path(folder))
 
     def events(
-        self, path: Path, catalog: Catalog, unknown_items: Literal["error", "drop"] = "error"
+        self,
+        path: Path,
+        catalog: Catalog,
+        unknown_items: Literal["error", "drop"] = "error",
+        *,
+        may_bring_items: bool = False,
     ) -> tuple[Catalog, Histories]:
         """Reads events.
 
         Args:
             path: The file.
             catalog: The items that there are.
-            unknown_items: What becomes of events of others in the prepared form; of raw ones what
-                became of them when the run's data were prepared.
+            unknown_items: Events of others are an error, or dropped and counted; of raw files also
+                where they were dropped when the run's data were prepared.
+            may_bring_items: Where the run's items were made of its events, raw events bring theirs.
 
         Returns:
-            The items, with those that come with the events where the run's items were made of its
-            events; and the histories.
+            The items, with those that came, and the histories.
 
         Raises:
             InputError: They cannot be read in either form; names a column that is missing.
@@ -91,14 +97,21 @@ class LaterFiles:
         if recipe is None or table is None:
             return catalog, read_interactions(path, catalog, columns, rules, self._report)[0]
         with tempfile.TemporaryDirectory() as name, needs(str(path)):
-            from store_engine.prepare.later import prepare_later_events
+            from store_engine.prepare.later import later_lines, prepare_later_events
 
-            folder, ids = Path(name), catalog.item_ids
-            self._report.notes += prepare_later_events(recipe, table, ids, folder)
-            if not recipe.items.format:
+            if unknown_items == "drop":
+                recipe = replace(recipe, rules=replace(recipe.rules, unknown_items="drop"))
+            folder = Path(name)
+            brings = may_bring_items and not recipe.items.format
+            known = None if brings else catalog.item_ids
+            done = prepare_later_events(recipe, table, known, folder)
+            self._report.notes += later_lines(done)
+            if brings:
                 catalog = catalog.extended(self._prepared_items(folder))
             found = folder / "interactions.parquet"
-            return catalog, read_interactions(found, catalog, rules=rules, report=self._report)[0]
+            histories, _ = read_interactions(found, catalog, rules=rules, report=self._report)
+            self._report.num_unknown += done.num_unknown
+            return catalog, histories
 
     def _prepared_items(self, folder: Path) -> Catalog:
         path, strip = folder / "items.parquet", self._settings.strip_html

@@ -21,6 +21,7 @@ class NewerEvidence(NamedTuple):
     num_new_events: int  # of these, those that came to the run's own
     num_unknown: int  # more, of items that the run has not: left out
     num_votes: int
+    notes: tuple[str, ...] = ()  # of reading the file
 
 
 def update_evidence(
@@ -32,8 +33,8 @@ def update_evidence(
 
     Args:
         run_dir: A finished run with evidence.
-        interactions: A file of all events since it was trained, with the columns of its data; None:
-            there are none.
+        interactions: A file of all events since it was trained, with the columns of its data,
+            or raw as `prepare` read those; None: there are none.
         unknown_items: Events of items that the run has not are an error, or left out.
 
     Raises:
@@ -59,4 +60,5 @@ def update_evidence(
         with directory.writing(directory.evidence_now):
             newer.save(directory.evidence_now)
     num_new = events.num_events - run.histories.num_events
-    return NewerEvidence(events.num_events, num_new, report.num_unknown, len(newer.data))
+    num_votes, notes = len(newer.data), tuple(report.notes)
+    return NewerEvidence(events.num_events, num_new, report.num_unknown, num_votes, notes)

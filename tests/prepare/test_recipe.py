@@ -10,7 +10,7 @@ from data_samples import SAMPLES
 pytest.importorskip("duckdb", reason="the extra `prepare`")
 
 from store_engine.errors import InputError
-from store_engine.prepare.later import prepare_later_events, prepare_later_items
+from store_engine.prepare.later import later_lines, prepare_later_events, prepare_later_items
 from store_engine.prepare.recipe import Recipe
 
 ORDERS = "customer;sku;count;when\n" + "".join(
@@ -28,13 +28,14 @@ def recipe_of(prepared):
 def again(tmp_path):
     """Prepares later files by a recipe; the events, the items' texts, and what was said."""
 
-    def run(recipe, events, items, known=()):
+    def run(recipe, events, items, known=None):
         places = [tmp_path / "events", tmp_path / "items"]
         for place in places:
             place.mkdir()
-        said = prepare_later_events(recipe, recipe.event_table(events), known, places[0])
+        done = [prepare_later_events(recipe, recipe.event_table(events), known, places[0])]
         if items is not None:
-            said += prepare_later_items(recipe, recipe.item_table(items), places[1])
+            done += [prepare_later_items(recipe, recipe.item_table(items), places[1])]
+        said = [line for report in done for line in later_lines(report)]
         folder = places[0 if items is None else 1]
         rows = pq.read_table(folder / "items.parquet").to_pylist()
         texts = {row.pop("item_id"): tuple(row.values()) for row in rows}
@@ -50,7 +51,7 @@ def test_the_same_files_are_read_the_same_way(name, prepared, again):
     found, recipe = first.report.found, recipe_of(first)
     events = found.events.storage.files[0]
     items = found.items.storage.files[0] if found.items is not None else None
-    got = again(recipe, events, items, tuple(first.items))
+    got = again(recipe, events, items, None if items is None else tuple(first.items))
     assert got[:2] == (first.events, first.items)
 
 

@@ -10,6 +10,7 @@ LAYERS = [
     "errors",
     "extras",
     "terminal",
+    "waiting",
     "kernels",
     "testing",
     "_C",

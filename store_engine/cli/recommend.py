@@ -6,7 +6,7 @@ store-engine recommend runs/ml100k --history '["id, with a comma", "181"]' --den
 store-engine recommend runs/ml100k --history ""          # a user without history
 store-engine recommend runs/ml100k --users 196,305                       # users of the run
 store-engine recommend runs/ml100k --users 196,305 --output recs.parquet
-store-engine recommend runs/ml100k --input histories.csv --output recs.parquet
+store-engine recommend runs/ml100k --input histories.csv --output recs.csv
 store-engine recommend runs/ml100k --input histories/ --output recs/ --ray   # a folder of shards
 """
 

@@ -42,8 +42,10 @@ def add_batch_arguments(parser: argparse.ArgumentParser, who: Any) -> None:
         "--output",
         type=Path,
         metavar="PATH",
-        help="of many users: a .parquet file with columns user_id, item_ids and scores; for a "
-        "folder a folder, with one file for each of the input; what is there already is kept",
+        help="of many users: a .parquet or .jsonl file with columns user_id, item_ids and scores, "
+        "or a .csv or .tsv file with a row per user and rank; .gz behind a text's name compresses "
+        "it; for a folder a folder, with a Parquet file for each of the input; what is there "
+        "already is kept",
     )
     parser.add_argument(
         "--overwrite", action="store_true", help="replace outputs of other options or another run"
@@ -76,7 +78,8 @@ def is_batch(args: argparse.Namespace) -> bool:
         return False
     if args.output is None:
         raise InputError(
-            "--output is missing: a .parquet file for the recommendations of many users"
+            "--output is missing: a .parquet, .jsonl, .csv or .tsv file for the recommendations "
+            "of many users"
         )
     if args.ray and args.input is None:
         raise InputError("--ray shares out the files of --input, got users of the run")
@@ -159,10 +162,9 @@ def _serve_users(
     progress: "_Progress",
 ) -> Done:
     """Serves users of the run."""
-    from store_engine.serving.batch.shards import is_made_from
+    from store_engine.serving.batch.outputs import check_form, is_made_from
 
-    if output.suffix != ".parquet":
-        raise InputError(f"{output}: the output must be a .parquet file")
+    check_form(output)
     histories = recommender.histories_of(users)
     origin = recommender.origin_of(histories)
     if is_made_from(output, origin, overwrite):

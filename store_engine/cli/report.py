@@ -6,7 +6,8 @@ store-engine report runs/a --compare runs/b runs/c     # other seeds, other sett
 
 The page needs no network and can be sent to somebody. A run that still trains has its curves. Runs
 with the same settings but another seed are shown as mean and standard deviation, others beside
-them. --no-model leaves out what the trained model is loaded for: map, examples, latency.
+them; so is a run that went on with newer events, and was measured on other users. --no-model leaves
+out what the trained model is loaded for: map, examples, latency.
 """
 
 import argparse
@@ -36,7 +37,7 @@ def _add_arguments(parser: argparse.ArgumentParser) -> None:
         nargs="+",
         default=[],
         metavar="RUN2",
-        help="runs on the same data, to show beside this one",
+        help="runs on the same data set, to show beside this one",
     )
     parser.add_argument("--no-model", action="store_true", help="show what needs no model")
     add_device_argument(parser)

@@ -12,7 +12,6 @@ removed over HTTP are in the run's journal and are there after a restart.
 
 import argparse
 import dataclasses
-import os
 from pathlib import Path
 
 from store_engine.cli.main import (
@@ -22,14 +21,8 @@ from store_engine.cli.main import (
     run_verb,
     warn,
 )
+from store_engine.waiting import waiting
 
-# read when Ray is imported and started
-_RAY = {
-    "RAY_worker_niceness": "0",  # else 15: engines would wait for whatever else there is to do
-    "RAY_SERVE_LOG_TO_STDERR": "0",  # its processes have files for that
-    "RAY_SERVE_USE_GRPC_BY_DEFAULT": "1",  # half of what a call costs by Ray's object store
-    "RAY_SERVE_QUEUE_LENGTH_RESPONSE_DEADLINE_S": "1",  # of a busy machine; else warnings
-}
 _EPILOG = """\
 A client proves itself by `Authorization: Bearer TOKEN`, where the environment's STORE_ENGINE_TOKEN
 or --token-file holds a token of 16 letters or more. docs/serving.md tells of sizing, monitoring,
@@ -73,23 +66,27 @@ def _add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--reload", action="store_true", help="make the server that runs serve this run"
     )
+    parser.add_argument(
+        "--verbose", action="store_true", help="show all of Ray's own lines, not warnings alone"
+    )
 
 
 def _serve(args: argparse.Namespace) -> None:
-    from store_engine.runs.run import load_run
-    from store_engine.serving.settings import ServeSettings, read_token
+    with waiting(f"checking {args.run}"):
+        from store_engine.runs.run import load_run
+        from store_engine.serving.cluster.environment import set_for_ray
+        from store_engine.serving.settings import ServeSettings, read_token
 
-    load_run(args.run)  # what is no run is refused before Ray starts
-    names = [declared.name for declared in dataclasses.fields(ServeSettings)]
-    given = {name: getattr(args, name) for name in names if hasattr(args, name)}
-    settings = ServeSettings(**given, token=read_token(args.token_file))
-    for name, value in _RAY.items():
-        os.environ.setdefault(name, value)
-    from store_engine.serving.cluster.server import reload_run, serve_run
+        load_run(args.run)  # what is no run is refused before Ray starts
+        names = [declared.name for declared in dataclasses.fields(ServeSettings)]
+        given = {name: getattr(args, name) for name in names if hasattr(args, name)}
+        settings = ServeSettings(**given, token=read_token(args.token_file))
+        set_for_ray(is_verbose=args.verbose)
+        from store_engine.serving.cluster.server import reload_run, serve_run
 
     if args.reload:
-        reload_run(args.run)
+        reload_run(args.run, is_verbose=args.verbose)
         return
     if not settings.token and args.host not in ("127.0.0.1", "::1", "localhost"):
         warn(f"whoever reaches {args.host} may change the catalogue")
-    serve_run(args.run, settings)
+    serve_run(args.run, settings, is_verbose=args.verbose)

@@ -74,6 +74,8 @@ def _tokenize(args: argparse.Namespace) -> None:
     run = Run(RunDirectory.open(args.run))
     table = run.sid_table
     _check_features(args, has_features=table.features is not None)
+    if args.out is not None and Path(args.out).suffix.lower() != ".csv":
+        raise InputError(f"{args.out}: is to be a csv, so the name of --out must end in .csv")
     if args.items is not None:
         catalog, (codes, features, _) = tokenize_new_items(
             run, args.items, args.columns, args.device

@@ -122,8 +122,9 @@ class TokenizerConfig:
     space: Literal["dense_tokens", "collaborative"] = "dense_tokens"
     # parallel: k-means per position, as in the papers; residual, rq_vae, opq: baselines
     quantizer: Literal["parallel", "residual", "rq_vae", "opq"] = "parallel"
-    # codes of your own in place of a quantizer's: a file within data.path with the columns of
-    # data.item_id and code_0, code_1, ... as `store-engine tokenize --out` writes it; "" = none
+    # codes of your own in place of a quantizer's, num_codes of them: a file within data.path with
+    # the columns of data.item_id and code_0, code_1, ... as `store-engine tokenize --out` writes
+    # it; "" = none. With last_level = "item" they are the levels above the item
     sids_file: str = ""
     # code: the last code means something, as in the papers; item: it is the item itself among those
     # that share its prefix, with a row of its own. The levels above are balanced clusters then
@@ -150,8 +151,9 @@ class TokenizerConfig:
             f"can add a level (a SID has at most 16), got {self.num_codes}",
         )
         require(
-            not self.sids_file or (self.collisions != "reassign" and self.last_level == "code"),
-            "tokenizer.sids_file does not go with collisions = 'reassign' or last_level = 'item'",
+            not self.sids_file or self.collisions != "reassign",
+            "tokenizer.sids_file does not go with tokenizer.collisions = 'reassign', as a file has "
+            "no distances; take 'suffix' or 'share'",
         )
 
 

@@ -105,7 +105,8 @@ class LiveEngine:
                 Their texts are cleaned as the run's were, and read by the run's LLM in batches.
             sids: (num_items, num_levels) integers of your own, for a catalogue with every field.
             features: (num_items, num_features) numbers that go with `sids`, where the last code
-                of a SID is the item itself; else None.
+                of a SID is the item itself. None: the run's LLM reads them off the texts, if such
+                a run was loaded.
 
         Returns:
             Item id -> SID.

@@ -86,11 +86,12 @@ class LiveRun:
         self, items: Catalog | Texts, sids: ArrayLike | None, features: ArrayLike | None
     ) -> Sids:
         """Adds items; see `Engine.add_items`."""
-        read = self._read(items) if sids is None else None
+        read = self._read(items) if self._is_to_read(sids, features) else None
         with self._changing() as commit:
             if read is not None:
-                chosen = self._reader().choose(read, self._taken())
-                items, sids, features = read.items, chosen.sids, chosen.features
+                items, features = read.items, read.codes.features
+                if sids is None:
+                    sids = self._reader().choose(read, self._taken()).sids
             new = _Given.of(items, sids, features)
             self.items.add(*new, lambda: commit(ItemsAdded(*new.arrays())))
         self._warn(read)
@@ -100,11 +101,12 @@ class LiveRun:
         self, items: Catalog | Texts, sids: ArrayLike | None, features: ArrayLike | None
     ) -> Sids:
         """Replaces texts and SIDs of items; see `Engine.update_items`."""
-        read = self._read(items) if sids is None else None
+        read = self._read(items) if self._is_to_read(sids, features) else None
         with self._changing() as commit:
             if read is not None:
                 items, features = read.items, read.codes.features
-                sids = self._updated_sids(read)
+                if sids is None:
+                    sids = self._updated_sids(read)
             new = _Given.of(items, sids, features)
             self.items.update(*new, lambda: commit(ItemsUpdated(*new.arrays())))
         self._warn(read)
@@ -245,6 +247,12 @@ class LiveRun:
                 self.histories.add(what)
             case UserForgotten():
                 self.histories.forget(what)
+
+    def _is_to_read(self, sids: ArrayLike | None, features: ArrayLike | None) -> bool:
+        """Whether an item's text has to say what its SID is, or what describes its own row."""
+        if sids is None or features is not None or self._run is None:
+            return sids is None
+        return self._run.sid_table.features is not None
 
     def _read(self, items: Catalog | Texts) -> "ReadItems":
         return self._reader().read(items)

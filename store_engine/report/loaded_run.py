@@ -103,15 +103,18 @@ class LoadedRun:
 
 @dataclass(frozen=True)
 class Group:
-    """Runs with the same settings but for the seed.
+    """Runs with the same settings but for the seed, measured on the same users.
 
     Args:
         label: What tells them from the first group.
         runs: At least one.
+        other_users: Whom they were measured on, where these are others than the first group's or
+            have other events; else "".
     """
 
     label: str
     runs: list[LoadedRun]
+    other_users: str = ""
 
 
 def load(run_dir: Path) -> LoadedRun:
@@ -126,12 +129,15 @@ def load(run_dir: Path) -> LoadedRun:
 def group_by_settings(run: LoadedRun, others: Sequence[LoadedRun]) -> list[Group]:
     """Puts runs together that differ by their seed alone; the first group is that of `run`.
 
+    A run that went on from another one has newer events, and so have the users it is measured on.
+    Such runs are shown beside each other, never as one, and say so.
+
     Args:
         run: What the report is about.
         others: Runs to compare with.
 
     Raises:
-        InputError: A run was not measured, or on other data.
+        InputError: A run was not measured, or on another data set or split.
     """
     groups: dict[tuple[str, ...], Group] = {}
     roots: set[Path] = set()
@@ -147,8 +153,12 @@ def group_by_settings(run: LoadedRun, others: Sequence[LoadedRun]) -> list[Group
             for change in changes(run.config, one.config)
             if change.key not in _SEEDS
         )
+        other_users = "" if one is run else _other_users(run, one)
         label = "this run" if not found else printable(_in_words(found))
-        groups.setdefault(found, Group(label, [])).runs.append(one)
+        if other_users:
+            label = f"{'the same settings' if not found else label}, on {other_users}"
+        key = (*found, *(_measured_on(one) if other_users else ()))
+        groups.setdefault(key, Group(label, [], other_users)).runs.append(one)
     return list(groups.values())
 
 
@@ -171,13 +181,26 @@ def _check_comparable(run: LoadedRun, other: LoadedRun) -> None:
         raise InputError(
             f"{missing.directory.root}: cannot be compared: it was not measured (no metrics.json)"
         )
-    for key in ("dataset", "protocol", "num_users", "num_items"):
+    for key in ("dataset", "protocol"):
         ours, theirs = run.metrics.get(key), other.metrics.get(key)
         if ours != theirs:
             raise InputError(f"{path}: cannot be compared: its {key} is {theirs}, not {ours}")
-    ours, theirs = (
-        entry.sha256 if (entry := one.manifest.files.get("histories.npz")) else ""
-        for one in (run, other)
-    )
-    if ours and theirs and ours != theirs:
-        raise InputError(f"{path}: cannot be compared: it was measured on other histories")
+
+
+def _measured_on(run: LoadedRun) -> tuple[str, str, str]:
+    """Number of users, number of items, and digest of the histories ("": not known)."""
+    metrics, entry = run.metrics or {}, run.manifest.files.get("histories.npz")
+    users, items = (str(metrics.get(key)) for key in ("num_users", "num_items"))
+    return users, items, "" if entry is None else entry.sha256
+
+
+def _other_users(run: LoadedRun, other: LoadedRun) -> str:
+    """Whom another run was measured on, "" if on the same users, events and items."""
+    *ours, our_histories = _measured_on(run)
+    *theirs, their_histories = _measured_on(other)
+    is_known = bool(our_histories and their_histories)
+    if ours == theirs and (our_histories == their_histories or not is_known):
+        return ""
+    users, items = theirs
+    whom = f"{users} users" if users != ours[0] else f"other events of {users} users"
+    return printable(f"{whom} and {items} items")

@@ -78,8 +78,9 @@ def write_report(
     Args:
         run_dir: A run, finished or not; what is not there yet is left out.
         out: The file to make or to replace.
-        compare: Runs on the same data. Those with the same settings but another seed are put
-            together with the run, as mean and standard deviation.
+        compare: Runs on the same data set. Those with the same settings but another seed are put
+            together with the run, as mean and standard deviation, if they were measured on the
+            same users.
         device: Of the model.
         uses_model: Show what needs the model: the map, examples, latency.
 

@@ -10,6 +10,7 @@ from store_engine._C import simd_targets
 from store_engine.config import Config, ModelConfig
 from store_engine.data.catalog import Catalog
 from store_engine.errors import InputError
+from store_engine.sid.clusters import with_item_level
 from store_engine.sid.sids_file import read_sids_of
 
 _MAX_CODEBOOK_SIZE = 1 << 16  # of the core's trie, also for a collision suffix
@@ -47,7 +48,9 @@ def check_before_training(
             f"got {codebook_size} > {num_items}"
         )
     if config.tokenizer.sids_file:
-        read_sids_of(config, catalog.item_ids)
+        codes = read_sids_of(config, catalog.item_ids)
+        if config.tokenizer.last_level == "item" or config.tokenizer.collisions == "suffix":
+            with_item_level(codes)  # there may be more items of one code than can be numbered
     if config.tokenizer.collisions != "share" and num_items > _MAX_CODEBOOK_SIZE:
         texts = collections.Counter(zip(*catalog.fields.values(), strict=True))
         ((text, count),) = texts.most_common(1)

@@ -77,7 +77,7 @@ def item_sids(vectors: Vectors, codebook_size: int, seed: int) -> tuple[Codes, t
     """
     check_vectors(vectors)
     depth = num_cluster_levels(len(vectors), codebook_size)
-    sids = np.zeros((len(vectors), depth + 1), dtype=np.int32)
+    sids = np.zeros((len(vectors), depth), dtype=np.int32)
     for level in range(depth):
         groups = prefix_groups(sids[:, :level])
         order = np.argsort(groups, kind="stable")
@@ -85,9 +85,30 @@ def item_sids(vectors: Vectors, codebook_size: int, seed: int) -> tuple[Codes, t
             num_clusters = min(codebook_size, max(1, len(rows) // _MIN_CLUSTER))
             max_size = int(np.ceil(_SLACK * len(rows) / num_clusters))
             sids[rows, level] = balanced_clusters(vectors[rows], num_clusters, max_size, seed)
-    sids[:, depth] = rank_within(prefix_groups(sids[:, :depth]))
-    last_size = roomy_size(int(sids[:, depth].max()) + 1)
-    return sids, (*(int(size) for size in sids[:, :depth].max(0) + 1), last_size)
+    sizes = (int(size) for size in sids.max(0) + 1)
+    sids, last_size = with_item_level(sids)
+    return sids, (*sizes, last_size)
+
+
+def with_item_level(prefixes: Codes) -> tuple[Codes, int]:
+    """Numbers the items of every cluster by row, behind the codes of the cluster.
+
+    Args:
+        prefixes: (num_items, num_levels - 1) int32, of `item_sids` or of the user's own.
+
+    Returns:
+        SIDs (num_items, num_levels) int32, all different, and the last level's codebook size.
+
+    Raises:
+        InputError: A cluster has more items than a level has codes.
+    """
+    ranks = rank_within(prefix_groups(prefixes)).astype(np.int32)
+    if (largest := int(ranks.max()) + 1) > MAX_CODEBOOK_SIZE:
+        codes = tuple(prefixes[int(ranks.argmax())].tolist())
+        raise InputError(
+            f"{largest:,} items have the codes {codes}: at most {MAX_CODEBOOK_SIZE:,} can"
+        )
+    return np.column_stack([prefixes, ranks]), roomy_size(largest)
 
 
 def roomy_size(largest: int) -> int:

@@ -44,7 +44,9 @@ def extended(
     if len(item_ids) == num_old:
         return table
     if config.tokenizer.sids_file:
-        new = _with_suffixes(read_sids_of(config, item_ids)[num_old:], table, config)
+        new = read_sids_of(config, item_ids)[num_old:]
+        if table.features is not None or config.tokenizer.collisions != "share":
+            new = _numbered_on(new, table)
     else:
         new = _chosen(table, dense_tokens, config)
     largest, size = int(new[:, -1].max()) + 1, table.codebook_sizes[-1]
@@ -67,10 +69,8 @@ def _chosen(table: SidTable, dense_tokens: NDArray[np.float32], config: Config) 
     return rule.choose(dense_tokens, rule.nearest(dense_tokens), table.sids).sids
 
 
-def _with_suffixes(codes: Codes, table: SidTable, config: Config) -> Codes:
-    """Codes of a file, new items numbered on behind the largest suffix of their codes."""
-    if config.tokenizer.collisions == "share":
-        return codes
+def _numbered_on(codes: Codes, table: SidTable) -> Codes:
+    """Codes of a file, new items numbered on behind the largest number of their codes."""
     old, suffixes = table.sids[:, :-1], table.sids[:, -1]
     groups = prefix_groups(np.concatenate([old, codes]))
     first = np.zeros(int(groups.max()) + 1, dtype=np.int64)

@@ -10,7 +10,7 @@ from store_engine.collaborative.item_space import item_space
 from store_engine.config import Config
 from store_engine.data.catalog import Catalog
 from store_engine.data.split import Split
-from store_engine.sid.clusters import check_vectors, item_sids
+from store_engine.sid.clusters import check_vectors, item_sids, with_item_level
 from store_engine.sid.codebook_report import neighbours_share_prefix
 from store_engine.sid.collisions import resolve_collisions
 from store_engine.sid.dense_tokenizer import DenseTokenizer, ItemTexts, content_batch
@@ -95,7 +95,8 @@ def discretise(
         known: SIDs of the first items, which stay what they are; others find their place there.
 
     Raises:
-        InputError: There are fewer items than codes, or a vector is not finite.
+        InputError: There are fewer items than codes, a vector is not finite, or the file of
+            tokenizer.sids_file is wrong.
     """
     if known is not None:
         table = extended(known, catalog.item_ids, dense_tokens, config)
@@ -113,7 +114,11 @@ def discretise(
     hidden_size = config.model.hidden_size
     features = fit_features(dense_tokens, hidden_size)
     rows = space[:, 0] if settings.space == "collaborative" else features(dense_tokens)[:, :-1]
-    sids, sizes = item_sids(rows, settings.codebook_size, config.train.seed)
+    if settings.sids_file:
+        sids, last_size = with_item_level(read_sids_of(config, catalog.item_ids))
+        sizes = (*(settings.codebook_size,) * settings.num_codes, last_size)
+    else:
+        sids, sizes = item_sids(rows, settings.codebook_size, config.train.seed)
     shares = neighbours_share_prefix(rows[:, None], sids, config.train.seed)
     described = features(dense_tokens)
     # a new item has no place among co-visits: its cluster is found by its features

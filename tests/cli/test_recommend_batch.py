@@ -1,5 +1,7 @@
 """`store-engine recommend` with --input, --users or --all-users."""
 
+import csv
+import gzip
 import json
 import os
 
@@ -72,6 +74,36 @@ def test_users_of_the_run(run_dir, tmp_path, capsys):
     assert written(tmp_path / "v.parquet") == wanted(run_dir, {"v": every["v"]})
     said = ends(2, capsys, run_dir, "--users", "v,w", "--output", tmp_path / "w.parquet")
     assert "unknown user id 'w'" in said.err
+
+
+@pytest.mark.parametrize("who", [["--all-users"], ["--input", "in.parquet"]], ids=["run", "file"])
+@pytest.mark.parametrize("name", ["out.csv", "out.tsv.gz", "out.jsonl"])
+def test_a_text_says_the_same_as_parquet_and_is_kept(
+    run_dir, tmp_path, capsys, monkeypatch, name, who
+):
+    monkeypatch.chdir(tmp_path)
+    shard(tmp_path / "in.parquet")
+    ends(0, capsys, run_dir, *who, "--output", "out.parquet")
+    ends(0, capsys, run_dir, *who, "--output", name)
+    with (gzip.open if name.endswith(".gz") else open)(name, "rt") as file:
+        if ".jsonl" in name:
+            found = {row["user_id"]: row["item_ids"] for row in map(json.loads, file)}
+        else:
+            rows = list(csv.DictReader(file, delimiter="\t" if "tsv" in name else ","))
+            assert [int(row["rank"]) for row in rows] == [*range(1, 11)] * (len(rows) // 10)
+            catalog = Engine.load(run_dir).catalog
+            titles = catalog.fields["title"]
+            assert {row["title"] for row in rows} <= set(titles)
+            found = {}
+            for row in rows:
+                assert row["title"] == titles[catalog.row_of(row["item_id"])]
+                found.setdefault(row["user_id"], []).append(row["item_id"])
+    assert found == written("out.parquet")
+    stamp = os.stat(name).st_mtime_ns
+    assert "1 of 1 files were there" in ends(0, capsys, run_dir, *who, "--output", name).out
+    assert os.stat(name).st_mtime_ns == stamp
+    assert "--overwrite" in ends(2, capsys, run_dir, *who, "--output", name, "-k", "3").err
+    ends(0, capsys, run_dir, *who, "--output", name, "-k", "3", "--overwrite")
 
 
 def test_users_on_the_screen(run_dir, capsys):
@@ -152,7 +184,7 @@ def test_one_bad_shard_does_not_keep_back_the_others(run_dir, tmp_path, capsys):
         (["--history", "", "--output", "x.parquet"], "--output is of use only with"),
         (["--history", "", "--ray"], "--ray is of use only with"),
         (["--all-users", "--output", "x.parquet", "--ray"], "got users of the run"),
-        (["--all-users", "--output", "x.csv"], "must be a .parquet file"),
+        (["--all-users", "--output", "x.xlsx"], "must be a file whose name ends in .parquet, .js"),
         (["--input", "in.parquet", "--output", "x.parquet", "--threads", "2"], "goes with --ray"),
         (["--input", "nowhere", "--output", "x.parquet"], "nowhere: No such file"),
         (["--input", "in.parquet", "--output", "in.parquet"], "is read, name another"),
@@ -180,10 +212,14 @@ def test_ray_gives_the_same(run_dir, tmp_path, capsys, monkeypatch):
         shard(tmp_path / "in" / f"{name}.parquet")
     shard(tmp_path / "in" / "c.parquet", {"u": ["nobody"]})
     command = [run_dir, "--input", tmp_path / "in", "--output", tmp_path / "out", "--ray"]
+    one = [run_dir, "--input", tmp_path / "in" / "a.parquet", "--ray"]
     try:
         said = ends(2, capsys, *command)
+        ends(0, capsys, *one, "--output", tmp_path / "a.csv")
     finally:
         ray.shutdown()
+    ends(0, capsys, *one[:-1], "--output", tmp_path / "here.csv")
+    assert (tmp_path / "a.csv").read_bytes() == (tmp_path / "here.csv").read_bytes()
     assert "c.parquet row 1: history: unknown item id 'nobody'" in said.err
     for name in "ab":
         assert written(tmp_path / "out" / f"{name}.parquet") == wanted(run_dir, HISTORIES)

@@ -35,6 +35,7 @@ def test_the_sids_as_csv_are_exact_also_for_hostile_ids(hostile_run, tmp_path, c
         (["--out", "texts.tokens/x.csv"], "texts.tokens/x.csv: is a file of a run, name another"),
         (["--items", "new.csv", "--out", "./new.csv"], "new.csv: is read, name another"),
         (["--out", "a\0b"], "cannot be written"),
+        (["--out", "sids.parquet"], "sids.parquet: is to be a csv, so the name of --out must end"),
     ],
 )
 def test_wrong_input_is_one_line_and_status_2(options, message, run_dir, capsys, monkeypatch):

@@ -330,3 +330,28 @@ def test_an_engine_of_a_run_that_was_replaced_cannot_write_there(tmp_path):
         engine.remove_items(["item 1"])
     with pytest.raises(InputError, match="of a run with other SIDs"):
         engine.follow()
+
+
+def test_with_sids_of_ones_own_items_rows_are_read_off_the_texts(tmp_path):
+    new = catalog().take([3, 7])
+    new = Catalog(("new 1", "new 2"), new.fields)
+    one, other = (
+        Engine.load(make_run(tmp_path / name, "item"), journal=False) for name in ("a", "b")
+    )
+    chosen = one.add_items(new)
+    sids = np.array(list(chosen.values()))
+    assert other.add_items(new, sids) == chosen
+    assert answers(one) == answers(other)
+    moved = sids + [[0] * (sids.shape[1] - 1) + [1]] * 2  # a place that is free too
+    assert list(other.update_items(new, moved).values()) == list(map(tuple, moved.tolist()))
+    assert answers(other)[0].keys() == answers(one)[0].keys()
+
+
+def test_with_sids_of_ones_own_codes_nothing_is_read(tmp_path):
+    run = make_run(tmp_path / "run")
+    (run / "tokenizer.safetensors").unlink()  # the weights that read
+    engine = Engine.load(run, journal=False)
+    sid = engine.sids[3:4]
+    engine.remove_items(["item 3"])
+    new = Catalog(("new 1",), catalog().take([3]).fields)
+    assert engine.add_items(new, sid) == {"new 1": tuple(sid[0].tolist())}

@@ -9,6 +9,7 @@ from importlib.resources import files
 import pytest
 
 from store_engine.cli.main import main
+from store_engine.data.histories import Histories
 from store_engine.files.json_file import read_json, write_json
 from store_engine.report.page import render_report
 from store_engine.runs.run_directory import RunDirectory
@@ -114,7 +115,7 @@ def test_seeds_become_mean_and_deviation_and_other_settings_a_row(measured_run, 
 @pytest.mark.parametrize(
     ("key", "value", "message"),
     [
-        ("num_users", 7, "cannot be compared: its num_users is 7, not 20"),
+        ("protocol", "by user", "cannot be compared: its protocol is by user, not "),
         ("dataset", "<b>", "cannot be compared: its dataset is <b>, not fixture"),
     ],
 )
@@ -125,6 +126,42 @@ def test_runs_on_other_data_are_refused(key, value, message, measured_run, tmp_p
     assert main(["report", str(measured_run), "--compare", str(other)]) == 2
     assert message in capsys.readouterr().err
     assert not (measured_run / "report.html").exists()
+
+
+def test_runs_on_the_same_users_say_nothing_of_users(measured_run, tmp_path):
+    other = shutil.copytree(measured_run, tmp_path / "seed 1")
+    _rewrite(other, 1, 0.1, "")
+    html = render_report(measured_run, [other], uses_model=False)
+    assert "this run (2 runs)" in html and "on the same users" not in html
+
+
+@pytest.mark.parametrize(
+    ("changed", "told"),
+    [
+        ({"num_users": 7}, "7 users and 60 items"),
+        ({"num_items": 61}, "other events of 20 users and 61 items"),
+        ({}, "other events of 20 users and 60 items"),
+    ],
+    ids=["users", "items", "events"],
+)
+def test_a_run_that_went_on_stands_beside_it_with_its_users(
+    changed, told, measured_run, tmp_path, capsys
+):
+    later = shutil.copytree(measured_run, tmp_path / "later")
+    own = read_json(measured_run / "metrics.json")["metrics"]["recall@10"]
+    _rewrite(later, 0, 0.1, "")
+    with RunDirectory.open_to_write(later) as run, run.writing(run.metrics, run.histories):
+        write_json(run.metrics, read_json(run.metrics) | changed)
+        histories = Histories.load(run.histories)
+        Histories(histories.user_ids, histories.rows[::-1].copy(), histories.offsets).save(
+            run.histories
+        )
+    html = render_report(measured_run, [later], uses_model=False)
+    assert "Not all of these runs were measured on the same users" in html
+    assert f"later was measured on {told}" in html
+    assert f"the same settings, on {told}" in html
+    assert "this run (2 runs)" not in html  # no mean over other users
+    assert f"{own:.4f}" in html and f"{own + 0.1:.4f}" in html
 
 
 @pytest.mark.parametrize("scheme", ["light", "dark"])

@@ -16,6 +16,7 @@ from store_engine.runs.before_training import (
     num_weights,
     warn_of_full_disk,
 )
+from store_engine.sid import clusters
 
 CONFIG = Config(tokenizer=TokenizerConfig(num_codes=2, codebook_size=2))
 
@@ -67,6 +68,19 @@ def test_a_file_of_sids_is_read_before_training(tmp_path):
     config = dataclasses.replace(CONFIG, tokenizer=tokenizer)
     with pytest.raises(InputError, match="1 of 2 items of the catalogue have no SID"):
         check_before_training(config, catalog(2), 1, 300)
+
+
+@pytest.mark.parametrize("settings", [{"last_level": "item"}, {"collisions": "suffix"}])
+def test_more_items_of_one_code_than_can_be_numbered_are_refused(tmp_path, monkeypatch, settings):
+    monkeypatch.setattr(clusters, "MAX_CODEBOOK_SIZE", 2)
+    (tmp_path / "sids.csv").write_text("item_id,code_0\n" + "".join(f"{n},1\n" for n in range(3)))
+    tokenizer = TokenizerConfig(
+        sids_file=str(tmp_path / "sids.csv"), num_codes=1, codebook_size=2, **settings
+    )
+    config = dataclasses.replace(CONFIG, tokenizer=tokenizer)
+    check_before_training(config, catalog(2), 1, 300)
+    with pytest.raises(InputError, match=r"3 items have the codes \(1,\): at most 2 can"):
+        check_before_training(config, catalog(3), 1, 300)
 
 
 def test_more_equal_items_than_a_suffix_can_number_are_refused(monkeypatch):

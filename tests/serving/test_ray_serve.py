@@ -44,6 +44,9 @@ class Server:
             time.sleep(0.2)
         return found[1]
 
+    def lines(self):
+        return self._log.read_text().splitlines()
+
     def ask(self, path, body=None):
         data = None if body is None else json.dumps(body).encode()
         request = urllib.request.Request(
@@ -121,6 +124,7 @@ def server(tmp_path, monkeypatch):
 
 
 def test_a_server_from_its_start_to_its_end(server, tmp_path):
+    _only_its_own_lines_are_shown(server)
     _answers_as_the_engine(server, tmp_path)
     _changes_are_seen_by_every_replica(server)
     _a_lost_replica_costs_no_request(server)
@@ -128,6 +132,15 @@ def test_a_server_from_its_start_to_its_end(server, tmp_path):
     _a_lost_owner_goes_on_where_it_was(server)
     _what_was_begun_is_answered(server)
     _changes_are_there_after_a_restart(tmp_path)
+
+
+def _only_its_own_lines_are_shown(server):
+    lines = server.lines()
+    ours = r"(checking|starting|loading) .*: \d+ s|its Ray cluster: .*|serving at .*"
+    assert [line for line in lines if not re.fullmatch(ours, line)] == []
+    assert any(
+        re.fullmatch(r"loading .*, \d of 2 replica\(s\) are ready: \d+ s", one) for one in lines
+    )
 
 
 def _answers_as_the_engine(server, tmp_path):

@@ -4,12 +4,14 @@ import numpy as np
 import pytest
 
 from store_engine.errors import InputError
+from store_engine.sid import clusters
 from store_engine.sid.clusters import (
     assign_new,
     balanced_clusters,
     item_sids,
     prefix_centres,
     rank_within,
+    with_item_level,
 )
 
 
@@ -136,3 +138,19 @@ def test_rank_within_equals_a_loop(with_keys):
         rows = sorted(np.flatnonzero(labels == label), key=lambda row: (keys[row], row))
         want[rows] = np.arange(len(rows))
     assert (rank_within(labels, keys if with_keys else None) == want).all()
+
+
+def test_items_are_numbered_within_their_codes():
+    prefixes = np.array([[1, 0], [0, 2], [1, 0], [1, 1], [0, 2], [1, 0]], dtype=np.int32)
+    sids, last_size = with_item_level(prefixes)
+    assert sids.dtype == np.int32
+    assert (sids[:, :2] == prefixes).all()
+    assert sids[:, 2].tolist() == [0, 0, 1, 0, 1, 2]
+    assert last_size == 8  # room for three more
+
+
+def test_more_items_of_one_code_than_a_level_holds_are_refused(monkeypatch):
+    monkeypatch.setattr(clusters, "MAX_CODEBOOK_SIZE", 3)
+    assert with_item_level(np.array([[5], [5], [5]], dtype=np.int32))[1] == 3
+    with pytest.raises(InputError, match=r"4 items have the codes \(5,\): at most 3 can"):
+        with_item_level(np.array([[1], [5], [5], [5], [5]], dtype=np.int32))

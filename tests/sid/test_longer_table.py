@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 
 from store_engine.config import Config, TokenizerConfig
 from store_engine.errors import InputError
-from store_engine.sid.clusters import item_sids
+from store_engine.sid.clusters import item_sids, with_item_level
 from store_engine.sid.collisions import resolve_collisions
 from store_engine.sid.item_features import fit_features
 from store_engine.sid.longer_table import extended
@@ -130,6 +130,23 @@ def test_codes_brought_as_a_file_are_read_for_new_items_too(tmp_path):
     assert longer.sids.tolist() == [[0, 1, 0], [1, 1, 0], [0, 1, 1], [1, 1, 1]]
     with pytest.raises(InputError, match="have no SID, the first is 'i4'"):
         extended(table, ids(5), np.zeros((3, 2, 6), np.float32), config)
+
+
+@pytest.mark.parametrize("collisions", ["suffix", "share"])
+def test_items_of_a_file_are_numbered_on_in_their_cluster(tmp_path, collisions):
+    config = config_of(sids_file="sids.csv", last_level="item", collisions=collisions)
+    config = dataclasses.replace(config, data=dataclasses.replace(config.data, path=str(tmp_path)))
+    table = item_table(vectors(16))
+    codes = np.resize(table.sids[0, :-1], 2)  # of the first item, at two levels
+    lines = "".join(f"i{n},{codes[0]},{codes[1]}\n" for n in range(18))
+    (tmp_path / "sids.csv").write_text("item_id,code_0,code_1\n" + lines)
+    prefixes = np.hstack([table.sids[:, :1], table.sids[:, :1]])
+    sids, last_size = with_item_level(prefixes)
+    table = dataclasses.replace(table, sids=sids, codebook_sizes=(4, 4, last_size))
+    longer = extended(table, ids(18), vectors(2, 1), config)
+    check(table, longer)
+    num = int((prefixes == codes).all(1).sum())
+    assert longer.sids[16:].tolist() == [[*codes, num], [*codes, num + 1]]
 
 
 def test_what_cannot_be_known_of_new_items_is_refused():

@@ -46,7 +46,12 @@ def test_what_is_wrong_is_named(text, message, tmp_path):
         read(tmp_path, text)
 
 
-@pytest.mark.parametrize("override", ["tokenizer.collisions=reassign", "tokenizer.last_level=item"])
-def test_a_file_has_no_distances_and_no_rows(override):
-    with pytest.raises(InputError, match=r"tokenizer\.sids_file does not go with"):
-        load_config(None, ["tokenizer.sids_file=x.csv", override])
+def test_a_file_has_no_distances():
+    override = ["tokenizer.sids_file=x.csv", "tokenizer.collisions=reassign"]
+    with pytest.raises(InputError, match=r"no distances; take 'suffix' or 'share'"):
+        load_config(None, override)
+
+
+def test_a_file_goes_with_rows_of_items():
+    config = load_config(None, ["tokenizer.sids_file=x.csv", "tokenizer.last_level=item"])
+    assert config.tokenizer.sids_file == "x.csv"

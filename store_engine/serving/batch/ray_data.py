@@ -4,6 +4,7 @@ The folders must be seen by every node under the same path. RAY_ADDRESS says whi
 one, Ray starts on this machine.
 """
 
+import logging
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -11,6 +12,7 @@ from typing import Any
 
 from store_engine.errors import InputError
 from store_engine.extras import needs
+from store_engine.serving.batch.outputs import Origin
 from store_engine.serving.batch.recommender import (
     BatchOptions,
     BatchRecommender,
@@ -19,7 +21,8 @@ from store_engine.serving.batch.recommender import (
     ServedShard,
     Work,
 )
-from store_engine.serving.batch.shards import Origin, Shard
+from store_engine.serving.batch.shards import Shard
+from store_engine.serving.cluster.environment import set_for_ray
 
 
 def serve_with_ray(
@@ -42,15 +45,18 @@ def serve_with_ray(
     Raises:
         InputError: Ray is not installed.
     """
+    set_for_ray()
     with needs("--ray"):
         import ray
         import ray.data
 
-        from store_engine.serving.cluster.connection import connect, gpus_of
+        from store_engine.serving.cluster.connection import connect, device_of, gpus_of
     if not work:
         return
     connect(threads)
     ray.data.DataContext.get_current().enable_progress_bars = False
+    _quieten()
+    device = device_of(choice.device)
     room = int(ray.cluster_resources().get("CPU", 1)) // threads
     most = max(1, min(room, len(work)))
     rows = [
@@ -60,18 +66,31 @@ def serve_with_ray(
     found = ray.data.from_items(rows, override_num_blocks=len(rows)).map(
         _Actor,
         fn_constructor_args=(
-            replace(choice, run=choice.run.resolve()),
+            replace(choice, run=choice.run.resolve(), device=device),
             options,
             [origin for _, origin in work],
             threads,
         ),
         compute=ray.data.ActorPoolStrategy(min_size=1, max_size=most),
         num_cpus=threads,
-        num_gpus=gpus_of(choice.device),
+        num_gpus=gpus_of(device).engine,
     )
     for row in found.iter_rows():
         served = None if row["problem"] else Served(row["num_users"], row["num_unknown"])
         yield ServedShard(work[row["number"]][0], served, row["problem"])
+
+
+def _quieten() -> None:
+    """Leaves Ray Data's lines to its own files, but for warnings and errors."""
+    for handler in logging.getLogger("ray.data").handlers:
+        if isinstance(handler, logging.StreamHandler):  # not that of its files
+            handler.setLevel(logging.WARNING)
+            handler.addFilter(_is_problem)
+
+
+def _is_problem(record: logging.LogRecord) -> bool:
+    """Whether a warning is one; that it shows no bars is our choice."""
+    return not str(record.msg).startswith("Progress bars disabled")
 
 
 class _Actor:

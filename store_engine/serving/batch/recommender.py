@@ -23,16 +23,14 @@ from store_engine.files.digest import sha256
 from store_engine.files.lock import FileLock
 from store_engine.live.journal import Journal
 from store_engine.runs.run import Run, load_run
-from store_engine.serving.batch.shards import (
+from store_engine.serving.batch.outputs import (
     Origin,
     Recommended,
-    Shard,
-    Unknown,
     digest,
     is_made_from,
-    read_shard,
     write_shard,
 )
+from store_engine.serving.batch.shards import Shard, Unknown, read_shard
 
 _USERS_PER_CALL = 512  # between two ticks of the progress bar
 Ticked = Callable[[int, int], None]  # users done, users in all of a shard
@@ -120,6 +118,10 @@ class BatchRecommender:
     @cached_property
     def _item_ids(self) -> tuple[str, ...]:
         return self._engine.catalog.item_ids
+
+    @cached_property
+    def _titles(self) -> Sequence[str]:
+        return next(iter(self._engine.catalog.fields.values()))
 
     @cached_property
     def _row_of(self) -> dict[str, int]:
@@ -220,6 +222,7 @@ class BatchRecommender:
                 [histories.user_ids[user] for user in users],
                 [[self._item_ids[row] for row in one] for one in found],
                 [one[: len(own)].tolist() for one, own in zip(scores, found, strict=True)],
+                [[self._titles[row] for row in one] for one in found],
             )
             ticked(users.stop, num_users)
 

@@ -1,22 +1,17 @@
-"""Shards of a batch: histories in, recommendations out, one file of the one for each of the other.
+"""Input shards: histories of many users, and which file of recommendations each becomes.
 
-An input shard has a row per user, with columns `user_id` and `history`, a list of item ids, oldest
-first (in a csv text: `50,181` or a JSON list). It is read whole before the first user is served, so
-that a bad row costs no time. An output shard is a Parquet file with `user_id`, `item_ids` (list of
-text, best first) and `scores` (list of float32). It appears in one step and says in its schema's
-metadata what it was made from.
+A shard has a row per user, with columns `user_id` and `history`, a list of item ids, oldest first
+(in a csv text: `50,181` or a JSON list). It is read whole before the first user is served, so that
+a bad row costs no time.
 """
 
-import hashlib
-import json
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
-import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
 from store_engine.data.catalog import unknown_item
@@ -29,16 +24,9 @@ from store_engine.data.tables.keys import Keys, read_keys
 from store_engine.data.tables.lines import suffix_of
 from store_engine.data.tables.table import Table, read_table
 from store_engine.errors import InputError
-from store_engine.files.atomic import atomic_open
-from store_engine.files.regular import open_regular
+from store_engine.serving.batch.outputs import check_form, is_form
 
 Unknown = Literal["error", "skip"]  # what to do with an item id that no item has
-Origin = dict[str, Any]  # what an output shard was made from
-
-_KEY = b"store_engine.recommend"
-_SCHEMA = pa.schema(
-    {"user_id": pa.string(), "item_ids": pa.list_(pa.string()), "scores": pa.list_(pa.float32())}
-)
 
 
 class Shard(NamedTuple):
@@ -55,31 +43,23 @@ class ReadShard(NamedTuple):
     num_unknown: int  # events left out, because no item has their id
 
 
-class Recommended(NamedTuple):
-    """What some users get, best first."""
-
-    user_ids: list[str]
-    item_ids: list[list[str]]
-    scores: list[list[float]]
-
-
 def plan_shards(source: Path, output: Path) -> list[Shard]:
     """Says which file becomes which.
 
     Args:
         source: A file, or a folder whose files are all shards; names that begin with "." or "_",
             such as Spark's _SUCCESS, are none.
-        output: A .parquet file; for a folder a folder, where a shard keeps its name.
+        output: A file, see `check_form`; for a folder a folder, where a shard keeps its name but
+            for the suffix, and is Parquet.
 
     Raises:
         InputError: There is no shard, two would become one, or `output` is of the other kind.
     """
     if not source.is_dir():
-        if output.suffix != ".parquet" or output.is_dir():
-            raise InputError(f"{output}: the output of a file must be a .parquet file")
+        check_form(output)
         return [Shard(source, output)]
-    if output.is_file() or output.suffix == ".parquet":
-        raise InputError(f"{output}: the output of a folder must be a folder")
+    if output.is_file() or is_form(output):
+        raise InputError(f"{output}: the output of a folder must be a folder, of Parquet files")
     if output.resolve() == source.resolve():
         raise InputError(f"{output}: is read, name another --output")
     try:
@@ -170,59 +150,3 @@ def _in_list(bad: BadRows, ends: NDArray[np.int64]) -> BadRows:
 def _rows(items: Keys, row_of: Mapping[str, int]) -> NDArray[np.int64]:
     rows = np.array([row_of.get(item_id, -1) for item_id in items.unique], dtype=np.int64)
     return rows[items.codes]
-
-
-def write_shard(path: Path, origin: Origin, parts: Iterable[Recommended]) -> None:
-    """Writes an output shard, which stands complete or not at all.
-
-    Args:
-        path: The file.
-        origin: What it is made from, for `is_made_from`.
-        parts: Users in the order of the input.
-
-    Raises:
-        InputError: The file cannot be written.
-    """
-    schema = _SCHEMA.with_metadata({_KEY: _canonical(origin)})
-    with atomic_open(path) as file, pq.ParquetWriter(file, schema) as writer:
-        for part in parts:
-            writer.write_batch(pa.record_batch(list(part), schema=schema))
-
-
-def is_made_from(path: Path, origin: Origin, overwrite: bool = False) -> bool:
-    """Tells whether an output shard is there and was made from this and nothing else.
-
-    Args:
-        path: The output.
-        origin: What it should be made from.
-        overwrite: One that was made from something else, or is no output, may be replaced.
-
-    Raises:
-        InputError: There is such a file, and it may not be replaced.
-    """
-    if not path.exists():
-        return False
-    with open_regular(path) as file:
-        try:
-            found = (pq.read_schema(file).metadata or {}).get(_KEY)
-        except (pa.ArrowException, OSError, ValueError):
-            found = None
-    if found == _canonical(origin):
-        return True
-    if overwrite:
-        return False
-    if found is None:
-        raise InputError(f"{path}: is there and was not written by recommend; move it away")
-    raise InputError(
-        f"{path}: was made from another run, input or options; --overwrite replaces it"
-    )
-
-
-def digest(value: Any) -> str:
-    """SHA-256 of a value that JSON can hold, in hexadecimal."""
-    return hashlib.sha256(_canonical(value)).hexdigest()
-
-
-def _canonical(value: Any) -> bytes:
-    """JSON that is the same for equal values."""
-    return json.dumps(value, sort_keys=True).encode()

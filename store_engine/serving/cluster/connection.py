@@ -1,5 +1,6 @@
 """The Ray cluster: the one that RAY_ADDRESS names, or one of this machine's own."""
 
+import logging
 import os
 from typing import Any, NamedTuple
 
@@ -7,18 +8,25 @@ import ray
 
 from store_engine.errors import InputError
 
+_TOKENS = "ray._private.authentication.authentication_token_setup"  # a logger
 
-def connect(cores: int | None) -> None:
+
+def connect(cores: int | None, *, is_verbose: bool = False) -> None:
     """Connects to the cluster that RAY_ADDRESS names; without it, starts Ray on this machine.
 
     Args:
         cores: What Ray must have room for, if it starts here: it counts cores to share them out,
             and never finds one more. None: it must be there already.
+        is_verbose: Show Ray's own lines and those of its processes, not its warnings alone.
 
     Raises:
         InputError: There is no such cluster, or Ray does not start.
     """
-    options: dict[str, Any] = {"log_to_driver": False, "logging_level": "warning"}
+    level = "info" if is_verbose else "warning"
+    options: dict[str, Any] = {"log_to_driver": is_verbose, "logging_level": level}
+    if not is_verbose:
+        logging.getLogger("ray.serve").setLevel(logging.WARNING)
+        logging.getLogger(_TOKENS).addFilter(_is_problem)
     address = os.environ.get("RAY_ADDRESS")
     if address or cores is None:
         options["address"] = address or "auto"
@@ -30,6 +38,11 @@ def connect(cores: int | None) -> None:
     except Exception as error:  # a start that took too long is one of no type of its own
         what = f"no cluster at {options['address']}" if "address" in options else "it did not start"
         raise InputError(f"Ray: {what}: {error}") from error
+
+
+def _is_problem(record: logging.LogRecord) -> bool:
+    """Whether a warning about tokens is one: that Ray's processes have them is as it should be."""
+    return not str(record.msg).startswith("Token authentication is enabled")
 
 
 def variables() -> str:

@@ -67,7 +67,11 @@ class _Server(uvicorn.Server):
         for one in sockets or ():
             host, port = one.getsockname()[:2]
             where = f"http://{host}:{port}"
-            print(f"serving at {where}, documented at /docs", file=sys.stderr, flush=True)
+            print(
+                f"serving at {where}, documented at {where}/docs; Ctrl-C stops it",
+                file=sys.stderr,
+                flush=True,
+            )
 
     @contextlib.contextmanager
     def capture_signals(self) -> Iterator[None]:

@@ -4,6 +4,7 @@ import copy
 import math
 import os
 from collections.abc import Iterable
+from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +19,7 @@ from store_engine.errors import InputError
 from store_engine.files.json_file import read_json
 from store_engine.model import dtype
 from store_engine.model.threads import ThreadChoice, choose_threads, environment_threads
+from store_engine.training.distributed.compiled_op import compiled_op
 
 # what the run's config says, or the number of ranks
 _OURS = ("optimizer", "scheduler", "train_batch_size")
@@ -46,8 +48,7 @@ def read_ds_config(path: str | Path, train: TrainConfig) -> dict[str, Any]:
             raise InputError(f"{where}: '{name}' is set by the run's config, remove it")
     _check_types(config, where)
     zero = config.get("zero_optimization", {})
-    devices = [zero.get(name, {}).get("device") for name in _OFFLOADS]
-    if "nvme" in devices and not AsyncIOBuilder().is_compatible():
+    if "nvme" in _offload_devices(config) and not AsyncIOBuilder().is_compatible():
         raise InputError(
             f"{where}: offload to NVMe needs the library libaio and its headers, "
             f"on Debian libaio-dev"
@@ -142,7 +143,8 @@ def zero_init(ds_config: dict[str, Any]) -> Any:
     """Makes the context in which modules are made partitioned (ZeRO-3), in the training dtype."""
     is_zero3 = ds_config.get("zero_optimization", {}).get("stage", 0) == 3
     # no dtype=: DeepSpeed 0.19 then ignores it on a CPU and takes bf16, instead of what bf16 says
-    return deepspeed.zero.Init(config_dict_or_path=ds_config, enabled=is_zero3)
+    with _offload_compiled(ds_config):
+        return deepspeed.zero.Init(config_dict_or_path=ds_config, enabled=is_zero3)
 
 
 def initialize(module: nn.Module, ds_config: dict[str, Any], train: TrainConfig, lr: float) -> Any:
@@ -163,8 +165,19 @@ def initialize(module: nn.Module, ds_config: dict[str, Any], train: TrainConfig,
         "zero_allow_untested_optimizer": True,
         "zero_force_ds_cpu_optimizer": False,
     }
-    engine, *_ = deepspeed.initialize(model=module, optimizer=optimizer, config=ds_config)
+    with _offload_compiled(ds_config):
+        engine, *_ = deepspeed.initialize(model=module, optimizer=optimizer, config=ds_config)
     return engine
+
+
+def _offload_compiled(ds_config: dict[str, Any]) -> AbstractContextManager[None]:
+    """Tells of the I/O operation, which is compiled where something is offloaded to NVMe."""
+    return compiled_op("AsyncIOBuilder") if "nvme" in _offload_devices(ds_config) else nullcontext()
+
+
+def _offload_devices(ds_config: dict[str, Any]) -> list[str | None]:
+    zero = ds_config.get("zero_optimization", {})
+    return [zero.get(name, {}).get("device") for name in _OFFLOADS]
 
 
 def _kind(name: str, train: TrainConfig) -> str:

@@ -28,7 +28,8 @@ def check_shards(config: Config, data: RunData, stage: TokenizerStage, num_shard
     # what an item's SID will be is not known yet, but how long: it decides what a step holds
     num_levels, features = settings.num_codes + (settings.collisions == "suffix"), None
     if settings.last_level == "item":
-        num_levels = num_cluster_levels(num_items, settings.codebook_size) + 1
+        num_clusters = num_cluster_levels(num_items, settings.codebook_size)
+        num_levels = (settings.num_codes if settings.sids_file else num_clusters) + 1
         features = FeatureMap(torch.zeros(1).numpy(), torch.zeros(1, 1).numpy())
     sids = torch.zeros(num_items, num_levels, dtype=torch.int32).numpy()
     sizes = (settings.codebook_size,) * num_levels

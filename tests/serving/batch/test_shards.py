@@ -8,14 +8,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from store_engine.errors import InputError
-from store_engine.serving.batch.shards import (
-    Recommended,
-    Shard,
-    is_made_from,
-    plan_shards,
-    read_shard,
-    write_shard,
-)
+from store_engine.serving.batch.shards import Shard, plan_shards, read_shard
 
 ROWS = {"a": 0, "b, c": 1, "7": 2, "漢": 3}
 
@@ -123,43 +116,6 @@ def test_a_bad_line_is_named(tmp_path, line, message):
         read_shard(tmp_path / "in.jsonl", ROWS, "error")
 
 
-def test_what_is_written_is_recognised(tmp_path):
-    path, origin = tmp_path / "out.parquet", {"run": "1", "options": "2"}
-    assert not is_made_from(path, origin)
-    parts = [
-        Recommended(["u", "v"], [["a", "7"], []], [[-1.0, -2.5], []]),
-        Recommended(["w"], [["漢"]], [[-0.5]]),
-    ]
-    write_shard(path, origin, iter(parts))
-    assert pq.read_table(path).to_pylist() == [
-        {"user_id": "u", "item_ids": ["a", "7"], "scores": [-1.0, -2.5]},
-        {"user_id": "v", "item_ids": [], "scores": []},
-        {"user_id": "w", "item_ids": ["漢"], "scores": [-0.5]},
-    ]
-    assert is_made_from(path, dict(reversed(origin.items())))
-    with pytest.raises(InputError, match="--overwrite"):
-        is_made_from(path, {"run": "1", "options": "3"})
-    assert not is_made_from(path, {"run": "1", "options": "3"}, overwrite=True)
-
-
-@pytest.mark.parametrize("content", [b"", b"PAR1", b"notes"])
-def test_a_foreign_file_is_not_replaced_unasked(tmp_path, content):
-    (tmp_path / "out.parquet").write_bytes(content)
-    with pytest.raises(InputError, match="not written by recommend"):
-        is_made_from(tmp_path / "out.parquet", {})
-    assert not is_made_from(tmp_path / "out.parquet", {}, overwrite=True)
-
-
-def test_a_failed_shard_leaves_nothing(tmp_path):
-    def parts():
-        yield Recommended(["u"], [["a"]], [[0.0]])
-        raise InputError("no more")
-
-    with pytest.raises(InputError):
-        write_shard(tmp_path / "out.parquet", {}, parts())
-    assert list(tmp_path.iterdir()) == []
-
-
 def test_a_folder_is_planned_file_by_file(tmp_path):
     for name in ("b.parquet", "a.jsonl", "_SUCCESS", ".part.crc"):
         (tmp_path / name).touch()
@@ -177,9 +133,10 @@ def test_a_folder_is_planned_file_by_file(tmp_path):
         (["in/_SUCCESS"], "in", "out", "holds no shard"),
         (["in/day=1/a.parquet"], "in", "out", "day=1: is a folder"),
         (["in/a.parquet"], "in", "in", "is read"),
-        (["in/a.parquet"], "in", "out.parquet", "must be a folder"),
-        (["in.parquet"], "in.parquet", "out", "must be a .parquet file"),
-        (["in.parquet", "o.parquet/x"], "in.parquet", "o.parquet", "must be a .parquet file"),
+        (["in/a.parquet"], "in", "out.parquet", "must be a folder, of Parquet files"),
+        (["in/a.csv"], "in", "out.csv.gz", "must be a folder, of Parquet files"),
+        (["in.parquet"], "in.parquet", "out", "must be a file whose name ends in .parquet, .jsonl"),
+        (["in.parquet", "o.parquet/x"], "in.parquet", "o.parquet", "must be a file whose name"),
     ],
 )
 def test_plans_that_cannot_be(tmp_path, names, source, output, message):

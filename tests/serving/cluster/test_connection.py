@@ -1,5 +1,6 @@
 """GPUs of the cluster: who takes a share of one is placed beside it and sees it alone."""
 
+import logging
 import os
 
 import pytest
@@ -10,7 +11,7 @@ import ray
 
 from store_engine.errors import InputError
 from store_engine.serving.cluster.application import parts
-from store_engine.serving.cluster.connection import check_gpus, device_of, gpus_of
+from store_engine.serving.cluster.connection import check_gpus, connect, device_of, gpus_of
 from store_engine.serving.settings import ServeSettings
 
 
@@ -37,6 +38,31 @@ def test_as_many_gpus_as_replicas_have_room_for_the_owner():
     engine, owner = gpus_of("cuda")
     assert engine + owner == 1
     assert 2 * engine > 1  # no two replicas share one
+
+
+TOKENS = "ray._private.authentication.authentication_token_setup"
+
+
+@pytest.mark.parametrize("is_verbose", [False, True])
+def test_of_rays_lines_warnings_come_through(monkeypatch, is_verbose):
+    told = {}
+    monkeypatch.setattr(ray, "init", lambda **options: told.update(options))
+    levels = {"ray.serve": logging.INFO, TOKENS: logging.INFO}
+    for name, level in levels.items():
+        monkeypatch.setattr(logging.getLogger(name), "level", level)
+        monkeypatch.setattr(logging.getLogger(name), "filters", [])
+        logging.getLogger(name).manager._clear_cache()
+    connect(1, is_verbose=is_verbose)
+    assert told["log_to_driver"] is is_verbose
+    assert told["logging_level"] == ("info" if is_verbose else "warning")
+    assert logging.getLogger("ray.serve").isEnabledFor(logging.INFO) is is_verbose
+    assert logging.getLogger("ray.serve").isEnabledFor(logging.WARNING)
+    for text, is_shown in (
+        ("Token authentication is enabled for this Ray cluster. Set %s", is_verbose),
+        ("Token authentication is disabled for this Ray cluster.", True),
+    ):
+        record = logging.makeLogRecord({"msg": text, "levelno": logging.WARNING})
+        assert bool(logging.getLogger(TOKENS).filter(record)) is is_shown
 
 
 @pytest.fixture

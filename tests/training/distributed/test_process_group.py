@@ -4,7 +4,6 @@ import signal
 import socket
 import subprocess
 import sys
-import time
 from pathlib import Path
 
 import pytest
@@ -12,10 +11,8 @@ import torch
 from torch.distributed import DistNetworkError, DistStoreError
 
 from store_engine.errors import InputError
-from store_engine.training.distributed import process_group as module
 from store_engine.training.distributed.process_group import (
     StopRequest,
-    clear_stale_lock,
     launched_rank,
     wait_for_first,
 )
@@ -157,59 +154,3 @@ def test_a_signal_is_remembered_until_the_step_is_over(signum):
             with pytest.raises(KeyboardInterrupt):
                 os.kill(os.getpid(), signum)
     assert signal.getsignal(signal.SIGINT) is before
-
-
-def make_lock(folder, age_s):
-    """A folder as a compile leaves it that was killed `age_s` seconds ago."""
-    folder.mkdir()
-    for name in ("lock", "build.ninja"):
-        (folder / name).touch()
-    then = (folder / "lock").stat().st_mtime - age_s
-    for path in (*folder.iterdir(), folder):
-        os.utime(path, (then, then))
-    return folder / "lock"
-
-
-def test_the_lock_of_a_killed_compile_is_removed(tmp_path, capsys):
-    lock = make_lock(tmp_path / "op", age_s=1000)
-    clear_stale_lock(tmp_path / "op")
-    assert not lock.exists()
-    assert f"{lock}: removed, no compile is running" in capsys.readouterr().out
-
-
-def test_a_young_lock_may_be_another_machines(tmp_path, capsys, monkeypatch):
-    lock, naps = make_lock(tmp_path / "op", age_s=10), []
-
-    def nap(seconds):
-        naps.append(seconds)
-        lock.unlink()  # the other machine is done
-
-    monkeypatch.setattr(module.time, "sleep", nap)
-    clear_stale_lock(tmp_path / "op")
-    assert naps == [1.0]
-    said = capsys.readouterr().out
-    assert "removed if nothing happens there for" in said
-    assert "removed, no compile" not in said
-
-
-def test_a_lock_that_a_process_holds_stays(tmp_path, capsys):
-    lock = make_lock(tmp_path / "op", age_s=1000)
-    with lock.open():
-        clear_stale_lock(tmp_path / "op")
-    assert lock.exists()
-    assert capsys.readouterr().out == ""
-
-
-def test_without_a_lock_nothing_is_said(tmp_path, capsys):
-    clear_stale_lock(tmp_path / "none")
-    assert capsys.readouterr().out == ""
-
-
-def test_a_lock_that_is_left_later_is_removed_too(tmp_path, monkeypatch):
-    monkeypatch.setattr(module, "_WATCH_S", 0.01)
-    with module._locks_watched([tmp_path / "op"]):
-        lock = make_lock(tmp_path / "op", age_s=1000)  # by another process, killed meanwhile
-        deadline = time.monotonic() + 60
-        while lock.exists() and time.monotonic() < deadline:
-            time.sleep(0.01)
-    assert not lock.exists()

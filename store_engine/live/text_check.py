@@ -18,6 +18,7 @@ from store_engine.sid.new_sids import NewItemCodes
 
 _MIN_CHARACTERS = 8  # of a text whose tokens per character say something
 _MIN_ITEMS = 4  # with different texts, among which the same codes for more than half say something
+_MAX_COMPARED = 256  # texts
 _LETTERS = 3  # in a row; texts that have most such pieces in common are variants of one
 
 
@@ -99,7 +100,8 @@ def _texts(items: Catalog) -> list[str]:
 
 
 def _are_variants(texts: list[str]) -> bool:
-    """Whether most of what each text says, most others say too."""
+    """Whether most of what each text says, most others say too; of many the first are compared."""
+    texts = texts[:_MAX_COMPARED]
     pieces = [{text[n : n + _LETTERS] for n in range(len(text) - _LETTERS + 1)} for text in texts]
     counts = Counter(piece for own in pieces for piece in own)
     common = {piece for piece, count in counts.items() if count > len(texts) / 2}

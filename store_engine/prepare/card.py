@@ -167,11 +167,10 @@ class Report:
 
     def as_json(self) -> dict[str, Any]:
         """Returns all counts as JSON, by the names of the fields."""
-        values = {
-            f.name: getattr(self, f.name)
-            for f in dataclasses.fields(self)
-            if f.name not in ("found", "rules", "texts", "bad", "lengths")
-        }
+        left_out = {"found", "rules", "texts", "bad", "lengths"}
+        left_out |= set() if self.max_rows else {"max_rows", "cut"}
+        names = [field.name for field in dataclasses.fields(self)]
+        values = {name: getattr(self, name) for name in names if name not in left_out}
         tables = {"events": self.found.events, "items": self.found.items}
         return values | {
             "format": self.found.events.format,

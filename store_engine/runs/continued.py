@@ -9,7 +9,7 @@ import dataclasses
 import shutil
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 
@@ -26,9 +26,6 @@ from store_engine.runs.later_files import LaterFiles
 from store_engine.runs.manifest import Lineage
 from store_engine.runs.run import Run, load_run
 from store_engine.runs.run_paths import RunPaths
-
-if TYPE_CHECKING:
-    from store_engine.prepare.recipe import Recipe
 
 _EPOCHS = 4  # a run that goes on has a quarter of the epochs, where nothing else is said
 _KEPT_SECTIONS = ("model.", "tokenizer.")
@@ -87,6 +84,9 @@ class Parent:
             one's, or the same again (`data.path`), stands for all data of today.
         changes: What its journal holds.
 
+    Attributes:
+        is_whole: The config names all data of today; told once there is one.
+
     Raises:
         InputError: It is no finished run.
     """
@@ -97,7 +97,7 @@ class Parent:
         self.run, self._new = load_run(run_dir), new
         self._changes = LaterChanges() if changes is None else changes
         self._removed: tuple[str, ...] = ()  # until the data were read
-        self._is_whole = False  # until a config names its data
+        self.is_whole = False  # until a config names its data
         self.root = self.run.directory.root.resolve()
 
     def config(self, paths: Sequence[str | Path], overrides: Sequence[str]) -> Config:
@@ -122,8 +122,8 @@ class Parent:
             [*(() if _states_epochs(paths) else (f"recommender.epochs={epochs}",)), *overrides],
             paths,
         )
-        self._is_whole = _names_data(overrides) or _place(old.data) != _place(config.data)
-        if self._is_whole and any(self._new):
+        self.is_whole = _names_data(overrides) or _place(old.data) != _place(config.data)
+        if self.is_whole and any(self._new):
             raise InputError(
                 "--data names all data of today, --items, --interactions and --journal what has "
                 "come to the old run's: one of the two is wanted"
@@ -153,7 +153,7 @@ class Parent:
                 "data.split = 'temporal' cuts all events at one point in time: --data names all of "
                 "today, --interactions and --journal have the new ones alone"
             )
-        if self._is_whole:
+        if self.is_whole:
             dataset = load_dataset(settings, self.run.catalog)
         else:
             dataset = self._with_new_data(settings)
@@ -202,16 +202,11 @@ class Parent:
         )
         return dataclasses.replace(dataset, histories=histories.of_users(is_kept))
 
-    @property
-    def recipe(self) -> "Recipe | None":
-        """How the data were prepared to which new ones come; None where all are new."""
-        return None if self._is_whole else self.run.recipe
-
     def lines(self, dataset: Dataset, config: Config) -> list[str]:
         """Says what is new, what is left aside, and whose test is none."""
         old, catalog, histories = self.run, dataset.catalog, dataset.histories
         lines, changes, journal = [], self._changes, self.run.directory.journal
-        if changes.events and not self._is_whole and not self._new.journal:
+        if changes.events and not self.is_whole and not self._new.journal:
             lines.append(
                 f"{journal}: {len(changes.events):,} events since the training are not taken: "
                 f"--journal takes them, --interactions those of a file"

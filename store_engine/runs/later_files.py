@@ -13,10 +13,32 @@ from store_engine.data.readers import EventColumns, EventRules, read_interaction
 from store_engine.data.report import DataReport
 from store_engine.errors import InputError
 from store_engine.extras import needs
+from store_engine.files.json_file import read_json
 from store_engine.runs.run import Run
 
 if TYPE_CHECKING:
     from store_engine.prepare.readers.discover import Table
+    from store_engine.prepare.recipe import Recipe
+
+
+def recipe_of(settings: DataConfig) -> "Recipe | None":
+    """Returns how a run's data were prepared; None where `prepare` did not make them.
+
+    Args:
+        settings: Where the data are.
+
+    Raises:
+        InputError: The card that prepare wrote beside them is damaged.
+    """
+    card = Path(settings.path) / "card.json"
+    names = ("items.parquet", "interactions.parquet")
+    is_prepared = settings.name == "files" and (settings.items, settings.interactions) == names
+    values = read_json(card).get("recipe") if is_prepared and card.is_file() else None
+    if values is None:  # an older version kept none
+        return None
+    from store_engine.prepare.recipe import Recipe
+
+    return Recipe.parse(values, f"{card}: recipe")
 
 
 class LaterFiles:

@@ -7,7 +7,7 @@ behind, and from then on the run needs nothing but itself.
 import dataclasses
 import os
 from pathlib import Path
-from typing import TYPE_CHECKING, NamedTuple
+from typing import NamedTuple
 
 from store_engine.config import Config, DataConfig, changes
 from store_engine.data.catalog import Catalog
@@ -19,12 +19,13 @@ from store_engine.data.split import Split, split_histories
 from store_engine.errors import InputError
 from store_engine.files.digest import sha256
 from store_engine.files.directory_swap import recover
-from store_engine.files.json_file import read_json, write_json
+from store_engine.files.json_file import write_json
 from store_engine.files.lock import FileLock
 from store_engine.files.token_file import TokenFile
 from store_engine.model.backbones.backbone import Backbone
 from store_engine.runs.before_training import check_before_training, warn_of_full_disk
 from store_engine.runs.continued import Parent
+from store_engine.runs.later_files import recipe_of
 from store_engine.runs.run import Run
 from store_engine.runs.run_directory import RunDirectory, RunOrigin, lock_to_replace
 from store_engine.runs.run_paths import RunPaths
@@ -32,9 +33,6 @@ from store_engine.sid.dense_tokenizer import ItemTexts
 from store_engine.terminal import printable
 from store_engine.text.text_vocabulary import TextVocabulary
 from store_engine.text.vocabulary import Vocabulary
-
-if TYPE_CHECKING:
-    from store_engine.prepare.recipe import Recipe
 
 
 class RunData(NamedTuple):
@@ -164,7 +162,7 @@ def _begin(
     check_before_training(config, catalog, dataset.histories.num_users, len(vocabulary))
     warn_of_full_disk(config, root, len(vocabulary))
 
-    recipe = _recipe(config.data) if parent is None else parent.recipe or _recipe(config.data)
+    recipe = recipe_of(config.data) if parent is None or parent.is_whole else parent.run.recipe
 
     def write_data(paths: RunPaths) -> None:
         catalog.save(paths.items)
@@ -187,25 +185,6 @@ def _begin(
     lineage = None if parent is None else parent.lineage()
     origin = RunOrigin(config, dataset.name, _sources(dataset), lineage)
     return RunDirectory.create(root, origin, write_data, replaces)
-
-
-def _recipe(settings: DataConfig) -> "Recipe | None":
-    """How the data were prepared; None where `prepare` did not make them.
-
-    Raises:
-        InputError: Its card is damaged.
-    """
-    card = Path(settings.path) / "card.json"
-    names = ("items.parquet", "interactions.parquet")
-    is_prepared = settings.name == "files" and (settings.items, settings.interactions) == names
-    if not (is_prepared and card.is_file()):
-        return None
-    values = read_json(card).get("recipe")
-    if values is None:  # of a version that kept none
-        return None
-    from store_engine.prepare.recipe import Recipe
-
-    return Recipe.parse(values, f"{card}: recipe")
 
 
 def _read_shown(

@@ -27,9 +27,9 @@ def main() -> None:
     write(folder / "export" / "products.csv", [header, *products])
     header = ["order_id", "customer_id", "product_id", "quantity", "ordered_at"]
     write(folder / "export" / "orders.csv", [header, *orders(draw)])
-    # later ones go to a run, whose columns are item_id and data.text_fields
-    new = [["N1", "dark tea &amp; lemon", "<p>Our <b>tea</b></p>"], ["N2", "wild honey", ""]]
-    write(folder / "new.csv", [["item_id", "name", "description"], *new])
+    new = [["N1", "dark tea &amp; lemon", "<p>Our <b>tea</b></p>", ""]]
+    new += [["N2", "wild honey", "", "€ 3,50"]]
+    write(folder / "new.csv", [["product_id", "name", "description", "price"], *new])
 
 
 def product(number: int, draw: random.Random) -> list[str]:

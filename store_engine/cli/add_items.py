@@ -6,11 +6,13 @@ store-engine add-items runs/shop --items new.csv --columns item_id=sku,title=nam
 
 Every item that this prints is on the disk, in the run's journal: the next `Engine.load` has it,
 and a server that follows the journal shows it. A run that a server writes to is refused: ask the
-server. A text field that the file lacks is empty, which is said.
+server. A text field that the file lacks is empty, which is said. Where `prepare` made the run's
+data, a file of the shop's own shape is cleaned as it was then.
 """
 
 import argparse
 import contextlib
+import sys
 from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -44,7 +46,7 @@ def _add_arguments(parser: argparse.ArgumentParser) -> None:
         metavar="FILE",
         type=Path,
         required=True,
-        help="csv, tsv, parquet or jsonl with the run's columns",
+        help="csv, tsv, parquet or jsonl with the run's columns, or as `prepare` read it",
     )
     add_columns_argument(parser)
     parser.add_argument(
@@ -82,9 +84,16 @@ def read_new_items(run: "Run", path: str | Path, columns: Mapping[str, str]) -> 
     # here, because it takes seconds that --help need not wait for
     from store_engine.data.catalog import Catalog
     from store_engine.data.readers import read_items
+    from store_engine.data.report import DataReport
     from store_engine.data.tables.lines import MissingColumnError
     from store_engine.prepare.readers.columns import item_column
+    from store_engine.runs.later_files import LaterFiles
 
+    report = DataReport()
+    if not columns and (raw := LaterFiles(run, run.config.data, report).raw_items(Path(path))):
+        for note in report.notes:
+            print(printable(note), file=sys.stderr)
+        return raw
     id_name, fields = run.config.data.item_id, tuple(run.catalog.fields)
     if unknown := [name for name in columns if name not in (id_name, *fields)]:
         raise InputError(

@@ -3,14 +3,17 @@
 store-engine evidence runs/shop --interactions since_training.csv
 store-engine evidence runs/shop --interactions since_training.csv --unknown-items drop --json
 
-The file holds all events since the training, also those of an earlier call. Weights stay as
+The file holds all events since the training, also those of an earlier call, with the run's columns
+or as `prepare` read them, by its rules. Weights stay as
 validation chose them. Engines that load the run from then on recommend with the new counts
 (RUN/evidence_now.npz); `evaluate` does not, as they may hold the test's targets.
 """
 
 import argparse
+import sys
 
 from store_engine.cli.main import add_json_argument, add_run_argument, print_json, run_verb
+from store_engine.terminal import printable
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -43,6 +46,8 @@ def _evidence(args: argparse.Namespace) -> None:
     if args.json:
         print_json(found._asdict())
         return
+    for note in found.notes:
+        print(printable(note), file=sys.stderr)
     left_out = f", {found.num_unknown:,} of unknown items left out" if found.num_unknown else ""
     print(
         f"counted {found.num_events:,} events, {found.num_new_events:,} of them new{left_out}: "

@@ -3,7 +3,7 @@
 store-engine prepare shop_export/ --out data/shop
 store-engine prepare orders.csv products.csv --positive "quantity > 0" --on-error drop --out shop
 store-engine prepare Beauty.jsonl.gz meta_Beauty.jsonl.gz --min-user 5 --min-item 5 --out beauty
-store-engine prepare shop_export/ --dry-run          # what it would read, and as what
+store-engine prepare shop_export/ --dry-run     # what it would read, and what it would say
 
 The output is interactions.parquet, items.parquet, a data card (README.md, card.json) and data.toml:
 
@@ -35,7 +35,11 @@ def _add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     add("--out", type=Path, metavar="DIR", help="folder to make")
     add("--overwrite", action="store_true", help="replace what an earlier prepare made in DIR")
-    add("--dry-run", action="store_true", help="show the guess and stop")
+    add(
+        "--dry-run",
+        action="store_true",
+        help="show the guess and what would be said of the first rows; write nothing",
+    )
     add_json_argument(parser)
     what = parser.add_argument_group("what is read, where the guess is wrong")
     add = what.add_argument
@@ -72,7 +76,7 @@ def _add_arguments(parser: argparse.ArgumentParser) -> None:
 def _prepare(args: argparse.Namespace) -> None:
     # here, because it takes seconds that --help need not wait for
     from store_engine.prepare.card import guess_lines, print_report
-    from store_engine.prepare.output import prepare
+    from store_engine.prepare.output import look, prepare
     from store_engine.prepare.readers.discover import Choices, discover
     from store_engine.prepare.rules import Rules
 
@@ -91,13 +95,17 @@ def _prepare(args: argparse.Namespace) -> None:
     for line in guess_lines(found):
         console.print(line)
     if args.dry_run:
-        return
-    with _steps() as say:
-        report = prepare(found, rules, args.out, args.overwrite, say)
+        report = look(found, rules, args.out, args.overwrite)
+    else:
+        with _steps() as say:
+            report = prepare(found, rules, args.out, args.overwrite, say)
     if args.json:
         print_json(report.as_json())
+        return
+    print_report(console, report)
+    if args.dry_run:
+        console.print(f"dry run, nothing is written: {report.part()}")
     else:
-        print_report(console, report)
         console.print(f"wrote {args.out}; train with --config {args.out / 'data.toml'}")
 
 

@@ -63,9 +63,15 @@ def parse_arguments(argv: list[str] | None) -> argparse.Namespace:
         help="go on from this finished run: its config, vocabulary, SIDs and weights; run_dir=PATH "
         "is the new one",
     )
-    parser.add_argument("--items", metavar="FILE", help="with --from: the items that are new")
     parser.add_argument(
-        "--interactions", metavar="FILE", help="with --from: the events since then, of any user"
+        "--items",
+        metavar="FILE",
+        help="with --from: new items, with the run's columns or as `prepare` read them",
+    )
+    parser.add_argument(
+        "--interactions",
+        metavar="FILE",
+        help="with --from: the events since then, of any user; as --items",
     )
     parser.add_argument(
         "--journal",

@@ -64,7 +64,7 @@ def build_config(tree: dict[str, Any]) -> Config:
     Raises:
         InputError: A name is unknown, or a value does not fit.
     """
-    config: Config = _build(Config, tree, "")
+    config: Config = build_checked(Config, tree, "")
     return config
 
 
@@ -151,8 +151,18 @@ def _apply_override(tree: dict[str, Any], override: str) -> None:
     tree[key] = value
 
 
-def _build(cls: Any, tree: Any, name: str) -> Any:
-    """Makes `cls` from parsed TOML, checking every name and type on the way."""
+def build_checked(cls: Any, tree: Any, name: str) -> Any:
+    """Makes a dataclass from parsed TOML or JSON, checking every name and type on the way.
+
+    Args:
+        cls: The dataclass; its fields are texts, numbers, booleans, literals, tuples of one type,
+            or dataclasses. Each has a default.
+        tree: What was parsed.
+        name: Where it stands, for messages: "" is at the top.
+
+    Raises:
+        InputError: A name is unknown, or a value does not fit.
+    """
     if not isinstance(tree, dict):
         raise InputError(f"{name} must be a section, got {_shown(tree)}")
     hints = get_type_hints(cls)
@@ -182,7 +192,7 @@ def _did_you_mean(prefix: str, key: str) -> str:
 
 def _coerce(hint: Any, value: Any, name: str) -> Any:
     if dataclasses.is_dataclass(hint):
-        return _build(hint, value, name)
+        return build_checked(hint, value, name)
     if get_origin(hint) is Literal:
         if (type(value), value) not in [(type(choice), choice) for choice in get_args(hint)]:
             choices = ", ".join(to_toml(c) if isinstance(c, bool) else c for c in get_args(hint))

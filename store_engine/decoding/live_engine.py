@@ -117,7 +117,7 @@ class LiveEngine:
                 written. Nothing is added then.
 
         Warns:
-            UserWarning: Texts are unlike those that training saw, or many got the same codes.
+            UserWarning: Texts are unlike those of training, or many got codes that do not fit.
         """
         return self._live.add(items, sids, features)
 

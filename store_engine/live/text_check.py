@@ -2,9 +2,11 @@
 
 An LLM gives codes to any text. Of text in another form, such as raw HTML or another language, they
 mean nothing, and many items get the same. Three numbers tell: tokens per character, tokens, and how
-far an item's vectors are from the nearest codes.
+far an item's vectors are from the nearest codes. The same codes alone tell nothing: variants of a
+product have them, and so has a delivery of one kind. Codes that fit are near.
 """
 
+from collections import Counter
 from typing import NamedTuple
 
 import numpy as np
@@ -15,7 +17,9 @@ from store_engine.errors import shown
 from store_engine.sid.new_sids import NewItemCodes
 
 _MIN_CHARACTERS = 8  # of a text whose tokens per character say something
-_MIN_ITEMS = 4  # among which one SID for more than half is worth a word
+_MIN_ITEMS = 4  # with different texts, among which the same codes for more than half say something
+_MAX_COMPARED = 256  # texts
+_LETTERS = 3  # in a row; texts that have most such pieces in common are variants of one
 
 
 class _Measure(NamedTuple):
@@ -39,6 +43,7 @@ class TextCheck:
     ) -> None:
         measures = _measures(sample, lengths, distances)
         self._limits = [_limit(measure.values) for measure in measures]
+        self._far = float(np.quantile(distances, 0.9))
 
     def remarks(
         self, items: Catalog, lengths: NDArray[np.int64], codes: NewItemCodes
@@ -54,20 +59,53 @@ class TextCheck:
         measures = _measures(items, lengths, codes.distances)
         for measure, limit in zip(measures, self._limits, strict=True):
             far = np.flatnonzero(measure.values > limit)
-            if len(far):
+            if len(far) and limit > 0:  # 0: the sample has nothing to compare with
                 worst = int(far[measure.values[far].argmax()])
                 words = measure.words.format(value=measure.values[worst], limit=limit)
                 remarks.append(
                     f"{len(far):,} of {items.num_items:,} new items are unlike what training saw: "
                     f"{shown(items.item_ids[worst])} {words}"
                 )
-        _, counts = np.unique(codes.codes, axis=0, return_counts=True)
-        if items.num_items >= _MIN_ITEMS and counts.max() > items.num_items / 2:
-            remarks.append(
-                f"{counts.max():,} of {items.num_items:,} new items got the same codes: are their "
-                f"texts in the form that training saw?"
-            )
-        return tuple(remarks)
+        return (*remarks, *self._same_codes(items, codes))
+
+    def _same_codes(self, items: Catalog, codes: NewItemCodes) -> list[str]:
+        """Remarks on the same codes for most of the different texts, to which they do not fit."""
+        row_of = {
+            text: row for row, text in enumerate(_texts(items)) if len(text) >= _MIN_CHARACTERS
+        }
+        if len(row_of) < _MIN_ITEMS:
+            return []
+        rows = np.array(list(row_of.values()))
+        _, group, counts = np.unique(
+            codes.codes[rows], axis=0, return_inverse=True, return_counts=True
+        )
+        is_same = group.ravel() == counts.argmax()
+        middle = float(np.median(codes.distances[rows[is_same]]))
+        texts = [text for text, same in zip(row_of, is_same, strict=True) if same]
+        is_near = middle <= self._far or not self._far
+        if 2 * len(texts) <= len(row_of) or is_near or _are_variants(texts):
+            return []
+        return [
+            f"{len(texts):,} of {len(row_of):,} different texts of new items got the same codes, "
+            f"and are {middle:.3g} from them (median), where 9 of 10 of the run's own items are "
+            f"nearer than {self._far:.3g}: are they in the form that training saw?"
+        ]
+
+
+def _texts(items: Catalog) -> list[str]:
+    """All that is said of each item, without regard to capitals."""
+    return [
+        " ".join(texts).strip().casefold() for texts in zip(*items.fields.values(), strict=True)
+    ]
+
+
+def _are_variants(texts: list[str]) -> bool:
+    """Whether most of what each text says, most others say too; of many the first are compared."""
+    texts = texts[:_MAX_COMPARED]
+    pieces = [{text[n : n + _LETTERS] for n in range(len(text) - _LETTERS + 1)} for text in texts]
+    counts = Counter(piece for own in pieces for piece in own)
+    common = {piece for piece, count in counts.items() if count > len(texts) / 2}
+    return float(np.mean([len(own & common) / len(own) for own in pieces])) > 0.5
 
 
 def _measures(

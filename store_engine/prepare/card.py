@@ -71,10 +71,14 @@ class Report:
     Args:
         found: What was read.
         rules: What was kept.
+        max_rows: Rows of each table that a dry run reads, the first ones; 0: all.
+        cut: "events" and "items": the tables that have more.
     """
 
     found: Found
     rules: Rules
+    max_rows: int = 0
+    cut: list[str] = field(default_factory=list)
     num_read: int = 0  # events read, in whole rows
     num_items_read: int = 0  # rows of the items' files
     num_not_positive: int = 0
@@ -105,8 +109,9 @@ class Report:
 
     @property
     def where(self) -> str:
-        """The first file of events, for messages."""
-        return str(self.found.events.storage.files[0])
+        """The first file of events, for messages, and the part of the events that was read."""
+        part = f" (its first {self.max_rows:,} rows)" if "events" in self.cut else ""
+        return f"{self.found.events.storage.files[0]}{part}"
 
     def add_bad(self, kind: str, count: int, first: str = "") -> None:
         """Counts rows of one fault of the events, if there are any."""
@@ -122,15 +127,21 @@ class Report:
 
     def counts(self) -> list[tuple[str, str]]:
         """Returns what was read, left out and kept, in the order of the steps."""
-        core = f"--min-user {self.rules.min_user}, --min-item {self.rules.min_item}"
         rows: list[tuple[str, int | str]] = [("events read", self.num_read)]
         rows += [(f"bad: {bad.kind}", bad.count) for bad in self.bad]
         if self.rules.positive:
             rows.append((f"not {self.rules.positive}", self.num_not_positive))
         what = "dropped" if self.rules.duplicates == "drop" else "kept"
-        rows += [
-            ("of unknown items, dropped", self.num_unknown),
-            (f"duplicates (same user, item and time), {what}", self.num_duplicates),
+        if "items" not in self.cut:
+            rows.append(("of unknown items, dropped", self.num_unknown))
+        rows.append((f"duplicates (same user, item and time), {what}", self.num_duplicates))
+        rows += [] if self.cut else self._counts_of_all()
+        return [(name, n if isinstance(n, str) else f"{n:,}") for name, n in rows]
+
+    def _counts_of_all(self) -> list[tuple[str, int | str]]:
+        """What only all rows tell."""
+        core = f"--min-user {self.rules.min_user}, --min-item {self.rules.min_item}"
+        rows: list[tuple[str, int | str]] = [
             (f"dropped by the k-core ({core}; {self.num_rounds} rounds)", self.num_core_dropped),
             ("events kept", self.num_events),
             ("users kept", f"{self.num_users:,} of {self.num_users_read:,}"),
@@ -141,15 +152,25 @@ class Report:
         if self.num_shown:
             rows.append(("items shown, clicked or not", self.num_shown))
         rows.append(("texts that cleaning changed", self.num_cleaned))
-        return [(name, n if isinstance(n, str) else f"{n:,}") for name, n in rows]
+        return rows
+
+    def part(self) -> str:
+        """Says what of the files was read, and what was not looked for because it was a part."""
+        if not self.cut:
+            return "all rows were read"
+        names = ["events"] if self.found.items is None else ["events", "items"]
+        first = f"the first {self.max_rows:,}"
+        parts = [f"{first if name in self.cut else 'all'} rows of {name}" for name in names]
+        missing = "who has too few events"
+        missing += ", whether items are unknown" if "items" in self.cut else ""
+        return f"{' and '.join(parts)} were read; not looked for: {missing}"
 
     def as_json(self) -> dict[str, Any]:
         """Returns all counts as JSON, by the names of the fields."""
-        values = {
-            f.name: getattr(self, f.name)
-            for f in dataclasses.fields(self)
-            if f.name not in ("found", "rules", "texts", "bad", "lengths")
-        }
+        left_out = {"found", "rules", "texts", "bad", "lengths"}
+        left_out |= set() if self.max_rows else {"max_rows", "cut"}
+        names = [field.name for field in dataclasses.fields(self)]
+        values = {name: getattr(self, name) for name in names if name not in left_out}
         tables = {"events": self.found.events, "items": self.found.items}
         return values | {
             "format": self.found.events.format,
@@ -210,7 +231,9 @@ def print_report(console: "Console", report: Report) -> None:
         lengths.add_row(*cells)
     for column in lengths.columns[1:]:
         column.justify = "right"
-    console.print(lengths)
+    if not report.cut:
+        console.print(lengths)
+    console.print(f"times: {report.time_form}")
     for line in report.notes:
         console.print(f"note: {line}")
     for line in report.warnings:

@@ -40,7 +40,10 @@ def find_faults(database: Database, rules: Rules, report: Report) -> GoodRows:
     form = None
     report.time_form = "none: the order of the files"
     if report.found.events.roles.time:
-        form = choose_time_form(database.connection, "raw", "time", rules.time_format)
+        try:
+            form = choose_time_form(database.connection, "raw", "time", rules.time_format)
+        except InputError as error:
+            raise InputError(f"{report.where}: {error}") from error
         report.time_form = form.name
         report.warnings += [form.note] if form.note else []
     at = "NULL::BIGINT" if form is None else form.sql.replace("{}", "time")

@@ -1,6 +1,7 @@
 """The folder that a preparation leaves: it appears whole, or not at all."""
 
 import shutil
+import tempfile
 from collections.abc import Callable
 from pathlib import Path
 
@@ -13,10 +14,12 @@ from store_engine.files.lock import FileLock
 from store_engine.prepare.card import Report, card_markdown
 from store_engine.prepare.pipeline import IMPRESSIONS, Preparation
 from store_engine.prepare.readers.discover import Found
+from store_engine.prepare.recipe import Recipe
 from store_engine.prepare.rules import Rules
 
 _SPLIT = "leave-one-out: a user's last event is the test, the one before it the validation"
 CARD = "card.json"
+_LOOK_ROWS = 200_000  # of each table: a few seconds
 
 
 def prepare(
@@ -42,7 +45,8 @@ def prepare(
         report = Preparation(found, rules, work).run(staged.path, say)
         shutil.rmtree(work)
         name = out.resolve().name
-        write_json(staged.path / CARD, report.as_json())
+        recipe = Recipe.of(found, rules, report.time_form)
+        write_json(staged.path / CARD, report.as_json() | {"recipe": recipe.as_json()})
         _write(staged.path / "README.md", card_markdown(name, report, _SPLIT))
         _write(staged.path / "data.toml", _config(name, out.resolve(), report))
         staged.publish(old).release()
@@ -54,16 +58,45 @@ def prepare(
     return report
 
 
+def look(found: Found, rules: Rules, out: Path | None, is_overwrite: bool) -> Report:
+    """Prepares the first rows as `prepare` does, and leaves nothing: what that would say.
+
+    Args:
+        found: As for `prepare`.
+        rules: As for `prepare`.
+        out: The folder that `prepare` would make; None: it is not named yet.
+        is_overwrite: As for `prepare`.
+
+    Raises:
+        InputError: As `prepare`, of the rows that are read.
+    """
+    if out is not None:
+        _check_place(out, is_overwrite)
+    with tempfile.TemporaryDirectory() as folder:
+        places = [Path(folder, name) for name in ("work", "out")]
+        for place in places:
+            place.mkdir()
+        preparation = Preparation(found, rules, places[0], _LOOK_ROWS)
+        return preparation.run(places[1], lambda step: None)
+
+
 def _lock_of(out: Path, is_overwrite: bool) -> FileLock | None:
     """The lock of what is replaced; None where there is nothing."""
     recover(out)
-    if not out.exists() or (out.is_dir() and not any(out.iterdir())):
+    if not _check_place(out, is_overwrite):
         return None
+    return FileLock.acquire(out / LOCK_NAME, str(out))
+
+
+def _check_place(out: Path, is_overwrite: bool) -> bool:
+    """Whether there is a folder to replace, which must be one that prepare made."""
+    if not out.exists() or (out.is_dir() and not any(out.iterdir())):
+        return False
     if not (out / CARD).is_file():
         raise InputError(f"{out}: exists, and was not made by prepare; name another --out")
     if not is_overwrite:
         raise InputError(f"{out}: exists; --overwrite replaces it")
-    return FileLock.acquire(out / LOCK_NAME, str(out))
+    return True
 
 
 def _config(name: str, out: Path, report: Report) -> str:

@@ -10,8 +10,9 @@
 Nothing here holds a list of users, items or events in Python.
 """
 
+import contextlib
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import duckdb
@@ -41,10 +42,13 @@ class Preparation:
         found: What is read.
         rules: What is kept.
         folder: An empty folder for what does not fit into memory; the caller removes it.
+        max_rows: Of events, and of items: the first ones alone are read; 0 is all. Of a part what
+            needs all rows is left out: unknown items where the items are cut, and what follows the
+            duplicates.
     """
 
-    def __init__(self, found: Found, rules: Rules, folder: Path) -> None:
-        self.rules, self.report = rules, Report(found, rules)
+    def __init__(self, found: Found, rules: Rules, folder: Path, max_rows: int = 0) -> None:
+        self.rules, self.report = rules, Report(found, rules, max_rows)
         self.report.warnings += [f"not read: {reason}" for reason in found.unread]
         self._folder = folder
         self._database = Database(folder, rules.memory_gib)
@@ -68,21 +72,48 @@ class Preparation:
             ("looking for bad rows", self._find_faults),
             ("numbering users and items", self._number),
             ("looking for duplicates", self._drop_duplicates),
+        ]
+        steps_of_all: list[tuple[str, Callable[[], None]]] = [
             ("k-core", self._k_core),
             ("ordering and writing events", lambda: self._write_events(out)),
             ("cleaning and writing items", lambda: self._write_items(out)),
             ("counting", self._measure),
         ]
-        try:
+        with self._tables():
             for name, step in steps:
                 say(name)
                 step()
+            for name, step in steps_of_all if not self.report.cut else ():
+                say(name)
+                step()
+        return self.report
+
+    def run_items(self, out: Path) -> Report:
+        """Prepares the items alone, all of them.
+
+        Args:
+            out: The folder that items.parquet is written to.
+
+        Raises:
+            InputError: They cannot be read, or have bad rows that the rules do not drop.
+        """
+        with self._tables():
+            self._texts = stage_items(self._database, self._folder, self.report)
+            refuse(self._database, self.rules, self.report)
+            self._number_items()
+            self._write_items(out, is_whole=True)
+        return self.report
+
+    @contextlib.contextmanager
+    def _tables(self) -> Iterator[None]:
+        """Closes the tables in the end, and says what DuckDB could not do with them."""
+        try:
+            yield
         except duckdb.Error as error:
             reason = " ".join(str(error).split())[:400]
             raise InputError(f"{self.report.where}: cannot be read: {reason}") from error
         finally:
             self._database.close()
-        return self.report
 
     def _stage(self) -> None:
         stage_events(self._database, self._folder, self.report)
@@ -103,16 +134,7 @@ class Preparation:
             f"CREATE TABLE users AS SELECT user_id, {_POSITION} AS u FROM (SELECT user_id, "
             f"min(pos) AS first FROM {self._good.relation} WHERE {good} GROUP BY user_id)"
         )
-        source, where = self._good.relation, good
-        if self.report.found.items is not None:
-            source, where = (
-                "(SELECT item_id, rowid AS pos FROM raw_items)",
-                f"trim(item_id) <> '' AND NOT regexp_matches(item_id, {CONTROLS})",
-            )
-        self._database.execute(
-            f"CREATE TABLE items AS SELECT item_id, {_POSITION} AS i, first FROM (SELECT item_id, "
-            f"min(pos) AS first FROM {source} WHERE {where} GROUP BY item_id)"
-        )
+        self._number_items(good)
         ids = "item_id AS named"
         if self._ids_became_floats(good):
             ids = "regexp_replace(item_id, '[.]0$', '') AS named"
@@ -128,6 +150,19 @@ class Preparation:
             self._derive_items()
         self._database.execute("DROP TABLE raw")
 
+    def _number_items(self, good: str = "") -> None:
+        """Numbers the items of the catalogue, else those of good events."""
+        source, where = self._good.relation, good
+        if self.report.found.items is not None:
+            source, where = (
+                "(SELECT item_id, rowid AS pos FROM raw_items)",
+                f"trim(item_id) <> '' AND NOT regexp_matches(item_id, {CONTROLS})",
+            )
+        self._database.execute(
+            f"CREATE TABLE items AS SELECT item_id, {_POSITION} AS i, first FROM (SELECT item_id, "
+            f"min(pos) AS first FROM {source} WHERE {where} GROUP BY item_id)"
+        )
+
     def _ids_became_floats(self, good: str) -> bool:
         """Whether the events call every item 12.0 that the catalogue calls 12."""
         if self.report.found.items is None:
@@ -141,6 +176,9 @@ class Preparation:
 
     def _drop_unknown(self, good: str, ids: str) -> None:
         (unknown,) = self._database.one("SELECT count(*) FROM events WHERE i IS NULL")
+        if "items" in self.report.cut:
+            self._database.execute("DELETE FROM events WHERE i IS NULL")
+            return
         if not unknown:
             return
         examples = self._database.all(
@@ -238,8 +276,8 @@ class Preparation:
                 f"{literal(str(out / IMPRESSIONS))} (FORMAT parquet, COMPRESSION zstd)"
             )
 
-    def _write_items(self, out: Path) -> None:
-        kept = "" if self.rules.min_item == 0 else "SEMI JOIN kept_i USING (i)"
+    def _write_items(self, out: Path, is_whole: bool = False) -> None:
+        kept = "" if is_whole or self.rules.min_item == 0 else "SEMI JOIN kept_i USING (i)"
         texts = ", ".join(identifier(f"text_{name}") for name in self._texts)
         rows = self._database.execute(
             f"SELECT items.item_id, {texts} FROM items "

@@ -9,6 +9,7 @@ from store_engine.prepare.database import Database
 from store_engine.prepare.faults import find_item_faults, forget_rejects, note_rejects
 from store_engine.prepare.positive import Positive, parse_positive
 from store_engine.prepare.readers.discover import Table
+from store_engine.prepare.readers.first_rows import with_first_rows
 from store_engine.prepare.readers.line_ends import with_even_lines
 from store_engine.prepare.readers.sources import (
     event_rows,
@@ -102,11 +103,15 @@ def _require_columns(table: Table, positive: Positive) -> None:
 
 def _readable(table: Table, folder: Path, report: Report) -> Table:
     """The table in a form that DuckDB reads: what else there is was rewritten."""
+    if report.max_rows:
+        storage = with_first_rows(table.storage, folder / f"{table.role}-part", report.max_rows)
+        report.cut += [table.role] if storage is not table.storage else []
+        table = replace(table, storage=storage)
     table, bad = without_literals(table, folder)
     for place, count in bad.items():
         report.add_bad("lines that are no Python literal", count, place)
     storage = with_even_lines(table.storage, folder / f"{table.role}-lines")
-    if storage is not table.storage:
+    if storage.files != table.storage.files:
         names = ", ".join(path.name for path in table.storage.files[:3])
         report.notes.append(f"{names}: some lines end with CR LF, some with LF; both were read")
     storage, num_parted = with_whole_fields(storage, folder / f"{table.role}-fields")

@@ -17,12 +17,12 @@ from store_engine.config import Config, DataConfig, changes, read_config_tree, w
 from store_engine.data.catalog import Catalog
 from store_engine.data.histories import Histories
 from store_engine.data.load import Dataset, load_dataset
-from store_engine.data.readers import EventColumns, EventRules, read_interactions, read_items
 from store_engine.data.report import DataReport
 from store_engine.data.split import split_histories
 from store_engine.errors import InputError
 from store_engine.files.digest import text_sha256
 from store_engine.files.json_file import write_json
+from store_engine.runs.later_files import LaterFiles
 from store_engine.runs.manifest import Lineage
 from store_engine.runs.run import Run, load_run
 from store_engine.runs.run_paths import RunPaths
@@ -84,6 +84,9 @@ class Parent:
             one's, or the same again (`data.path`), stands for all data of today.
         changes: What its journal holds.
 
+    Attributes:
+        is_whole: The config names all data of today; told once there is one.
+
     Raises:
         InputError: It is no finished run.
     """
@@ -94,7 +97,7 @@ class Parent:
         self.run, self._new = load_run(run_dir), new
         self._changes = LaterChanges() if changes is None else changes
         self._removed: tuple[str, ...] = ()  # until the data were read
-        self._is_whole = False  # until a config names its data
+        self.is_whole = False  # until a config names its data
         self.root = self.run.directory.root.resolve()
 
     def config(self, paths: Sequence[str | Path], overrides: Sequence[str]) -> Config:
@@ -119,8 +122,8 @@ class Parent:
             [*(() if _states_epochs(paths) else (f"recommender.epochs={epochs}",)), *overrides],
             paths,
         )
-        self._is_whole = _names_data(overrides) or _place(old.data) != _place(config.data)
-        if self._is_whole and any(self._new):
+        self.is_whole = _names_data(overrides) or _place(old.data) != _place(config.data)
+        if self.is_whole and any(self._new):
             raise InputError(
                 "--data names all data of today, --items, --interactions and --journal what has "
                 "come to the old run's: one of the two is wanted"
@@ -150,7 +153,7 @@ class Parent:
                 "data.split = 'temporal' cuts all events at one point in time: --data names all of "
                 "today, --interactions and --journal have the new ones alone"
             )
-        if self._is_whole:
+        if self.is_whole:
             dataset = load_dataset(settings, self.run.catalog)
         else:
             dataset = self._with_new_data(settings)
@@ -162,10 +165,10 @@ class Parent:
         """The old run's data and what has come since."""
         run, report, sources, listed = self.run, DataReport(), [], frozenset[str]()
         catalog, histories = run.catalog, run.histories
+        files = LaterFiles(run, settings, report)
         if self._new.items:
             path = Path(self._new.items)
-            names, strip = tuple(catalog.fields), settings.strip_html
-            found = read_items(path, settings.item_id, names, report, strip_html=strip)
+            found = files.items(path)
             catalog, listed = catalog.extended(found), frozenset(found.item_ids)
             sources.append(path)
         later = []
@@ -173,8 +176,8 @@ class Parent:
             later.append(_in_rows(self._changes.events, catalog, report))
         if self._new.interactions:
             path = Path(self._new.interactions)
-            columns, rules = EventColumns.of(settings), EventRules.of_later(settings)
-            later.append(read_interactions(path, catalog, columns, rules, report)[0])
+            catalog, events = files.events(path, catalog, may_bring_items=True)
+            later.append(events)
             sources.append(path)
         for events in later:
             histories = histories.followed_by(events)
@@ -203,7 +206,7 @@ class Parent:
         """Says what is new, what is left aside, and whose test is none."""
         old, catalog, histories = self.run, dataset.catalog, dataset.histories
         lines, changes, journal = [], self._changes, self.run.directory.journal
-        if changes.events and not self._is_whole and not self._new.journal:
+        if changes.events and not self.is_whole and not self._new.journal:
             lines.append(
                 f"{journal}: {len(changes.events):,} events since the training are not taken: "
                 f"--journal takes them, --interactions those of a file"

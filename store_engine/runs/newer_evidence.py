@@ -7,9 +7,9 @@ served is `evidence_now.npz` from then on.
 from pathlib import Path
 from typing import Literal, NamedTuple
 
-from store_engine.data.readers import EventColumns, EventRules, read_interactions
 from store_engine.data.report import DataReport
 from store_engine.errors import InputError
+from store_engine.runs.later_files import LaterFiles
 from store_engine.runs.run import Run, load_run
 from store_engine.runs.run_directory import RunDirectory
 
@@ -21,6 +21,7 @@ class NewerEvidence(NamedTuple):
     num_new_events: int  # of these, those that came to the run's own
     num_unknown: int  # more, of items that the run has not: left out
     num_votes: int
+    notes: tuple[str, ...] = ()  # of reading the file
 
 
 def update_evidence(
@@ -32,8 +33,8 @@ def update_evidence(
 
     Args:
         run_dir: A finished run with evidence.
-        interactions: A file of all events since it was trained, with the columns of its data; None:
-            there are none.
+        interactions: A file of all events since it was trained, with the columns of its data,
+            or raw as `prepare` read those; None: there are none.
         unknown_items: Events of items that the run has not are an error, or left out.
 
     Raises:
@@ -52,12 +53,12 @@ def update_evidence(
             )
         events, report = run.histories, DataReport()
         if interactions is not None:
-            columns = EventColumns.of(config.data)
-            rules = EventRules.of_later(config.data, unknown_items)
-            later, _ = read_interactions(interactions, run.catalog, columns, rules, report)
+            files = LaterFiles(run, config.data, report)
+            _, later = files.events(Path(interactions), run.catalog, unknown_items)
             events = events.followed_by(later)
         newer = updated(fitted, events, run.catalog, config.evidence, config.train.seed)
         with directory.writing(directory.evidence_now):
             newer.save(directory.evidence_now)
     num_new = events.num_events - run.histories.num_events
-    return NewerEvidence(events.num_events, num_new, report.num_unknown, len(newer.data))
+    num_votes, notes = len(newer.data), tuple(report.notes)
+    return NewerEvidence(events.num_events, num_new, report.num_unknown, num_votes, notes)

@@ -19,11 +19,13 @@ from store_engine.data.split import Split, split_histories
 from store_engine.errors import InputError
 from store_engine.files.digest import sha256
 from store_engine.files.directory_swap import recover
+from store_engine.files.json_file import write_json
 from store_engine.files.lock import FileLock
 from store_engine.files.token_file import TokenFile
 from store_engine.model.backbones.backbone import Backbone
 from store_engine.runs.before_training import check_before_training, warn_of_full_disk
 from store_engine.runs.continued import Parent
+from store_engine.runs.later_files import recipe_of
 from store_engine.runs.run import Run
 from store_engine.runs.run_directory import RunDirectory, RunOrigin, lock_to_replace
 from store_engine.runs.run_paths import RunPaths
@@ -149,7 +151,8 @@ def _begin(
     dataset = load_dataset(config.data) if parent is None else parent.dataset(config)
     catalog, impressions = dataset.catalog, None
     news = [] if parent is None else parent.lines(dataset, config)
-    for line in [*(dataset.report.lines() if dataset.report.num_events else ()), *news]:
+    report = dataset.report
+    for line in [*(report.lines() if report.num_events else report.notes), *news]:
         print(printable(line), flush=True)
     split = split_histories(dataset.histories, config.data)
     if _is_shown(config):
@@ -159,10 +162,14 @@ def _begin(
     check_before_training(config, catalog, dataset.histories.num_users, len(vocabulary))
     warn_of_full_disk(config, root, len(vocabulary))
 
+    recipe = recipe_of(config.data) if parent is None or parent.is_whole else parent.run.recipe
+
     def write_data(paths: RunPaths) -> None:
         catalog.save(paths.items)
         dataset.histories.save(paths.histories)
         vocabulary.save(paths.root)
+        if recipe is not None:
+            write_json(paths.recipe, recipe.as_json())
         ItemTexts.write(catalog, vocabulary, config.data.max_text_tokens, paths.item_texts)
         TokenFile.write(paths.train_rows, iter(split.train))
         if config.train.refit:

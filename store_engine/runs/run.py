@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 from store_engine._C import ItemTrie
 from store_engine.config import Config
 from store_engine.errors import InputError
+from store_engine.extras import needs
 from store_engine.files.regular import parse_errors
 from store_engine.runs.manifest import Lineage, Manifest
 from store_engine.runs.run_directory import RunDirectory
@@ -20,6 +21,7 @@ if TYPE_CHECKING:
     from store_engine.data.histories import Histories
     from store_engine.data.split import Split
     from store_engine.model.store_model import StoreModel
+    from store_engine.prepare.recipe import Recipe
     from store_engine.sid.sid_table import SidTable
     from store_engine.text.vocabulary import Vocabulary
 
@@ -76,6 +78,17 @@ class Run:
         """The config, every value stated."""
         with self._reading(self.directory.config):
             return self.directory.read_config(self._manifest)
+
+    @cached_property
+    def recipe(self) -> "Recipe | None":
+        """How `prepare` made the run's data; None: they were not prepared by it."""
+        if self.directory.recipe.name not in self._manifest.files:
+            return None
+        with needs(f"{self.directory.recipe}", "prepare"):
+            from store_engine.prepare.recipe import Recipe
+
+        with self._reading(self.directory.recipe) as path:
+            return Recipe.read(path)
 
     @cached_property
     def catalog(self) -> "Catalog":

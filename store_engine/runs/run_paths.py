@@ -26,6 +26,7 @@ class RunPaths:
         self.config = root / "config.toml"
         self.items = root / "items.jsonl"
         self.histories = root / "histories.npz"
+        self.recipe = root / "recipe.json"
         self.item_texts = root / "texts.tokens"
         self.train_rows = root / "train.tokens"
         self.refit_rows = root / "refit.tokens"

@@ -11,6 +11,9 @@ from store_engine.collaborative.fit_evidence import fit_evidence
 from store_engine.config import load_config
 from store_engine.data.split import leave_one_out
 from store_engine.evaluation.evaluate_run import evaluate_run
+from store_engine.files.json_file import write_json
+from store_engine.prepare.recipe import Recipe, TableRecipe
+from store_engine.prepare.rules import Rules
 from store_engine.runs.run import load_run
 from store_engine.runs.run_directory import RunDirectory
 
@@ -56,6 +59,29 @@ def test_new_events_count_at_once_but_not_in_what_is_measured(evident_run, tmp_p
     assert top(evident_run, [first]).item_id == last
     assert evaluate_run(evident_run)["metrics"] == before
     assert main(["check", str(evident_run)]) == 0
+
+
+def test_a_shops_file_is_read_as_the_runs_data_were(evident_run, tmp_path, capsys):
+    marks = {"format": "delimited", "delimiter": ",", "quote": '"', "escape": '"'}
+    events = TableRecipe(**marks, user="who", item="what", time="when")
+    recipe = Recipe(events, rules=Rules(positive="count > 0"), time_form="%d.%m.%Y")
+    with RunDirectory.open_to_write(evident_run) as directory, directory.writing(directory.recipe):
+        write_json(directory.recipe, recipe.as_json())
+    first, last = load_run(evident_run).catalog.item_ids[:2]
+    rows = [f"1,{item},n{user},0{n + 1}.02.2024" for user in range(40)
+            for n, item in enumerate((first, last))]  # fmt: skip
+    file = tmp_path / "new.csv"
+    file.write_text("\n".join(["count,what,who,when", *rows, "0,x,n1,01.02.2024"]) + "\n")
+    assert main(["evidence", str(evident_run), "--interactions", str(file), "--json"]) == 0
+    found = json.loads(capsys.readouterr().out)
+    assert (found["num_new_events"], found["num_unknown"]) == (80, 0)
+    assert found["notes"][0].endswith("81 events read; left out: 1 x not count > 0")
+    file.write_text("\n".join(["count,what,who,when", *rows, "1,x,n1,01.02.2024"]) + "\n")
+    arguments = ["evidence", str(evident_run), "--interactions", str(file)]
+    assert main(arguments) == 2
+    assert "1 events name items that the 60 of the catalogue lack" in capsys.readouterr().err
+    assert main([*arguments, "--unknown-items", "drop"]) == 0
+    assert "80 of them new, 1 of unknown items left out" in capsys.readouterr().out
 
 
 def test_an_exported_run_recommends_with_what_was_counted_last(evident_run, tmp_path):

@@ -7,6 +7,9 @@ from live_runs import make_run
 
 from store_engine import Engine
 from store_engine.cli.main import main
+from store_engine.files.json_file import write_json
+from store_engine.prepare.recipe import Recipe, TableRecipe
+from store_engine.runs.run_directory import RunDirectory
 
 
 @pytest.fixture
@@ -53,6 +56,31 @@ def test_the_whole_way(run, new_csv, tmp_path, capsys):
     first = json.loads(capsys.readouterr().out)[0]
     assert first["explanation"]["history"][0]["item_id"] == "new 1"
     assert first["explanation"]["logprob"] == pytest.approx(first["logprob"], abs=1e-4)
+
+
+@pytest.fixture
+def with_recipe(run):
+    """The run, as if `prepare` had made its data of a shop's csv."""
+    marks = {"format": "delimited", "delimiter": ";", "quote": '"', "escape": '"'}
+    items = TableRecipe(**marks, item="sku", texts=("title", "brand"))
+    with RunDirectory.open_to_write(run) as directory, directory.writing(directory.recipe):
+        write_json(directory.recipe, Recipe(items=items).as_json())
+    return run
+
+
+@pytest.mark.parametrize("verb", ["add-items", "tokenize"])
+def test_a_shops_file_is_cleaned_as_the_runs_data_were(verb, with_recipe, tmp_path, capsys):
+    path = tmp_path / "raw.csv"
+    path.write_text('brand;sku;price;title\nbrand 1;new 1;"1,5";<i>green</i> &amp;amp; red cup\n')
+    more = ["--out", str(tmp_path / "sids.csv")] if verb == "tokenize" else []
+    assert main([verb, str(with_recipe), "--items", str(path), *more]) == 0
+    assert "raw.csv: prepared as the run's data were: 1 items read" in capsys.readouterr().err
+    if verb == "add-items":
+        fields = Engine.load(with_recipe).catalog.fields
+        assert [texts[60] for texts in fields.values()] == ["green & red cup", "brand 1"]
+    path.write_text("brand;sku;title\nbrand 1;;green cup\n")
+    assert main([verb, str(with_recipe), "--items", str(path), *more]) == 2
+    assert "bad rows: 1 x items without an id" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(

@@ -29,6 +29,12 @@ def test_dry_run_shows_the_guess_and_writes_nothing(shop, capsys):
     shown = capsys.readouterr().out
     assert "user = customer_id, item = product_id, time = date" in shown
     assert "texts = name" in shown
+    assert "times: ISO 8601" in shown
+    assert "warning: quantity is <= 0 in 4 of 20 events" in " ".join(shown.split())
+    assert "dry run, nothing is written: all rows were read" in shown
+    (shop / "orders.csv").write_text(ORDERS + ",P1,1,2024-01-30\n")
+    assert main([str(shop), "--dry-run"]) == 2
+    assert "1 x no user id (guests) (first: row 21)" in capsys.readouterr().err
     assert sorted(path.name for path in shop.parent.iterdir()) == ["shop"]
 
 

@@ -28,6 +28,8 @@ from store_engine.data.tables import table as _table  # noqa: F401  loaded once,
 from store_engine.files.json_file import read_json
 from store_engine.files.regular import parse_errors
 from store_engine.files.token_file import TokenFile
+from store_engine.prepare.recipe import Recipe
+from store_engine.prepare.rules import Rules
 from store_engine.runs.inspect_run import inspect_run
 from store_engine.runs.run_directory import RunDirectory, RunOrigin
 from store_engine.sid.codebook_report import codebook_report
@@ -155,6 +157,8 @@ def _our_files() -> Iterator[Target]:
     lines = (m.json_lines, m.json_lines, m.text, m.blind)
     value = {"a": [1, 2.5, "text", None, {"b": True}], "c": {"d": [[], {}]}, "é": "\u2028"}
     yield one("json", "value.json", read_json, write(value), *tree)
+    recipe = Recipe(rules=Rules(positive="a > 0 and (b = 'x' or c < 1)")).as_json()
+    yield one("recipe", "recipe.json", Recipe.read, write(recipe), *tree)
     yield one("catalogue", "items.jsonl", Catalog.load, _catalog().save, *lines)
 
     def log(path: Path) -> None:

@@ -1,13 +1,18 @@
 import warnings
 from decimal import Decimal
 
+import numpy as np
 import pytest
 from live_runs import catalog, make_run
 
 from store_engine import Catalog, Engine, InputError
-from store_engine.live.item_tokenizer import as_catalog
+from store_engine.live.item_tokenizer import ItemTokenizer, as_catalog
+from store_engine.live.text_check import TextCheck
+from store_engine.runs.run import load_run
+from store_engine.sid.new_sids import NewItemCodes
 
 FIELDS = ("title", "brand")
+SAME = " of new items got the same codes"
 
 
 @pytest.mark.parametrize(
@@ -56,15 +61,41 @@ def test_refuses(items, error, message):
     [
         (["赤い、ランプと椅子", "彼はそれを見た、本当に"], "tokens a character"),
         (["red lamp " * 60, "blue chair"], "tokens of text"),
-        (["zq xw jk " * 3] * 5, "got the same codes"),
+        (["zq xw jk", "wv qz kj", "xqj zzw v", "vvv qx jz"], SAME + ".*nearer than"),
+        (["RED LAMP", "BLUE CHAIR", "GREEN TABLE", "GREY VASE"], "4 of 4 different texts" + SAME),
     ],
-    ids=["script", "length", "one code"],
+    ids=["script", "length", "one code", "capitals"],
 )
 def test_warns_of_texts_unlike_those_of_training(texts, words, tmp_path):
     engine = Engine.load(make_run(tmp_path / "run"))
     items = {f"new {n}": {"title": text} for n, text in enumerate(texts)}
     with pytest.warns(UserWarning, match=words):
         engine.add_items(items)
+
+
+@pytest.mark.parametrize(
+    "texts",
+    [
+        ["zq xw jk " * 3] * 5,
+        ["x1", "x2", "x3", "x4"],
+        [f"red wqxz {size}" for size in ("S", "M", "L", "XL")],
+        ["zq xw jk", "wv qz kj", "zq xw jk", "wv qz kj", "zq xw jk"],
+    ],
+    ids=["equal", "short", "variants", "two texts"],
+)
+def test_the_same_codes_alone_tell_nothing_of_the_texts_form(texts, tmp_path):
+    tokenizer = ItemTokenizer(load_run(make_run(tmp_path / "run")))
+    read = tokenizer.read({f"new {n}": {"title": text} for n, text in enumerate(texts)})
+    assert not [remark for remark in read.remarks if SAME in remark]
+
+
+def test_a_catalogue_of_short_texts_says_nothing_of_longer_ones():
+    """Its tokens per character are not counted, its distances are 0: nothing to compare with."""
+    sample = Catalog(tuple("abcd"), {"title": ("tea", "oil", "rice", "soap")})
+    check = TextCheck(sample, np.full(4, 3), np.zeros(4, np.float32))
+    items = Catalog(tuple("efgh"), {"title": ("green tea", "olive oil", "wild rice", "soft soap")})
+    codes = NewItemCodes(np.zeros((4, 2), np.int32), None, np.full(4, 0.1, np.float32))
+    assert check.remarks(items, np.full(4, 4), codes) == ()
 
 
 def test_says_nothing_of_texts_like_those_of_training(tmp_path):

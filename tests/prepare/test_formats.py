@@ -58,6 +58,32 @@ def test_line_ends_may_be_mixed(prepared, ends, quote):
     assert is_told == (ends[0] != ends[1])
 
 
+@pytest.mark.parametrize("ends", ["\r\n", "\n"])
+@pytest.mark.parametrize("packed", ["", ".gz"])
+@pytest.mark.parametrize("name", ["note", '"a\r\nnote"', '"a\nnote"'])
+def test_line_ends_within_a_field_end_no_record(prepared, ends, packed, name):
+    notes = ['"one\ntwo"', '"one\r\ntwo"', '"a ""quoted"" \n one"', "plain", '""']
+    rows = [f"user_id,item_id,{name},timestamp"]
+    rows += [f"u{n % 3},i{n % 4},{notes[n % 5]},{n}" for n in range(20)]
+    items = "item_id,title" + ends + "".join(f'i{n},"T\n{n}"{ends}' for n in range(4))
+    result = prepared({f"e.csv{packed}": ends.join(rows), "i.csv": items}, time="timestamp")
+    assert [e[2] for e in sorted(result.events, key=lambda e: e[2])] == list(range(20))
+    assert result.items == {f"i{n}": (f"T {n}",) for n in range(4)}
+    assert not [note for note in result.report.notes if "CR LF" in note]
+
+
+def test_part_files_of_which_each_has_its_line_end(prepared):
+    """One file's fields hold the other end, which the second file's records have."""
+    rows = [f'u{n % 2},i{n % 4},"x\n",{n}' for n in range(8)]
+    header = "user_id,item_id,note,timestamp"
+    files = {f"e{place}.csv": end.join([header, *rows[place * 4 : place * 4 + 4]]) + end
+             for place, end in enumerate(("\r\n", "\n"))}  # fmt: skip
+    result = prepared(
+        {**files, "i.csv": "item_id,title\n" + "".join(f"i{n},T\n" for n in range(4))}
+    )
+    assert sorted(e[2] for e in result.events) == list(range(8))
+
+
 @pytest.mark.parametrize("packed", ["", ".gz"])
 @pytest.mark.parametrize("quoted", ["Tea", '"x; ""y"""'])
 def test_the_semicolon_of_an_entity_ends_no_field(prepared, packed, quoted):

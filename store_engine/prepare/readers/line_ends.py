@@ -1,23 +1,34 @@
-"""Text files of which some lines end with LF and some with CR LF: DuckDB reads either, not both."""
+"""Records of which some end with LF and some with CR LF: DuckDB reads either, not both.
 
+What a quoted field holds ends no record: a note of several lines may have LF in a file of CR LF.
+"""
+
+import csv
+import io
 from collections.abc import Iterable, Iterator
 from dataclasses import replace
 from pathlib import Path
 
+from store_engine.data.tables.dialects import csv_reader
 from store_engine.files.atomic import atomic_open
 from store_engine.files.regular import open_regular, parse_errors
 from store_engine.prepare.readers.literal_lines import unpacked
 from store_engine.prepare.readers.storage import Storage
 
 _BLOCK_BYTES = 1 << 22
+_BOTH = frozenset(("\n", "\r\n"))
 
 
 def with_even_lines(storage: Storage, folder: Path) -> Storage:
-    """Writes files that mix both with LF alone; other tables are returned as they are.
+    """Writes files whose records end in both ways with LF alone.
 
     Args:
         storage: The files.
         folder: Where the copies are written, under the files' own names.
+
+    Returns:
+        The copies; where only fields hold the other line end, the files with `line_end` told; else
+        `storage` as it is.
 
     Raises:
         InputError: A file cannot be read.
@@ -26,6 +37,9 @@ def with_even_lines(storage: Storage, folder: Path) -> Storage:
         return storage
     if not any(_is_mixed(_blocks(path, storage.compression)) for path in storage.files):
         return storage
+    ends = _record_ends(storage)
+    if len(ends) == 1:
+        return replace(storage, line_end=min(ends))
     copies = []
     for number, path in enumerate(storage.files):
         copy = folder / str(number) / path.name
@@ -34,6 +48,54 @@ def with_even_lines(storage: Storage, folder: Path) -> Storage:
             target.writelines(_with_feeds(_blocks(path, storage.compression)))
         copies.append(copy)
     return replace(storage, files=tuple(copies), compression="none")
+
+
+def text_lines(path: Path, storage: Storage) -> Iterator[str]:
+    """Walks over the lines of one of a table's files, each with its line feed.
+
+    Raises:
+        InputError: The file cannot be read.
+    """
+    with open_regular(path) as file, parse_errors(path, "a readable file"):
+        stream = unpacked(file, storage.compression)
+        encoding = "utf-8-sig" if storage.encoding == "utf-8" else storage.encoding
+        yield from io.TextIOWrapper(stream, encoding, "surrogateescape", newline="\n")
+
+
+def records(path: Path, storage: Storage) -> Iterator[list[str]]:
+    """Walks over the records of one of a table's files: each one's lines, as `text_lines` has them.
+
+    Raises:
+        InputError: The file cannot be read.
+        csv.Error: A quote does not fit.
+    """
+    lines: list[str] = []
+
+    def noted() -> Iterator[str]:
+        for line in text_lines(path, storage):
+            lines.append(line)
+            yield line
+
+    for _ in csv_reader(noted(), storage.delimiter[:1], storage.quote, storage.escape, strict=True):
+        yield lines.copy()
+        lines.clear()
+
+
+def _record_ends(storage: Storage) -> frozenset[str]:
+    """The line ends that end a record; both, where a quote does not fit."""
+    if not storage.quote:
+        return _BOTH
+    ends = set()
+    try:
+        for path in storage.files:
+            for lines in records(path, storage):
+                if lines[-1].endswith("\n"):
+                    ends.add("\r\n" if lines[-1].endswith("\r\n") else "\n")
+                if ends == _BOTH:
+                    return _BOTH
+    except csv.Error:
+        return _BOTH
+    return frozenset(ends)
 
 
 def _blocks(path: Path, compression: str) -> Iterator[bytes]:

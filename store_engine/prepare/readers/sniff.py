@@ -35,8 +35,13 @@ from store_engine.prepare.readers.storage import Kind, Storage
 ATOMIC = re.compile(r"[^:]+:(token|token_seq|float|float_seq)")  # a RecBole file's column
 
 
-def read_storage(path: Path) -> Storage:
+def read_storage(path: Path, like: Storage | None = None) -> Storage:
     """Looks at the first megabyte of a file.
+
+    Args:
+        path: The file.
+        like: What is known of delimited text: its marks and whether it has a header are taken from
+            there instead of being found.
 
     Raises:
         InputError: It is missing, empty, packed in an archive, or of no known layout.
@@ -54,7 +59,10 @@ def read_storage(path: Path) -> Storage:
         raise InputError(f"{path}: is empty")
     if first[0] == "{" or (first[0] == "[" and text.lstrip()[1:].lstrip()[:1] in ("{", "]")):
         return _json(path, text, is_whole, compression)
-    return _delimited(path, text, compression, encoding)
+    if like is not None and like.kind == "lines":
+        return _sequences(path, text, compression, encoding)
+    known = like if like is not None and like.kind == "delimited" else None
+    return _delimited(path, text, compression, encoding, known)
 
 
 def _head(path: Path, compression: str) -> tuple[bytes, bool]:
@@ -159,20 +167,24 @@ def _stream(text: str) -> list[Any]:
     return objects
 
 
-def _delimited(path: Path, text: str, compression: str, encoding: str) -> Storage:
+def _delimited(
+    path: Path, text: str, compression: str, encoding: str, known: Storage | None
+) -> Storage:
     if "\r" in text and "\n" not in text:
         raise InputError(f"{path}: lines must end with LF or CR LF, not with CR alone")
     num_skipped = int(is_separator_line(split_lines(text)[0]))
     text = text.partition("\n")[2] if num_skipped else text
     header = split_lines(text)[0].split("\t")
-    if all(ATOMIC.fullmatch(name) for name in header):
-        found: Dialect | None = Dialect("\t", "", "", read_rows(text, "\t", "", ""))
+    if known is not None:
+        found: Dialect | None = _dialect_like(text, known)
+    elif all(ATOMIC.fullmatch(name) for name in header):
+        found = Dialect("\t", "", "", read_rows(text, "\t", "", ""))
     else:
         found = find_dialect(text)
     if found is None:
         return _sequences(path, text, compression, encoding)
     delimiter, quote, escape, rows = found
-    has_header = _is_header(rows)
+    has_header = _is_header(rows) if known is None else known.has_header
     if has_header:
         columns = tuple(name.strip() or f"column_{place}" for place, name in enumerate(rows[0]))
         if len(set(columns)) < len(columns):
@@ -186,6 +198,13 @@ def _delimited(path: Path, text: str, compression: str, encoding: str) -> Storag
         (path,), "delimited", columns, sample[:MAX_SAMPLE_ROWS],
         compression, encoding, delimiter, quote, escape, has_header, num_skipped=num_skipped,
     )  # fmt: skip
+
+
+def _dialect_like(text: str, known: Storage) -> Dialect:
+    """The dialect of other files; where their quotes do not fit, quotes are letters."""
+    if rows := read_rows(text, known.delimiter, known.quote, known.escape):
+        return Dialect(known.delimiter, known.quote, known.escape, rows)
+    return Dialect(known.delimiter, "", "", read_rows(text, known.delimiter, "", "") or [[""]])
 
 
 def _is_header(rows: list[list[str]]) -> bool:

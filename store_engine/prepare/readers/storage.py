@@ -30,6 +30,7 @@ class Storage:
         json_format: newline_delimited, array or unstructured.
         types: Of parquet: name -> Arrow type.
         num_skipped: Lines before the header.
+        line_end: What ends a record, where fields hold the other; "" is the first of the file.
     """
 
     files: tuple[Path, ...]
@@ -45,6 +46,7 @@ class Storage:
     json_format: str = "newline_delimited"
     types: tuple[str, ...] = ()
     num_skipped: int = 0
+    line_end: str = ""
 
     def describe(self) -> str:
         """Says in a few words what the files are."""
@@ -102,12 +104,13 @@ class Storage:
             )
         columns = ", ".join(f"'c{place}': 'VARCHAR'" for place in range(len(self.columns)))
         delimiter = "\x1f" if self.kind == "lines" else self.delimiter
+        ends = {"\n": ", new_line='\\n'", "\r\n": ", new_line='\\r\\n'"}.get(self.line_end, "")
         return (
             f"read_csv({files}, auto_detect=false, columns={{{columns}}}, {packed}, "
             f"delim={literal(delimiter)}, quote={literal(self.quote)}, "
             f"escape={literal(self.escape)}, header={str(self.has_header).lower()}, "
             f"skip={self.num_skipped}, encoding='{self.encoding}', store_rejects=true, "
-            f"max_line_size={MAX_LINE_BYTES})"
+            f"max_line_size={MAX_LINE_BYTES}{ends})"
         )
 
     def _text(self, name: str) -> str:

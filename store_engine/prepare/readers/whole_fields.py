@@ -1,7 +1,6 @@
 """Files of which HTML entities part fields: `7;K&ouml;ln;12` has three where `;` parts them."""
 
 import csv
-import io
 from collections.abc import Iterator
 from dataclasses import replace
 from itertools import islice
@@ -9,8 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from store_engine.data.tables.dialects import csv_reader, whole_fields
-from store_engine.files.regular import open_regular, parse_errors
-from store_engine.prepare.readers.literal_lines import unpacked
+from store_engine.prepare.readers.line_ends import text_lines
 from store_engine.prepare.readers.storage import Storage
 
 
@@ -53,14 +51,11 @@ def with_whole_fields(storage: Storage, folder: Path) -> tuple[Storage, int]:
         "encoding": "utf-8",
         "quote": '"',
         "escape": '"',
+        "line_end": "",
     }
     return replace(storage, files=tuple(copies), **form), num_parted
 
 
 def _rows(path: Path, storage: Storage) -> Iterator[list[str]]:
-    with open_regular(path) as file, parse_errors(path, "a readable file"):
-        stream = unpacked(file, storage.compression)
-        encoding = "utf-8-sig" if storage.encoding == "utf-8" else storage.encoding
-        lines = io.TextIOWrapper(stream, encoding, "surrogateescape", newline="")
-        rows = csv_reader(lines, ";", storage.quote, storage.escape, strict=True)
-        yield from islice(rows, storage.num_skipped, None)
+    rows = csv_reader(text_lines(path, storage), ";", storage.quote, storage.escape, strict=True)
+    yield from islice(rows, storage.num_skipped, None)

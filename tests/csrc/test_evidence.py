@@ -8,6 +8,9 @@ from hypothesis import strategies as st
 from store_engine._C import Evidence, ItemFilter, ItemTrie, LiveTrie, RowSet
 
 
+INDPTR, INDICES, DATA = np.array([0, 1, 3]), np.array([1, 0, 1], np.int32), np.ones(3, np.float32)
+
+
 def ragged(lists):
     """Lists of rows as (rows, offsets)."""
     rows = [row for one in lists for row in one]
@@ -86,6 +89,65 @@ def test_equals_a_plain_loop(seed, num_items, has_ties, num_recent, k):
     assert all(a.tobytes() == b.tobytes() for a, b in zip(again, top, strict=True))
 
 
+@settings(deadline=None, max_examples=60)
+@given(
+    seed=st.integers(0, 2**32),
+    num_items=st.sampled_from([1, 2, 63, 300, 3000]),
+    num_terms=st.sampled_from([1, 2, 7, 64]),
+    num_recent=st.sampled_from([1, 3, 20, 2**62]),
+    width=st.sampled_from([0, 1, 9, 200]),
+)
+def test_sums_of_terms_are_those_of_each_alone(seed, num_items, num_terms, num_recent, width):
+    rng = np.random.default_rng(seed)
+    indptr, indices, data = random_matrix(rng, num_items, 12)
+    histories = [rng.integers(-1, num_items + 3, rng.integers(0, 30)) for _ in range(5)]
+    rows, offsets = ragged(histories)
+    votes = np.abs(rng.normal(size=(len(indices), num_terms)) * 10.0 ** rng.integers(-8, 4))
+    halfs = votes.astype(np.float16)  # of all kinds: zero, too small to be normal, large
+    decays = rng.random(num_terms).astype(np.float32)
+    asked = rng.integers(-2, num_items + 2, (5, width))  # often an item twice
+    given_terms = num_recent, asked, halfs.view(np.uint16), decays
+    evidence = Evidence(indptr, indices, data)
+    sums = evidence.sum_terms(rows, offsets, *given_terms)
+    assert sums.shape == (5, width, num_terms)
+    for term in range(num_terms):
+        of_term = Evidence(indptr, indices, halfs[:, term].astype(np.float32))
+        want = of_term.score(rows, offsets, float(decays[term]), num_recent, asked)
+        assert np.array_equal(sums[..., term], want)
+    again = evidence.sum_terms(rows, offsets, *given_terms, num_threads=3)
+    assert again.tobytes() == sums.tobytes()
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"halfs": np.zeros((2, 2), np.uint16)}, r"halfs must have shape \(num_entries"),
+        ({"halfs": np.zeros((3, 1), np.uint16)}, r"halfs must have shape \(num_entries"),
+        ({"halfs": np.zeros(6, np.uint16)}, r"halfs must have shape \(num_entries"),
+        ({"decays": np.zeros(0, np.float32)}, "num_terms must be in"),
+        ({"decays": np.zeros(65, np.float32)}, "num_terms must be in"),
+        ({"decays": np.zeros((1, 2), np.float32)}, "decays must be 1-D"),
+        ({"rows": np.zeros((2, 1), np.int64)}, "rows must have shape"),
+        ({"rows": np.zeros(1, np.int64)}, "rows must have shape"),
+        ({"num_recent": 0}, "num_recent"),
+        ({"num_threads": 0}, "num_threads"),
+    ],
+)
+def test_terms_that_do_not_fit(changes, message):
+    given_terms = {
+        "history_rows": np.array([0, 1]),
+        "offsets": np.array([0, 2]),
+        "num_recent": 3,
+        "rows": np.zeros((1, 1), np.int64),
+        "halfs": np.zeros((3, 2), np.uint16),
+        "decays": np.ones(2, np.float32),
+    }
+    evidence = Evidence(INDPTR, INDICES, DATA)
+    evidence.sum_terms(**given_terms)
+    with pytest.raises(ValueError, match=message):
+        evidence.sum_terms(**(given_terms | changes))
+
+
 def test_items_of_a_live_catalogue_go_by_their_ids():
     rng = np.random.default_rng(0)
     sids = rng.integers(0, 5, (40, 2), np.int32)
@@ -119,9 +181,6 @@ def test_arrays_may_be_forgotten_but_not_resized():
     indices.resize(1, refcheck=False)
     with pytest.raises(ValueError, match="the matrix was resized"):
         evidence.top(rows, offsets, 0.5, 9, 5)
-
-
-INDPTR, INDICES, DATA = np.array([0, 1, 3]), np.array([1, 0, 1], np.int32), np.ones(3, np.float32)
 
 
 @pytest.mark.parametrize(

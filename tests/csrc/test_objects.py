@@ -71,6 +71,10 @@ METHODS = {
     (_C.CachedAttention, "__call__"): (0, *LAYER),
     (_C.Evidence, "top"): (*HISTORY, 0.5, 1, 1),
     (_C.Evidence, "score"): (*HISTORY, 0.5, 1, np.zeros((1, 1), np.int64)),
+    (_C.Evidence, "sum_terms"): (
+        *HISTORY,
+        *(1, np.zeros((1, 1), np.int64), np.zeros((2, 1), np.uint16), np.ones(1, np.float32)),
+    ),
 }
 STATIC = {(_C.ItemTrie, "load"), (_C.RowSet, "from_rows")}
 

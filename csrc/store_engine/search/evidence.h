@@ -106,7 +106,8 @@ struct TermVotes {
   const float* decays;  // (num_terms,)
 };
 
-// A float16 that is finite and not negative, exactly: its bits are those of a float 2^112 too small.
+// A float16 that is finite and not negative, exactly: its bits are those of a float 2^112 too
+// small.
 inline float from_half(uint16_t half) {
   const uint32_t bits = static_cast<uint32_t>(half & 0x7fff) << 13;
   float scaled;
@@ -123,36 +124,46 @@ inline void sum_terms(const EvidenceMatrix& matrix, const TermVotes& terms,
   const int64_t num_items = matrix.num_items(), num_terms = terms.num_terms;
   const ParallelOptions options{4 * num_threads, num_threads, Threads::kOpenMp};
   parallel_for(events.batch, options, [&](int64_t, int64_t begin, int64_t end) {
-    ItemTable<int64_t> places;  // of the items that are asked for
+    struct Hit {
+      int64_t entry, place;
+    };
+    ListedItems listed;
+    std::vector<Hit> hits;          // of a request, event by event
+    std::vector<int64_t> num_hits;  // until each event's last
     std::vector<float> weights(num_terms);
     for (int64_t request = begin; request < end; ++request) {
       const int64_t* own = rows + request * width;
       float* its_sums = sums + request * width * num_terms;
       std::fill_n(its_sums, width * num_terms, 0.0f);
-      places.reserve(width);
-      const auto is_known = [num_items](int64_t row) { return row >= 0 && row < num_items; };
-      for (int64_t i = 0; i < width; ++i) {
-        if (!is_known(own[i])) continue;
-        auto& entry = places.at(static_cast<uint32_t>(own[i]));
-        if (entry.item < 0) entry = {static_cast<int32_t>(own[i]), i};
-      }
-      std::fill(weights.begin(), weights.end(), 1.0f);
+      listed.list(own, width, num_items);
+      hits.clear();
+      num_hits.clear();
       const int64_t first = events.offsets[request], last = events.offsets[request + 1] - 1;
       for (int64_t event = last; event >= first && last - event < events.num_recent; --event) {
         const Range entries = matrix.entries(events.rows[event]);
         for (int64_t i = entries.begin; i < entries.end; ++i) {
-          const auto& entry = places.at(static_cast<uint32_t>(matrix.indices[i]));
-          if (entry.item < 0) continue;
-          float* sum = its_sums + entry.value * num_terms;
-          const uint16_t* votes = terms.halfs + i * num_terms;
+          const int64_t place = listed.find(static_cast<uint32_t>(matrix.indices[i]));
+          if (place < 0) continue;
+          __builtin_prefetch(terms.halfs + i * num_terms);  // read when all hits are known
+          hits.push_back({i, place});
+        }
+        num_hits.push_back(static_cast<int64_t>(hits.size()));
+      }
+      std::fill(weights.begin(), weights.end(), 1.0f);
+      size_t hit = 0;
+      for (const int64_t event_end : num_hits) {
+        for (; hit < static_cast<size_t>(event_end); ++hit) {
+          float* sum = its_sums + hits[hit].place * num_terms;
+          const uint16_t* votes = terms.halfs + hits[hit].entry * num_terms;
           for (int64_t t = 0; t < num_terms; ++t) sum[t] += weights[t] * from_half(votes[t]);
         }
         for (int64_t t = 0; t < num_terms; ++t) weights[t] *= terms.decays[t];
       }
       for (int64_t i = 0; i < width; ++i) {  // an item that comes again
-        if (!is_known(own[i])) continue;
-        const int64_t place = places.at(static_cast<uint32_t>(own[i])).value;
-        if (place != i) std::copy_n(its_sums + place * num_terms, num_terms, its_sums + i * num_terms);
+        if (own[i] < 0 || own[i] >= num_items) continue;
+        const int64_t place = listed.find(static_cast<uint32_t>(own[i]));
+        if (place != i)
+          std::copy_n(its_sums + place * num_terms, num_terms, its_sums + i * num_terms);
       }
     }
   });

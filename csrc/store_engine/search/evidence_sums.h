@@ -44,6 +44,40 @@ class ItemTable {
   int shift_ = 0;
 };
 
+// Where some items are in a list. Most items that are looked for are not in it: a bit says so,
+// 64 for each that is, before the table is asked.
+class ListedItems {
+ public:
+  // Takes other items; what is no item below num_items is left out, of equals the first counts.
+  void list(const int64_t* items, int64_t size, int64_t num_items) {
+    int bits = 6;
+    while (bits < 30 && int64_t{1} << bits < 64 * size) ++bits;
+    shift_ = 32 - bits;
+    may_have_.assign(size_t{1} << (bits - 6), 0);
+    places_.reserve(size);
+    for (int64_t i = 0; i < size; ++i) {
+      if (items[i] < 0 || items[i] >= num_items) continue;
+      const auto item = static_cast<uint32_t>(items[i]);
+      may_have_[bit(item) >> 6] |= uint64_t{1} << (bit(item) & 63);
+      auto& entry = places_.at(item);
+      if (entry.item < 0) entry = {static_cast<int32_t>(item), i};
+    }
+  }
+  // The place of an item, -1 if it is not in the list.
+  int64_t find(uint32_t item) {
+    if (__builtin_expect((may_have_[bit(item) >> 6] >> (bit(item) & 63) & 1) == 0, 1)) return -1;
+    const auto& entry = places_.at(item);
+    return entry.item < 0 ? -1 : entry.value;
+  }
+
+ private:
+  uint32_t bit(uint32_t item) const { return item * 0x9e3779b1 >> shift_; }
+
+  std::vector<uint64_t> may_have_;
+  ItemTable<int64_t> places_;
+  int shift_ = 0;
+};
+
 // The evidence of one request, by item.
 class EvidenceTable : public ItemTable<float> {
  public:

@@ -124,6 +124,26 @@ void check_evidence(Random& random) {
   top_evidence(evidence, events, nullptr, num_threads, {k, found.data(), scores.data()});
   for (int64_t& row : asked) row = random.number(-1, num_items);
   score_evidence(evidence, events, asked.data(), k, num_threads, asked_scores.data());
+  const int64_t num_terms = random.number(1, 9);
+  std::vector<uint16_t> halfs(matrix.data.size() * static_cast<size_t>(num_terms));
+  for (uint16_t& half : halfs) half = static_cast<uint16_t>(random.number(0, 0x7bff));
+  const std::vector<float> decays(static_cast<size_t>(num_terms), events.decay);
+  std::vector<float> term_sums(asked.size() * static_cast<size_t>(num_terms));
+  sum_terms(evidence, {halfs.data(), num_terms, decays.data()}, events, asked.data(), k,
+            num_threads, term_sums.data());
+  Matrix of_term = matrix;
+  const int64_t term = random.number(0, num_terms - 1);
+  for (size_t i = 0; i < of_term.data.size(); ++i) {
+    of_term.data[i] =
+        from_half(halfs[i * static_cast<size_t>(num_terms) + static_cast<size_t>(term)]);
+  }
+  for (int64_t i = 0; i < batch; ++i) {
+    const std::map<int64_t, float> sums = sums_of(of_term, events, i);
+    for (int64_t j = 0; j < k; ++j) {
+      const auto sum = sums.find(asked[i * k + j]);
+      REQUIRE(term_sums[(i * k + j) * num_terms + term] == (sum == sums.end() ? 0 : sum->second));
+    }
+  }
   for (int64_t i = 0; i < batch; ++i) {
     const std::map<int64_t, float> sums = sums_of(matrix, events, i);
     std::vector<std::pair<float, int64_t>> best;

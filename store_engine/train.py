@@ -207,7 +207,9 @@ def train(config: Config, ds_config: dict[str, Any], data: RunData) -> None:
         log_rank0("evidence: counting what followed what, and weighing it on validation users")
         decided, trained = Run(run).config, read_weights(chosen)
         engine_with = functools.partial(Validation(Run(run), device).engine, trained)
-        fit_run_evidence(run, split, catalog, decided, engine_with)
+        weighed = fit_run_evidence(run, split, catalog, decided, engine_with)
+        experts = [f"{expert.name} {expert.weight:+.2f}" for expert in weighed.experts]
+        log_rank0(f"evidence: beside the LLM count {', '.join(experts) or 'all terms in one sum'}")
 
     # -- stage 2 again: the recommender of tomorrow has seen the validation events too ------------
     if more_histories is not None and not run.is_complete(run.model_weights):

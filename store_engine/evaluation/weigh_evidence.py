@@ -10,6 +10,7 @@ from collections.abc import Callable, Sequence
 
 import numpy as np
 import torch
+from rich.progress import track
 
 from store_engine.collaborative.evidence import Evidence, NewItemVotes
 from store_engine.collaborative.experts import Choices, Expert, weigh_experts
@@ -24,18 +25,20 @@ from store_engine.evaluation.evaluate_run import rank_all
 from store_engine.evaluation.metrics import ranking_metrics
 from store_engine.evaluation.validation import sample_examples
 from store_engine.runs.run_directory import RunDirectory
+from store_engine.terminal import make_console
 
 _K, _USERS = 10, 6000
+_USERS_PER_CALL = 512  # between two ticks of the progress bar
 _CANDIDATES = 64  # of a user, among whom the next item is to be found
 _NONE = np.float32(-1e6)  # log-probability of a place without an item
-_OFFSETS = (-64.0, 64.0)  # of new items: none is recommended, only they are
+_OFFSETS = (-512.0, 512.0)  # of new items: none is recommended, only they are
 
 EngineMaker = Callable[[EvidenceScorer], Engine]
 
 
 def fit_run_evidence(
     run: RunDirectory, split: Split, catalog: Catalog, config: Config, make_engine: EngineMaker
-) -> None:
+) -> Evidence:
     """Fits a run's evidence and writes it; one that goes on from another keeps the weights.
 
     Args:
@@ -44,6 +47,9 @@ def fit_run_evidence(
         catalog: Its items.
         config: Its config, in which nothing is left to the data.
         make_engine: Makes the recommender with some evidence.
+
+    Returns:
+        That of the training events.
     """
     from store_engine.collaborative.fit_evidence import fit_terms, updated
 
@@ -70,6 +76,7 @@ def fit_run_evidence(
     evidence = Evidence.load(run.training_evidence)
     with run.writing(run.evidence):
         updated(evidence, split.before_test, catalog, settings, seed).save(run.evidence)
+    return evidence
 
 
 def weigh_evidence(
@@ -111,7 +118,13 @@ def _choices(
     matrix = VoteMatrix(evidence.indptr, evidence.indices, evidence.data)
     terms = ExpertScores(VoteSums(matrix, evidence.decay, evidence.window), experts)
     engine, width = make_engine(scorer), min(_CANDIDATES, evidence.num_items)
-    rows, scores = engine.recommend_rows(examples.histories, width, evidence=True)
+    starts = range(0, len(examples.histories), _USERS_PER_CALL)
+    console = make_console(stderr=True)
+    is_silent = not console.is_terminal
+    progress = track(starts, "weighing", transient=True, console=console, disable=is_silent)
+    calls = (examples.histories[begin : begin + _USERS_PER_CALL] for begin in progress)
+    found = [engine.recommend_rows(histories, width, evidence=True) for histories in calls]
+    rows, scores = (np.concatenate(parts) for parts in zip(*found, strict=True))
     is_target = rows == examples.targets[:, None]
     chosen = np.flatnonzero(is_target.any(1))
     rows, scores = rows[chosen], scores[chosen]

@@ -7,7 +7,6 @@ from hypothesis import strategies as st
 
 from store_engine._C import Evidence, ItemFilter, ItemTrie, LiveTrie, RowSet
 
-
 INDPTR, INDICES, DATA = np.array([0, 1, 3]), np.array([1, 0, 1], np.int32), np.ones(3, np.float32)
 
 

@@ -75,7 +75,8 @@ def _add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def _prepare(args: argparse.Namespace) -> None:
     # here, because it takes seconds that --help need not wait for
-    from store_engine.prepare.card import guess_lines, print_report
+    from store_engine.prepare.card import print_report
+    from store_engine.prepare.guess import guess_lines
     from store_engine.prepare.output import look, prepare
     from store_engine.prepare.readers.discover import Choices, discover
     from store_engine.prepare.rules import Rules

@@ -8,12 +8,12 @@ import pyarrow as pa
 import pyarrow.parquet
 
 from store_engine.errors import InputError
-from store_engine.prepare.card import Report
 from store_engine.prepare.pipeline import Preparation
 from store_engine.prepare.readers.columns import Roles
 from store_engine.prepare.readers.discover import Found, Table
 from store_engine.prepare.readers.sniff import read_storage
 from store_engine.prepare.recipe import Recipe
+from store_engine.prepare.report import Report
 
 
 def prepare_later_items(recipe: Recipe, table: Table, folder: Path) -> Report:

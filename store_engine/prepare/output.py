@@ -11,10 +11,11 @@ from store_engine.files.atomic import atomic_open
 from store_engine.files.directory_swap import LOCK_NAME, StagedDirectory, recover
 from store_engine.files.json_file import write_json
 from store_engine.files.lock import FileLock
-from store_engine.prepare.card import Report, card_markdown
+from store_engine.prepare.card import card_markdown
 from store_engine.prepare.pipeline import IMPRESSIONS, Preparation
 from store_engine.prepare.readers.discover import Found
 from store_engine.prepare.recipe import Recipe
+from store_engine.prepare.report import Report
 from store_engine.prepare.rules import Rules
 
 _SPLIT = "leave-one-out: a user's last event is the test, the one before it the validation"

@@ -20,15 +20,15 @@ import numpy as np
 from numpy.typing import NDArray
 
 from store_engine.errors import InputError, shown
-from store_engine.prepare.card import Report
-from store_engine.prepare.core import k_core
 from store_engine.prepare.database import Database
-from store_engine.prepare.faults import CONTROLS, GoodRows, find_faults, refuse
-from store_engine.prepare.items import write_items
 from store_engine.prepare.readers.discover import Found
 from store_engine.prepare.readers.storage import identifier, literal
+from store_engine.prepare.report import Report
 from store_engine.prepare.rules import Rules
-from store_engine.prepare.staging import stage_events, stage_items
+from store_engine.prepare.steps.core import k_core
+from store_engine.prepare.steps.faults import CONTROLS, GoodRows, find_faults, refuse
+from store_engine.prepare.steps.items import write_items
+from store_engine.prepare.steps.staging import stage_events, stage_items
 
 IMPRESSIONS = "impressions.parquet"
 _EVENTS_PER_GIB = 4_000_000  # whose groups are counted in memory

@@ -12,7 +12,6 @@ from typing import Any
 from store_engine.config.toml_file import build_checked
 from store_engine.errors import InputError
 from store_engine.files.json_file import read_json
-from store_engine.prepare.positive import parse_positive
 from store_engine.prepare.readers.columns import Roles, rename
 from store_engine.prepare.readers.discover import Found, Table
 from store_engine.prepare.readers.layouts import LAYOUTS, Layout, Role
@@ -20,6 +19,7 @@ from store_engine.prepare.readers.sniff import read_storage
 from store_engine.prepare.readers.sources import item_fields
 from store_engine.prepare.readers.storage import Kind, Storage
 from store_engine.prepare.rules import Rules
+from store_engine.prepare.steps.positive import parse_positive
 
 
 @dataclass(frozen=True)

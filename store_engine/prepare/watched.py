@@ -3,10 +3,10 @@
 import math
 
 from store_engine.errors import shown
-from store_engine.prepare.card import Report
 from store_engine.prepare.database import Database
 from store_engine.prepare.readers.discover import Table
 from store_engine.prepare.readers.storage import identifier
+from store_engine.prepare.report import Report
 
 # a column's name without marks and capitals -> which values are no event; values: any may be none;
 # scale: low ones may be

@@ -9,9 +9,9 @@ from data_files import write_files
 
 pytest.importorskip("duckdb", reason="the extra `prepare`")
 
-from store_engine.prepare.card import Report
 from store_engine.prepare.output import prepare
 from store_engine.prepare.readers.discover import Choices, discover
+from store_engine.prepare.report import Report
 from store_engine.prepare.rules import Rules
 
 

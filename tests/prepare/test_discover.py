@@ -7,7 +7,7 @@ import pytest
 from data_files import write_files
 
 from store_engine.errors import InputError
-from store_engine.prepare.card import guess_lines
+from store_engine.prepare.guess import guess_lines
 from store_engine.prepare.readers.discover import Choices, discover
 from store_engine.prepare.readers.sniff import read_storage
 

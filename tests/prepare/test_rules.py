@@ -6,7 +6,7 @@ from collections import Counter
 import pytest
 
 from store_engine.errors import InputError
-from store_engine.prepare.card import guess_lines
+from store_engine.prepare.guess import guess_lines
 
 ITEMS = "item_id,title\n" + "".join(f"i{n},Item {n}\n" for n in range(12))
 

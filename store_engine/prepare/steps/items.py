@@ -12,7 +12,7 @@ from store_engine.data.markup import without_markup
 from store_engine.data.report import DataReport
 from store_engine.data.tables.cell_text import cell_text, clean_text
 from store_engine.files.atomic import atomic_open
-from store_engine.prepare.card import Report, TextLengths
+from store_engine.prepare.report import Report, TextLengths
 
 _ROWS = 20_000
 

@@ -4,9 +4,9 @@ from pathlib import Path
 from typing import NamedTuple
 
 from store_engine.errors import InputError
-from store_engine.prepare.card import Report
 from store_engine.prepare.database import Database
 from store_engine.prepare.readers.times import TimeForm, choose_time_form, foreign_units
+from store_engine.prepare.report import Report
 from store_engine.prepare.rules import Rules
 
 CONTROLS = "'[\\x00-\\x1f\\x7f]'"  # SQL of what no id may hold

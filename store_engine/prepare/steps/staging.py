@@ -4,10 +4,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from store_engine.errors import InputError, nearest
-from store_engine.prepare.card import Report
 from store_engine.prepare.database import Database
-from store_engine.prepare.faults import find_item_faults, forget_rejects, note_rejects
-from store_engine.prepare.positive import Positive, parse_positive
 from store_engine.prepare.readers.discover import Table
 from store_engine.prepare.readers.first_rows import with_first_rows
 from store_engine.prepare.readers.line_ends import with_even_lines
@@ -20,6 +17,9 @@ from store_engine.prepare.readers.sources import (
 )
 from store_engine.prepare.readers.storage import identifier
 from store_engine.prepare.readers.whole_fields import with_whole_fields
+from store_engine.prepare.report import Report
+from store_engine.prepare.steps.faults import find_item_faults, forget_rejects, note_rejects
+from store_engine.prepare.steps.positive import Positive, parse_positive
 from store_engine.prepare.watched import warn, watched_columns
 
 

@@ -51,7 +51,7 @@ class EvidenceScorer(Protocol):
         """Returns the evidence of given items, (batch, width) as `rows`; 0 for -1."""
 
     def votes(self, history: Rows, row: int) -> NDArray[np.float32]:
-        """Returns what each event of a history (n,) votes for an item, (n,), without an offset."""
+        """Shares out an item's evidence, without an offset, among a history's events (n,): (n,)."""
 
     def with_new_items(self, votes: NewItemVotes, num_rows: int) -> "EvidenceScorer":
         """Returns the evidence with these votes for new items, in place of any before.
@@ -163,7 +163,7 @@ class ItemEvidence:
         return scores + own + np.where(is_new, new.offset, np.float32(0))
 
     def votes(self, history: Rows, row: int) -> NDArray[np.float32]:
-        """Returns what each event votes for an item; see `EvidenceScorer`.
+        """Shares out an item's evidence among events; see `EvidenceScorer`.
 
         What an expert gives the item is shared out as the votes that it counts.
         """

@@ -20,7 +20,8 @@ class HistoryReason(NamedTuple):
 
     Args:
         item_id: The event's item.
-        evidence: Its vote for the item, weighed by its age.
+        evidence: Its part of the item's evidence, by its votes and its age; below 0 where experts
+            that are subtracted prevail.
         logprob_gain: How much more likely the LLM finds the item because of this event: its
             log-probability after the whole history less that after the history without the event.
         shared_codes: How many first codes their SIDs share.
@@ -39,7 +40,8 @@ class Explanation(NamedTuple):
         item_id: The item.
         sid: Its SID.
         logprob: The LLM's log-probability of the SID after the history.
-        evidence: The votes for it; what is no event's is a new item's offset. 0 without evidence.
+        evidence: What the history's votes count for it; what is no event's is a new item's offset.
+            0 without evidence.
         history: A reason for every event that the engine reads, oldest first.
     """
 
@@ -56,7 +58,7 @@ class Explanation(NamedTuple):
 
     @property
     def shares(self) -> tuple[float, ...]:
-        """Share of the events' evidence that each event brings; 0 where none brings any."""
+        """Share of the events' evidence that each brings; 0 for all where the sum is not above 0."""
         votes = np.array([reason.evidence for reason in self.history])
         total = votes.sum()
         return tuple((votes / total).tolist()) if total > 0 else (0.0,) * len(votes)

@@ -58,7 +58,7 @@ class Explanation(NamedTuple):
 
     @property
     def shares(self) -> tuple[float, ...]:
-        """Share of the events' evidence that each brings; 0 for all where the sum is not above 0."""
+        """Share of the evidence that each event brings; all 0 where the sum is not above 0."""
         votes = np.array([reason.evidence for reason in self.history])
         total = votes.sum()
         return tuple((votes / total).tolist()) if total > 0 else (0.0,) * len(votes)

@@ -28,7 +28,7 @@ from numpy.typing import NDArray
 
 from benchmarks.measuring.json_rows import Row, append_rows, provenance
 from benchmarks.quality import click_events
-from benchmarks.quality.evidence import add_evidence, read_evidence, with_evidence
+from benchmarks.quality.evidence import like, weighed_for, with_evidence
 from benchmarks.quality.rankings import (
     MAX_K,
     Score,
@@ -40,6 +40,7 @@ from benchmarks.quality.rankings import (
 )
 from benchmarks.quality.sasrec import SASRec, SASRecConfig, train
 from benchmarks.quality.slist import Slist, choose
+from store_engine.collaborative.evidence import Evidence
 from store_engine.collaborative.item_space import item_space
 from store_engine.config import DataConfig, EvidenceConfig
 from store_engine.data.histories import Histories
@@ -131,19 +132,21 @@ def measure_sasrec(dataset: Dataset, split: Split, options: argparse.Namespace) 
         "epoch": epoch,
     }
     rows = []
-    scores: dict[str, tuple[Score, float]] = {
-        "sasrec": (model.log_probabilities, 0.0),
-        "sasrec_refit": (refitted.log_probabilities, 0.0),
+    scores: dict[str, tuple[Score, dict[str, float]]] = {
+        "sasrec": (model.log_probabilities, {}),
+        "sasrec_refit": (refitted.log_probabilities, {}),
     }
     if options.run:
-        counted = read_evidence(options.run / "evidence_train.npz", num_items)
-        updated = read_evidence(options.run / "evidence.npz", num_items)
-        summed, weight = with_evidence(model.log_probabilities, counted, valid)
-        scores["sasrec+evidence"] = summed, weight
-        both = add_evidence(refitted.log_probabilities, updated, weight)
-        scores["sasrec_refit+evidence_updated"] = both, weight
-    for name, (score, weight) in scores.items():
-        of_name = {"model": name, "start": options.start, **spent, "evidence_weight": weight}
+        names = ("evidence_train.npz", "evidence.npz")
+        counted, updated = (Evidence.load(options.run / name) for name in names)
+        weighed = weighed_for(model.log_probabilities, counted, valid)
+        experts = {expert.name: expert.weight for expert in weighed.experts}
+        both = with_evidence(model.log_probabilities, weighed)
+        scores["sasrec+evidence"] = both, experts
+        refit = with_evidence(refitted.log_probabilities, like(updated, weighed))
+        scores["sasrec_refit+evidence_updated"] = refit, experts
+    for name, (score, experts) in scores.items():
+        of_name = {"model": name, "start": options.start, **spent, "experts": experts}
         rows += [of_name | row for row in score_rows(score, split.test)]
     return rows
 

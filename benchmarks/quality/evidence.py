@@ -1,58 +1,63 @@
-"""The item-item evidence of a run of ours, on top of another model's scores."""
+"""The item-item evidence of a run of ours beside another model, its experts weighed for that."""
 
+import dataclasses
 from collections.abc import Sequence
-from pathlib import Path
 
 import numpy as np
-import scipy.sparse as sp
 from numpy.typing import NDArray
 
-from benchmarks.quality.rankings import Score, validation_ndcg
+from benchmarks.quality.rankings import Score, rank
+from store_engine.collaborative.evidence import Evidence
 from store_engine.data.split import Examples
-from store_engine.files.npz import ArrayForm, read_npz
-
-EVIDENCE = {
-    "indptr": ArrayForm("i", 1),
-    "indices": ArrayForm("i", 1),
-    "data": ArrayForm("f", 1),
-    "decay": ArrayForm("f", 0),
-}
-EVIDENCE_EVENTS = 20  # of a history that give evidence
-WEIGHTS = (0.0, 0.25, 0.5, 1.0, 1.5, 2.0, 3.0, 4.0, 6.0, 8.0)  # of the evidence, tried
+from store_engine.decoding.graphs.device_evidence import VoteMatrix
+from store_engine.decoding.vote_sums import ExpertScores, VoteSums
+from store_engine.evaluation.weigh_evidence import CANDIDATES, weigh_beside
 
 
-def read_evidence(path: Path, num_items: int) -> Score:
-    """Reads an item-item matrix; the last events of a history give their rows, weighted by age.
+def weighed_for(score: Score, evidence: Evidence, valid: Examples) -> Evidence:
+    """Weighs the experts of a run's evidence anew, as `weigh_evidence` does for our LLM.
 
-    Raises:
-        InputError: The file is missing, damaged or not of this form.
-        ValueError: The matrix is not one of this catalogue.
+    Args:
+        score: Log-probabilities of the model.
+        evidence: Of the training events.
+        valid: Validation users, seen items left out.
     """
-    got = read_npz(path, EVIDENCE, "an evidence file")
-    shape = (num_items, num_items)
-    matrix = sp.csr_matrix((got["data"], got["indices"], got["indptr"]), shape=shape)
-    matrix.check_format(full_check=True)
 
-    def score(histories: Sequence[NDArray[np.int32]]) -> NDArray[np.float32]:
-        recent = [history[::-1][:EVIDENCE_EVENTS] for history in histories]
-        weights = np.concatenate([got["decay"] ** np.arange(len(rows)) for rows in recent])
-        ends = np.cumsum([0, *map(len, recent)])
-        votes = sp.csr_matrix((weights, np.concatenate(recent), ends), (len(recent), num_items))
-        scores: NDArray[np.float32] = (votes @ matrix).toarray().astype(np.float32)
+    def by_sum(histories: Sequence[NDArray[np.int32]]) -> NDArray[np.float32]:
+        return score(histories) + evidence.score(histories)
+
+    rows = rank(by_sum, valid.histories, CANDIDATES, exclude_history=True)
+    logprobs = np.take_along_axis(score(valid.histories), rows, 1)
+    return weigh_beside(rows, logprobs, evidence, evidence.experts, valid)
+
+
+def like(evidence: Evidence, other: Evidence) -> Evidence:
+    """Returns evidence with the experts of another, by name, as those are weighed there."""
+    of_name = {expert.name: expert for expert in evidence.experts}
+    experts = tuple(
+        dataclasses.replace(of_name[one.name], weight=one.weight, unit=one.unit)
+        for one in other.experts
+    )
+    return dataclasses.replace(evidence, experts=experts)
+
+
+def with_evidence(score: Score, evidence: Evidence) -> Score:
+    """Adds what the experts give to a score; evidence has one or more."""
+    experts, rows = _experts(evidence), np.arange(evidence.num_items)
+
+    def summed(histories: Sequence[NDArray[np.int32]]) -> NDArray[np.float32]:
+        scores = score(histories)
+        for own, history in zip(scores, _long(histories), strict=True):
+            own += experts.score([history], rows[None])[0]
         return scores
 
-    return score
+    return summed
 
 
-def with_evidence(score: Score, evidence: Score, valid: Examples) -> tuple[Score, float]:
-    """Adds evidence to a score with the weight that is best on validation users."""
-    best = max(
-        WEIGHTS,
-        key=lambda weight: validation_ndcg(add_evidence(score, evidence, weight), valid),
-    )
-    return add_evidence(score, evidence, best), best
+def _experts(evidence: Evidence) -> ExpertScores:
+    matrix = VoteMatrix(evidence.indptr, evidence.indices, evidence.data)
+    return ExpertScores(VoteSums(matrix, evidence.decay, evidence.window), evidence.experts)
 
 
-def add_evidence(score: Score, evidence: Score, weight: float) -> Score:
-    """Adds evidence to a score."""
-    return lambda histories: score(histories) + np.float32(weight) * evidence(histories)
+def _long(histories: Sequence[NDArray[np.int32]]) -> list[NDArray[np.int64]]:
+    return [np.asarray(history, dtype=np.int64) for history in histories]

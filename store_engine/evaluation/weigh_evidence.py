@@ -10,6 +10,7 @@ from collections.abc import Callable, Sequence
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from rich.progress import track
 
 from store_engine.collaborative.evidence import Evidence, NewItemVotes
@@ -29,7 +30,7 @@ from store_engine.terminal import make_console
 
 _K, _USERS = 10, 6000
 _USERS_PER_CALL = 512  # between two ticks of the progress bar
-_CANDIDATES = 64  # of a user, among whom the next item is to be found
+CANDIDATES = 64  # of a user, among whom the next item is to be found
 _NONE = np.float32(-1e6)  # log-probability of a place without an item
 _OFFSETS = (-512.0, 512.0)  # of new items: none is recommended, only they are
 
@@ -86,23 +87,69 @@ def weigh_evidence(
     examples: Examples,
     seed: int,
 ) -> Evidence:
-    """Chooses how much each term of evidence weighs beside an LLM; see `experts`.
+    """Chooses how much each term of evidence weighs beside an LLM.
 
     Args:
         make_engine: Makes the recommender with some evidence.
         evidence: The sum, which names items.
         experts: The terms over its entries, whatever their weights.
-        examples: Validation users, of whom a sample is taken. A user counts whose target is among
-            the items that the beams and the sum of the evidence name.
+        examples: Validation users, of whom a sample is taken.
         seed: Of the sample.
 
     Returns:
-        The evidence with the experts that are left; the sum alone where there are no such users.
+        As `weigh_beside`.
     """
     if not len(examples.targets):
         return evidence
-    sample = sample_examples(examples, _USERS, seed)
-    found = weigh_experts(_choices(make_engine, evidence, experts, sample))
+    scorer, sample = ItemEvidence(evidence), sample_examples(examples, _USERS, seed)
+    engine, width = make_engine(scorer), min(CANDIDATES, evidence.num_items)
+    starts = range(0, len(sample.histories), _USERS_PER_CALL)
+    console = make_console(stderr=True)
+    is_silent = not console.is_terminal
+    progress = track(starts, "weighing", transient=True, console=console, disable=is_silent)
+    calls = [sample.histories[begin : begin + _USERS_PER_CALL] for begin in starts]
+    found = [
+        engine.recommend_rows(histories, width, evidence=True)
+        for _, histories in zip(progress, calls, strict=True)
+    ]
+    rows, scores = (np.concatenate(parts) for parts in zip(*found, strict=True))
+    logprobs = scores - scorer.score(_long(sample.histories), rows)
+    return weigh_beside(rows, logprobs, evidence, experts, sample)
+
+
+def weigh_beside(
+    rows: NDArray[np.int64],
+    logprobs: NDArray[np.float32],
+    evidence: Evidence,
+    experts: Sequence[Expert],
+    examples: Examples,
+) -> Evidence:
+    """Chooses how much each term of evidence weighs beside a model; see `experts`.
+
+    Args:
+        rows: (num_users, width) items that each user may have chosen, -1 for none. A user counts
+            whose target is among them.
+        logprobs: (num_users, width) the model's.
+        evidence: Over whose entries the experts vote.
+        experts: The terms, whatever their weights.
+        examples: The users.
+
+    Returns:
+        The evidence with the experts that are left; it is the sum alone where none is.
+    """
+    is_target = rows == examples.targets[:, None]
+    users = np.flatnonzero(is_target.any(1))
+    rows = rows[users]
+    matrix = VoteMatrix(evidence.indptr, evidence.indices, evidence.data)
+    sums = VoteSums(matrix, evidence.decay, evidence.window)
+    votes = ExpertScores(sums, experts).sums(_long([examples.histories[u] for u in users]), rows)
+    found = weigh_experts(
+        Choices(
+            torch.from_numpy(np.where(rows >= 0, logprobs[users], _NONE)),
+            torch.from_numpy(votes),
+            torch.from_numpy(is_target[users].argmax(1)),
+        )
+    )
     weighed = tuple(
         dataclasses.replace(experts[term], weight=weight, unit=unit)
         for term, weight, unit in zip(*found, strict=True)
@@ -110,31 +157,8 @@ def weigh_evidence(
     return dataclasses.replace(evidence, experts=weighed)
 
 
-def _choices(
-    make_engine: EngineMaker, evidence: Evidence, experts: Sequence[Expert], examples: Examples
-) -> Choices:
-    """Finds what users could have chosen, and what they chose."""
-    scorer = ItemEvidence(evidence)
-    matrix = VoteMatrix(evidence.indptr, evidence.indices, evidence.data)
-    terms = ExpertScores(VoteSums(matrix, evidence.decay, evidence.window), experts)
-    engine, width = make_engine(scorer), min(_CANDIDATES, evidence.num_items)
-    starts = range(0, len(examples.histories), _USERS_PER_CALL)
-    console = make_console(stderr=True)
-    is_silent = not console.is_terminal
-    progress = track(starts, "weighing", transient=True, console=console, disable=is_silent)
-    calls = (examples.histories[begin : begin + _USERS_PER_CALL] for begin in progress)
-    found = [engine.recommend_rows(histories, width, evidence=True) for histories in calls]
-    rows, scores = (np.concatenate(parts) for parts in zip(*found, strict=True))
-    is_target = rows == examples.targets[:, None]
-    chosen = np.flatnonzero(is_target.any(1))
-    rows, scores = rows[chosen], scores[chosen]
-    histories = [examples.histories[user].astype(np.int64) for user in chosen]
-    logprobs = np.where(rows >= 0, scores - scorer.score(histories, rows), _NONE)
-    return Choices(
-        torch.from_numpy(logprobs),
-        torch.from_numpy(terms.sums(histories, rows)),
-        torch.from_numpy(is_target[chosen].argmax(1)),
-    )
+def _long(histories: Sequence[NDArray[np.int32]]) -> list[NDArray[np.int64]]:
+    return [np.asarray(history, dtype=np.int64) for history in histories]
 
 
 def weigh_new_items(

@@ -174,18 +174,22 @@ def test_what_a_graph_cannot_hold_takes_the_steps():
     assert engine._searcher._graphs is None
 
 
+@pytest.mark.parametrize("num_experts", [0, 3])
 @pytest.mark.parametrize("options", OPTIONS, ids=str)
-def test_stays_within_its_budget(options):
-    """One copy each way, no wait but for the answer; 15 launches more than without evidence."""
+def test_stays_within_its_budget(options, num_experts):
+    """One copy each way, no wait but for the answer; 15 launches more than without evidence.
+
+    An expert takes 5.
+    """
     with pretended_device() as gpu:
-        engine = engine_of(PLAIN, gpu)
+        engine = engine_of(PLAIN, gpu, random_votes(has_experts=num_experts > 0))
         search(engine, **options)
         gpu.forget()
         search(engine, **options)
         launches, copies, waits = dict(gpu.launches), dict(gpu.copies), dict(gpu.waits)
     assert sorted(copies.values()) == [1, 1]
     assert list(waits) == [key for key in copies if "to host" in key]
-    assert sum(launches.values()) <= 84, launches
+    assert sum(launches.values()) <= 84 + 5 * num_experts, launches
 
 
 @pytest.mark.gpu

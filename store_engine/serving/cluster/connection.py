@@ -7,12 +7,15 @@ from typing import Any, NamedTuple
 import ray
 
 from store_engine.errors import InputError
+from store_engine.waiting import waiting
 
 _TOKENS = "ray._private.authentication.authentication_token_setup"  # a logger
 
 
 def connect(cores: int | None, *, is_verbose: bool = False) -> None:
     """Connects to the cluster that RAY_ADDRESS names; without it, starts Ray on this machine.
+
+    Says so on stderr.
 
     Args:
         cores: What Ray must have room for, if it starts here: it counts cores to share them out,
@@ -33,11 +36,14 @@ def connect(cores: int | None, *, is_verbose: bool = False) -> None:
     else:
         options |= {"include_dashboard": False, "num_cpus": max(os.cpu_count() or 1, cores)}
         options["object_store_memory"] = 1 << 28  # nothing here makes use of it
+    is_new = "address" not in options
+    what = "starting Ray" if is_new else f"connecting to Ray at {options['address']}"
     try:
-        ray.init(ignore_reinit_error=True, **options)
+        with waiting(what):
+            ray.init(ignore_reinit_error=True, **options)
     except Exception as error:  # a start that took too long is one of no type of its own
-        what = f"no cluster at {options['address']}" if "address" in options else "it did not start"
-        raise InputError(f"Ray: {what}: {error}") from error
+        fault = "it did not start" if is_new else f"no cluster at {options['address']}"
+        raise InputError(f"Ray: {fault}: {error}") from error
 
 
 def _is_problem(record: logging.LogRecord) -> bool:

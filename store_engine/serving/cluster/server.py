@@ -42,9 +42,7 @@ def serve_run(run_dir: Path, settings: ServeSettings, *, is_verbose: bool = Fals
     """
     config = http_config(settings)
     listener = bind(config)  # first, because a port that is taken should cost no start of engines
-    address = os.environ.get("RAY_ADDRESS")
-    with waiting(f"connecting to Ray at {address}" if address else "starting Ray"):
-        connect(settings.replicas * settings.threads + 1, is_verbose=is_verbose)
+    connect(settings.replicas * settings.threads + 1, is_verbose=is_verbose)
     try:
         engines, owner = deploy(run_dir, settings, is_verbose=is_verbose)
         metrics = Metrics()
@@ -102,8 +100,7 @@ def reload_run(run_dir: Path, *, is_verbose: bool = False) -> None:
     Raises:
         InputError: There is no server, or it cannot serve that run.
     """
-    with waiting("connecting to Ray"):
-        connect(None, is_verbose=is_verbose)
+    connect(None, is_verbose=is_verbose)
     try:
         owner = serve.get_deployment_handle(OWNER, APP)
         with waiting(f"the server's owner takes over {run_dir}"):

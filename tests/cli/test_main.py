@@ -16,6 +16,7 @@ from store_engine.cli.main import (
     VERBS,
     add_overrides_argument,
     add_run_argument,
+    claim_output,
     main,
     module_of,
     parser_of,
@@ -289,3 +290,40 @@ def test_a_locale_without_letters_is_served(hostile_run):
 def test_a_parser_is_had_without_running_its_verb(verb):
     assert parser_of(verb).prog == f"store-engine {verb}"
     assert [a.dest for a in parser_of(verb)._actions] == [a.dest for a in parser_of(verb)._actions]
+
+
+def test_the_folder_of_an_output_is_made(tmp_path):
+    out = tmp_path / "new" / "deep" / "recs.csv"
+    claim_output(out)
+    assert out.parent.is_dir()
+    assert not out.exists()
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ["recommend", "RUN", "--all-users", "--output", "OUT"],
+        ["recommend", "RUN", "--input", "FILE", "--output", "OUT"],
+        ["tokenize", "RUN", "--out", "OUT"],
+        ["tokenize", "RUN", "--features", "OUT"],
+        ["report", "RUN", "--out", "OUT"],
+        ["plot", "RUN", "--out", "OUT"],
+        ["export", "RUN", "--to", "OUT"],
+        ["import", "RUN", "--to", "OUT"],
+    ],
+    ids=lambda arguments: " ".join(arguments),
+)
+def test_an_output_without_a_place_is_refused_before_anything_is_loaded(
+    arguments, tmp_path, capsys
+):
+    file = tmp_path / "file"
+    file.write_text("")
+    places = {"RUN": "no run", "FILE": file, "OUT": file / "out.csv"}
+    assert main([str(places.get(one, one)) for one in arguments]) == 2
+    assert f"error: {places['OUT']}: its folder cannot be made: " in capsys.readouterr().err
+
+
+def test_a_default_output_makes_no_folder_of_a_run_that_is_none(tmp_path, capsys):
+    for verb in ("report", "plot"):
+        assert main([verb, str(tmp_path / "none")]) == 2
+    assert list(tmp_path.iterdir()) == []

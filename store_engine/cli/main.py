@@ -336,8 +336,9 @@ def _show_usage(verb: str) -> int:
 
         print(__version__)
     else:
-        print(_USAGE.format(listed), file=sys.stderr)
-        raise InputError(f"no verb is named {verb!r}")
+        near = nearest(verb, VERBS)
+        hint = f"did you mean {near!r}?" if near else "store-engine --help lists them"
+        raise InputError(f"no verb is named {verb!r}; {hint}")
     return 0
 
 

@@ -68,13 +68,24 @@ def test_version(capsys):
     assert capsys.readouterr().out == f"{__version__}\n"
 
 
-@pytest.mark.parametrize("verb", ["", "trian", "main", "../train", "\x1b[31mred", "-x"])
-def test_an_unknown_verb_is_named_on_stderr(verb, capsys):
+@pytest.mark.parametrize(
+    ("verb", "hint"),
+    [
+        ("recomend", "did you mean 'recommend'?"),
+        ("trian", "did you mean 'train'?"),
+        ("Train", "did you mean 'train'?"),
+        ("add_items", "did you mean 'add-items'?"),
+        ("../train", "did you mean 'train'?"),
+        ("", "store-engine --help lists them"),
+        ("\x1b[31mred", "store-engine --help lists them"),
+        ("-x", "store-engine --help lists them"),
+    ],
+)
+def test_an_unknown_verb_is_one_line_with_the_nearest(verb, hint, capsys):
     assert main([verb]) == 2
     captured = capsys.readouterr()
     assert captured.out == ""
-    assert f"error: no verb is named {verb!r}" in captured.err
-    assert "\x1b" not in captured.err
+    assert captured.err == f"error: no verb is named {verb!r}; {hint}\n"
 
 
 @pytest.mark.parametrize(

@@ -67,6 +67,7 @@ def test_a_user_without_history(run_dir, capsys):
 @pytest.mark.parametrize(
     ("options", "message"),
     [
+        (["--history", "item 3,ITEM 4"], "unknown item id 'ITEM 4'; the catalogue has 60, did you"),
         (["--history", "item 3,nobody"], "unknown item id 'nobody'"),
         (["--history", "", "--allow", "nobody"], "unknown item id 'nobody'"),
         (["--history", "", "--deny", "@no/file"], "no/file: No such file"),
@@ -74,7 +75,7 @@ def test_a_user_without_history(run_dir, capsys):
         (["--history", "item 3", "--beam-width", "2"], "beam_width 2 < k 10"),
         (["--history", "item 3", "--run", "nowhere"], "nowhere: not a run directory"),
     ],
-    ids=["item", "allow", "deny", "exclude", "beam", "run"],
+    ids=["capitals", "item", "allow", "deny", "exclude", "beam", "run"],
 )
 def test_wrong_input_is_one_line_and_status_2(run_dir, capsys, options, message):
     assert main(["--run", str(run_dir), *options]) == 2

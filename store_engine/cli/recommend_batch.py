@@ -106,6 +106,7 @@ def recommend_batch(
         allow: Recommend none but these items; None: all.
         deny: Recommend none of these.
     """
+    claim_output(args.output, *filter(None, [args.input]))
     # here, because it takes seconds that --help need not wait for
     from store_engine.serving.batch.recommender import (
         BatchOptions,
@@ -127,10 +128,8 @@ def recommend_batch(
     recommender = BatchRecommender(EngineChoice(args.run, args.device, args.backend), options)
     with _Progress() as progress:
         if args.input is None:
-            claim_output(args.output)
             done = _serve_users(recommender, users, args.output, args.overwrite, progress)
         else:
-            claim_output(args.output, args.input)
             shards = plan_shards(args.input, args.output)
             with output_folder(args.output if args.input.is_dir() else None):
                 done = _serve_shards(recommender, shards, args, progress)

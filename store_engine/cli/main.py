@@ -281,7 +281,8 @@ def claim_output(out: Path, *inputs: Path) -> None:
     try:
         folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:
-        raise InputError(f"{out}: its folder cannot be made: {error.strerror}") from error
+        what = f"{error.filename}: {error.strerror}"
+        raise InputError(f"{out}: its folder cannot be made: {what}") from error
     if not os.access(folder, os.W_OK | os.X_OK):
         raise InputError(f"{out}: its folder cannot be written to: Permission denied")
 

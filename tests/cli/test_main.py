@@ -331,7 +331,7 @@ def test_an_output_without_a_place_is_refused_before_anything_is_loaded(
     file.write_text("")
     places = {"RUN": "no run", "FILE": file, "OUT": file / "out.csv"}
     assert main([str(places.get(one, one)) for one in arguments]) == 2
-    assert f"error: {places['OUT']}: its folder cannot be made: " in capsys.readouterr().err
+    assert f"error: {places['OUT']}: its folder cannot be made: {file}: " in capsys.readouterr().err
 
 
 def test_a_default_output_makes_no_folder_of_a_run_that_is_none(tmp_path, capsys):

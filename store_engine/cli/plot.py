@@ -184,5 +184,5 @@ def _save_figure(figure: "Figure", run_dir: Path, out: Path) -> None:
     figure.suptitle(printable(run_dir.resolve().name), parse_math=False)
     try:
         figure.savefig(out)
-    except (OSError, ValueError) as error:  # no such folder, or a format that is none
+    except (OSError, ValueError) as error:  # a full disk, or a format that is none
         raise InputError(f"{out}: {getattr(error, 'strerror', None) or error}") from error

@@ -1,11 +1,12 @@
 """The one error of this package that is the user's to mend, and what its message is made of."""
 
 import reprlib
-from collections.abc import Iterable
+from collections.abc import Container, Iterable
 
 _MAX_MESSAGE = 2000  # characters; what a file or a request holds can be of any length
 _REPR = reprlib.Repr()
 _REPR.maxstring = _REPR.maxother = 100
+_MAX_DIGITS = 20  # of an id that a program pads with zeros
 
 
 class InputError(ValueError):
@@ -38,6 +39,22 @@ def nearest(name: str, known: Iterable[str]) -> str:
     by_name = {one.casefold(): one for one in known}
     found = difflib.get_close_matches(name.casefold(), by_name, n=1)
     return by_name[found[0]] if found else ""
+
+
+def meant_id(given: str, known: Container[str]) -> str:
+    """Returns the known id that a program or a hand changed; "" if none is found in few look-ups.
+
+    What changes: white space around it, ".0" where numbers were read as floats, leading zeros,
+    capitals.
+    """
+    text = given.strip()
+    whole = text.removesuffix(".0")
+    forms = [text, whole, f"{text}.0"]
+    if whole.isdigit():
+        forms.append(whole.lstrip("0") or "0")
+        forms += (whole.zfill(width) for width in range(len(whole) + 1, _MAX_DIGITS + 1))
+    forms += (text.lower(), text.upper(), text.capitalize(), text.title())
+    return next((form for form in forms if form != given and form in known), "")
 
 
 def _one_line(message: str) -> str:

@@ -4,7 +4,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from store_engine.errors import InputError, nearest, shown
+from store_engine.errors import InputError, meant_id, nearest, shown
 
 
 @given(st.text())
@@ -59,3 +59,28 @@ def test_the_nearest_name_is_found_whatever_its_capitals():
     assert [nearest(name, known) for name in ("qty", "userid", "menge", "x")] == [
         "QTY", "user_id", "Menge", "",
     ]  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("given", "known", "want"),
+    [
+        ("70", {"0000070"}, "0000070"),
+        ("0000070", {"70"}, "70"),
+        ("070", {"0000070"}, "0000070"),
+        ("000", {"0"}, "0"),
+        ("70.0", {"70"}, "70"),
+        ("70.0", {"0070"}, "0070"),
+        ("70", {"70.0"}, "70.0"),
+        (" a\n", {"a"}, "a"),
+        ("b00x", {"B00X"}, "B00X"),
+        ("B00X", {"b00x"}, "b00x"),
+        ("eve", {"Eve"}, "Eve"),
+        ("70", {"71", "700", "0000071"}, ""),
+        ("a", {"a", "A "}, ""),
+        ("", {"0"}, ""),
+        ("0" * 10**6, {"1"}, ""),
+    ],
+    ids=range(15),
+)
+def test_the_id_that_was_meant(given, known, want):
+    assert meant_id(given, known) == want

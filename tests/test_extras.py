@@ -1,7 +1,6 @@
 """What a bare installation has is enough to recommend; what it lacks is named with its extra."""
 
 import ast
-import dataclasses
 import json
 import re
 import subprocess
@@ -9,12 +8,10 @@ import sys
 import tomllib
 from pathlib import Path
 
-import numpy as np
 import pytest
 from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
 
-from store_engine.collaborative.evidence import Evidence, Mix
 from store_engine.extras import MODULES, MissingExtraError, needs
 from store_engine.runs.run_directory import RunDirectory
 
@@ -86,29 +83,6 @@ def test_the_core_is_four_packages():
     assert requirements() == {"numpy", "safetensors", "sentencepiece", "torch"}
     assert not {"deepspeed", "ninja"} & requirements("data")
     assert "deepspeed" in requirements("train")
-
-
-@pytest.fixture
-def run_with_evidence(run_dir):
-    """The run with item-item evidence: every item votes for the next one."""
-    votes = Evidence(
-        indptr=np.arange(61, dtype=np.int64),
-        indices=((np.arange(60) + 1) % 60).astype(np.int32),
-        data=np.full(60, 50, dtype=np.float32),
-        decay=0.5,
-        window=5,
-        weights={"next": 1.0},
-        mix=Mix("unit", 0.7),
-    )
-    with RunDirectory.open_to_write(run_dir) as run:
-        config = run.read_config()
-        decoding = dataclasses.replace(config.decoding, evidence="auto")
-        run.write_config(dataclasses.replace(config, decoding=decoding))
-        with run.writing(run.training_evidence):
-            votes.save(run.training_evidence)
-        with run.writing(run.evidence):
-            votes.save(run.evidence)
-    return run_dir
 
 
 def start(program: str, *arguments: object) -> subprocess.CompletedProcess:

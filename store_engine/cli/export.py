@@ -13,7 +13,7 @@ import contextlib
 import sys
 from pathlib import Path
 
-from store_engine.cli.main import add_run_argument, run_verb
+from store_engine.cli.main import add_run_argument, claim_output, run_verb
 from store_engine.terminal import printable, quieten_deepspeed
 
 
@@ -41,6 +41,7 @@ def _add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def _export(args: argparse.Namespace) -> None:
+    claim_output(args.to)
     quieten_deepspeed()
     # here, because it takes seconds that --help need not wait for
     from store_engine.runs.run import load_run

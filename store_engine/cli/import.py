@@ -9,7 +9,7 @@ weights on in transformers. It has no histories, which an export never holds.
 import argparse
 from pathlib import Path
 
-from store_engine.cli.main import run_verb
+from store_engine.cli.main import claim_output, run_verb
 from store_engine.terminal import printable
 
 
@@ -24,6 +24,7 @@ def _add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def _import(args: argparse.Namespace) -> None:
+    claim_output(args.to, args.folder)
     # here, because it takes seconds that --help need not wait for
     from store_engine.integrations.import_run import import_run
 

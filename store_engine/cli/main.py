@@ -252,15 +252,16 @@ def add_backend_argument(parser: argparse.ArgumentParser) -> None:
     )
 
 
-def check_output(out: Path, *inputs: Path) -> None:
-    """Refuses to write over what is read, or over a run's own files.
+def claim_output(out: Path, *inputs: Path) -> None:
+    """Makes the folder of what is to be written, before anything is loaded.
 
     Args:
-        out: What --out names.
+        out: The file or folder that an option names.
         inputs: The files that the verb reads.
 
     Raises:
-        InputError: `out` is one of the inputs, or a file of a run, this one or another.
+        InputError: `out` is one of the inputs, or a file of a run, this one or another; or its
+            folder cannot be made or written to.
     """
     from store_engine.runs.run_paths import RunPaths
 
@@ -273,9 +274,17 @@ def check_output(out: Path, *inputs: Path) -> None:
     except (OSError, RuntimeError, ValueError) as error:  # a loop of links, a NUL
         raise InputError(f"{out}: cannot be written: {error}") from error
     if is_own:
-        raise InputError(f"{out}: is a file of a run, name another --out")
+        raise InputError(f"{out}: is a file of a run, name another output")
     if is_input:
-        raise InputError(f"{out}: is read, name another --out")
+        raise InputError(f"{out}: is read, name another output")
+    folder = place.parent
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        what = f"{error.filename}: {error.strerror}"
+        raise InputError(f"{out}: its folder cannot be made: {what}") from error
+    if not os.access(folder, os.W_OK | os.X_OK):
+        raise InputError(f"{out}: its folder cannot be written to: Permission denied")
 
 
 def print_json(value: Any) -> None:
@@ -328,8 +337,9 @@ def _show_usage(verb: str) -> int:
 
         print(__version__)
     else:
-        print(_USAGE.format(listed), file=sys.stderr)
-        raise InputError(f"no verb is named {verb!r}")
+        near = nearest(verb, VERBS)
+        hint = f"did you mean {near!r}?" if near else "store-engine --help lists them"
+        raise InputError(f"no verb is named {verb!r}; {hint}")
     return 0
 
 

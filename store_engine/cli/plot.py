@@ -13,7 +13,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from store_engine.cli.main import add_run_argument, check_output, run_verb
+from store_engine.cli.main import add_run_argument, claim_output, run_verb
 from store_engine.errors import InputError
 from store_engine.extras import needs
 from store_engine.runs.run_paths import RunPaths
@@ -42,9 +42,10 @@ def _add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def _plot(args: argparse.Namespace) -> None:
+    if args.out is not None:
+        claim_output(args.out)
     paths = RunPaths(args.run)
     out = args.out or (paths.codebook if args.codebook else paths.curves)
-    check_output(out)
     if args.codebook:
         plot_codebook(args.run, out)
     else:
@@ -183,5 +184,5 @@ def _save_figure(figure: "Figure", run_dir: Path, out: Path) -> None:
     figure.suptitle(printable(run_dir.resolve().name), parse_math=False)
     try:
         figure.savefig(out)
-    except (OSError, ValueError) as error:  # no such folder, or a format that is none
+    except (OSError, ValueError) as error:  # a full disk, or a format that is none
         raise InputError(f"{out}: {getattr(error, 'strerror', None) or error}") from error

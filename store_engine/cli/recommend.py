@@ -36,9 +36,10 @@ _EPILOG = """\
 IDS is a list of item ids: 50,181 or, for ids with commas, a JSON list '["50", "181"]', or @FILE,
 a text file with one id a line; --history=-5 for an id that begins with a dash. A history runs from
 the oldest item to the latest; runs/NAME/items.jsonl lists all ids. Every item that comes back is in
-the catalogue. The score is the log-probability of the item's semantic ID after the history: 0 would
-be certain, and -2.3 is one in ten. A wider beam is slower and closer to the exact ranking; --exact
-scores the whole catalogue and needs no beam.
+the catalogue. Items are ordered by score: the log-probability of the item's semantic ID after the
+history, of which 0 would be certain and -2.3 is one in ten, plus the item-item evidence of a run
+that has some; scores can then be above 0. A wider beam is slower and closer to the exact ranking;
+--exact scores the whole catalogue and needs no beam.
 """
 
 
@@ -157,7 +158,8 @@ def _as_list(
 
 def _as_dict(engine: "Engine", rank: int, item: "Recommendation") -> dict[str, Any]:
     title = _title_of(engine, item.item_id)
-    return {"rank": rank, "item_id": item.item_id, "title": title, "logprob": item.logprob}
+    parts = {"score": item.score, "logprob": item.logprob, "evidence": item.evidence}
+    return {"rank": rank, "item_id": item.item_id, "title": title} | parts
 
 
 def _title_of(engine: "Engine", item_id: str) -> str:
@@ -207,8 +209,13 @@ def _show(engine: "Engine", history: list[str], found: list["Recommendation"]) -
     table.add_column("rank", justify="right")
     table.add_column("item id", overflow="fold")  # never cut: it is what one copies
     table.add_column("title")
-    table.add_column("log-probability", justify="right")
+    table.add_column("score", justify="right")
+    if engine.has_evidence:  # else the score is the log-probability
+        table.add_column("log-probability", justify="right")
+        table.add_column("evidence", justify="right")
     for rank, item in enumerate(found, 1):
         title = printable(_title_of(engine, item.item_id))
-        table.add_row(str(rank), printable(item.item_id), title, f"{item.logprob:.3f}")
+        parts = (item.logprob, item.evidence) if engine.has_evidence else ()
+        figures = [f"{figure:.3f}" for figure in (item.score, *parts)]
+        table.add_row(str(rank), printable(item.item_id), title, *figures)
     console.print(table)

@@ -6,7 +6,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from store_engine.cli.main import check_output, print_json
+from store_engine.cli.main import claim_output, print_json
 from store_engine.errors import InputError
 from store_engine.terminal import make_console, printable
 
@@ -20,6 +20,12 @@ if TYPE_CHECKING:
     from store_engine.serving.batch.shards import Shard
 
 _MANY = ("input", "users", "all_users")
+_GOES_WITH = {
+    "output": "--input, --users or --all-users",
+    "overwrite": "--output",
+    "ray": "--input",
+    "threads": "--ray",
+}
 
 
 def add_batch_arguments(parser: argparse.ArgumentParser, who: Any) -> None:
@@ -70,11 +76,9 @@ def is_batch(args: argparse.Namespace) -> bool:
     """
     is_shown = args.users is not None and args.output is None  # on the screen, one after another
     if is_shown or all(getattr(args, name) in (None, False) for name in _MANY):
-        for name in ("output", "overwrite", "ray", "threads"):
+        for name, others in _GOES_WITH.items():
             if getattr(args, name) not in (None, False):
-                raise InputError(
-                    f"--{name} is of use only with --input, --all-users or --users and --output"
-                )
+                raise InputError(f"--{name} is of use only with {others}")
         return False
     if args.output is None:
         raise InputError(
@@ -102,6 +106,7 @@ def recommend_batch(
         allow: Recommend none but these items; None: all.
         deny: Recommend none of these.
     """
+    claim_output(args.output, *filter(None, [args.input]))
     # here, because it takes seconds that --help need not wait for
     from store_engine.serving.batch.recommender import (
         BatchOptions,
@@ -123,10 +128,8 @@ def recommend_batch(
     recommender = BatchRecommender(EngineChoice(args.run, args.device, args.backend), options)
     with _Progress() as progress:
         if args.input is None:
-            check_output(args.output)
             done = _serve_users(recommender, users, args.output, args.overwrite, progress)
         else:
-            check_output(args.output, args.input)
             shards = plan_shards(args.input, args.output)
             with output_folder(args.output if args.input.is_dir() else None):
                 done = _serve_shards(recommender, shards, args, progress)

@@ -16,7 +16,7 @@ from pathlib import Path
 from store_engine.cli.main import (
     add_device_argument,
     add_run_argument,
-    check_output,
+    claim_output,
     run_verb,
 )
 from store_engine.runs.run_paths import RunPaths
@@ -44,8 +44,9 @@ def _add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def _report(args: argparse.Namespace) -> None:
+    if args.out is not None:
+        claim_output(args.out)
     out = args.out or RunPaths(args.run).report
-    check_output(out)
     # here, because it takes seconds that --help need not wait for
     from store_engine.report.page import write_report
 

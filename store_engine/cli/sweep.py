@@ -14,7 +14,7 @@ figures stand in the rows; the ranking never sees them.
 import argparse
 from pathlib import Path
 
-from store_engine.cli.main import add_json_argument, print_json, run_verb
+from store_engine.cli.main import add_json_argument, claim_output, print_json, run_verb
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -63,6 +63,8 @@ def _sweep(args: argparse.Namespace) -> None:
     rows = args.out or plan.folder / "rows.jsonl"
     trials = select(plan, args.variants, args.seeds)
     if not args.print:
+        for out in filter(None, (args.out, args.experiments)):
+            claim_output(out)
         sweep = Sweep(plan.folder, rows, args.experiments, args.note, args.retry)
         run_sweep(trials, sweep, num_ranks=args.num_accelerators, data=args.data)
     found = rows_of(trials, rows)

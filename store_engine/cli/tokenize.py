@@ -19,7 +19,7 @@ from store_engine.cli.main import (
     add_device_argument,
     add_json_argument,
     add_run_argument,
-    check_output,
+    claim_output,
     print_json,
     run_verb,
     warn,
@@ -62,15 +62,15 @@ def _add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def _tokenize(args: argparse.Namespace) -> None:
+    read = [] if args.items is None else [Path(args.items)]
+    for out in filter(None, (args.out, args.features)):
+        claim_output(Path(out), *read)
     # here, because it takes seconds that --help need not wait for
     from store_engine.runs.run import Run
     from store_engine.runs.run_directory import RunDirectory
     from store_engine.sid.codebook_report import advice, codebook_report
     from store_engine.sid.collisions import describe
 
-    read = [] if args.items is None else [Path(args.items)]
-    for out in filter(None, (args.out, args.features)):
-        check_output(Path(out), *read)
     run = Run(RunDirectory.open(args.run))
     table = run.sid_table
     _check_features(args, has_features=table.features is not None)

@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from store_engine.errors import InputError, shown
+from store_engine.errors import InputError, meant_id, shown
 from store_engine.files.json_file import read_json_lines, write_json_lines
 
 
@@ -150,8 +150,8 @@ def unknown_item(item_id: str, known: Container[str], num_items: int) -> InputEr
         known: The ids that there are.
         num_items: How many there are.
     """
-    meant = [item_id.strip(), item_id.strip().removesuffix(".0")]  # 50 read as a float is "50.0"
-    hint = next((f", did you mean {one!r}?" for one in meant if one in known), "")
+    meant = meant_id(item_id, known)
+    hint = f", did you mean {shown(meant)}?" if meant else ""
     return InputError(f"unknown item id {shown(item_id)}; the catalogue has {num_items:,}{hint}")
 
 

@@ -16,7 +16,7 @@ from store_engine.data.report import DataReport
 from store_engine.data.tables.bad_rows import BadRows
 from store_engine.data.tables.cell_text import clean_text
 from store_engine.data.tables.lines import MissingColumnError, shown
-from store_engine.errors import InputError
+from store_engine.errors import InputError, meant_id
 from store_engine.extras import needs
 
 if TYPE_CHECKING:  # pyarrow takes long to import: only reading a file does it
@@ -266,17 +266,22 @@ def _catalog_rows(items: "Keys", catalog: Catalog) -> tuple[NDArray[np.int32], l
 
 def _hint(item_id: str, known: dict[str, int]) -> str:
     """What the id may have been before another program wrote it."""
-    if (whole := item_id.removesuffix(".0")) != item_id and whole in known:
-        return (
-            f"; it has {shown(whole)}: a program that takes ids for numbers writes 1 as 1.0 when a "
-            f"value is missing in the column, so write ids as text"
+    meant = meant_id(item_id, known)
+    if not meant:
+        return ""
+    if item_id == f"{meant}.0":
+        how = (
+            ": a program that takes ids for numbers writes 1 as 1.0 when a value is missing in the "
+            "column, so write ids as text"
         )
-    if f"{item_id}.0" in known:
-        return f"; it has {shown(f'{item_id}.0')}: its ids were written as numbers with a fraction"
-    if item_id.strip() in known:
-        return f"; it has {shown(item_id.strip())} without white space around it"
-    if item_id.isdigit():
-        shorter = item_id.lstrip("0") or "0"
-        if shorter != item_id and shorter in known:
-            return f"; it has {shown(shorter)} without leading zeros"
-    return ""
+    elif meant == f"{item_id}.0":
+        how = ": its ids were written as numbers with a fraction"
+    elif meant == item_id.strip():
+        how = " without white space around it"
+    elif meant == item_id.lstrip("0"):
+        how = " without leading zeros"
+    elif meant.lstrip("0") == item_id:
+        how = " with leading zeros"
+    else:
+        how = ""
+    return f"; it has {shown(meant)}{how}"

@@ -13,7 +13,7 @@ from store_engine.catalog.trie_arrays import SearchTrie
 from store_engine.collaborative.evidence import NewItemVotes
 from store_engine.data.catalog import Catalog
 from store_engine.decoding.evidence import EvidenceScorer
-from store_engine.errors import InputError, shown
+from store_engine.errors import InputError
 from store_engine.live.changes import Change, Texts
 from store_engine.live.journal import Journal
 from store_engine.live.live_run import LiveRun, Sids
@@ -90,7 +90,7 @@ class LiveEngine:
 
     def knows_user(self, user_id: str) -> bool:
         """Whether somebody has this id, so that `recommend(users=...)` may name it."""
-        return self._live.histories.rows(user_id) is not None
+        return user_id in self._live.histories
 
     def add_items(
         self,
@@ -265,7 +265,7 @@ class LiveEngine:
     def _rows_of_user(self, user_id: str, unknown: Unknown) -> list[int]:
         rows = self._live.histories.rows(user_id)
         if rows is None and unknown == "error":
-            raise InputError(f"unknown user id {shown(user_id)}")
+            raise self._live.histories.unknown(user_id)
         if rows is None:
             self._count_skipped(1)
         return rows or []

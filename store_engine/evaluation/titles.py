@@ -15,9 +15,9 @@ _RECOMMENDERS = {
     "own_items": "own items, latest first",
     "llm_alone": "LLM alone",
     "evidence_alone": "evidence alone",
-    "training_events": "of training events",
+    "training_events": "the whole, of training events",
     "training_llm_alone": "LLM, of training events",
-    "training_evidence_alone": "evidence, training events",
+    "training_evidence_alone": "evidence, of training events",
 }
 
 

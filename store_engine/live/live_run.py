@@ -19,7 +19,7 @@ from store_engine.catalog.item_ids import check_item_ids
 from store_engine.catalog.live_catalog import LiveCatalog
 from store_engine.data.catalog import Catalog
 from store_engine.data.histories import Histories
-from store_engine.errors import InputError, shown
+from store_engine.errors import InputError
 from store_engine.live.changes import (
     Change,
     EventsAdded,
@@ -137,8 +137,8 @@ class LiveRun:
                 raise InputError("only an engine with a journal can forget a user")
             self.journal.begin_writing()
             self.follow()
-            if self.histories.rows(user_id) is None:
-                raise InputError(f"unknown user id {shown(user_id)}")
+            if user_id not in self.histories:
+                raise self.histories.unknown(user_id)
             # first for good, if it is cut short; then without a trace
             self.sequence = self.journal.forget(user_id)
             self.histories.forget(UserForgotten.of(user_id))

@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 
 from store_engine.catalog.live_catalog import LiveCatalog
 from store_engine.data.histories import Histories
-from store_engine.errors import InputError, shown
+from store_engine.errors import InputError, meant_id, shown
 from store_engine.live.changes import LARGEST_TIME, Event, EventsAdded, UserForgotten
 
 Unknown = Literal["error", "skip"]  # what to do with an id that nobody has
@@ -48,6 +48,16 @@ class UserHistories:
             assert self._first is not None
             first: NDArray[np.int32] = self._first[position]
             return first.tolist() + later
+
+    def __contains__(self, user_id: object) -> bool:
+        """Whether somebody has this id."""
+        return isinstance(user_id, str) and self.rows(user_id) is not None
+
+    def unknown(self, user_id: str) -> InputError:
+        """Makes the error for an id that nobody has, with the id that was probably meant."""
+        meant = meant_id(user_id, self)
+        hint = f", did you mean {shown(meant)}?" if meant else ""
+        return InputError(f"unknown user id {shown(user_id)}{hint}")
 
     def user_ids(self) -> list[str]:
         """Lists all users: those of the run, then those who came later."""

@@ -12,14 +12,13 @@ from store_engine.config import Config
 from store_engine.report.codebook import Codebook, level_name
 from store_engine.report.curves import Entries, series, stages
 from store_engine.report.results import best_baseline, figure_name
-from store_engine.training.log import VALIDATION
+from store_engine.training.log import FLAT, VALIDATION, last_rise
 
 Kind = Literal["good", "look", "bad"]
 _UNUSED, _UNEVEN = 0.8, 0.4  # share of codes in use; effective codes as a share of those in use
 _REPEATS = 0.5  # of a level, explained by another
 _ROOMY = 10  # SIDs per item that the codebook could name
 _FALLING = 0.02  # of the loss, within the last tenth of the steps
-_FLAT = 0.01  # of NDCG, that more epochs would not be worth
 
 
 @dataclass(frozen=True)
@@ -189,13 +188,12 @@ def _on_epochs(entries: Entries, config: Config) -> Verdict:
         return Verdict("bad", about, f"{text} the data.")
     best = values.index(max(values))
     where = f"best of {len(values)} measurements at step {steps[best]:,} of {steps[-1]:,}"
-    gained = (values[-1] - values[-2]) / max(values[-2], 1e-9)
-    if best == len(values) - 1 and gained > _FLAT:
-        text = f"Validation still rose at the end ({where}, + {gained:.1%} in the last interval):"
+    if rise := last_rise(values):
+        text = f"Validation still rose at the end ({where}, + {rise:.1%} in the last interval):"
         return Verdict("look", about, f"{text} more epochs.")
     lost = (max(values) - values[-1]) / max(max(values), 1e-9)
     kept = "these weights were kept" if config.train.keep == "best" else "the last were kept"
-    if lost > _FLAT and config.train.keep != "best":
+    if lost > FLAT and config.train.keep != "best":
         text = f"Validation fell by {lost:.1%} after its best ({where}), and {kept}: fewer epochs,"
         return Verdict("bad", about, f"{text} or train.keep = 'best'.")
     if best < len(values) // 3:

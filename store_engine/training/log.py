@@ -9,7 +9,7 @@ import contextlib
 import json
 import os
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import IO, Any
 
@@ -25,6 +25,7 @@ VALIDATION = "valid_ndcg@10"
 NO_LOSS = ("lr", "tokens_per_s", "share_of_peak", "wall_s", VALIDATION)
 _ALWAYS = ("loss", "tokens_per_s", "wall_s")  # of every entry
 _MAX_LINE_BYTES = 1 << 20
+FLAT = 0.01  # of NDCG, that more epochs would not be worth
 
 
 class TrainLog:
@@ -51,7 +52,7 @@ class TrainLog:
         is_silent: bool,
         tensorboard: bool = False,
     ) -> None:
-        self._stage, self._num_steps = stage, num_steps
+        self._path, self._stage, self._num_steps = path, stage, num_steps
         self._console = make_console(soft_wrap=True)
         self._last_line = 0.0
         self._file: IO[str] | None = None
@@ -110,6 +111,13 @@ class TrainLog:
             self._last_line = time.monotonic()
             self.say(f"{self._stage} {step}/{self._num_steps}  {text}")
 
+    def values(self, name: str) -> list[float]:
+        """Returns a metric of this stage wherever it was measured; none if this log is silent."""
+        if self._file is None:
+            return []
+        entries = read_log(self._path)
+        return [one[name] for one in entries if one["stage"] == self._stage and name in one]
+
     @contextlib.contextmanager
     def paused(self) -> Iterator[None]:
         """Takes the progress bar away while something else shows its own."""
@@ -137,6 +145,22 @@ def in_words(metrics: dict[str, float]) -> str:
     if "share_of_peak" in metrics:
         words.append(f"{metrics['share_of_peak']:.0%} of peak")
     return "  ".join(words)
+
+
+def last_rise(values: Sequence[float]) -> float:
+    """Tells whether more epochs may be better.
+
+    Args:
+        values: Validation, measured on the way.
+
+    Returns:
+        By what share the last one is above the one before; 0 if that is `FLAT` or less, or if an
+        earlier one was as good.
+    """
+    if len(values) < 2 or values[-1] <= max(values[:-1]):
+        return 0.0
+    rise = (values[-1] - values[-2]) / max(values[-2], 1e-9)
+    return rise if rise > FLAT else 0.0
 
 
 def read_log(path: Path) -> list[dict[str, Any]]:

@@ -34,7 +34,7 @@ from store_engine.training.distributed.process_group import (
     wait_for_first,
 )
 from store_engine.training.distributed.progress import Best, TrainProgress, read_progress
-from store_engine.training.log import VALIDATION, TrainLog
+from store_engine.training.log import VALIDATION, TrainLog, last_rise
 from store_engine.training.stages.stage import Stage
 from store_engine.training.steps import TrainSteps
 
@@ -122,7 +122,7 @@ def train_stage(
                     f"{stage.name}: stopped after step {progress.step}, saved"
                 )
         if progress.best is not None:
-            log.say(_in_words(progress, stage, train))
+            log.say(_in_words(progress, stage, train, last_rise(log.values(VALIDATION))))
     if train.keep == "best" and progress.best is not None:
         weights = read_best_weights(checkpoints, progress.best.step)
     else:
@@ -201,15 +201,15 @@ def _is_hopeless(progress: TrainProgress, train: TrainConfig) -> bool:
     return bool(train.patience and progress.best and progress.best.num_worse >= train.patience)
 
 
-def _in_words(progress: TrainProgress, stage: Stage, train: TrainConfig) -> str:
-    """How the validation ended."""
+def _in_words(progress: TrainProgress, stage: Stage, train: TrainConfig, rise: float) -> str:
+    """How the validation ended, and by how much it rose in its last interval."""
     assert progress.best is not None
     words = f"{stage.name}: {VALIDATION} was best after step {progress.best.step}"
     words += f" ({progress.best.score:.4f})"
     if _is_hopeless(progress, train):
         words += f", stopped after step {progress.step} of {stage.num_steps}"
-    elif progress.best.step == stage.num_steps:
-        words += f", the last one: more {stage.name}.epochs may be better"
+    elif rise:
+        words += f", the last one, and rose by {rise:.1%}: more {stage.name}.epochs may be better"
     return f"{words}; the {train.keep} weights are kept"
 
 

@@ -68,7 +68,7 @@ def test_an_export_that_fails_leaves_nothing(error, run_dir, place, capsys, monk
 def test_a_folder_that_cannot_be_made_is_one_line(run_dir, place, capsys):
     (place / "file").write_text("")
     assert main(["export", str(run_dir), "--out", "file/out"]) == 2
-    assert "file/out: cannot be written: Not a directory" in capsys.readouterr().err
+    assert f"file/out: its folder cannot be made: {place / 'file'}: File" in capsys.readouterr().err
     assert names(place) == ["file"]
 
 

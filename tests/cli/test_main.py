@@ -16,6 +16,7 @@ from store_engine.cli.main import (
     VERBS,
     add_overrides_argument,
     add_run_argument,
+    claim_output,
     main,
     module_of,
     parser_of,
@@ -67,13 +68,24 @@ def test_version(capsys):
     assert capsys.readouterr().out == f"{__version__}\n"
 
 
-@pytest.mark.parametrize("verb", ["", "trian", "main", "../train", "\x1b[31mred", "-x"])
-def test_an_unknown_verb_is_named_on_stderr(verb, capsys):
+@pytest.mark.parametrize(
+    ("verb", "hint"),
+    [
+        ("recomend", "did you mean 'recommend'?"),
+        ("trian", "did you mean 'train'?"),
+        ("Train", "did you mean 'train'?"),
+        ("add_items", "did you mean 'add-items'?"),
+        ("../train", "did you mean 'train'?"),
+        ("", "store-engine --help lists them"),
+        ("\x1b[31mred", "store-engine --help lists them"),
+        ("-x", "store-engine --help lists them"),
+    ],
+)
+def test_an_unknown_verb_is_one_line_with_the_nearest(verb, hint, capsys):
     assert main([verb]) == 2
     captured = capsys.readouterr()
     assert captured.out == ""
-    assert f"error: no verb is named {verb!r}" in captured.err
-    assert "\x1b" not in captured.err
+    assert captured.err == f"error: no verb is named {verb!r}; {hint}\n"
 
 
 @pytest.mark.parametrize(
@@ -289,3 +301,40 @@ def test_a_locale_without_letters_is_served(hostile_run):
 def test_a_parser_is_had_without_running_its_verb(verb):
     assert parser_of(verb).prog == f"store-engine {verb}"
     assert [a.dest for a in parser_of(verb)._actions] == [a.dest for a in parser_of(verb)._actions]
+
+
+def test_the_folder_of_an_output_is_made(tmp_path):
+    out = tmp_path / "new" / "deep" / "recs.csv"
+    claim_output(out)
+    assert out.parent.is_dir()
+    assert not out.exists()
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ["recommend", "RUN", "--all-users", "--output", "OUT"],
+        ["recommend", "RUN", "--input", "FILE", "--output", "OUT"],
+        ["tokenize", "RUN", "--out", "OUT"],
+        ["tokenize", "RUN", "--features", "OUT"],
+        ["report", "RUN", "--out", "OUT"],
+        ["plot", "RUN", "--out", "OUT"],
+        ["export", "RUN", "--to", "OUT"],
+        ["import", "RUN", "--to", "OUT"],
+    ],
+    ids=lambda arguments: " ".join(arguments),
+)
+def test_an_output_without_a_place_is_refused_before_anything_is_loaded(
+    arguments, tmp_path, capsys
+):
+    file = tmp_path / "file"
+    file.write_text("")
+    places = {"RUN": "no run", "FILE": file, "OUT": file / "out.csv"}
+    assert main([str(places.get(one, one)) for one in arguments]) == 2
+    assert f"error: {places['OUT']}: its folder cannot be made: {file}: " in capsys.readouterr().err
+
+
+def test_a_default_output_makes_no_folder_of_a_run_that_is_none(tmp_path, capsys):
+    for verb in ("report", "plot"):
+        assert main([verb, str(tmp_path / "none")]) == 2
+    assert list(tmp_path.iterdir()) == []

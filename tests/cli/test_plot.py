@@ -29,7 +29,7 @@ def test_an_unfinished_run_is_drawn(run_dir, capsys):
     ("arguments", "message"),
     [
         (["nowhere"], "nowhere: nothing to draw"),
-        ([".", "--out", "no/folder.png"], "no/folder.png: "),
+        ([".", "--out", "train_log.jsonl/x.png"], "train_log.jsonl/x.png: its folder cannot be"),
         ([".", "--out", "curves.bin"], "curves.bin: "),
         ([".", "--out", "curves"], "curves: the suffix says the format"),
         ([".", "--out", "/dev/full"], "/dev/full: the suffix says the format"),

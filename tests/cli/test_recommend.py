@@ -36,6 +36,29 @@ def test_table(run_dir, capsys, monkeypatch, options):
     assert all("Title [of] item" in line for line in found)  # brackets are not markup
 
 
+def test_a_table_shows_what_it_is_ordered_by(run_dir, capsys, monkeypatch):
+    monkeypatch.setenv("COLUMNS", "120")
+    assert columns(capsys, run_dir) == ["rank", "item id", "title", "score"]
+
+
+def test_a_score_is_shown_with_its_parts(run_with_evidence, capsys, monkeypatch):
+    monkeypatch.setenv("COLUMNS", "120")
+    names = columns(capsys, run_with_evidence)
+    assert names == ["rank", "item id", "title", "score", "log-probability", "evidence"]
+    assert main([str(run_with_evidence), "--history", "item 3", "--json"]) == 0
+    found = json.loads(capsys.readouterr().out)
+    scores = [one["score"] for one in found]
+    assert scores == sorted(scores, reverse=True)
+    assert scores == pytest.approx([one["logprob"] + one["evidence"] for one in found])
+    assert found[0]["evidence"] > 0  # every item votes for the next one
+
+
+def columns(capsys, run_dir):
+    assert main([str(run_dir), "--history", "item 3"]) == 0
+    heading = next(line for line in capsys.readouterr().out.splitlines() if "rank" in line)
+    return [name.strip() for name in heading.strip("┃").split("┃")]
+
+
 def test_a_user_without_history(run_dir, capsys):
     assert main(["--run", str(run_dir), "--history", "", "--json"]) == 0
     assert len(json.loads(capsys.readouterr().out)) == 10
@@ -44,6 +67,7 @@ def test_a_user_without_history(run_dir, capsys):
 @pytest.mark.parametrize(
     ("options", "message"),
     [
+        (["--history", "item 3,ITEM 4"], "unknown item id 'ITEM 4'; the catalogue has 60, did you"),
         (["--history", "item 3,nobody"], "unknown item id 'nobody'"),
         (["--history", "", "--allow", "nobody"], "unknown item id 'nobody'"),
         (["--history", "", "--deny", "@no/file"], "no/file: No such file"),
@@ -51,7 +75,7 @@ def test_a_user_without_history(run_dir, capsys):
         (["--history", "item 3", "--beam-width", "2"], "beam_width 2 < k 10"),
         (["--history", "item 3", "--run", "nowhere"], "nowhere: not a run directory"),
     ],
-    ids=["item", "allow", "deny", "exclude", "beam", "run"],
+    ids=["capitals", "item", "allow", "deny", "exclude", "beam", "run"],
 )
 def test_wrong_input_is_one_line_and_status_2(run_dir, capsys, options, message):
     assert main(["--run", str(run_dir), *options]) == 2

@@ -181,8 +181,9 @@ def test_one_bad_shard_does_not_keep_back_the_others(run_dir, tmp_path, capsys):
     ("arguments", "message"),
     [
         (["--input", "in.parquet"], "--output is missing"),
-        (["--history", "", "--output", "x.parquet"], "--output is of use only with"),
-        (["--history", "", "--ray"], "--ray is of use only with"),
+        (["--history", "", "--output", "x.csv"], "--output is of use only with --input, --us"),
+        (["--history", "", "--ray"], "--ray is of use only with --input"),
+        (["--users", "u", "--overwrite"], "--overwrite is of use only with --output"),
         (["--all-users", "--output", "x.parquet", "--ray"], "got users of the run"),
         (["--all-users", "--output", "x.xlsx"], "must be a file whose name ends in .parquet, .js"),
         (["--input", "in.parquet", "--output", "x.parquet", "--threads", "2"], "goes with --ray"),

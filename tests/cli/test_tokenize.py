@@ -30,7 +30,7 @@ def test_the_sids_as_csv_are_exact_also_for_hostile_ids(hostile_run, tmp_path, c
     ("options", "message"),
     [
         (["--items", "new.csv"], "the run's SIDs were brought as a file, they have no codebook"),
-        (["--out", "no/folder.csv"], "no/folder.csv: cannot be written: No such file"),
+        (["--out", "items.jsonl/x.csv"], "items.jsonl/x.csv: is a file of a run, name another"),
         (["--out", "model.safetensors"], "model.safetensors: is a file of a run, name another"),
         (["--out", "texts.tokens/x.csv"], "texts.tokens/x.csv: is a file of a run, name another"),
         (["--items", "new.csv", "--out", "./new.csv"], "new.csv: is read, name another"),

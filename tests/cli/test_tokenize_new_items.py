@@ -98,7 +98,7 @@ def test_new_items_of_a_file_are_recommended(item_run, new_csv, tmp_path):
     ("options", "message"),
     [
         (["--features", "x.npz"], "--features is for new items"),
-        (["--items", "new.csv", "--features", "no/x.npz"], "no/x.npz: cannot be written"),
+        (["--items", "new.csv", "--features", "new.csv/x.npz"], "its folder cannot be made"),
         (["--items", "new.csv", "--features", "run/model.safetensors"], "is a file of a run"),
         (["--items", "new.csv", "--features", "./new.csv"], "new.csv: is read, name another"),
         (

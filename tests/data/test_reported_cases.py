@@ -144,6 +144,8 @@ def test_ids_that_became_floats(tmp_path):
         ("1.0", "1", r"it has '1\.0': its ids were written as numbers"),
         ("B1", " B1", "it has 'B1' without white space"),
         ("7", "007", "it has '7' without leading zeros"),
+        ("0000070", "70", "it has '0000070' with leading zeros"),
+        ("B00X", "b00x", "it has 'B00X'"),
     ],
 )
 def test_an_id_that_another_program_changed_gets_a_hint(tmp_path, known, got, hint):

@@ -7,6 +7,7 @@ import pytest
 from rich.console import Console
 
 from store_engine.evaluation.report import print_metrics, save_metrics
+from store_engine.evaluation.titles import recommender_title
 
 FIGURES = {f"{name}@{k}": 0.25 for name in ("recall", "ndcg") for k in (1, 5, 10, 20)} | {
     "mrr": 0.5
@@ -67,6 +68,12 @@ def test_both_protocols_stand_in_the_table_and_the_runs_own_is_marked(primary, m
     assert "R@10 *: 0.0222" in text
     assert "80 users" in text
     assert "…" not in text  # it fits 80 columns
+
+
+def test_what_knows_training_events_alone_says_so_by_itself():
+    titles = [recommender_title(f"training_{n}") for n in ("events", "llm_alone", "evidence_alone")]
+    suffix = ", of training events"
+    assert [title.removesuffix(suffix) for title in titles] == ["the whole", "LLM", "evidence"]
 
 
 def test_short_rankings_have_fewer_columns():

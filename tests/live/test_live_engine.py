@@ -160,8 +160,11 @@ def test_a_forgotten_user_is_gone_from_every_file(run):
     engine.compact()
     assert Engine.load(run).history_of("anna") == ["item 1"]
     engine.forget_user("zoe")
-    with pytest.raises(InputError, match="unknown user id"):
-        engine.forget_user("zoe")
+    for change_user in (engine.forget_user, engine.history_of):
+        with pytest.raises(InputError, match=r"unknown user id 'zoe'$"):
+            change_user("zoe")  # nor is a forgotten user meant
+        with pytest.raises(InputError, match="unknown user id 'Anna', did you mean 'anna'"):
+            change_user("Anna")
 
 
 def test_a_change_that_fails_leaves_nothing(run):

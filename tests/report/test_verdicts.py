@@ -60,11 +60,12 @@ def _entries(stage, losses, valid=()):
         ([], "last", "look", "not measured"),
         ([0.1, 0.2, 0.3, 0.4], "best", "look", "more epochs"),
         ([0.1, 0.3, 0.301, 0.3005], "best", "good", "levelled off"),
+        ([0.1, 0.3, 0.3005, 0.301], "best", "good", "levelled off"),
         ([0.1, 0.4, 0.3, 0.2], "last", "bad", "fewer epochs"),
         ([0.4, 0.1, 0.1, 0.1, 0.1, 0.1], "best", "look", "best early"),
         ([0.0, 0.0, 0.0], "best", "bad", "stayed at 0"),
     ],
-    ids=["none", "rising", "flat", "overfitted", "best early", "nothing learned"],
+    ids=["none", "rising", "flat", "flat and best", "overfitted", "best early", "nothing learned"],
 )
 def test_epochs_by_validation(valid, keep, kind, word):
     config = dataclasses.replace(Config(), train=TrainConfig(keep=keep, eval_every=1))

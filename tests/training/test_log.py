@@ -4,7 +4,7 @@ import os
 import pytest
 
 from store_engine.errors import InputError
-from store_engine.training.log import VALIDATION, TrainLog, in_words, read_log
+from store_engine.training.log import VALIDATION, TrainLog, in_words, last_rise, read_log
 
 
 def steps(path):
@@ -77,3 +77,32 @@ def test_what_is_no_file_is_refused(tmp_path):
 def test_metrics_are_put_into_words():
     metrics = {"loss": 2.0, "loss/[bold]loss": 1.5, "lr": 0.1, VALIDATION: 0.25, "wall_s": 3.0}
     assert in_words(metrics) == "loss 2.000  [bold]loss 1.500  valid_ndcg@10 0.2500"
+
+
+def test_a_metric_is_read_back_also_after_a_resumption(tmp_path):
+    path = tmp_path / "train_log.jsonl"
+    write(path, "tokenizer", 0, 3)
+    write(path, "recommender", 0, 4)
+    with TrainLog(path, "recommender", 2, 10, is_silent=False) as log:
+        log.step(3, {"loss": 0.25, "tokens_per_s": 5.0, "wall_s": 0.1, VALIDATION: 0.5})
+        assert log.values("loss") == [1.0, 0.5, 0.25]
+        assert log.values(VALIDATION) == [0.5]
+    with TrainLog(path, "recommender", 3, 10, is_silent=True) as log:
+        assert log.values("loss") == []
+
+
+@pytest.mark.parametrize(
+    ("values", "want"),
+    [
+        ([], 0),
+        ([0.5], 0),
+        ([0.2, 0.25], 0.25),
+        ([0.0, 0.1], 1e8),
+        ([0.2, 0.2019], 0),  # the best is the last, but it had levelled off
+        ([0.2, 0.2], 0),
+        ([0.3, 0.2, 0.25], 0),
+        ([0.25, 0.2, 0.25], 0),
+    ],
+)
+def test_whether_validation_still_rises(values, want):
+    assert last_rise(values) == pytest.approx(want)

@@ -237,6 +237,9 @@ class Preparation:
         )
         report.num_users_read, report.num_items_seen = core.num_users_seen, core.num_items_seen
         report.num_rounds, report.num_users = core.num_rounds, len(np.flatnonzero(core.users))
+        if not core.num_users_seen:
+            reasons = "; ".join(report.left_out())
+            raise InputError(f"{report.where}: every event is left out: {reasons}")
         if not (core.users.any() and core.items.any()):
             raise InputError(
                 f"no user and item is left with --min-user {rules.min_user} and --min-item "

@@ -1,6 +1,6 @@
-"""Windows-1252, which DuckDB does not read: text of no UTF, as Windows programs of the West save it.
+"""Windows-1252, which DuckDB does not read: what Windows programs of the West save as text.
 
-It is Latin-1 but for the bytes 80 to 9F, which are letters (– “ ” € „) instead of controls.
+It is Latin-1 but for the bytes 80 to 9F, which are letters and marks (“ ” „ €) instead of controls.
 """
 
 import codecs

@@ -42,7 +42,7 @@ def stage_events(database: Database, folder: Path, report: Report) -> None:
     reads = [*watched]
     if positive is not None:
         _require_columns(table, positive)
-        computed["is_positive"] = positive.sql
+        computed |= {f"tested_{name}": identifier(name) for name in positive.columns}
         reads += positive.columns
     if report.found.items is None and table.expand != "nested":
         computed |= {f"text_{name}": identifier(name) for name in table.roles.texts}

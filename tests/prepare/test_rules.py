@@ -1,6 +1,7 @@
 """What is kept and what is dropped: counted, and equal to a plain loop in Python."""
 
 import random
+import re
 from collections import Counter
 
 import pytest
@@ -200,6 +201,25 @@ def test_returns_with_decimal_commas_are_warned_of(prepared):
     warnings = prepared({"e.csv": csv, "i.csv": ITEMS}).report.warnings
     assert warnings[0].startswith("Menge is <= 0 in 1 of 2 events")
     assert warnings[1].startswith("Bewertung runs from 1.5 to 5, and is below 4 in 1 of 2")
+
+
+@pytest.mark.parametrize(
+    ("users", "expected"),
+    [
+        (["A@x.de", "a@x.de", "b@x.de"], "2 user ids .* such as 'A@x.de' and 'a@x.de': they are"),
+        (["É", "é", "X", "x", "y"], "4 user ids .* such as 'X' and 'x'"),
+        (["a@x.de", "a@x.de", "b@x.de"], ""),
+        (["A", "a", *(f"u{n}" for n in range(2000))], ""),
+        (["A", "a", *(f"u{n}" for n in range(1900))], "2 user ids"),
+    ],
+)
+def test_users_who_differ_in_capitals_alone_are_told(users, expected, prepared):
+    events = [(user, f"i{n % 12}", n) for n, user in enumerate(users)]
+    items = ITEMS + "I1,Item I1\nI2,Item I2\n"  # items of another's letters are told by nobody
+    report = prepared({"e.csv": events_csv(events), "i.csv": items}).report
+    assert len(report.warnings) == bool(expected)
+    assert report.num_users == len(set(users))
+    assert all(re.match(expected, warning) for warning in report.warnings)
 
 
 def test_where_every_event_is_left_out_the_reasons_are_told(prepared):

@@ -99,8 +99,10 @@ clean:     ## remove what was built, keep runs/
 
 $(VENV)/installed: requirements.lock pyproject.toml setup.py $(wildcard csrc/bindings/* csrc/store_engine/*/*.h)
 	test -x $(VENV)/bin/python || $(PYTHON) -m venv $(VENV)
+	@echo "libraries are installed, some GB: this takes minutes"
 	$(VENV)/bin/python -m pip install --quiet --require-hashes --no-deps --requirement requirements.lock
 	$(VENV)/bin/python -m pip install --quiet $(TORCH)
+	@echo "the C++ core is compiled: a minute or more"
 	$(VENV)/bin/python -m pip install --quiet --no-build-isolation --no-deps --editable .
 	touch $@
 

@@ -50,7 +50,7 @@ class FeatureMap:
 
         The last feature is always 1.
         """
-        flat = dense_tokens.reshape(len(dense_tokens), -1)
+        flat = dense_tokens.reshape(len(dense_tokens), len(self.mean))  # also of no items
         features = (flat - self.mean) @ self.components.T
         return np.hstack([features, np.ones((len(features), 1))]).astype(np.float32)
 

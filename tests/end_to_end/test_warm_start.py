@@ -43,16 +43,22 @@ def new_data(tmp_path):
     return write
 
 
-def test_without_data_or_steps_it_is_the_same_run(tiny_run, train, tmp_path):
-    out = train(tmp_path / "again", "--from", tiny_run, "recommender.epochs=0")
-    assert f"goes on from {tiny_run}: 0 new items, +0 users, +0 events" in out
-    old, new = (load_file(run / "model.safetensors") for run in (tiny_run, tmp_path / "again"))
+@pytest.mark.parametrize("form", ["codes", "items"])
+def test_without_data_or_steps_it_is_the_same_run(form, tiny_run, train_once, train, tmp_path):
+    settings = [] if form == "codes" else ITEMS_FORM
+    parent = tiny_run if form == "codes" else train_once("items_form", *settings)
+    settings = [*settings, "recommender.epochs=0", "train.refit=false"]
+    out = train(tmp_path / "again", "--from", parent, *settings)
+    assert f"goes on from {parent}: 0 new items, +0 users, +0 events" in out
+    old_weights = parent / ("model.safetensors" if form == "codes" else "model_train.safetensors")
+    old, new = load_file(old_weights), load_file(tmp_path / "again" / "model.safetensors")
     assert old.keys() == new.keys()
     assert all((old[name] == new[name]).all() for name in old)
     one, other = (
-        json.loads((r / "metrics.json").read_text()) for r in (tiny_run, tmp_path / "again")
+        json.loads((r / "metrics.json").read_text()) for r in (parent, tmp_path / "again")
     )
-    assert one["metrics"] == other["metrics"]
+    if form == "codes":  # of the others the parent's refit has seen more
+        assert one["metrics"] == other["metrics"]
     assert one["run"]["parent"] is None
     assert other["run"]["parent"]["weights"] == one["run"]["weights"]
 

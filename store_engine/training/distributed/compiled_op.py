@@ -21,7 +21,7 @@ from store_engine.waiting import waiting
 # a lock without an owner on this machine may belong to another one that shares the folder
 _QUIET_S = 90.0
 _WATCH_S = 5.0
-_COMPILES = "DeepSpeed compiles {} into {}, once per machine, which takes a minute or two"
+_COMPILES = "DeepSpeed makes {} ready in {}; where it must compile it, that takes some minutes"
 
 
 @contextlib.contextmanager
@@ -41,8 +41,8 @@ def compiled_op(builder_name: str) -> Iterator[None]:
             folder = Path(cpp_extension._get_build_directory(builder.name, verbose=False))
             clear_stale_lock(folder)
             stack.enter_context(_lock_watched(folder))
-            is_built = (folder / f"{builder.name}.so").exists()
-            if not is_built and builder.is_compatible(verbose=False):
+            # also where it is built: for another environment, or by a process that is waited for
+            if builder.is_compatible(verbose=False):
                 stack.enter_context(waiting(_COMPILES.format(builder.name, folder)))
         yield
 

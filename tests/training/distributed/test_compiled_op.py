@@ -25,19 +25,26 @@ def compile_slowly(name="AnOpBuilder"):
         time.sleep(0.3)
 
 
-def test_a_compile_is_told_with_its_folder(op_folder, capsys):
+@pytest.mark.parametrize("is_built", [False, True], ids=["first", "again, or by another process"])
+def test_a_compile_is_told_with_its_folder(op_folder, capsys, is_built):
+    if is_built:  # for another environment: DeepSpeed compiles it once more
+        op_folder.mkdir()
+        (op_folder / "an_op.so").touch()
     compile_slowly()
     said = capsys.readouterr()
-    assert f"DeepSpeed compiles an_op into {op_folder}, once per machine" in said.err
+    assert f"DeepSpeed makes an_op ready in {op_folder}" in said.err
     assert said.out == ""
 
 
-@pytest.mark.parametrize("why", ["built", "another rank", "no such op", "cannot"])
+def test_what_is_ready_at_once_is_not_told(op_folder, capsys, monkeypatch):
+    monkeypatch.setattr(waiting, "_UNSAID_S", 60)
+    compile_slowly()
+    assert capsys.readouterr() == ("", "")
+
+
+@pytest.mark.parametrize("why", ["another rank", "no such op", "cannot"])
 def test_nothing_is_said_where_nothing_is_compiled(op_folder, monkeypatch, capsys, why):
-    if why == "built":
-        op_folder.mkdir()
-        (op_folder / "an_op.so").touch()
-    elif why == "another rank":
+    if why == "another rank":
         monkeypatch.setenv("LOCAL_RANK", "1")
     elif why == "cannot":
         builder = get_accelerator().create_op_builder("AnOpBuilder")

@@ -41,11 +41,19 @@ def _add_arguments(parser: argparse.ArgumentParser) -> None:
         help="show the guess and what would be said of the first rows; write nothing",
     )
     add_json_argument(parser)
-    what = parser.add_argument_group("what is read, where the guess is wrong")
-    add = what.add_argument
+    read = parser.add_argument_group("what is read, where the guess is wrong")
+    add = read.add_argument
     add("--format", default="auto", help="a data set or a kind of file; auto (default) finds it")
-    add("--events", type=Path, action="append", default=[], metavar="PATH", help="files of events")
-    add("--items", type=Path, action="append", default=[], metavar="PATH", help="files of items")
+    for what in ("events", "items"):
+        add(
+            f"--{what}",
+            type=Path,
+            nargs="+",
+            action="extend",
+            default=[],
+            metavar="PATH",
+            help=f"files of {what}; several are parts of one table",
+        )
     add("--user", default="", metavar="COLUMN", help="column of the user ids")
     add("--item", default="", metavar="COLUMN", help="column of the item ids")
     add("--time", default="", metavar="COLUMN", help="column of the times; none: file order")

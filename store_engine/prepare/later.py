@@ -85,16 +85,7 @@ def _with_advice(error: InputError) -> InputError:
 def later_lines(report: Report) -> list[str]:
     """Says what was read of later files, left out, noted and warned of."""
     read = f"{report.num_read:,} events" if report.num_read else f"{report.num_items_read:,} items"
-    left_out = [f"{bad.sentence()}" for bad in report.bad]
-    left_out += [
-        f"{count:,} x {what}"
-        for count, what in (
-            (report.num_not_positive, f"not {report.rules.positive}"),
-            (report.num_unknown, "of unknown items"),
-            (report.num_duplicates, f"twice ({report.rules.duplicates})"),
-        )
-        if count
-    ]
+    left_out = report.left_out()
     line = f"{report.where}: prepared as the run's data were: {read} read"
     line += f"; left out: {'; '.join(left_out)}" if left_out else ""
     warnings = [f"warning: {report.where}: {warning}" for warning in report.warnings]

@@ -32,6 +32,7 @@ from store_engine.prepare.steps.staging import stage_events, stage_items
 
 IMPRESSIONS = "impressions.parquet"
 _EVENTS_PER_GIB = 4_000_000  # whose groups are counted in memory
+_FEW_ALIKE = 0.001  # share of user ids that differ in capitals alone, of which nothing is said
 _POSITION = "(row_number() OVER (ORDER BY first) - 1)::INTEGER"
 
 
@@ -134,6 +135,7 @@ class Preparation:
             f"CREATE TABLE users AS SELECT user_id, {_POSITION} AS u FROM (SELECT user_id, "
             f"min(pos) AS first FROM {self._good.relation} WHERE {good} GROUP BY user_id)"
         )
+        self._warn_of_capitals()
         self._number_items(good)
         ids = "item_id AS named"
         if self._ids_became_floats(good):
@@ -149,6 +151,20 @@ class Preparation:
         if self.report.found.items is None:
             self._derive_items()
         self._database.execute("DROP TABLE raw")
+
+    def _warn_of_capitals(self) -> None:
+        """Warns where many users may be one who wrote an address in two ways."""
+        count, one, other = self._database.one(
+            "SELECT coalesce(sum(n), 0)::BIGINT, min(one), arg_min(other, one) FROM (SELECT "
+            "count(*) AS n, min(user_id) AS one, max(user_id) AS other FROM users "
+            "GROUP BY lower(user_id) HAVING count(*) > 1)"
+        )
+        (num_users,) = self._database.one("SELECT count(*) FROM users")
+        if count > _FEW_ALIKE * num_users:
+            self.report.warnings.append(
+                f"{count:,} user ids differ from another's in capitals alone, such as "
+                f"{shown(one)} and {shown(other)}: they are counted as different users"
+            )
 
     def _number_items(self, good: str = "") -> None:
         """Numbers the items of the catalogue, else those of good events."""
@@ -237,6 +253,9 @@ class Preparation:
         )
         report.num_users_read, report.num_items_seen = core.num_users_seen, core.num_items_seen
         report.num_rounds, report.num_users = core.num_rounds, len(np.flatnonzero(core.users))
+        if not core.num_users_seen:
+            reasons = "; ".join(report.left_out())
+            raise InputError(f"{report.where}: every event is left out: {reasons}")
         if not (core.users.any() and core.items.any()):
             raise InputError(
                 f"no user and item is left with --min-user {rules.min_user} and --min-item "

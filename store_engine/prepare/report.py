@@ -123,6 +123,16 @@ class Report:
             file = items.storage.files[0].name if items is not None else ""
             self.bad.append(BadKind(kind, count, first, file))
 
+    def left_out(self) -> list[str]:
+        """Says which rows are left out before the k-core, and how many of each kind."""
+        counts = (
+            (self.num_not_positive, f"not {self.rules.positive}"),
+            (self.num_unknown, "of unknown items"),
+            (self.num_duplicates, f"twice ({self.rules.duplicates})"),
+        )
+        others = [f"{count:,} x {what}" for count, what in counts if count]
+        return [bad.sentence() for bad in self.bad] + others
+
     def counts(self) -> list[tuple[str, str]]:
         """Returns what was read, left out and kept, in the order of the steps."""
         rows: list[tuple[str, int | str]] = [("events read", self.num_read)]

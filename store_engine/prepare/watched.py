@@ -4,6 +4,7 @@ import math
 
 from store_engine.errors import shown
 from store_engine.prepare.database import Database
+from store_engine.prepare.numbers import decimal_comma, number_sql
 from store_engine.prepare.readers.discover import Table
 from store_engine.prepare.readers.storage import identifier
 from store_engine.prepare.report import Report
@@ -59,7 +60,7 @@ def warn(database: Database, watched: list[str], report: Report) -> None:
             if first := database.all(f"SELECT {column} FROM raw WHERE {test} LIMIT 1"):
                 keep = f"!= '{first[0][0]}'"
         else:
-            test, keep = f"try_cast({column} AS DOUBLE) {rule}", _OPPOSITE[rule]
+            test, keep = f"{_number(database, column)} {rule}", _OPPOSITE[rule]
         (count,) = database.one(f"SELECT count(*) FROM raw WHERE {test}")
         if count:
             share = f"{count:,} of {report.num_read:,} events ({count / report.num_read:.1%})"
@@ -68,7 +69,7 @@ def warn(database: Database, watched: list[str], report: Report) -> None:
 
 
 def _warn_of_scale(database: Database, name: str, column: str, report: Report) -> None:
-    number = f"try_cast({column} AS DOUBLE)"
+    number = _number(database, column)
     least, most = database.one(f"SELECT min({number}), max({number}) FROM raw")
     if least is not None and least < most:
         liked = math.ceil(least + 0.7 * (most - least))
@@ -89,6 +90,10 @@ def _warn_of_values(database: Database, name: str, column: str, report: Report) 
         listed = ", ".join(f"{shown(value)} {count:,}" for value, count in values)
         hint = f"--positive \"{_quoted(name)} = '{values[0][0]}'\" keeps the first alone"
         report.warnings.append(f"{name} has values {listed}: {hint}")
+
+
+def _number(database: Database, column: str) -> str:
+    return number_sql(column, bool(decimal_comma(database, column)))
 
 
 def _plain(name: str) -> str:

@@ -56,6 +56,16 @@ def test_folder_has_data_card_and_config(shop, capsys):
     assert pq.read_table(out / "items.parquet")["name"].to_pylist()[0] == "Thing 0 & co"
 
 
+def test_all_files_behind_events_are_read(shop, capsys):
+    (shop / "more.csv").write_text(ORDERS.replace("C", "D"))
+    events = [str(shop / name) for name in ("orders.csv", "more.csv")]
+    items = ["--items", str(shop / "products.csv")]
+    out = ["--out", str(shop.parent / "out"), "--overwrite", "--json"]
+    for given in (["--events", *events], ["--events", events[0], "--events", events[1]]):
+        assert main([*given, *items, *out]) == 0
+        assert json.loads(capsys.readouterr().out)["num_users"] == 4
+
+
 def test_json_is_all_that_stdout_has(shop, capsys):
     assert main([str(shop), "--out", str(shop.parent / "out"), "--json"]) == 0
     assert json.loads(capsys.readouterr().out)["num_users"] == 2

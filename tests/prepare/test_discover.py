@@ -133,6 +133,41 @@ def test_two_files_of_events_must_be_named(prepared):
     assert prepared(files, events=["new.tsv"], items=["i.csv"]).events
 
 
+def test_files_that_are_named_together_are_one_table_or_an_error(prepared):
+    more = GOOD.replace("u,", "v,")
+    files = {"a.csv": GOOD, "b.csv": more, "c.tsv": more.replace(",", "\t"),
+             "d.csv": "user_id,item_id,when\nw,a,1\n", "i.csv": ITEMS}  # fmt: skip
+    result = prepared(files, events=["a.csv", "b.csv"], items=["i.csv"])
+    assert [e[0] for e in result.events] == ["u", "u", "v", "v"]
+    expected = (
+        r"--events: \S+a\.csv \(text, ',' .*c\.tsv \(text, tab .* cannot be one table: convert"
+    )
+    with pytest.raises(InputError, match=expected):
+        prepared(files, events=["a.csv", "b.csv", "c.tsv"], items=["i.csv"])
+    expected = r"timestamp\) and \S+d\.csv \(.*when\) cannot be one table: .* prepare them apart"
+    with pytest.raises(InputError, match=expected):
+        prepared(files, events=["a.csv", "d.csv"], items=["i.csv"])
+
+
+def test_parts_that_are_not_named_are_told(tmp_path):
+    source = write_files(tmp_path, {"a.csv": GOOD, "b.csv": GOOD, "c.csv": GOOD, "i.csv": ITEMS})
+    (source / "link").symlink_to("a.csv")
+    found = discover([source], [source / "link"], [], Choices())
+    assert [path.name for path in found.events.storage.files] == ["link"]
+    (told,) = found.unread
+    assert f"{source / 'b.csv'} and 1 more: of the columns of {source / 'link'}, but not" in told
+    assert {path.name for path in found.unused} == {"b.csv", "c.csv"}
+    both = [source / name for name in ("a.csv", "b.csv", "c.csv")]
+    assert not discover([source], both, [], Choices()).unread
+    assert not discover([source], both, [source / "i.csv"], Choices()).unused
+
+
+def test_named_file_that_holds_no_events_is_no_silent_loss(prepared):
+    files = {"users.dat": "1::F::1::10::48067\n2::M::1::10::48067\n", "e.csv": GOOD}
+    with pytest.raises(InputError, match=r"--events: \S+users\.dat: is a file of movielens-1m"):
+        prepared(files, events=["users.dat"], paths=["e.csv"])
+
+
 def test_damaged_part_file_is_no_silent_loss(prepared):
     files = {"e/0.csv": GOOD, "e/1.csv": b"\0\0", "i.csv": ITEMS}
     with pytest.raises(InputError, match=r"1\.csv: holds NUL bytes"):

@@ -8,7 +8,12 @@ from data_samples import SAMPLES
 from store_engine.config.toml_file import load_config
 from store_engine.data.load import load_dataset
 from store_engine.errors import InputError
+from store_engine.prepare.guess import guess_lines
+from store_engine.prepare.output import look
+from store_engine.prepare.readers.discover import Choices, discover
 from store_engine.prepare.readers.line_ends import _is_mixed, _with_feeds
+from store_engine.prepare.readers.windows_1252 import decode_windows_1252
+from store_engine.prepare.rules import Rules
 
 
 def _plain(value):
@@ -106,3 +111,27 @@ def test_a_broken_row_of_a_rewritten_file_is_told_by_its_own_name(prepared, tmp_
 def test_a_pair_may_lie_across_two_blocks():
     assert b"".join(_with_feeds([b"a\r", b"\nb\r", b"c\r\n", b"\r"])) == b"a\nb\rc\n\r"
     assert _is_mixed([b"a\r", b"\nb\n"]) and not _is_mixed([b"a\r", b"\nb\r\n"])
+
+
+def test_every_byte_of_windows_1252_is_a_letter():
+    """As the WHATWG has it: five bytes are controls, as are those of Latin-1."""
+    for byte in range(256):
+        try:
+            expected = bytes([byte]).decode("cp1252")
+        except UnicodeDecodeError:
+            assert byte in (0x81, 0x8D, 0x8F, 0x90, 0x9D)
+            expected = chr(byte)
+        assert decode_windows_1252(bytes([byte])) == expected
+
+
+def test_windows_1252_is_said_and_its_first_rows_are_a_dry_run(prepared, tmp_path, monkeypatch):
+    """Also the bytes that it does not define, and letters far behind the first rows."""
+    csv = b"user_id,item_id,timestamp\n" + b"".join(b"\x80\x81u,a\xe9,%d\n" % n for n in range(60))
+    result = prepared({"e.csv": csv, "i.csv": b"item_id,title\na\xe9,\x93Tee\x94\n"})
+    assert {e[:2] for e in result.events} == {("€\x81u", "aé")}
+    assert result.items == {"aé": ("“Tee”",)}
+    assert "a header, windows-1252" in "".join(guess_lines(result.report.found))
+    monkeypatch.setattr("store_engine.prepare.output._LOOK_ROWS", 20)
+    found = discover([tmp_path / "source"], [], [], Choices())
+    report = look(found, Rules(), None, False)
+    assert (report.num_read, report.bad, report.cut) == (20, [], ["events"])

@@ -1,6 +1,7 @@
 """What is kept and what is dropped: counted, and equal to a plain loop in Python."""
 
 import random
+import re
 from collections import Counter
 
 import pytest
@@ -160,8 +161,74 @@ def test_positive_refuses_what_is_none(expression, expected, prepared):
 
 def test_positive_counts_what_is_no_number(prepared):
     sales = SALES.replace(",2,Paid", ",two,Paid")
-    with pytest.raises(InputError, match="1 x a value of --positive that is missing or no number"):
+    with pytest.raises(InputError, match=r"1 x quantity is no number, such as 'two' \(first: r"):
         prepared({"orders.csv": sales, "products.csv": GOODS}, {"positive": "quantity > 0"})
+    sales = SALES.replace(",2,Paid", ",,Paid")
+    with pytest.raises(InputError, match="1 x a value of --positive that is missing"):
+        prepared({"orders.csv": sales, "products.csv": GOODS}, {"positive": "quantity > 0"})
+
+
+@pytest.mark.parametrize(
+    ("values", "expression", "kept", "wrong"),
+    [
+        (["1,00", "-1,00", "36,99", "2"], "Menge > 1,5", None, ""),
+        (["1,00", "-1,00", "36,99", "2"], "Menge > 1.5", "23", ""),
+        (["1.299,00", "-1,00", " 36,99 ", "2"], "Menge > 37", "0", ""),
+        (["1.5", "-1.5", "0", "7"], "Menge > 1", "03", ""),
+        (["1,234", "1.5", "2", "3"], "Menge > 1.4", "123", "1 x Menge is no number"),
+        (["1,00", "two", "2", "3"], "Menge > 1", "23", "2 x Menge is no number, such as '1,00'"),
+        (["1,00", "", "2", "0"], "Menge > 0 or Menge = '1,00'", "02", "1 x a value of"),
+    ],
+)
+def test_a_comma_is_the_decimal_mark_where_all_values_say_so(
+    values, expression, kept, wrong, prepared
+):
+    rows = (f"u;i{n};{n};{value}\n" for n, value in enumerate(values))
+    csv = "user_id;item_id;timestamp;Menge\n" + "".join(rows)
+    rules = {"positive": expression, "on_error": "drop"}
+    if kept is None:
+        with pytest.raises(InputError, match="a number after >, got '1,5'"):
+            prepared({"e.csv": csv, "i.csv": ITEMS}, rules)
+        return
+    result = prepared({"e.csv": csv, "i.csv": ITEMS}, rules)
+    assert "".join(e[1][1:] for e in result.events) == kept
+    bad = "; ".join(kind.sentence() for kind in result.report.bad)
+    assert bad.startswith(wrong) and bool(bad) == bool(wrong)
+
+
+def test_returns_with_decimal_commas_are_warned_of(prepared):
+    csv = "user_id;item_id;timestamp;Menge;Bewertung\nu;i0;1;1,00;5,0\nu;i1;2;-1,00;1,5\n"
+    warnings = prepared({"e.csv": csv, "i.csv": ITEMS}).report.warnings
+    assert warnings[0].startswith("Menge is <= 0 in 1 of 2 events")
+    assert warnings[1].startswith("Bewertung runs from 1.5 to 5, and is below 4 in 1 of 2")
+
+
+@pytest.mark.parametrize(
+    ("users", "expected"),
+    [
+        (["A@x.de", "a@x.de", "b@x.de"], "2 user ids .* such as 'A@x.de' and 'a@x.de': they are"),
+        (["É", "é", "X", "x", "y"], "4 user ids .* such as 'X' and 'x'"),
+        (["a@x.de", "a@x.de", "b@x.de"], ""),
+        (["A", "a", *(f"u{n}" for n in range(2000))], ""),
+        (["A", "a", *(f"u{n}" for n in range(1900))], "2 user ids"),
+    ],
+)
+def test_users_who_differ_in_capitals_alone_are_told(users, expected, prepared):
+    events = [(user, f"i{n % 12}", n) for n, user in enumerate(users)]
+    items = ITEMS + "I1,Item I1\nI2,Item I2\n"  # items of another's letters are told by nobody
+    report = prepared({"e.csv": events_csv(events), "i.csv": items}).report
+    assert len(report.warnings) == bool(expected)
+    assert report.num_users == len(set(users))
+    assert all(re.match(expected, warning) for warning in report.warnings)
+
+
+def test_where_every_event_is_left_out_the_reasons_are_told(prepared):
+    csv = "user_id;item_id;timestamp;Menge\n" + "".join(f"u;i{n};{n};1,00 kg\n" for n in range(3))
+    rules = {"positive": "Menge > 0", "on_error": "drop"}
+    with pytest.raises(InputError) as error:
+        prepared({"e.csv": csv, "i.csv": ITEMS}, rules)
+    expected = "every event is left out: 3 x Menge is no number, such as '1,00 kg' (first: row 1)"
+    assert str(error.value).endswith(expected)
 
 
 def test_returns_are_warned_of_unless_the_expression_reads_them(prepared):

@@ -96,7 +96,8 @@ class Found:
         events: Who did what.
         items: The catalogue; None: it is made of the items that the events name.
         unused: Files that are not read.
-        unread: Those of them that no reader can read, and why.
+        unread: Why: of those that no reader can read, and that look like more of a table whose
+            files were named.
     """
 
     events: Table
@@ -125,6 +126,9 @@ def discover(
     tables = _tables(_files(paths), choices, "", unread)
     event_tables = _tables(_files(events), choices, "events", unread)
     item_tables = _tables(_files(items), choices, "items", unread)
+    for named, what in ((event_tables, "events"), (item_tables, "items")):
+        if len(named) > 1:
+            raise InputError(_apart(named, what))
     event_tables = event_tables or [table for table in tables if table.role == "events"]
     item_tables = item_tables or [table for table in tables if table.role == "items"]
     found = _one(event_tables, "events")
@@ -136,12 +140,47 @@ def discover(
     for path, reason in unread.items():  # a part file that is damaged must not go unnoticed
         if (path.parent, path.suffix) in kinds:
             raise InputError(reason)
-    unused = [path for table in tables for path in table.storage.files if path not in used]
+    read = set(map(os.path.realpath, used))
+    unused = [
+        path
+        for table in tables
+        for path in table.storage.files
+        if os.path.realpath(path) not in read
+    ]
+    more = [_more_parts(tables, found, "events", unused) if events else ""]
+    more += [_more_parts(tables, catalogue, "items", unused) if items and catalogue else ""]
     return Found(
         _checked(found, choices, is_events=True),
         None if catalogue is None else _checked(_same_item(catalogue, found), choices, False),
         (*unused, *unread),
-        tuple(unread.values()),
+        (*unread.values(), *filter(None, more)),
+    )
+
+
+def _apart(named: Sequence[Table], what: str) -> str:
+    """Why files that were named together are no one table."""
+    forms = " and ".join(
+        f"{table.storage.files[0]} ({table.storage.describe()}, columns "
+        f"{', '.join(table.storage.columns[:12])})"
+        for table in named[:2]
+    )
+    return (
+        f"--{what}: {forms} cannot be one table: convert one into the form of the other, or "
+        f"prepare them apart"
+    )
+
+
+def _more_parts(tables: Sequence[Table], named: Table, what: str, unused: Sequence[Path]) -> str:
+    """Says which files are of the shape of those that were named, without being named."""
+    alike = [table.storage for table in tables if table.storage.columns == named.storage.columns]
+    parts = {path for storage in alike for path in storage.files}
+    files = [path for path in unused if path in parts]
+    if not files:
+        return ""
+    more = f" and {len(files) - 1:,} more" if len(files) > 1 else ""
+    return (
+        f"{files[0]}{more}: of the columns of {named.storage.files[0]}, but not named by --{what}, "
+        f"which takes several"
     )
 
 
@@ -192,6 +231,9 @@ def _tables(
             continue
         layout = find_layout(path, storage, choices.format)
         if layout is not None and layout.role == "unused":
+            if role and not is_found:
+                why = layout.advice or f"is a file of {layout.format} that holds no {role}"
+                raise InputError(f"--{role}: {path}: {why}")
             if layout.advice:
                 unread[path] = f"{path}: {layout.advice}"
             continue

@@ -35,7 +35,7 @@ def with_even_lines(storage: Storage, folder: Path) -> Storage:
     """
     if storage.kind != "delimited" or storage.encoding == "utf-16":
         return storage
-    if not any(_is_mixed(_blocks(path, storage.compression)) for path in storage.files):
+    if not any(_is_mixed(blocks(path, storage.compression)) for path in storage.files):
         return storage
     ends = _record_ends(storage)
     if len(ends) == 1:
@@ -45,9 +45,25 @@ def with_even_lines(storage: Storage, folder: Path) -> Storage:
         copy = folder / str(number) / path.name
         copy.parent.mkdir(parents=True)
         with atomic_open(copy) as target:
-            target.writelines(_with_feeds(_blocks(path, storage.compression)))
+            target.writelines(_with_feeds(blocks(path, storage.compression)))
         copies.append(copy)
     return replace(storage, files=tuple(copies), compression="none")
+
+
+def blocks(path: Path, compression: str) -> Iterator[bytes]:
+    """Walks over a file's bytes, unpacked.
+
+    Args:
+        path: The file.
+        compression: none, gzip or zstd.
+
+    Raises:
+        InputError: The file cannot be read.
+    """
+    with open_regular(path) as file, parse_errors(path, "a readable file"):
+        stream = unpacked(file, compression)
+        while block := stream.read(_BLOCK_BYTES):
+            yield bytes(block)
 
 
 def text_lines(path: Path, storage: Storage) -> Iterator[str]:
@@ -96,13 +112,6 @@ def _record_ends(storage: Storage) -> frozenset[str]:
     except csv.Error:
         return _BOTH
     return frozenset(ends)
-
-
-def _blocks(path: Path, compression: str) -> Iterator[bytes]:
-    with open_regular(path) as file, parse_errors(path, "a readable file"):
-        stream = unpacked(file, compression)
-        while block := stream.read(_BLOCK_BYTES):
-            yield bytes(block)
 
 
 def _is_mixed(blocks: Iterable[bytes]) -> bool:

@@ -31,6 +31,7 @@ from store_engine.files.packed import NUM_BYTES, compression_of, refuse_archive
 from store_engine.files.regular import open_regular, parse_errors
 from store_engine.prepare.readers.literal_lines import parse_literal, unpacked
 from store_engine.prepare.readers.storage import Kind, Storage
+from store_engine.prepare.readers.windows_1252 import decode_windows_1252
 
 ATOMIC = re.compile(r"[^:]+:(token|token_seq|float|float_seq)")  # a RecBole file's column
 
@@ -58,7 +59,7 @@ def read_storage(path: Path, like: Storage | None = None) -> Storage:
     if not first:
         raise InputError(f"{path}: is empty")
     if first[0] == "{" or (first[0] == "[" and text.lstrip()[1:].lstrip()[:1] in ("{", "]")):
-        return _json(path, text, is_whole, compression)
+        return _json(path, text, is_whole, compression, encoding)
     if like is not None and like.kind == "lines":
         return _sequences(path, text, compression, encoding)
     known = like if like is not None and like.kind == "delimited" else None
@@ -87,9 +88,9 @@ def _decode(path: Path, head: bytes, is_whole: bool) -> tuple[str, str]:
         head = head[: head.rfind(b"\n") + 1] or head
     text = head.decode("utf-8-sig", errors="replace")
     num_wrong = text.count("\ufffd")
-    # one damaged line among good ones is a damaged line; where most are wrong, it is Latin-1
+    # one damaged line among good ones is a damaged line; where most are wrong, it is Windows-1252
     if num_wrong and num_wrong * 2 > sum(character > "\x7f" for character in text):
-        return head.decode("latin-1"), "latin-1"
+        return decode_windows_1252(head), "windows-1252"
     return text, "utf-8"
 
 
@@ -119,7 +120,7 @@ def _shown(value: object) -> str:
         return str(value)
 
 
-def _json(path: Path, text: str, is_whole: bool, compression: str) -> Storage:
+def _json(path: Path, text: str, is_whole: bool, compression: str, encoding: str) -> Storage:
     lines = [line for line in split_lines(text) if line.strip()]
     kind: Kind = "json"
     form = "newline_delimited"
@@ -142,7 +143,7 @@ def _json(path: Path, text: str, is_whole: bool, compression: str) -> Storage:
         )
     columns = tuple(dict.fromkeys(key for row in rows for key in row))
     sample = tuple(tuple(_shown(row.get(name)) for name in columns) for row in rows)
-    return Storage((path,), kind, columns, sample, compression, json_format=form)
+    return Storage((path,), kind, columns, sample, compression, encoding, json_format=form)
 
 
 def _parsed(line: str) -> Any:

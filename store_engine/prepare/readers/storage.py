@@ -22,7 +22,7 @@ class Storage:
         columns: Names, in order; `column_0`, ... where a file has no header.
         sample: The first rows as texts, "" for nothing.
         compression: none, gzip or zstd.
-        encoding: utf-8, utf-16 or latin-1.
+        encoding: utf-8, utf-16 or windows-1252.
         delimiter: Between fields; of `lines` between items.
         quote: The quotation mark, "" where it is a letter.
         escape: What stands before a quotation mark inside quotes.

@@ -3,11 +3,13 @@
 from pathlib import Path
 from typing import NamedTuple
 
-from store_engine.errors import InputError
+from store_engine.errors import InputError, shown
 from store_engine.prepare.database import Database
+from store_engine.prepare.numbers import decimal_comma
 from store_engine.prepare.readers.times import TimeForm, choose_time_form, foreign_units
 from store_engine.prepare.report import Report
 from store_engine.prepare.rules import Rules
+from store_engine.prepare.steps.positive import Positive, parse_positive, tested
 
 CONTROLS = "'[\\x00-\\x1f\\x7f]'"  # SQL of what no id may hold
 
@@ -16,7 +18,8 @@ class GoodRows(NamedTuple):
     """The events of raw that have no fault.
 
     Attributes:
-        relation: SQL of raw with `pos`, the position, and `t`, the time or NULL.
+        relation: SQL of raw with `pos`, the position, `t`, the time or NULL, and `is_positive`
+            where the rules have an expression.
         test: SQL that is true of a good row of it.
         has_time: Whether the events have times.
     """
@@ -30,7 +33,7 @@ def find_faults(database: Database, rules: Rules, report: Report) -> GoodRows:
     """Counts bad events by kind.
 
     Args:
-        database: Holds raw: user_id, item_id, time, and is_positive if `rules` has an expression.
+        database: Holds raw: user_id, item_id, time, and what the expression of `rules` tests.
         rules: What is kept.
         report: Takes the counts.
 
@@ -47,8 +50,10 @@ def find_faults(database: Database, rules: Rules, report: Report) -> GoodRows:
         report.time_form = form.name
         report.warnings += [form.note] if form.note else []
     at = "NULL::BIGINT" if form is None else form.sql.replace("{}", "time")
-    relation = f"(SELECT *, rowid AS pos, {at} AS t FROM raw)"
-    kinds = _kinds(database, form, rules)
+    positive = _positive(database, rules, report) if rules.positive else None
+    more = "" if positive is None else f", {positive.sql} AS is_positive"
+    relation = f"(SELECT *, rowid AS pos, {at} AS t{more} FROM raw)"
+    kinds = _kinds(database, form, positive)
     cases = " ".join(f"WHEN {test} THEN {n}" for n, test in enumerate(kinds.values()))
     fault = f"CASE {cases} END"  # the first that fits; a NULL is no fit
     counts = database.all(
@@ -143,7 +148,19 @@ def refuse(database: Database, rules: Rules, report: Report) -> None:
         raise InputError(f"{report.where}: {'; '.join(faults)}{notes}")
 
 
-def _kinds(database: Database, form: TimeForm | None, rules: Rules) -> dict[str, str]:
+def _positive(database: Database, rules: Rules, report: Report) -> Positive:
+    """The expression, by the decimal marks that its columns have."""
+    numbers = parse_positive(rules.positive).numbers
+    found = {name: decimal_comma(database, tested(name)) for name in numbers}
+    commas = {name: value for name, value in found.items() if value}
+    report.notes += [
+        f"{name}: the comma is read as the decimal mark, as in {shown(value)}"
+        for name, value in commas.items()
+    ]
+    return parse_positive(rules.positive, commas)
+
+
+def _kinds(database: Database, form: TimeForm | None, positive: Positive | None) -> dict[str, str]:
     """Kinds of bad rows -> SQL that is true of such a row."""
     user, item = "coalesce(trim(user_id), '') = ''", "coalesce(trim(item_id), '') = ''"
     kinds = {
@@ -157,6 +174,14 @@ def _kinds(database: Database, form: TimeForm | None, rules: Rules) -> dict[str,
         kinds[f"a time of another form than {form.name}"] = "t IS NULL"
         if form.name == "whole numbers":
             kinds |= foreign_units(database.connection, "raw", "time")
-    if rules.positive:
-        kinds["a value of --positive that is missing or no number"] = "is_positive IS NULL"
+    if positive is None:
+        return kinds
+    for name, number in positive.numbers.items():
+        wrong = f"trim({tested(name)}) <> '' AND {number} IS NULL"
+        if first := database.all(
+            f"SELECT {tested(name)} FROM raw WHERE {wrong} ORDER BY rowid LIMIT 1"
+        ):
+            kind = f"{name} is no number, such as {shown(first[0][0])}"
+            kinds[kind] = f"is_positive IS NULL AND {wrong}"
+    kinds["a value of --positive that is missing"] = "is_positive IS NULL"
     return kinds

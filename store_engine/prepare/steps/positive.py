@@ -12,9 +12,11 @@ Nothing of it is evaluated as code: it is parsed here and becomes SQL of quoted 
 
 import math
 import re
+from collections.abc import Collection
 from typing import NamedTuple
 
 from store_engine.errors import InputError
+from store_engine.prepare.numbers import number_sql
 from store_engine.prepare.readers.storage import identifier, literal
 
 _TOKEN = re.compile(
@@ -29,31 +31,43 @@ class Positive(NamedTuple):
     """A parsed expression.
 
     Attributes:
-        sql: True, false, or NULL where a value is missing or no number.
+        sql: True, false, or NULL where a value is missing or no number; of raw's columns.
         columns: Names that it reads, each once.
+        numbers: SQL of each column that it compares with a number, by name.
     """
 
     sql: str
     columns: tuple[str, ...]
+    numbers: dict[str, str]
 
 
-def parse_positive(text: str) -> Positive:
+def tested(name: str) -> str:
+    """Writes the SQL of raw's column that holds what the files have in a column."""
+    return identifier(f"tested_{name}")
+
+
+def parse_positive(text: str, with_comma: Collection[str] = ()) -> Positive:
     """Parses an expression.
+
+    Args:
+        text: The expression.
+        with_comma: Columns whose decimal mark is a comma.
 
     Raises:
         InputError: It is none; says where and what was expected.
     """
-    parser = _Parser(text)
+    parser = _Parser(text, with_comma)
     sql = parser.either()
     parser.end()
-    return Positive(sql, tuple(dict.fromkeys(parser.columns)))
+    return Positive(sql, tuple(dict.fromkeys(parser.columns)), parser.numbers)
 
 
 class _Parser:
     """Recursive descent over the tokens."""
 
-    def __init__(self, text: str) -> None:
-        self._text, self.columns = text, list[str]()
+    def __init__(self, text: str, with_comma: Collection[str]) -> None:
+        self._text, self._with_comma = text, with_comma
+        self.columns, self.numbers = list[str](), dict[str, str]()
         self._tokens: list[tuple[str, str]] = []
         place = 0
         while text[place:].strip():
@@ -102,13 +116,14 @@ class _Parser:
         if kind == "word" and _NUMBER.fullmatch(value):
             if not math.isfinite(float(value)):
                 raise self._error(f"a finite number, got {value!r}")
-            return f"(try_cast({identifier(name)} AS DOUBLE) {operator} {literal(value)}::DOUBLE)"
+            self.numbers[name] = number_sql(tested(name), name in self._with_comma)
+            return f"({self.numbers[name]} {operator} {literal(value)}::DOUBLE)"
         if kind not in ("word", "text"):
             raise self._error(f"a number, a word or a text in single quotes, got {value!r}")
         if operator not in ("=", "<>"):
             raise self._error(f"a number after {operator}, got {value!r}")
         text = value[1:-1].replace("''", "'") if kind == "text" else value
-        compared = f"lower(trim({identifier(name)}))"
+        compared = f"lower(trim({tested(name)}))"
         return f"({compared} {operator} {literal(text.strip().lower())})"
 
     def _next(self) -> tuple[str, str]:

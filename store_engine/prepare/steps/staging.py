@@ -17,6 +17,7 @@ from store_engine.prepare.readers.sources import (
 )
 from store_engine.prepare.readers.storage import identifier
 from store_engine.prepare.readers.whole_fields import with_whole_fields
+from store_engine.prepare.readers.windows_1252 import with_utf8
 from store_engine.prepare.report import Report
 from store_engine.prepare.steps.faults import find_item_faults, forget_rejects, note_rejects
 from store_engine.prepare.steps.positive import Positive, parse_positive
@@ -41,7 +42,7 @@ def stage_events(database: Database, folder: Path, report: Report) -> None:
     reads = [*watched]
     if positive is not None:
         _require_columns(table, positive)
-        computed["is_positive"] = positive.sql
+        computed |= {f"tested_{name}": identifier(name) for name in positive.columns}
         reads += positive.columns
     if report.found.items is None and table.expand != "nested":
         computed |= {f"text_{name}": identifier(name) for name in table.roles.texts}
@@ -107,6 +108,7 @@ def _readable(table: Table, folder: Path, report: Report) -> Table:
         storage = with_first_rows(table.storage, folder / f"{table.role}-part", report.max_rows)
         report.cut += [table.role] if storage is not table.storage else []
         table = replace(table, storage=storage)
+    table = replace(table, storage=with_utf8(table.storage, folder / f"{table.role}-utf-8"))
     table, bad = without_literals(table, folder)
     for place, count in bad.items():
         report.add_bad("lines that are no Python literal", count, place)

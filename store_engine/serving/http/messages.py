@@ -96,7 +96,7 @@ class NewEvent(_Message):
 
     user_id: Id = Field(description="a new one is a new user")
     item_id: Id
-    time: float = Field(description="in any unit; orders the events of a user")
+    time: float = Field(description="in the unit of the data's times; orders a user's events")
 
 
 class AddEventsRequest(_Message):

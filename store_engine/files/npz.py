@@ -21,6 +21,7 @@ from store_engine.files.regular import open_regular, parse_errors
 _MAX_HEADER_BYTES = 1 << 12
 _MAX_ITEM_BYTES = {"i": 8, "u": 8, "f": 8, "U": 1 << 16}
 _READ_BYTES = 1 << 20
+_MAX_OF_NONE = 1 << 20  # of an empty array's other dimensions
 
 
 class ArrayForm(NamedTuple):
@@ -101,7 +102,7 @@ def read_array_header(file: Any, size: int, name: str, form: ArrayForm) -> Array
         raise ValueError(f"array '{name}' must have {form.ndim} dimensions, has {len(shape)}")
     num_bytes = math.prod(shape) * dtype.itemsize  # integers of any size: nothing overflows
     # of an empty array's dimensions the others could still be 2^60
-    if num_bytes != size - header_bytes or max(shape, default=0) > size:
+    if num_bytes != size - header_bytes or max(shape, default=0) > max(size, _MAX_OF_NONE):
         raise ValueError(f"array '{name}' has shape {shape} and {size:,} bytes: not as many")
     return ArrayHeader(dtype, shape, bool(state["fortran_order"]), num_bytes)
 

@@ -154,8 +154,10 @@ class _Snapshot:
     def _extended(self, vectors: ItemVectors) -> ItemVectors:
         space = np.zeros((len(self.sids), vectors.space.shape[1]), dtype=np.float32)
         described = np.zeros((len(self.sids), vectors.features.shape[1]), dtype=np.float32)
-        space[: len(vectors.space)] = vectors.space
-        described[: len(vectors.features)] = vectors.features
+        # of a run that went on from another, those of the items that came with it, its last ones
+        num_items, num_own = self.run.catalog.num_items, len(vectors.space)
+        space[num_items - num_own : num_items] = vectors.space
+        described[num_items - num_own : num_items] = vectors.features
         for row, features in self.features.items():
             described[row] = features
             if len(features) == space.shape[1] + 1:  # the space is that of the features

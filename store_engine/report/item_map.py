@@ -121,7 +121,8 @@ def _colours(places: Vectors, first: Rows) -> dict[int, str]:
 def _vectors(loaded: LoadedRun, rows: Rows) -> tuple[Vectors, str]:
     """Vectors of some catalogue rows, and what they are."""
     path = loaded.directory.item_vectors
-    if loaded.has(path):
+    # a run that went on from another has those of its new items alone
+    if loaded.has(path) and loaded.run.lineage is None:
         loaded.directory.check(path, loaded.manifest)
         return ItemVectors.load(path).space[rows], "those that the SIDs were cut from"
     run = loaded.run

@@ -8,6 +8,7 @@ import pytest
 from safetensors.torch import load_file
 
 from store_engine import Engine
+from store_engine.cli.main import main
 from store_engine.runs.run import load_run
 from store_engine.sid.sid_table import SidTable
 from store_engine.training.log import read_log
@@ -108,3 +109,4 @@ def check_next(parent, run_dir):
     found = engine.recommend([["new 3", old.item_ids[0]]], k=5, allow="new")[0]
     assert {item.item_id for item in found} <= {f"new {n}" for n in range(NUM_NEW)}
     assert len(found) == 5
+    assert main(["report", str(run_dir)]) == 0

@@ -55,6 +55,11 @@ def test_arrays_come_back_in_native_order(dtype, order, path):
     assert arrays["ids"].tolist() == ["a", "é"]
 
 
+def test_rows_that_are_none_may_be_wide(path):
+    np.savez(path, ids=np.zeros((0, 4000), np.int32))
+    assert read_npz(path, {"ids": ArrayForm("i", 2)}, "a table")["ids"].shape == (0, 4000)
+
+
 BAD_HEADERS = {
     "object": (described("'|O'", "(1, 1)"), b"x" * 8),
     "record": (described("[('a', '<i4')]", "(1, 1)"), b"x" * 4),

@@ -13,6 +13,8 @@ from store_engine.evaluation.titles import FIGURES, recommender_title
 from store_engine.files.json_file import write_json
 from store_engine.terminal import printable
 
+_FILE_WIDTH = 120  # columns where no terminal says how many
+
 
 def save_metrics(metrics: dict[str, Any], path: Path) -> None:
     """Writes metrics.json, which either stands complete or not at all."""
@@ -49,7 +51,9 @@ def print_metrics(metrics: dict[str, Any], console: Console) -> None:
     for bucket, values in metrics["buckets"].items():
         if values["num_users"]:
             _add_figures(table, f"{bucket} ({values['num_users']:,.0f})", values, names)
-    console.print(table)
+    # a file or a pipe takes all figures, however long the names beside them
+    width = None if console.is_terminal else max(console.width, _FILE_WIDTH)
+    console.print(table, width=width, crop=width is None)
     for line in _notes(metrics):
         console.print(Text(line), soft_wrap=True)
 

@@ -172,7 +172,8 @@ def _apart(named: Sequence[Table], what: str) -> str:
 
 def _more_parts(tables: Sequence[Table], named: Table, what: str, unused: Sequence[Path]) -> str:
     """Says which files are of the shape of those that were named, without being named."""
-    alike = [table.storage for table in tables if table.storage.columns == named.storage.columns]
+    form = named.storage.kind, named.storage.columns
+    alike = [one.storage for one in tables if (one.storage.kind, one.storage.columns) == form]
     parts = {path for storage in alike for path in storage.files}
     files = [path for path in unused if path in parts]
     if not files:
@@ -313,8 +314,11 @@ def _guessed(storage: Storage, kind: str, choices: Choices) -> Table:
 
 def _one(tables: Sequence[Table], what: str) -> Table | None:
     if len(tables) > 1:
-        names = "; ".join(str(table.storage.files[0]) for table in tables[:5])
-        raise InputError(f"several files could hold the {what}: {names}; name one by --{what}")
+        parts = [[str(path) for path in table.storage.files[:3]] for table in tables[:5]]
+        names = "; ".join(" and ".join(files) for files in parts)
+        raise InputError(
+            f"several files could hold the {what}: {names}; name those of one form by --{what}"
+        )
     return tables[0] if tables else None
 
 

@@ -163,7 +163,7 @@ class Preparation:
         if count > _FEW_ALIKE * num_users:
             self.report.warnings.append(
                 f"{count:,} user ids differ from another's in capitals alone, such as "
-                f"{shown(one)} and {shown(other)}: unless written alike they are different users"
+                f"{shown(one)} and {shown(other)}: they are different users unless written alike"
             )
 
     def _number_items(self, good: str = "") -> None:

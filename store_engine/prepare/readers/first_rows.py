@@ -11,7 +11,7 @@ import pyarrow.parquet
 
 from store_engine.files.regular import parse_errors
 from store_engine.prepare.readers.line_ends import records, text_lines
-from store_engine.prepare.readers.storage import Storage
+from store_engine.prepare.readers.storage import Storage, place_of_copy
 
 
 def with_first_rows(storage: Storage, folder: Path, max_rows: int) -> Storage:
@@ -36,8 +36,7 @@ def with_first_rows(storage: Storage, folder: Path, max_rows: int) -> Storage:
     for number, path in enumerate(storage.files):
         if not (num_left and is_whole):
             break
-        copies.append(folder / str(number) / path.name)
-        copies[-1].parent.mkdir(parents=True)
+        copies.append(place_of_copy(path, number, folder))
         num_rows, is_whole = copy_rows(path, copies[-1], storage, num_left)
         num_left -= num_rows
     if is_whole and len(copies) == len(storage.files):

@@ -13,7 +13,7 @@ from store_engine.data.tables.dialects import csv_reader
 from store_engine.files.atomic import atomic_open
 from store_engine.files.regular import open_regular, parse_errors
 from store_engine.prepare.readers.literal_lines import unpacked
-from store_engine.prepare.readers.storage import Storage
+from store_engine.prepare.readers.storage import Storage, place_of_copy
 
 _BLOCK_BYTES = 1 << 22
 _BOTH = frozenset(("\n", "\r\n"))
@@ -42,11 +42,9 @@ def with_even_lines(storage: Storage, folder: Path) -> Storage:
         return replace(storage, line_end=min(ends))
     copies = []
     for number, path in enumerate(storage.files):
-        copy = folder / str(number) / path.name
-        copy.parent.mkdir(parents=True)
-        with atomic_open(copy) as target:
+        copies.append(place_of_copy(path, number, folder))
+        with atomic_open(copies[-1]) as target:
             target.writelines(_with_feeds(blocks(path, storage.compression)))
-        copies.append(copy)
     return replace(storage, files=tuple(copies), compression="none")
 
 

@@ -138,3 +138,16 @@ def literal(text: str) -> str:
 def identifier(name: str) -> str:
     """Quotes a column's name for SQL."""
     return '"' + name.replace('"', '""') + '"'
+
+
+def place_of_copy(path: Path, number: int, folder: Path) -> Path:
+    """Makes room for a copy of a table's file under the file's own name, by which it is known.
+
+    Args:
+        path: The file.
+        number: Of the file in its table.
+        folder: Where the table's copies are.
+    """
+    place = folder / str(number) / path.name
+    place.parent.mkdir(parents=True)
+    return place

@@ -9,7 +9,7 @@ from typing import Any
 
 from store_engine.data.tables.dialects import csv_reader, whole_fields
 from store_engine.prepare.readers.line_ends import text_lines
-from store_engine.prepare.readers.storage import Storage
+from store_engine.prepare.readers.storage import Storage, place_of_copy
 
 
 def with_whole_fields(storage: Storage, folder: Path) -> tuple[Storage, int]:
@@ -40,8 +40,7 @@ def with_whole_fields(storage: Storage, folder: Path) -> tuple[Storage, int]:
         return storage, 0
     copies = []
     for number, path in enumerate(storage.files):
-        copies.append(folder / str(number) / path.name)
-        copies[-1].parent.mkdir(parents=True)
+        copies.append(place_of_copy(path, number, folder))
         with copies[-1].open("w", encoding="utf-8", errors="surrogateescape", newline="") as text:
             writer = csv.writer(text, delimiter=";", lineterminator="\n")
             writer.writerows(whole_fields(row, width, ";") for row in _rows(path, storage))

@@ -9,7 +9,7 @@ from pathlib import Path
 
 from store_engine.files.atomic import atomic_open
 from store_engine.prepare.readers.line_ends import blocks
-from store_engine.prepare.readers.storage import Storage
+from store_engine.prepare.readers.storage import Storage, place_of_copy
 
 _UNDEFINED = b"\x81\x8d\x8f\x90\x9d"
 _LETTERS = "".join(
@@ -39,8 +39,7 @@ def with_utf8(storage: Storage, folder: Path) -> Storage:
         return storage
     copies = []
     for number, path in enumerate(storage.files):
-        copies.append(folder / str(number) / path.name)
-        copies[-1].parent.mkdir(parents=True)
+        copies.append(place_of_copy(path, number, folder))
         with atomic_open(copies[-1]) as target:
             for block in blocks(path, storage.compression):
                 target.write(decode_windows_1252(block).encode())

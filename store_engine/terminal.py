@@ -9,11 +9,15 @@ import logging
 import sys
 import unicodedata
 from io import TextIOWrapper
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 if TYPE_CHECKING:
+    from collections.abc import Iterable, Sequence
+
     from rich.console import Console
     from rich.text import Text
+
+Step = TypeVar("Step")
 
 # letters that break a line, and what else is invisible and no letter: controls, lone surrogates
 _BREAKS = "\t\n\v\f\r\x85\u2028\u2029"
@@ -76,6 +80,21 @@ def make_console(
         emoji=False,
         highlight=False,
     )
+
+
+def tracked(steps: "Sequence[Step]", what: str, *, is_silent: bool = False) -> "Iterable[Step]":
+    """Walks over steps of long work behind a progress bar, where stderr is a terminal.
+
+    Args:
+        steps: What is walked over.
+        what: What the work is, as in "evaluation".
+        is_silent: Show nothing, as a rank does beside the first.
+    """
+    from rich.progress import track
+
+    console = make_console(stderr=True)  # stdout is for the result alone
+    is_silent = is_silent or not console.is_terminal
+    return track(steps, what, transient=True, console=console, disable=is_silent)
 
 
 def escape_unencodable_output() -> None:

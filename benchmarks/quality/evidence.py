@@ -9,7 +9,6 @@ from numpy.typing import NDArray
 from benchmarks.quality.rankings import Score, rank
 from store_engine.collaborative.evidence import Evidence
 from store_engine.data.split import Examples
-from store_engine.decoding.graphs.device_evidence import VoteMatrix
 from store_engine.decoding.vote_sums import ExpertScores, VoteSums
 from store_engine.evaluation.weigh_evidence import CANDIDATES, weigh_beside
 
@@ -43,21 +42,13 @@ def like(evidence: Evidence, other: Evidence) -> Evidence:
 
 def with_evidence(score: Score, evidence: Evidence) -> Score:
     """Adds what the experts give to a score; evidence has one or more."""
-    experts, rows = _experts(evidence), np.arange(evidence.num_items)
+    experts = ExpertScores(VoteSums.of(evidence), evidence.experts)
+    rows = np.arange(evidence.num_items)
 
     def summed(histories: Sequence[NDArray[np.int32]]) -> NDArray[np.float32]:
         scores = score(histories)
-        for own, history in zip(scores, _long(histories), strict=True):
+        for own, history in zip(scores, histories, strict=True):
             own += experts.score([history], rows[None])[0]
         return scores
 
     return summed
-
-
-def _experts(evidence: Evidence) -> ExpertScores:
-    matrix = VoteMatrix(evidence.indptr, evidence.indices, evidence.data)
-    return ExpertScores(VoteSums(matrix, evidence.decay, evidence.window), evidence.experts)
-
-
-def _long(histories: Sequence[NDArray[np.int32]]) -> list[NDArray[np.int64]]:
-    return [np.asarray(history, dtype=np.int64) for history in histories]

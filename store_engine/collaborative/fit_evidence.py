@@ -53,8 +53,10 @@ class FittedTerms(NamedTuple):
 
     def experts(self, evidence: Evidence) -> tuple[Expert, ...]:
         """Every term as an expert over the entries of evidence, to be weighed beside an LLM."""
-        numbers = [(name, 0.0, 1.0, decay) for name, decay in self.own_decays.items()]
-        return _experts(evidence, self.terms, numbers)
+        return tuple(
+            Expert(name, 0.0, 1.0, decay, _halfs(self.terms[name], evidence))
+            for name, decay in self.own_decays.items()
+        )
 
     def alone(self, name: str) -> Evidence:
         """One term by itself."""
@@ -127,8 +129,9 @@ def updated(
         settings: As it was fitted with.
         seed: Of the SVDs.
     """
-    experts = {one.name: (one.name, one.weight, one.unit, one.decay) for one in evidence.experts}
-    if not evidence.weights.get("regression") and "regression" not in experts:  # the dearest term
+    used = {name for name, weight in evidence.weights.items() if weight}
+    used |= {expert.name for expert in evidence.experts}
+    if "regression" not in used:  # the dearest term
         settings = dataclasses.replace(settings, max_regression_items=0)
     counts = Counts(train, catalog.num_items, settings)
     terms, mix = build_terms(counts, catalog, evidence.mix, seed)
@@ -136,8 +139,12 @@ def updated(
         terms[_OWN] = sp.eye_array(catalog.num_items, format="csr", dtype=np.float32)
     newer = _collapsed(terms, evidence.weights, settings.neighbours, evidence.decay, mix)
     newer = newer.scaled(evidence.scale)
-    own = _experts(newer, terms, [experts[name] for name in experts if name in terms])
-    return dataclasses.replace(newer, experts=own)
+    experts = tuple(
+        dataclasses.replace(expert, data=_halfs(terms[expert.name], newer))
+        for expert in evidence.experts
+        if expert.name in terms
+    )
+    return dataclasses.replace(newer, experts=experts)
 
 
 class _Votes(NamedTuple):
@@ -252,15 +259,7 @@ def _collapsed(
     )
 
 
-def _experts(
-    evidence: Evidence, terms: Terms, numbers: list[tuple[str, float, float, float]]
-) -> tuple[Expert, ...]:
-    """Terms over the entries of evidence: name, weight, unit and decay of each."""
-    pattern, largest = evidence.matrix, np.finfo(np.float16).max
-
-    def data(name: str) -> NDArray[np.float16]:
-        return np.minimum(votes_at(terms[name], pattern), largest).astype(np.float16)
-
-    return tuple(
-        Expert(name, weight, unit, decay, data(name)) for name, weight, unit, decay in numbers
-    )
+def _halfs(term: sp.csr_array, evidence: Evidence) -> NDArray[np.float16]:
+    """A term's votes at the entries of evidence, as an expert holds them."""
+    votes = votes_at(term, evidence.matrix)
+    return np.minimum(votes, np.finfo(np.float16).max).astype(np.float16)

@@ -18,7 +18,7 @@ from store_engine.catalog.catalog_view import CatalogView
 from store_engine.catalog.item_filter import ItemFilter
 from store_engine.collaborative.evidence import Evidence, NewItemVotes
 from store_engine.decoding.graphs.device_evidence import NewVotes, SparseEvidence, VoteMatrix
-from store_engine.decoding.vote_sums import ExpertScores, VoteSums
+from store_engine.decoding.vote_sums import AnyRows, ExpertScores, VoteSums
 from store_engine.errors import InputError
 from store_engine.kernels.trie_topk import Normalize
 from store_engine.runs.run import Run
@@ -122,7 +122,7 @@ class ItemEvidence:
         self._sum = VoteSums(matrix, votes.decay, votes.window)
         self._experts = ExpertScores(self._sum, votes.experts) if votes.experts else None
         self._new: _NewItems | None = None
-        self.sparse = SparseEvidence(matrix, votes.decay, votes.window, tuple(votes.experts))
+        self.sparse = SparseEvidence(matrix, votes.decay, votes.window, votes.experts)
 
     @property
     def num_items(self) -> int:
@@ -153,7 +153,7 @@ class ItemEvidence:
         sums = [self._sum] if self._new is None else [self._sum, self._new.sums]
         return np.hstack([one.top(histories, k, core) for one in sums])
 
-    def score(self, histories: Sequence[Rows], rows: Rows) -> NDArray[np.float32]:
+    def score(self, histories: Sequence[AnyRows], rows: Rows) -> NDArray[np.float32]:
         """Returns the evidence of given items; see `EvidenceScorer`."""
         scores, new = (self._experts or self._sum).score(histories, rows), self._new
         if new is None:
@@ -167,9 +167,9 @@ class ItemEvidence:
 
         What an expert gives the item is shared out as the votes that it counts.
         """
-        new = self._new
-        is_new = new is not None and self.num_items <= row < new.sums.num_items
-        scorer = new.sums if new is not None and is_new else self._experts or self._sum
+        scorer, new = self._experts or self._sum, self._new
+        if new is not None and self.num_items <= row < new.sums.num_items:
+            scorer = new.sums
         return scorer.by_event(history, row).astype(np.float32)
 
 

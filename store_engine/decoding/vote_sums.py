@@ -1,16 +1,19 @@
 """Sums of what a history's events vote for items, and what experts make of them; by the core."""
 
 from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 
 from store_engine import _C
+from store_engine.collaborative.evidence import Evidence
 from store_engine.collaborative.experts import Expert
 from store_engine.decoding.graphs.device_evidence import VoteMatrix
 
 Rows = NDArray[np.int64]
+AnyRows = NDArray[np.integer[Any]]  # of a history, as the data have them
 
 
 class VoteSums:
@@ -26,12 +29,17 @@ class VoteSums:
         self.matrix, self.decay, self.window = matrix, decay, window
         self._core = _C.Evidence(matrix.indptr, matrix.indices, matrix.data)
 
+    @classmethod
+    def of(cls, votes: Evidence) -> "VoteSums":
+        """The sums of evidence as it is."""
+        return cls(VoteMatrix(votes.indptr, votes.indices, votes.data), votes.decay, votes.window)
+
     @property
     def num_items(self) -> int:
         """Items that vote and are voted for."""
         return self._core.num_items
 
-    def top(self, histories: Sequence[Rows], k: int, item_filter: _C.ItemFilter | None) -> Rows:
+    def top(self, histories: Sequence[AnyRows], k: int, item_filter: _C.ItemFilter | None) -> Rows:
         """Finds the items of the largest sums: (batch, k) rows, -1 where there are no more."""
         rows, _ = self._core.top(
             *self._recent(histories),
@@ -43,7 +51,7 @@ class VoteSums:
         )
         return rows
 
-    def score(self, histories: Sequence[Rows], rows: Rows) -> NDArray[np.float32]:
+    def score(self, histories: Sequence[AnyRows], rows: Rows) -> NDArray[np.float32]:
         """Sums the votes for given items, (batch, width) as `rows`; 0 for one without votes."""
         return self._core.score(
             *self._recent(histories),
@@ -55,7 +63,7 @@ class VoteSums:
 
     def score_terms(
         self,
-        histories: Sequence[Rows],
+        histories: Sequence[AnyRows],
         rows: Rows,
         halfs: NDArray[np.uint16],
         decays: NDArray[np.float32],
@@ -91,7 +99,7 @@ class VoteSums:
         weights: NDArray[np.float64] = np.where(age < self.window, np.float64(decay) ** age, 0)
         return weights
 
-    def _recent(self, histories: Sequence[Rows]) -> tuple[Rows, Rows]:
+    def _recent(self, histories: Sequence[AnyRows]) -> tuple[Rows, Rows]:
         recent = [history[-self.window :] for history in histories]
         offsets = np.cumsum([0, *map(len, recent)], dtype=np.int64)
         return np.concatenate([np.zeros(0, dtype=np.int64), *recent]), offsets
@@ -112,11 +120,11 @@ class ExpertScores:
             [(expert.decay, expert.weight, expert.unit) for expert in experts], dtype=np.float32
         ).T.copy()
 
-    def sums(self, histories: Sequence[Rows], rows: Rows) -> NDArray[np.float32]:
+    def sums(self, histories: Sequence[AnyRows], rows: Rows) -> NDArray[np.float32]:
         """Each expert's votes for given items, (batch, width): (batch, width, num_experts)."""
         return self._sums.score_terms(histories, rows, self._halfs, self._decays)
 
-    def score(self, histories: Sequence[Rows], rows: Rows) -> NDArray[np.float32]:
+    def score(self, histories: Sequence[AnyRows], rows: Rows) -> NDArray[np.float32]:
         """Scores given items, (batch, width) as `rows`; 0 for one without votes."""
         scores = np.zeros(rows.shape, dtype=np.float32)
         sums = self.sums(histories, rows)

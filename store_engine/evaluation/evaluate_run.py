@@ -11,7 +11,6 @@ from typing import Any
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from rich.progress import track
 
 import store_engine
 from store_engine.collaborative.evidence import Evidence
@@ -34,11 +33,11 @@ from store_engine.model.dtype import choose_device
 from store_engine.model.store_model import StoreModel
 from store_engine.runs.run import Run, load_run
 from store_engine.sid.codebook_report import codebook_report
-from store_engine.terminal import make_console
+from store_engine.terminal import tracked
 from store_engine.training.distributed.rank_share import ALONE, RankShare
 from store_engine.training.log import read_log
 
-_USERS_PER_CALL = 512  # between two ticks of the progress bar
+USERS_PER_CALL = 512  # between two ticks of the progress bar
 # what an evaluation may change of a run's config, and of that what it would not heed
 _SECTIONS = ("decoding.", "eval.")
 _WITHOUT_EFFECT = ("decoding.dtype", "decoding.prefix_cache_mib")
@@ -187,12 +186,9 @@ def rank_all(
         range(len(examples.histories)), key=lambda user: len(examples.histories[user])
     )
     rankings = np.zeros((len(users_by_length), k), dtype=np.int64)
-    starts = range(0, len(users_by_length), _USERS_PER_CALL)
-    console = make_console(stderr=True)  # stdout is for the result alone
-    is_silent = not console.is_terminal or share.rank > 0
-    progress = track(starts, "evaluation", transient=True, console=console, disable=is_silent)
-    for part, begin in enumerate(progress):
-        users = users_by_length[begin : begin + _USERS_PER_CALL]
+    starts = range(0, len(users_by_length), USERS_PER_CALL)
+    for part, begin in enumerate(tracked(starts, "evaluation", is_silent=share.rank > 0)):
+        users = users_by_length[begin : begin + USERS_PER_CALL]
         # drawn for others' users too, so that the order of ties does not depend on the ranks
         draws = rng.random((len(users), num_ranked)) if num_ranked > k else None
         if not share.has(part):

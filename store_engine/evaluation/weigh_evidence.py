@@ -11,7 +11,6 @@ from collections.abc import Callable, Sequence
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from rich.progress import track
 
 from store_engine.collaborative.evidence import Evidence, NewItemVotes
 from store_engine.collaborative.experts import Choices, Expert, weigh_experts
@@ -20,16 +19,14 @@ from store_engine.data.catalog import Catalog
 from store_engine.data.split import Examples, Split
 from store_engine.decoding.engine import Engine
 from store_engine.decoding.evidence import EvidenceScorer, ItemEvidence
-from store_engine.decoding.graphs.device_evidence import VoteMatrix
 from store_engine.decoding.vote_sums import ExpertScores, VoteSums
-from store_engine.evaluation.evaluate_run import rank_all
+from store_engine.evaluation.evaluate_run import USERS_PER_CALL, rank_all
 from store_engine.evaluation.metrics import ranking_metrics
 from store_engine.evaluation.validation import sample_examples
 from store_engine.runs.run_directory import RunDirectory
-from store_engine.terminal import make_console
+from store_engine.terminal import tracked
 
 _K, _USERS = 10, 6000
-_USERS_PER_CALL = 512  # between two ticks of the progress bar
 CANDIDATES = 64  # of a user, among whom the next item is to be found
 _NONE = np.float32(-1e6)  # log-probability of a place without an item
 _OFFSETS = (-512.0, 512.0)  # of new items: none is recommended, only they are
@@ -103,17 +100,14 @@ def weigh_evidence(
         return evidence
     scorer, sample = ItemEvidence(evidence), sample_examples(examples, _USERS, seed)
     engine, width = make_engine(scorer), min(CANDIDATES, evidence.num_items)
-    starts = range(0, len(sample.histories), _USERS_PER_CALL)
-    console = make_console(stderr=True)
-    is_silent = not console.is_terminal
-    progress = track(starts, "weighing", transient=True, console=console, disable=is_silent)
-    calls = [sample.histories[begin : begin + _USERS_PER_CALL] for begin in starts]
     found = [
-        engine.recommend_rows(histories, width, evidence=True)
-        for _, histories in zip(progress, calls, strict=True)
+        engine.recommend_rows(
+            sample.histories[begin : begin + USERS_PER_CALL], width, evidence=True
+        )
+        for begin in tracked(range(0, len(sample.histories), USERS_PER_CALL), "weighing")
     ]
     rows, scores = (np.concatenate(parts) for parts in zip(*found, strict=True))
-    logprobs = scores - scorer.score(_long(sample.histories), rows)
+    logprobs = scores - scorer.score(sample.histories, rows)
     return weigh_beside(rows, logprobs, evidence, experts, sample)
 
 
@@ -139,10 +133,8 @@ def weigh_beside(
     """
     is_target = rows == examples.targets[:, None]
     users = np.flatnonzero(is_target.any(1))
-    rows = rows[users]
-    matrix = VoteMatrix(evidence.indptr, evidence.indices, evidence.data)
-    sums = VoteSums(matrix, evidence.decay, evidence.window)
-    votes = ExpertScores(sums, experts).sums(_long([examples.histories[u] for u in users]), rows)
+    rows, histories = rows[users], [examples.histories[user] for user in users]
+    votes = ExpertScores(VoteSums.of(evidence), experts).sums(histories, rows)
     found = weigh_experts(
         Choices(
             torch.from_numpy(np.where(rows >= 0, logprobs[users], _NONE)),
@@ -155,10 +147,6 @@ def weigh_beside(
         for term, weight, unit in zip(*found, strict=True)
     )
     return dataclasses.replace(evidence, experts=weighed)
-
-
-def _long(histories: Sequence[NDArray[np.int32]]) -> list[NDArray[np.int64]]:
-    return [np.asarray(history, dtype=np.int64) for history in histories]
 
 
 def weigh_new_items(

@@ -8,7 +8,7 @@ those of the core, to the bit; a logarithm may differ in its last one.
 import functools
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -205,6 +205,12 @@ def _write_powers(weights: Tensor, decay: float) -> None:
     weights.copy_(torch.from_numpy(np.cumprod(powers, dtype=np.float32)))
 
 
+def _write_begin(tensor: Tensor, array: NDArray[Any]) -> None:
+    """Writes an array into the beginning of a tensor."""
+    # a copy where the array is read-only, which PyTorch does not know of
+    tensor[: len(array)].copy_(torch.from_numpy(np.require(array, requirements="W")))
+
+
 class _ResidentExpert:
     """An expert in memory: its votes are beside the sum's, at the same entries.
 
@@ -223,8 +229,8 @@ class _ResidentExpert:
         """Replaces what is there, if it is another one."""
         if expert is self._held:
             return
-        self._held, data = None, expert.data
-        self._votes.data[: len(data)].copy_(torch.from_numpy(np.require(data, requirements="W")))
+        self._held = None
+        _write_begin(self._votes.data, expert.data)
         _write_powers(self._weights, expert.decay)
         self._numbers.copy_(torch.tensor([expert.weight, expert.unit]))
         self._held = expert
@@ -273,7 +279,6 @@ class _ResidentVotes:
         begins = np.full(len(votes.begins), len(matrix.indices), dtype=np.int32)
         begins[: len(matrix.indptr)] = matrix.indptr
         votes.begins.copy_(torch.from_numpy(begins))
-        # copies where an array is read-only, which PyTorch does not know of
-        for tensor, array in ((votes.items, matrix.indices), (votes.data, matrix.data)):
-            tensor[: len(array)].copy_(torch.from_numpy(np.require(array, requirements="W")))
+        _write_begin(votes.items, matrix.indices)
+        _write_begin(votes.data, matrix.data)
         self._held = matrix

@@ -9,6 +9,9 @@
 
 namespace store_engine {
 
+// Spreads items over 2^(32 - shift) places (Fibonacci hashing).
+inline uint32_t spread(uint32_t item, int shift) { return item * 0x9e3779b1 >> shift; }
+
 // A value by item, in a hash table; the memory of one thread.
 template <typename Value>
 class ItemTable {
@@ -27,7 +30,7 @@ class ItemTable {
   }
   // Where an item is, or the empty place where it would be.
   Entry& at(uint32_t item) {
-    size_t place = item * 0x9e3779b1 >> shift_;
+    size_t place = spread(item, shift_);
     const auto is_other = [item](const Entry& entry) {  // one branch, for the same reason
       return !((entry.item == static_cast<int32_t>(item)) | (entry.item < 0));
     };
@@ -71,7 +74,7 @@ class ListedItems {
   }
 
  private:
-  uint32_t bit(uint32_t item) const { return item * 0x9e3779b1 >> shift_; }
+  uint32_t bit(uint32_t item) const { return spread(item, shift_); }
 
   std::vector<uint64_t> may_have_;
   ItemTable<int64_t> places_;

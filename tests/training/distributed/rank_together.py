@@ -21,7 +21,7 @@ from store_engine.training.distributed.process_group import exit_rank
 from store_engine.training.distributed.rank_share import RankShare
 
 folder, rank, num_ranks = Path(sys.argv[1]), int(sys.argv[2]), int(sys.argv[3])
-evaluate_run._USERS_PER_CALL = 8  # several parts for few users
+evaluate_run.USERS_PER_CALL = 8  # several parts for few users
 torch.set_num_threads(1)
 torch.manual_seed(0)
 store = f"file://{folder}/store{num_ranks}"
